@@ -1,0 +1,60 @@
+"""The errors a user can cause, kept apart from bugs so that the CLI can end with one sentence
+instead of a traceback.
+
+Every message states the rule, then what was received, then the way out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BnasLarqError(Exception):
+    """Base of all errors that the user can mend. The CLI prints one line and exits with code 2."""
+
+
+class RecipeError(BnasLarqError):
+    """A recipe is damaged, or holds an unknown key or an impossible value."""
+
+
+class GenotypeError(BnasLarqError):
+    """A genotype cannot be built: an impossible edge, an unknown operation, a damaged file."""
+
+
+class DataError(BnasLarqError):
+    """A data set, folder or image cannot be read as image classification data."""
+
+
+class WeightsError(BnasLarqError):
+    """Weights do not fit the network, or their file is damaged."""
+
+
+class RunError(BnasLarqError):
+    """A run folder cannot be created, resumed or read."""
+
+
+class CheckpointError(RunError):
+    """No intact checkpoint is left to resume from."""
+
+
+class ExportError(BnasLarqError):
+    """A network cannot be converted to Larq Compute Engine, or the file disagrees with Keras."""
+
+
+class TrainingStopped(BnasLarqError):
+    """Training cannot go on (loss no longer finite, a collapsed cell); what was reached is kept."""
+
+
+def one_line(message: object) -> str:
+    """The message of a foreign exception on one line, so that it can stand inside a sentence."""
+    return " ".join(str(message).split())
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint: `did you mean 'epochs'?`, or all of `known` when none is close."""
+    known = sorted(known)
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if match:
+        return f"did you mean {match[0]!r}?"
+    return f"known: {', '.join(known)}."

@@ -1,0 +1,382 @@
+"""The genotype, plain data: what a search finds and what a network is built from."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bnas_larq.errors import GenotypeError, nearest, one_line
+from bnas_larq.spaces import ZEROISE, SearchSpace, check_operation
+
+FORMAT = "bnas_larq.genotype"
+VERSION = 1
+
+
+class Edge(NamedTuple):
+    """One kept edge: its operation and the state it reads (0 older, 1 newer input, 2 … nodes)."""
+
+    op: str
+    state: int
+
+
+Cell = tuple[tuple[Edge, ...], ...]
+
+
+def _checked_cell(kind: str, cell: Any) -> Cell:
+    """The cell as tuples of edges, or GenotypeError that names the first impossible place."""
+    if not isinstance(cell, Sequence) or isinstance(cell, str) or not cell:
+        raise GenotypeError(
+            f"A genotype's {kind} cell must be a list of nodes. Received: {cell!r}. "
+            "Give each node's edges as a list."
+        )
+    nodes = []
+    for index, node in enumerate(cell):
+        if not isinstance(node, Sequence) or isinstance(node, str) or not node:
+            raise GenotypeError(
+                "A node must be a list of at least one edge. "
+                f"Received: {node!r} as node {index} of the {kind} cell."
+            )
+        edges = []
+        for entry in node:
+            if isinstance(entry, Mapping) and set(entry) == {"op", "state"}:
+                entry = (entry["op"], entry["state"])
+            if (
+                not isinstance(entry, Sequence)
+                or len(entry) != 2
+                or not isinstance(entry[0], str)
+                or not isinstance(entry[1], int)
+                or isinstance(entry[1], bool)
+            ):
+                raise GenotypeError(
+                    "An edge must name an operation and the number of the state it reads. "
+                    f"Received: {entry!r} at node {index} of the {kind} cell."
+                )
+            edge = Edge(*entry)
+            check_operation(edge.op)
+            if not 0 <= edge.state < 2 + index:
+                raise GenotypeError(
+                    f"Node {index} can read states 0 to {1 + index} only (its cell's inputs and "
+                    f"earlier nodes). Received: state {edge.state} for {edge.op!r} in the {kind} "
+                    "cell. Correct the edge."
+                )
+            edges.append(edge)
+        if len({edge.state for edge in edges}) != len(edges):
+            raise GenotypeError(
+                "A node keeps at most one operation for each state it reads. "
+                f"Received: {[tuple(edge) for edge in edges]} as node {index} of the {kind} cell."
+            )
+        nodes.append(tuple(edges))
+    return tuple(nodes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Genotype:
+    """Two cells, each a tuple of nodes, each node a tuple of edges; a node is the sum of its edges,
+    the cell's output the concatenation of all nodes.
+
+    Attributes:
+        normal: the cell used at constant resolution.
+        reduce: the cell whose edges from the two inputs have stride 2.
+        name: a name for people; no part of the identity.
+        provenance: where it came from (settings, data, seed, paper); no part of the identity.
+
+    Raises:
+        GenotypeError: an impossible edge, an unknown operation, or two edges from the same state.
+    """
+
+    normal: Cell
+    reduce: Cell
+    name: str | None = dataclasses.field(default=None, compare=False)
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "normal", _checked_cell("normal", self.normal))
+        object.__setattr__(self, "reduce", _checked_cell("reduce", self.reduce))
+
+    @property
+    def id(self) -> str:
+        """`g-` and 12 hexadecimal digits; the order of a node's edges, which are summed, is no
+        part of it.
+        """
+        canonical = [
+            [sorted((e.state, e.op) for e in node) for node in cell] for cell in self.cells
+        ]
+        text = json.dumps(canonical, separators=(",", ":"))
+        return "g-" + hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def cells(self) -> tuple[Cell, Cell]:
+        """The normal and the reduction cell."""
+        return self.normal, self.reduce
+
+    def count(self, op: str) -> int:
+        """How many edges of both cells carry the operation `op`."""
+        return sum(edge.op == op for cell in self.cells for node in cell for edge in node)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description, versioned; `Genotype.from_dict` takes it back."""
+        cells = {
+            kind: [[edge._asdict() for edge in node] for node in cell]
+            for kind, cell in zip(("normal", "reduce"), self.cells, strict=True)
+        }
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "id": self.id,
+            "name": self.name,
+            **cells,
+            "provenance": dict(self.provenance),
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as indented JSON text."""
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Genotype:
+        """The inverse of `to_dict`.
+
+        Raises:
+            GenotypeError: another format or version, missing or unknown keys, or another id.
+        """
+        if not isinstance(values, Mapping) or values.get("format") != FORMAT:
+            raise GenotypeError(
+                f'A genotype file must hold a JSON object with "format": "{FORMAT}". '
+                f"Received: {one_line(values)[:80]}. Use a genotype.json that a search wrote."
+            )
+        if values.get("version") != VERSION:
+            raise GenotypeError(
+                f"This release reads genotype files of version {VERSION}. Received: version "
+                f"{values.get('version')!r}. Install the release that wrote it."
+            )
+        known = {"format", "version", "id", "name", "normal", "reduce", "provenance"}
+        for key in values:
+            if key not in known:
+                raise GenotypeError(
+                    f"Genotype files have fixed keys. Received: {key!r}; {nearest(key, known)}"
+                )
+        for key in ("normal", "reduce"):
+            if key not in values:
+                raise GenotypeError(f"A genotype needs both cells. Received: no {key!r}. Add it.")
+        provenance = values.get("provenance") or {}
+        if not isinstance(provenance, Mapping):
+            raise GenotypeError(
+                f"A genotype's provenance must be an object. Received: {provenance!r}."
+            )
+        genotype = cls(values["normal"], values["reduce"], values.get("name"), provenance)
+        if values.get("id", genotype.id) != genotype.id:
+            raise GenotypeError(
+                "A genotype's id must match its cells. "
+                f"Received: id {values['id']!r} for cells of {genotype.id!r}. "
+                "Remove the id if you changed the cells on purpose."
+            )
+        return genotype
+
+    @classmethod
+    def from_json(cls, text: str) -> Genotype:
+        """Read what `to_json` wrote."""
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise GenotypeError(
+                f"A genotype must be JSON text. Received: {one_line(error)}."
+            ) from error
+        return cls.from_dict(values)
+
+    @classmethod
+    def load(cls, source: str | Path) -> Genotype:
+        """A genotype from a file (JSON or DARTS' notation), a published name or `random:SEED`."""
+        text = str(source)
+        if text in PUBLISHED:
+            return cls.published(text)
+        if text.startswith("random:"):
+            seed = text.removeprefix("random:")
+            if not seed.isdecimal():
+                raise GenotypeError(
+                    f"A random genotype is `random:SEED`, SEED a number. Received: {text!r}."
+                )
+            return cls.random(SearchSpace.bnas(), int(seed))
+        path = Path(source)
+        try:
+            content = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise GenotypeError(
+                "A genotype is a readable file, random:SEED or a published name. "
+                f"Received: {text!r} ({type(error).__name__}); {nearest(text, PUBLISHED)}"
+            ) from error
+        if "Genotype(" in content and not content.lstrip().startswith("{"):
+            return cls.from_darts(content)
+        return cls.from_json(content)
+
+    @classmethod
+    def published(cls, name: str) -> Genotype:
+        """A cell of arXiv 2002.06963: `bnas_cifar` (BNAS-A … C), `bnas_imagenet` (BNAS-D … H)."""
+        if name not in PUBLISHED:
+            raise GenotypeError(
+                f"Only published cells have names. Received: {name!r}; {nearest(name, PUBLISHED)}"
+            )
+        normal, reduce = PUBLISHED[name]
+        return cls(normal, reduce, name, {"source": "Kim, Singh, Choi: arXiv 2002.06963"})
+
+    @classmethod
+    def random(cls, space: SearchSpace, seed: int) -> Genotype:
+        """A uniform draw: per node states without replacement, per edge an operation of `space`.
+
+        A cell whose every edge is Zeroise is drawn again: it carries no signal, so nobody would
+        train it.
+        """
+        generator = random.Random(seed)
+
+        def draw(operations: Sequence[str]) -> Cell:
+            while True:
+                cell = tuple(
+                    tuple(
+                        Edge(generator.choice(operations), state)
+                        for state in sorted(generator.sample(range(2 + node), space.edges_per_node))
+                    )
+                    for node in range(space.nodes)
+                )
+                if any(edge.op != ZEROISE for node in cell for edge in node):
+                    return cell
+
+        return cls(
+            draw(space.normal),
+            draw(space.reduce),
+            f"random-{seed}",
+            {"source": "uniform draw", "space": space.name, "seed": seed},
+        )
+
+    @classmethod
+    def from_darts(cls, text: str, name: str | None = None) -> Genotype:
+        """Import DARTS' notation, `Genotype(normal=[('bin_conv_3x3', 1), …], …)`.
+
+        The text is parsed, never run. All nodes must be concatenated, two edges a node.
+        """
+        rule = (
+            "DARTS' notation is Genotype(normal=[('op', state), …], normal_concat=…, "
+            "reduce=[…], reduce_concat=…)."
+        )
+        try:
+            tree = ast.parse(text.strip())
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise GenotypeError(
+                f"{rule} Received: text that does not parse ({one_line(error)})."
+            ) from error
+        statement = tree.body[0] if len(tree.body) == 1 else None
+        call = getattr(statement, "value", None)
+        if (
+            not isinstance(call, ast.Call)
+            or not isinstance(call.func, ast.Name)
+            or call.func.id != "Genotype"
+            or call.args
+        ):
+            raise GenotypeError(f"{rule} Received: {one_line(text)[:80]!r}.")
+        fields = {}
+        for keyword in call.keywords:
+            try:
+                fields[keyword.arg] = _literal(keyword.value)
+            except (ValueError, TypeError, RecursionError, MemoryError) as error:
+                raise GenotypeError(
+                    f"{rule} Received: {keyword.arg} that is no literal."
+                ) from error
+        cells = []
+        for kind in ("normal", "reduce"):
+            flat, concat = fields.get(kind), fields.get(f"{kind}_concat")
+            if not isinstance(flat, (list, tuple)) or len(flat) % 2 or not flat:
+                raise GenotypeError(f"{rule} Received: {kind} without two edges for each node.")
+            nodes = len(flat) // 2
+            try:
+                all_nodes = concat is None or sorted(concat) == list(range(2, 2 + nodes))
+            except TypeError:
+                all_nodes = False
+            if not all_nodes:
+                raise GenotypeError(
+                    "All nodes of a cell are concatenated here. "
+                    f"Received: {kind}_concat={concat!r} for {nodes} nodes. "
+                    "Such a cell cannot be imported."
+                )
+            cells.append([flat[2 * node : 2 * node + 2] for node in range(nodes)])
+        return cls(cells[0], cells[1], name or "imported", {"source": "DARTS notation"})
+
+    def to_darts(self) -> str:
+        """The notation of DARTS. Only genotypes with two edges a node have one."""
+        parts = []
+        for kind, cell in zip(("normal", "reduce"), self.cells, strict=True):
+            if any(len(node) != 2 for node in cell):
+                raise GenotypeError(
+                    "DARTS' notation has two edges a node. Received: a node with another number."
+                )
+            edges = [tuple(edge) for node in cell for edge in node]
+            parts.append(f"{kind}={edges!r}, {kind}_concat={list(range(2, 2 + len(cell)))!r}")
+        return f"Genotype({', '.join(parts)})"
+
+    def pretty(self) -> str:
+        """The genotype as lines for people."""
+        names = ["c_{k-2}", "c_{k-1}"] + [
+            f"node {index}" for index in range(len(self.normal) + len(self.reduce))
+        ]
+        lines = [f"genotype {self.id}" + (f" ({self.name})" if self.name else "")]
+        for kind, cell in zip(("normal", "reduce"), self.cells, strict=True):
+            lines.append(f"  {kind} cell")
+            for index, node in enumerate(cell):
+                terms = " + ".join(f"{edge.op}({names[edge.state]})" for edge in node)
+                lines.append(f"    node {index} = {terms}")
+        return "\n".join(lines)
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_json` to `path`, atomically."""
+        from bnas_larq.runs import write_atomic
+
+        write_atomic(path, self.to_json())
+
+
+def _literal(node: ast.expr) -> Any:
+    """`ast.literal_eval`, and `range(a, b)`, which DARTS prints for the concatenation."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+        bounds = [ast.literal_eval(argument) for argument in node.args]
+        if (
+            not bounds
+            or len(bounds) > 2
+            or not all(isinstance(b, int) and abs(b) < 100 for b in bounds)
+        ):
+            raise ValueError("range of unusual size")
+        return list(range(*bounds))
+    return ast.literal_eval(node)
+
+
+PUBLISHED = {
+    "bnas_cifar": (
+        (
+            (Edge("none", 1), Edge("bin_dil_conv_3x3", 0)),
+            (Edge("bin_conv_3x3", 1), Edge("none", 2)),
+            (Edge("none", 2), Edge("none", 3)),
+            (Edge("none", 3), Edge("none", 4)),
+        ),
+        (
+            (Edge("max_pool_3x3", 0), Edge("none", 1)),
+            (Edge("max_pool_3x3", 0), Edge("none", 2)),
+            (Edge("none", 3), Edge("none", 2)),
+            (Edge("none", 3), Edge("none", 4)),
+        ),
+    ),
+    "bnas_imagenet": (
+        (
+            (Edge("bin_conv_3x3", 1), Edge("bin_dil_conv_3x3", 0)),
+            (Edge("bin_conv_3x3", 1), Edge("bin_conv_3x3", 2)),
+            (Edge("bin_conv_3x3", 2), Edge("bin_dil_conv_3x3", 1)),
+            (Edge("bin_dil_conv_3x3", 1), Edge("bin_conv_3x3", 0)),
+        ),
+        (
+            (Edge("max_pool_3x3", 0), Edge("max_pool_3x3", 1)),
+            (Edge("max_pool_3x3", 0), Edge("bin_conv_3x3", 2)),
+            (Edge("max_pool_3x3", 0), Edge("bin_dil_conv_3x3", 3)),
+            (Edge("max_pool_3x3", 0), Edge("bin_dil_conv_3x3", 4)),
+        ),
+    ),
+}

@@ -1,0 +1,253 @@
+"""Recipes: everything a run depends on, as typed YAML with known keys only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+
+from bnas_larq.errors import RecipeError, nearest, one_line
+from bnas_larq.resources import recipe_names, recipe_path
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class AugmentationSettings(_Section):
+    """Random changes of training images; see `bnas_larq.data.Augmentation`."""
+
+    crop_padding: int = pydantic.Field(0, ge=0)
+    flip: bool = False
+    random_resized_crop: bool = False
+    color_jitter: tuple[float, float, float, float] | None = None
+
+
+class DataSettings(_Section):
+    """Which images; see `bnas_larq.data.load_dataset`."""
+
+    name: str = "digits"
+    data_dir: str | None = None
+    image_size: int | tuple[int, int] | None = None
+    validation_fraction: float = pydantic.Field(0.1, ge=0, lt=1)
+    limit: int | None = pydantic.Field(None, gt=0)
+    memory_limit_mb: int = pydantic.Field(2000, gt=0)
+    augmentation: AugmentationSettings = AugmentationSettings()
+
+
+class SearchSettings(_Section):
+    """The search of BNAS (arXiv 2002.06963), its published settings as defaults.
+
+    Attributes:
+        select: genotype of the epoch with the supernet's best held-out accuracy, or of the last.
+        limit: search on so many training examples only, both halves together; None takes all.
+    """
+
+    space: str = "bnas"
+    cells: int = pydantic.Field(8, gt=0)
+    channels: int = pydantic.Field(16, ge=2)
+    epochs: int = pydantic.Field(50, gt=0)
+    batch_size: int = pydantic.Field(64, gt=0)
+    learning_rate: float = pydantic.Field(0.025, gt=0)
+    minimum_learning_rate: float = pydantic.Field(0.001, ge=0)
+    momentum: float = pydantic.Field(0.9, ge=0, lt=1)
+    weight_decay: float = pydantic.Field(3e-4, ge=0)
+    clip_norm: float | None = pydantic.Field(5.0, gt=0)
+    alpha_learning_rate: float = pydantic.Field(3e-4, gt=0)
+    alpha_betas: tuple[float, float] = (0.5, 0.999)
+    alpha_weight_decay: float = pydantic.Field(1e-3, ge=0)
+    entropy_weight: float = pydantic.Field(1.0, ge=0)
+    entropy_tau: float = pydantic.Field(7.7, gt=0)
+    gamma: float = pydantic.Field(1.0, gt=0)
+    scheme: str = "sign-scale"
+    select: Literal["best", "final"] = "best"
+    limit: int | None = pydantic.Field(None, gt=1)
+
+
+class NetworkSettings(_Section):
+    """Size of the final network; see `bnas_larq.models.network.NetworkConfig`."""
+
+    cells: int = pydantic.Field(20, gt=0)
+    channels: int = pydantic.Field(36, ge=2)
+    stem: Literal["auto", "cifar", "imagenet"] = "auto"
+    padding: Literal["same", "symmetric"] = "same"
+    shortcut: bool = True
+    scheme: str = "sign-scale"
+
+
+class TrainSettings(_Section):
+    """Training of the final network, BNAS' CIFAR-10 settings as defaults."""
+
+    epochs: int = pydantic.Field(600, gt=0)
+    batch_size: int = pydantic.Field(256, gt=0)
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    restart_epochs: int | None = pydantic.Field(None, gt=0)
+    learning_rate: float = pydantic.Field(0.05, gt=0)
+    momentum: float = pydantic.Field(0.9, ge=0, lt=1)
+    weight_decay: float = pydantic.Field(3e-6, ge=0)
+    clip_norm: float | None = pydantic.Field(None, gt=0)
+    drop_path: float = pydantic.Field(0.2, ge=0, lt=1)
+    label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
+
+
+class ExportSettings(_Section):
+    """Conversion to Larq Compute Engine at the end of a run."""
+
+    enabled: bool = True
+    parity_images: int = pydantic.Field(64, gt=0)
+
+
+class Recipe(_Section):
+    """A whole run: data, search, network, training, export.
+
+    Attributes:
+        description: one line for `bnas-larq recipes list`.
+        genotype: skip the search and build this one: a file, a published name or `random:SEED`.
+    """
+
+    name: str = "recipe"
+    description: str = ""
+    # NumPy takes no larger seeds.
+    seed: int = pydantic.Field(0, ge=0, lt=2**32)
+    genotype: str | None = None
+    data: DataSettings = DataSettings()
+    search: SearchSettings = SearchSettings()
+    network: NetworkSettings = NetworkSettings()
+    train: TrainSettings = TrainSettings()
+    export: ExportSettings = ExportSettings()
+
+    def to_yaml(self) -> str:
+        """The resolved recipe as YAML; `load_recipe` takes it back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def known_keys(model: type[pydantic.BaseModel] = Recipe, prefix: str = "") -> list[str]:
+    """All keys of a recipe with dots, such as `search.epochs`."""
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
+            keys += known_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe: a shipped name or a YAML file, with `extends: NAME` and overrides `a.b=value`.
+
+    Raises:
+        RecipeError: no such recipe, damaged YAML, an unknown key or an impossible value.
+    """
+    values = _with_parents(source, seen=[])
+    values.setdefault("name", Path(str(source)).stem)
+    for override in overrides:
+        _override(values, override)
+    return parse_recipe(values)
+
+
+def parse_recipe(values: Mapping[str, Any]) -> Recipe:
+    """Validate a recipe's values; RecipeError states the first thing that is wrong."""
+    try:
+        return Recipe.model_validate(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            section, _, last = key.rpartition(".")
+            start = f"{section}." if section else ""
+            siblings = [k[len(start) :] for k in known_keys() if k.startswith(start)]
+            raise RecipeError(
+                f"A recipe has known keys only. Received: {key!r}; "
+                f"{nearest(last, [k for k in siblings if '.' not in k])}"
+            ) from error
+        # Pydantic goes on with the members of a union, such as `data.image_size.int`.
+        key = max((k for k in known_keys() if f"{key}.".startswith(f"{k}.")), key=len, default=key)
+        raise RecipeError(
+            f"A recipe's {key!r} must be valid: {first['msg']}. "
+            f"Received: {first['input']!r}. Correct the value."
+        ) from error
+
+
+def _read(source: str | Path) -> tuple[dict[str, Any], Path]:
+    """The YAML mapping of a shipped recipe or a file, and its path."""
+    text = str(source)
+    looks_like_path = text.endswith((".yaml", ".yml")) or "/" in text or Path(text).is_file()
+    path = Path(text) if looks_like_path else recipe_path(text)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(
+            f"A recipe is a YAML file or a shipped name. Received: {text!r}, which does not exist; "
+            f"{nearest(text, recipe_names())}"
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(
+            f"A recipe must be readable YAML. Received: {path} ({one_line(error)}). "
+            "Repair the file."
+        ) from error
+    if not isinstance(values, dict):
+        raise RecipeError(
+            f"A recipe must be a YAML mapping of sections. "
+            f"Received: {path}, which holds {type(values).__name__}. "
+            "See `bnas-larq recipes show quickstart`."
+        )
+    return values, path
+
+
+def _with_parents(source: str | Path, seen: list[str]) -> dict[str, Any]:
+    values, path = _read(source)
+    resolved = str(path.resolve())
+    if resolved in seen:
+        raise RecipeError(
+            f"A recipe cannot extend itself. Received: a circle through {path}. "
+            "Remove one `extends`."
+        )
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    beside = path.parent / str(parent)
+    inherited = _with_parents(beside if beside.is_file() else parent, [*seen, resolved])
+    inherited.pop("name", None)
+    return _merge(inherited, values)
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(
+            f"An override is KEY=VALUE, such as search.epochs=3. Received: {override!r}."
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(
+            f"An override's value must be YAML. Received: {override!r} ({one_line(error)})."
+        ) from error
+    if isinstance(value, str):
+        # YAML 1.1 takes 1e-3 for a string, because it has no point.
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    *path, last = key.strip().split(".")
+    place = values
+    for part in path:
+        child = place.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise RecipeError(
+                f"An override must name a key inside a section. Received: {override!r}; "
+                f"{part!r} is a value."
+            )
+        place = child
+    place[last] = value

@@ -1,0 +1,166 @@
+"""Search spaces: which operations compete on which edges of a cell. Plain data.
+
+The operations' layers are in `bnas_larq.layers.operations`; here only their names are known, so
+that a genotype or a recipe can be checked in milliseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from bnas_larq.errors import GenotypeError, nearest
+
+#: The operation that outputs zeros; it competes as a candidate (Zeroise of BNAS, arXiv 2002.06963).
+ZEROISE = "none"
+
+_OPERATIONS: dict[str, str] = {
+    ZEROISE: "Zeroise: outputs zeros",
+    "max_pool_3x3": "3x3 max pooling",
+    "avg_pool_3x3": "3x3 average pooling, padding excluded",
+    "bin_conv_3x3": "BatchNorm, sign, 3x3 binary convolution, ReLU",
+    "bin_conv_5x5": "BatchNorm, sign, 5x5 binary convolution, ReLU",
+    "bin_dil_conv_3x3": "BatchNorm, sign, 3x3 binary convolution with dilation 2, ReLU",
+    "bin_dil_conv_5x5": "BatchNorm, sign, 5x5 binary convolution with dilation 2, ReLU",
+}
+
+
+def declare_operation(name: str, description: str) -> None:
+    """Make an operation's name known to search spaces and genotypes.
+
+    `bnas_larq.layers.operations.register_operation` calls this for a user's own operation.
+    """
+    if not name.isidentifier():
+        raise GenotypeError(
+            f"An operation's name must be a Python identifier. Received: {name!r}. "
+            "Choose letters, digits and _."
+        )
+    _OPERATIONS[name] = description
+
+
+def operation_names() -> tuple[str, ...]:
+    """Names of all operations known so far, the built-in ones first."""
+    return tuple(_OPERATIONS)
+
+
+def check_operation(name: str) -> None:
+    """Raise GenotypeError unless `name` is a known operation."""
+    if name not in _OPERATIONS:
+        raise GenotypeError(
+            f"Every operation must be registered. Received: {name!r}; "
+            f"{nearest(str(name), _OPERATIONS)} "
+            "Import the module that registers it first (CLI: --plugin MODULE)."
+        )
+
+
+def edges_of_cell(nodes: int) -> tuple[tuple[int, int], ...]:
+    """All (node, state) pairs, node by node and state by state; node i reads states 0 … i+1."""
+    return tuple((node, state) for node in range(nodes) for state in range(2 + node))
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSpace:
+    """Candidate operations of the edges of normal and reduction cells, and the cell template.
+
+    Attributes:
+        name: name for logs and provenance.
+        normal: operations that compete on a normal cell's edges, in the order of α's columns.
+        reduce: the same for reduction cells.
+        nodes: intermediate nodes of a cell; node i has 2 + i incoming edges.
+        edges_per_node: edges that a node keeps when the genotype is derived.
+        shortcut: whether a cell adds the previous cell's output to its own (BNAS' template).
+
+    Raises:
+        GenotypeError: unknown or repeated operations, fewer than two, or impossible sizes.
+    """
+
+    name: str
+    normal: tuple[str, ...]
+    reduce: tuple[str, ...]
+    nodes: int = 4
+    edges_per_node: int = 2
+    shortcut: bool = True
+
+    def __post_init__(self) -> None:
+        for kind, names in (("normal", self.normal), ("reduce", self.reduce)):
+            for name in names:
+                check_operation(name)
+            if len(set(names)) < 2 or len(set(names)) != len(names):
+                raise GenotypeError(
+                    f"A search space needs at least two different operations on {kind} edges. "
+                    f"Received: {list(names)}. Name each operation once."
+                )
+        if self.nodes < 1 or not 1 <= self.edges_per_node <= 2:
+            raise GenotypeError(
+                "A cell needs at least one node, and a node keeps one or two edges (the first node "
+                "has only two). "
+                f"Received: nodes={self.nodes}, edges_per_node={self.edges_per_node}."
+            )
+
+    @classmethod
+    def bnas(cls) -> SearchSpace:
+        """BNAS (Kim et al., arXiv 2002.06963): Zeroise, two pools, four binary convolutions."""
+        names = (
+            ZEROISE,
+            "max_pool_3x3",
+            "avg_pool_3x3",
+            "bin_conv_3x3",
+            "bin_conv_5x5",
+            "bin_dil_conv_3x3",
+            "bin_dil_conv_5x5",
+        )
+        return cls(name="bnas", normal=names, reduce=names)
+
+    @classmethod
+    def named(cls, name: str) -> SearchSpace:
+        """The published space called `name`: one of `SPACES`."""
+        if name not in SPACES:
+            raise GenotypeError(
+                f"A search space is given by name. Received: {name!r}; {nearest(name, SPACES)} "
+                "In Python, build your own SearchSpace."
+            )
+        return SPACES[name]()
+
+    @property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """The cell's (node, state) pairs, in the order of the α rows."""
+        return edges_of_cell(self.nodes)
+
+    def with_operations(self, *names: str) -> SearchSpace:
+        """This space with further registered operations as candidates on every edge."""
+        return dataclasses.replace(
+            self,
+            name="+".join([self.name, *names]),
+            normal=self.normal + names,
+            reduce=self.reduce + names,
+        )
+
+    def without_operations(self, names: Iterable[str]) -> SearchSpace:
+        """This space with fewer candidates."""
+        gone = set(names)
+        for name in gone:
+            check_operation(name)
+        return dataclasses.replace(
+            self,
+            name="-".join([self.name, *sorted(gone)]),
+            normal=tuple(name for name in self.normal if name not in gone),
+            reduce=tuple(name for name in self.reduce if name not in gone),
+        )
+
+    def to_dict(self) -> dict:
+        """A JSON-able description; `SearchSpace.from_dict` takes it back."""
+        return {
+            **dataclasses.asdict(self),
+            "normal": list(self.normal),
+            "reduce": list(self.reduce),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict) -> SearchSpace:
+        """The inverse of `to_dict`."""
+        return cls(
+            **{**values, "normal": tuple(values["normal"]), "reduce": tuple(values["reduce"])}
+        )
+
+
+SPACES = {"bnas": SearchSpace.bnas}
