@@ -1,0 +1,165 @@
+"""Convolution and pooling layers in two paddings: `same` (TensorFlow's) and `symmetric`.
+
+Strided layers of the papers' programs pad both sides alike; TensorFlow's SAME pads the end first,
+and only that exports to 1 bit. Weights that were trained with one padding need it to give equal
+outputs. At stride 1 both are the same, so only strided layers differ.
+"""
+
+from __future__ import annotations
+
+from bnas_larq.backend import keras, lq, register, tf
+from bnas_larq.errors import BnasLarqError, nearest
+from bnas_larq.layers.quantizers import get_scheme
+
+PADDINGS = ("same", "symmetric")
+
+BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
+
+
+def initializer() -> keras.initializers.Initializer:
+    """U(−1/√fan_in, 1/√fan_in), PyTorch's default, what the papers' programs start from."""
+    return keras.initializers.VarianceScaling(1.0 / 3.0, mode="fan_in", distribution="uniform")
+
+
+def batch_norm(name: str, affine: bool = True) -> keras.layers.BatchNormalization:
+    """BatchNorm with the papers' settings; `affine=False` leaves out scale and offset."""
+    return keras.layers.BatchNormalization(scale=affine, center=affine, name=name, **BATCH_NORM)
+
+
+def check_padding(padding: str) -> None:
+    """Raise BnasLarqError unless `padding` is `same` or `symmetric`."""
+    if padding not in PADDINGS:
+        raise BnasLarqError(
+            f"Padding is 'same' or 'symmetric'. Received: {padding!r}; "
+            f"{nearest(str(padding), PADDINGS)}"
+        )
+
+
+def _symmetric_margin(kernel_size: int, dilation: int) -> int:
+    return dilation * (kernel_size - 1) // 2
+
+
+@register
+class SymmetricQuantConv2D(lq.layers.QuantConv2D):
+    """`QuantConv2D` that pads dilation·(kernel − 1)/2 zeros on every side, behind its quantizer.
+
+    Input shape: [batch, height, width, channels]. Output shape: [batch, ⌈height/stride⌉,
+    ⌈width/stride⌉, filters] for odd kernels. Zeros stay zeros (they are padded behind the sign),
+    which Larq Compute Engine has no 1-bit kernel for.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        kwargs["padding"] = "valid"
+        super().__init__(*args, **kwargs)
+
+    def _margins(self) -> list[int]:
+        return [
+            _symmetric_margin(k, d)
+            for k, d in zip(self.kernel_size, self.dilation_rate, strict=True)
+        ]
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        rows, columns = self._margins()
+        return super().convolution_op(
+            tf.pad(inputs, [[0, 0], [rows, rows], [columns, columns], [0, 0]]), kernel
+        )
+
+    def compute_output_shape(self, input_shape) -> tf.TensorShape:
+        batch, *sizes, channels = tf.TensorShape(input_shape).as_list()
+        padded = [
+            None if s is None else s + 2 * m for s, m in zip(sizes, self._margins(), strict=True)
+        ]
+        return super().compute_output_shape(tf.TensorShape([batch, *padded, channels]))
+
+
+@register
+class SymmetricPooling2D(keras.layers.Layer):
+    """3×3-style pooling that pads (pool − 1)/2 on every side; the average leaves the padding out.
+
+    Args:
+        kind: `"max"` or `"avg"`.
+        pool_size, strides: as in Keras.
+    """
+
+    def __init__(self, kind: str, pool_size: int = 3, strides: int = 1, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.kind, self.pool_size, self.strides = kind, pool_size, strides
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        margin = _symmetric_margin(self.pool_size, 1)
+        pads = [[0, 0], [margin, margin], [margin, margin], [0, 0]]
+        if self.kind == "max":
+            padded = tf.pad(inputs, pads, constant_values=inputs.dtype.min)
+            return tf.nn.max_pool2d(padded, self.pool_size, self.strides, "VALID")
+        # Both averages divide by the whole window; their ratio divides by the pixels inside it.
+        inside = tf.pad(tf.ones_like(inputs[:1, :, :, :1]), pads)
+        total = tf.nn.avg_pool2d(tf.pad(inputs, pads), self.pool_size, self.strides, "VALID")
+        return total / tf.nn.avg_pool2d(inside, self.pool_size, self.strides, "VALID")
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "kind": self.kind,
+            "pool_size": self.pool_size,
+            "strides": self.strides,
+        }
+
+
+@register
+class Zeroise(keras.layers.Layer):
+    """Outputs zeros of the strided shape: BNAS' Zeroise (arXiv 2002.06963, §3.1).
+
+    Input shape: [batch, height, width, channels]. Output shape: [batch, ⌈height/strides⌉,
+    ⌈width/strides⌉, channels].
+    """
+
+    def __init__(self, strides: int = 1, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.strides = strides
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.zeros_like(inputs[:, :: self.strides, :: self.strides, :])
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "strides": self.strides}
+
+
+def pooling(kind: str, strides: int, padding: str, name: str) -> keras.layers.Layer:
+    """3×3 max or average pooling that leaves the padding out."""
+    if padding == "symmetric" and strides > 1:
+        return SymmetricPooling2D(kind, 3, strides, name=name)
+    layer = keras.layers.MaxPooling2D if kind == "max" else keras.layers.AveragePooling2D
+    return layer(3, strides, padding="same", name=name)
+
+
+def convolution(
+    filters: int,
+    kernel_size: int,
+    *,
+    name: str,
+    strides: int = 1,
+    dilation: int = 1,
+    padding: str = "same",
+    input_scheme: str | None,
+    kernel_scheme: str | None,
+    use_bias: bool = False,
+    groups: int = 1,
+) -> lq.layers.QuantConv2D:
+    """A convolution whose input and kernel are quantised by registered schemes, or (None) not."""
+    check_padding(padding)
+    symmetric = padding == "symmetric" and strides > 1 and kernel_size % 2 == 1
+    kernel = get_scheme(kernel_scheme) if kernel_scheme else None
+    return (SymmetricQuantConv2D if symmetric else lq.layers.QuantConv2D)(
+        filters,
+        kernel_size,
+        strides=strides,
+        dilation_rate=dilation,
+        groups=groups,
+        padding="valid" if symmetric else "same",
+        use_bias=use_bias,
+        input_quantizer=get_scheme(input_scheme).input_quantizer() if input_scheme else None,
+        kernel_quantizer=kernel.kernel_quantizer() if kernel else None,
+        kernel_constraint=kernel.kernel_constraint() if kernel else None,
+        kernel_initializer=initializer(),
+        name=name,
+    )

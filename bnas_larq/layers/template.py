@@ -1,0 +1,152 @@
+"""What the supernet and final networks have in common: stems, preprocessing, shortcuts.
+
+Source: BNAS, arXiv 2002.06963, §3.2 (cell template) and the layout of DARTS networks it builds on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from bnas_larq.backend import keras
+from bnas_larq.errors import BnasLarqError, nearest
+from bnas_larq.layers import convolutions
+from bnas_larq.layers.operations import Context
+
+STEMS = ("cifar", "imagenet")
+#: The CIFAR stem is this many times wider than the first cell's channels.
+CIFAR_STEM_MULTIPLIER = 3
+
+
+def check_stem(stem: str) -> None:
+    """Raise BnasLarqError unless `stem` is a known one."""
+    if stem not in STEMS:
+        raise BnasLarqError(
+            f"A stem is 'cifar' or 'imagenet'. Received: {stem!r}; {nearest(str(stem), STEMS)}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class CellPlan:
+    """Place and size of one cell.
+
+    Attributes:
+        index: number of the cell, from 0.
+        filters: channels of each node.
+        reduction: whether it halves the resolution.
+        after_reduction: whether its older input has twice the resolution of the newer one.
+    """
+
+    index: int
+    filters: int
+    reduction: bool
+    after_reduction: bool
+
+    @property
+    def name(self) -> str:
+        """Prefix of the names of the cell's layers."""
+        return f"cell{self.index}"
+
+
+def plan_cells(cells: int, channels: int, stem: str) -> list[CellPlan]:
+    """Sizes of all cells: channels double at the reduction cells, layers//3 and 2·layers//3.
+
+    Raises:
+        BnasLarqError: fewer than one cell or channel, or an unknown stem.
+    """
+    check_stem(stem)
+    if cells < 1 or channels < 2:
+        raise BnasLarqError(
+            "A network needs at least one cell and two channels "
+            "(a binary kernel is centred over its input channels). "
+            f"Received: cells={cells}, channels={channels}."
+        )
+    plans = []
+    reduced = stem == "imagenet"
+    for index in range(cells):
+        # Fewer than three cells cannot be cut into thirds; the first cell would otherwise reduce.
+        reduction = cells > 2 and index in (cells // 3, 2 * cells // 3)
+        channels *= 2 if reduction else 1
+        plans.append(CellPlan(index, channels, reduction, reduced))
+        reduced = reduction
+    return plans
+
+
+def cifar_stem(channels: int, context: Context) -> list[keras.layers.Layer]:
+    """BatchNorm, 3×3 convolution to 3·channels, ReLU: both states of the first cell.
+
+    Full precision.
+    """
+    place = context.at("stem", CIFAR_STEM_MULTIPLIER * channels)
+    return [place.batch_norm(affine=True), place.float_conv(3), place.relu()]
+
+
+def imagenet_stem(
+    channels: int, context: Context
+) -> tuple[list[keras.layers.Layer], list[keras.layers.Layer]]:
+    """Layers from the image to state 0 (1/4 of the resolution), and from there to state 1 (1/8).
+
+    Full precision.
+    """
+    first = context.at("stem0", channels // 2, 2)
+    second = context.at("stem1", channels, 2)
+    third = context.at("stem2", channels, 2)
+    older = [
+        first.float_conv(3),
+        first.batch_norm(affine=True),
+        first.relu(),
+        second.float_conv(3),
+        second.batch_norm(affine=True),
+    ]
+    return older, [second.relu(), third.float_conv(3), third.batch_norm(affine=True)]
+
+
+def preprocess(plan: CellPlan, which: int, stem: str, context: Context) -> list[keras.layers.Layer]:
+    """Layers that bring a cell's input (0 older, 1 newer) to its channels and resolution.
+
+    BatchNorm, 1×1 convolution, ReLU; 3×3 with stride 2 for the older input right after a reduction.
+    Full precision in the supernet, binary in final networks. In CIFAR networks the strided one's
+    BatchNorm has no scale and offset, as in the published parameter counts.
+    """
+    strided = which == 0 and plan.after_reduction
+    place = context.at(f"{plan.name}_preprocess{which}", plan.filters, 2 if strided else 1)
+    size = 3 if strided else 1
+    affine = not context.supernet and not (strided and stem == "cifar")
+    # In the supernet the convolution reads real values, in final networks the sign of them.
+    conv = [place.float_conv(size)] if context.supernet else place.binary_conv(size)
+    return [place.batch_norm(affine=affine), *conv, place.relu()]
+
+
+def shortcut(plan: CellPlan, nodes: int, context: Context) -> Sequence[keras.layers.Layer]:
+    """Layers on the way from the previous cell's output to this cell's.
+
+    None, or in a reduction cell BatchNorm and a full-precision 2×2 convolution with stride 2 and
+    bias.
+    """
+    if not plan.reduction:
+        return []
+    place = context.at(f"{plan.name}_shortcut", nodes * plan.filters, 2)
+    conv = convolutions.convolution(
+        place.filters,
+        2,
+        name=f"{place.name}_conv",
+        strides=2,
+        padding="same",
+        input_scheme=None,
+        kernel_scheme=None,
+        use_bias=True,
+    )
+    return [place.batch_norm(affine=True), conv]
+
+
+def classifier(num_classes: int, activation: str | None = None) -> list[keras.layers.Layer]:
+    """Global average pool and a dense layer with bias, full precision."""
+    return [
+        keras.layers.GlobalAveragePooling2D(name="pool"),
+        keras.layers.Dense(
+            num_classes,
+            activation=activation,
+            kernel_initializer=convolutions.initializer(),
+            name="classifier",
+        ),
+    ]
