@@ -1,0 +1,1 @@
+"""Models: the supernet, networks built from genotypes, and their cost."""

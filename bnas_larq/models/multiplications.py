@@ -1,0 +1,182 @@
+"""Which MACs a Keras model does, at which precision: found by following the graph of its calls.
+
+Better informed than a walk over layers: a layer called twice counts twice, a nested model counts at
+the size it is called with, and an input is 1-bit also where an earlier layer took the sign.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bnas_larq.backend import keras, lq, tf
+from bnas_larq.errors import BnasLarqError, one_line
+
+#: Bits of everything that is not quantised.
+FULL_PRECISION = 32
+CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+_LOCAL = (keras.layers.LocallyConnected1D, keras.layers.LocallyConnected2D)
+#: Layers that only move, drop or select values when the network is used: signs stay signs.
+_KEEPS_VALUES = (
+    keras.layers.Flatten,
+    keras.layers.Reshape,
+    keras.layers.Permute,
+    keras.layers.Concatenate,
+    keras.layers.Cropping1D,
+    keras.layers.Cropping2D,
+    keras.layers.MaxPooling1D,
+    keras.layers.MaxPooling2D,
+    keras.layers.GlobalMaxPooling1D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout2D,
+    lq.quantizers.NoOp,
+)
+
+
+@dataclass
+class Multiplications:
+    """What the calls of every layer multiply, found by following a model's graph; keyed by path."""
+
+    macs: dict[str, Counter[int]] = field(default_factory=dict)
+    shapes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+
+    def follow(self, model: keras.Model, prefix: str, input_bits: Sequence[int]) -> list[int]:
+        """Walk through the model, given the bits of its inputs; returns the bits of its outputs."""
+        check_graph(model)
+        bits = {id(tensor): b for tensor, b in zip(model.inputs, input_bits, strict=True)}
+        for depth in sorted(model._nodes_by_depth, reverse=True):
+            for node in model._nodes_by_depth[depth]:
+                if node.is_input:
+                    continue
+                layer, path = node.layer, prefix + node.layer.name
+                inputs = [bits.get(id(tensor), FULL_PRECISION) for tensor in node.keras_inputs]
+                outputs = tf.nest.flatten(node.outputs)
+                if isinstance(layer, keras.Model):
+                    check_graph(layer)
+                    inner = resized(layer, [tensor.shape for tensor in node.keras_inputs])
+                    output_bits = self.follow(inner, f"{path}/", inputs)
+                else:
+                    self._add(
+                        path, layer, node.keras_inputs, outputs, max(inputs, default=FULL_PRECISION)
+                    )
+                    output_bits = [_output_bits(layer, inputs)] * len(outputs)
+                bits.update((id(t), b) for t, b in zip(outputs, output_bits, strict=True))
+        return [bits[id(tensor)] for tensor in model.outputs]
+
+    def _add(self, path, layer, inputs, outputs, input_bits: int) -> None:
+        if outputs:
+            self.shapes[path] = tuple(outputs[0].shape[1:])
+        if not multiplies(layer):
+            return
+        quantizer = getattr(layer, "input_quantizer", None)
+        if quantizer is not None:
+            input_bits = getattr(quantizer, "precision", None) or FULL_PRECISION
+        counter = self.macs.setdefault(path, Counter())
+        source, result = tuple(inputs[0].shape[1:]), self.shapes[path]
+        for kernel, macs, reads_input in _products(layer, source, result):
+            # The second half of a separable convolution reads sums, which are no longer 1-bit.
+            operand_bits = input_bits if reads_input else FULL_PRECISION
+            counter[max(operand_bits, weight_bits(kernel))] += macs
+
+
+def multiplies(layer: keras.layers.Layer) -> bool:
+    """Whether it is a convolution or dense layer of a kind that can be counted here."""
+    return isinstance(layer, (*CONVOLUTIONS, *_DEPTHWISE, *_SEPARABLE, *_LOCAL, keras.layers.Dense))
+
+
+def _products(layer, source: tuple, result: tuple) -> Iterator[tuple[tf.Variable, int, bool]]:
+    """(kernel, MACs, whether it reads the layer's input) of one call; shapes are without batch."""
+    if isinstance(layer, keras.layers.Dense):
+        yield layer.kernel, size(layer.kernel) * _product(layer, result[:-1]), True
+    elif isinstance(layer, _SEPARABLE):
+        positions = _positions(layer, result)
+        yield layer.depthwise_kernel, size(layer.depthwise_kernel) * positions, True
+        yield layer.pointwise_kernel, size(layer.pointwise_kernel) * positions, False
+    elif isinstance(layer, _DEPTHWISE):
+        yield layer.depthwise_kernel, size(layer.depthwise_kernel) * _positions(layer, result), True
+    elif isinstance(layer, _TRANSPOSED):
+        # every input position is multiplied by the whole kernel
+        yield layer.kernel, size(layer.kernel) * _positions(layer, source), True
+    elif isinstance(layer, _LOCAL):
+        channels = source[0 if layer.data_format == "channels_first" else -1]
+        window = math.prod(layer.kernel_size) * channels
+        yield layer.kernel, window * layer.filters * _positions(layer, result), True
+    else:
+        # [*window, channels in / groups, channels out]: groups are already in the kernel's shape
+        yield layer.kernel, size(layer.kernel) * _positions(layer, result), True
+
+
+def _positions(layer: keras.layers.Layer, shape: tuple[int | None, ...]) -> int:
+    return _product(layer, shape[1:] if layer.data_format == "channels_first" else shape[:-1])
+
+
+def _product(layer: keras.layers.Layer, sizes: Sequence[int | None]) -> int:
+    if None in sizes:
+        raise BnasLarqError(
+            "Costs are counted for a fixed input size. "
+            f"Received: layer {layer.name!r} with positions {tuple(sizes)}. "
+            "Give count_costs an input_shape such as (224, 224, 3)."
+        )
+    return math.prod(sizes)
+
+
+def _output_bits(layer: keras.layers.Layer, input_bits: Sequence[int]) -> int:
+    """Bits of a layer's output when the network is used: 1 behind a sign, also if it was moved."""
+    if isinstance(layer, _KEEPS_VALUES):
+        return max(input_bits, default=FULL_PRECISION)
+    if isinstance(layer, lq.quantizers.Quantizer):
+        return layer.precision or FULL_PRECISION
+    return getattr(getattr(layer, "activation", None), "precision", None) or FULL_PRECISION
+
+
+def size(weight: tf.Variable) -> int:
+    """Number of values of a weight."""
+    return math.prod(weight.shape)
+
+
+def weight_bits(weight: tf.Variable) -> int:
+    """Precision of a weight as used: larq's quantised variables know theirs, all others have 32."""
+    return getattr(weight, "precision", None) or FULL_PRECISION
+
+
+def check_graph(model: keras.Model) -> None:
+    """Raise BnasLarqError unless the model is a graph of layers that can be followed."""
+    if not getattr(model, "_is_graph_network", False):
+        raise BnasLarqError(
+            "Costs are counted along the graph of a functional or built sequential Keras model. "
+            f"Received: {model.name!r}, a {type(model).__name__} without one. "
+            "Build it with keras.Model(inputs, outputs), or give a Sequential its input shape."
+        )
+
+
+def resized(model: keras.Model, shapes: Sequence[Any]) -> keras.Model:
+    """The model itself if it was built for these input shapes, else a copy of its graph for them.
+
+    A copy, because calling the same layers again would add to their own record of calls.
+    """
+    wanted = [tuple(shape[1:]) for shape in shapes]
+    if wanted == [tuple(tensor.shape[1:]) for tensor in model.inputs]:
+        return model
+    try:
+        copy = keras.models.clone_model(model, [keras.Input(shape) for shape in wanted])
+        fits = [w.shape for w in copy.weights] == [w.shape for w in model.weights]
+        reason = "its weights would need other shapes"
+    except (ValueError, NotImplementedError) as error:
+        fits, reason = False, one_line(error)
+    if not fits:
+        raise BnasLarqError(
+            "Costs are counted at an input shape that the model accepts. "
+            f"Received: {wanted} for {model.name!r} ({reason}). Give a shape of its kind of images."
+        )
+    return copy

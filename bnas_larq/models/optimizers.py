@@ -1,0 +1,85 @@
+"""SGD and Adam with L2 decay added to the gradient, as the papers' programs (PyTorch) do it.
+
+Keras' own `weight_decay` is decoupled (AdamW, SGDW): it bypasses momentum and Adam's scaling, and
+so is another method. Here gradients are clipped first and decay is added after, also after the
+factor of binary kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bnas_larq.backend import keras, register, tf
+
+
+class _CoupledDecay:
+    """Adds clipping by global norm and L2 decay in front of a Keras optimizer.
+
+    Args:
+        l2: decay λ: λ·w is added to the gradient of each weight w.
+        clip_norm: largest global norm of the gradients before the decay; None for no clipping.
+    """
+
+    def __init__(self, *args, l2: float = 0.0, clip_norm: float | None = None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.l2 = l2
+        self.clip_norm = clip_norm
+
+    def apply_gradients(self, grads_and_vars, *args, **kwargs):
+        pairs = [
+            (gradient, variable) for gradient, variable in grads_and_vars if gradient is not None
+        ]
+        gradients, variables = [g for g, _ in pairs], [v for _, v in pairs]
+        if self.clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm)
+        if self.l2:
+            gradients = [
+                g + self.l2 * tf.convert_to_tensor(v)
+                for g, v in zip(gradients, variables, strict=True)
+            ]
+        return super().apply_gradients(zip(gradients, variables, strict=True), *args, **kwargs)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "l2": self.l2, "clip_norm": self.clip_norm}
+
+
+@register
+class CoupledSGD(_CoupledDecay, keras.optimizers.SGD):
+    """SGD whose L2 decay passes through the momentum.
+
+    Args:
+        momentum_schedule: function of the step that replaces the constant momentum (one-cycle).
+    """
+
+    def __init__(self, *args, momentum_schedule: Callable | None = None, **kwargs) -> None:
+        self.momentum_schedule = momentum_schedule
+        super().__init__(*args, **kwargs)
+
+    def update_step(self, gradient, variable):
+        if self.momentum_schedule is None:
+            return super().update_step(gradient, variable)
+        constant = self.momentum
+        self.momentum = self.momentum_schedule(self.iterations)
+        try:
+            return super().update_step(gradient, variable)
+        finally:
+            self.momentum = constant
+
+    def get_config(self) -> dict:
+        schedule = self.momentum_schedule
+        serialised = None if schedule is None else keras.optimizers.schedules.serialize(schedule)
+        return {**super().get_config(), "momentum_schedule": serialised}
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None):
+        config = dict(config)
+        if config.get("momentum_schedule") is not None:
+            config["momentum_schedule"] = keras.optimizers.schedules.deserialize(
+                config["momentum_schedule"], custom_objects
+            )
+        return super().from_config(config, custom_objects)
+
+
+@register
+class CoupledAdam(_CoupledDecay, keras.optimizers.Adam):
+    """Adam whose L2 decay passes through the moments (not AdamW)."""

@@ -1,0 +1,309 @@
+"""The supernet: a Keras model that holds every candidate network, and the bilevel step that trains α in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bnas_larq.backend import keras, register, tf
+from bnas_larq.discretize import ArgmaxDiscretizer
+from bnas_larq.errors import BnasLarqError, WeightsError
+from bnas_larq.genotype import Genotype
+from bnas_larq.layers import template
+from bnas_larq.layers.convolutions import check_padding
+from bnas_larq.layers.mixed import MixedCell
+from bnas_larq.layers.operations import Context, chain
+from bnas_larq.layers.quantizers import get_scheme
+from bnas_larq.layers.relaxations import Softmax
+from bnas_larq.models.diversity import AnnealedEntropy, edge_entropy
+from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
+from bnas_larq.spaces import SearchSpace
+
+
+class _EpochCounter(keras.callbacks.Callback):
+    """Keeps the supernet's `epoch` equal to Keras' epoch, also in resumed runs (`initial_epoch`)."""
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.model.epoch.assign(float(epoch))
+
+
+@register
+class SuperNet(keras.Model):
+    """Supernet of a cell search with a first-order bilevel `train_step`.
+
+    Args:
+        space: candidates on the edges and the cell template.
+        num_classes: outputs of the classifier (logits).
+        cells: number of cells; cells//3 and 2·cells//3 are reduction cells.
+        channels: channels of the first cell's nodes.
+        stem: `"cifar"` or `"imagenet"`.
+        padding: `"same"`, or `"symmetric"` for weights of the authors' program.
+        scheme: binarisation scheme of the candidate convolutions.
+        relaxation: object that maps α [edges, operations] to mixture weights of the same shape.
+        full_precision: patterns of names of candidate convolutions whose kernel stays full precision.
+        fused: evaluate all edges that leave a state together; False evaluates them one by one (the same numbers,
+            slower: the reference form). The two forms arrange their weights differently.
+        input_shape: (height, width, channels); when given, the weights exist after construction.
+
+    Input shape: [batch, height, width, 3], normalised float32. Output shape: [batch, num_classes], logits.
+
+    `fit` takes a dataset of `((x_train, y_train), (x_val, y_val))`; each step first moves α on the validation half,
+    then all other weights on the training half (first-order DARTS, arXiv 1806.09055, with the search loss of BNAS,
+    arXiv 2002.06963, eq. 3). `evaluate` and `predict` take plain `(x, y)` batches.
+
+    Raises:
+        BnasLarqError: impossible sizes, unknown stem, padding or scheme.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        num_classes: int,
+        cells: int = 8,
+        channels: int = 16,
+        *,
+        stem: str = "cifar",
+        padding: str = "same",
+        scheme: str = "sign-scale",
+        relaxation: Any = None,
+        full_precision: Sequence[str] = (),
+        fused: bool = True,
+        input_shape: tuple[int, int, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_padding(padding)
+        get_scheme(scheme)
+        if num_classes < 2:
+            raise BnasLarqError(
+                f"A classifier needs at least two classes. Received: num_classes={num_classes}."
+            )
+        self.space = space
+        self.relaxation = relaxation or Softmax()
+        self._config = {
+            "space": space.to_dict(),
+            "num_classes": num_classes,
+            "cells": cells,
+            "channels": channels,
+            "stem": stem,
+            "padding": padding,
+            "scheme": scheme,
+            "full_precision": list(full_precision),
+            "fused": fused,
+            "input_shape": None if input_shape is None else list(input_shape),
+        }
+        context = Context(
+            "",
+            channels,
+            padding=padding,
+            supernet=True,
+            scheme=scheme,
+            full_precision=tuple(full_precision),
+        )
+        if stem == "imagenet":
+            self.stem, self.second_stem = template.imagenet_stem(channels, context)
+        else:
+            self.stem, self.second_stem = template.cifar_stem(channels, context), []
+        self.cells = [
+            MixedCell(space, plan, stem, context)
+            for plan in template.plan_cells(cells, channels, stem)
+        ]
+        self.classifier = template.classifier(num_classes)
+
+        rows = len(space.edges)
+        start = keras.initializers.RandomNormal(stddev=1e-3)
+        self.alphas_normal = self.add_weight(
+            name="alphas_normal", shape=(rows, len(space.normal)), initializer=start
+        )
+        self.alphas_reduce = self.add_weight(
+            name="alphas_reduce",
+            shape=(rows, len(space.reduce)),
+            initializer=keras.initializers.RandomNormal(stddev=1e-3),
+        )
+        self.epoch = self.add_weight(name="epoch", shape=(), trainable=False, initializer="zeros")
+        self._trackers = {
+            name: keras.metrics.Mean(name=name)
+            for name in ("loss", "alpha_loss", "entropy", "diversity_weight")
+            + tuple(f"share_{op}" for op in self.operations)
+        }
+        self._trackers["accuracy"] = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        self._trackers["alpha_accuracy"] = keras.metrics.SparseCategoricalAccuracy(
+            name="alpha_accuracy"
+        )
+        if input_shape is not None:
+            self.build((None, *input_shape))
+
+    # -- the network ---------------------------------------------------------------------------------------------
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        mixtures = {
+            False: self.relaxation(self.alphas_normal),
+            True: self.relaxation(self.alphas_reduce),
+        }
+        older = chain(self.stem, inputs, training)
+        newer = chain(self.second_stem, older, training)
+        for cell in self.cells:
+            older, newer = newer, cell(
+                (older, newer), mixtures[cell.plan.reduction], training=training
+            )
+        return chain(self.classifier, newer, training)
+
+    # -- α and genotype ------------------------------------------------------------------------------------------
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """All candidates, those of normal edges first."""
+        return tuple(dict.fromkeys(self.space.normal + self.space.reduce))
+
+    @property
+    def alphas(self) -> list[tf.Variable]:
+        """The architecture weights [edges, operations] of normal and reduction cells, before the relaxation."""
+        return [self.alphas_normal, self.alphas_reduce]
+
+    @property
+    def network_variables(self) -> list[tf.Variable]:
+        """All trainable variables but α."""
+        ours = {id(alpha) for alpha in self.alphas}
+        return [variable for variable in self.trainable_variables if id(variable) not in ours]
+
+    def set_alphas(self, normal: np.ndarray, reduce: np.ndarray) -> None:
+        """Assign both architecture weights; WeightsError when a shape differs."""
+        for variable, value in zip(self.alphas, (normal, reduce), strict=True):
+            if tuple(np.shape(value)) != tuple(variable.shape):
+                raise WeightsError(
+                    f"Architecture weights must have the shape {tuple(variable.shape)} of this search space. "
+                    f"Received: {tuple(np.shape(value))}."
+                )
+            variable.assign(value)
+
+    def genotype(
+        self, gamma: float = 1.0, name: str | None = None, provenance: dict | None = None
+    ) -> Genotype:
+        """The genotype of the present α, see `bnas_larq.discretize.ArgmaxDiscretizer`."""
+        normal, reduce = (alpha.numpy() for alpha in self.alphas)
+        return ArgmaxDiscretizer(gamma)(normal, reduce, self.space, name, provenance)
+
+    # -- Keras training ------------------------------------------------------------------------------------------
+
+    def compile(
+        self,
+        optimizer: Any = None,
+        alpha_optimizer: Any = None,
+        diversity: AnnealedEntropy | None = None,
+        loss: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configure the search.
+
+        Args:
+            optimizer: moves all weights but α; default the papers' SGD 0.025, momentum 0.9, L2 3e-4, clipped at 5.
+            alpha_optimizer: moves α; default Adam 3e-4, betas (0.5, 0.999), L2 1e-3.
+            diversity: annealed entropy term; default λ = 1, τ = 7.7. `AnnealedEntropy(weight=0)` switches it off.
+            loss: loss on logits; default sparse categorical cross-entropy.
+        """
+        super().compile(
+            optimizer=optimizer or CoupledSGD(0.025, momentum=0.9, l2=3e-4, clip_norm=5.0),
+            loss=loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            **kwargs,
+        )
+        if alpha_optimizer is None:
+            alpha_optimizer = CoupledAdam(3e-4, beta_1=0.5, beta_2=0.999, epsilon=1e-8, l2=1e-3)
+        self.alpha_optimizer = keras.optimizers.get(alpha_optimizer)
+        self.diversity = diversity or AnnealedEntropy()
+
+    def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
+        """`keras.Model.fit` on bilevel batches; t of the entropy term follows the epochs by itself."""
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.append(_EpochCounter())
+        else:
+            callbacks = [_EpochCounter(), *(callbacks or [])]
+        return super().fit(*args, callbacks=callbacks, **kwargs)
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return [*super().metrics, *self._trackers.values()]
+
+    def entropy(self) -> tf.Tensor:
+        """Mean entropy in nats over all edges of both cells."""
+        return tf.reduce_mean(
+            tf.concat([edge_entropy(self.relaxation(alpha)) for alpha in self.alphas], axis=0)
+        )
+
+    def shares(self) -> dict[str, tf.Tensor]:
+        """Mean mixture weight of each operation over all edges of both cells."""
+        normal, reduce = (self.relaxation(alpha) for alpha in self.alphas)
+        result = {}
+        for op in self.operations:
+            columns = [
+                probabilities[:, names.index(op)]
+                for probabilities, names in (
+                    (normal, self.space.normal),
+                    (reduce, self.space.reduce),
+                )
+                if op in names
+            ]
+            result[op] = tf.reduce_mean(tf.concat(columns, axis=0))
+        return result
+
+    def alpha_loss(
+        self, inputs: tf.Tensor, labels: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """(L_val, L_val − λ·H(p)·exp(−t/τ), logits) on a batch of the validation half."""
+        logits = self(inputs, training=True)
+        task = self._task_loss(labels, logits)
+        return task, task - self.diversity.coefficient(self.epoch) * self.entropy(), logits
+
+    def _task_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        return keras.losses.get(self.loss)(labels, logits)
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        (x_train, y_train), (x_val, y_val) = data
+
+        # Only α is watched, so no kernel gradients are computed in this half of the step.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self.alphas)
+            task, objective, logits = self.alpha_loss(x_val, y_val)
+        self.alpha_optimizer.apply_gradients(
+            zip(tape.gradient(objective, self.alphas), self.alphas, strict=True)
+        )
+        self._trackers["alpha_loss"].update_state(task)
+        self._trackers["alpha_accuracy"].update_state(y_val, logits)
+
+        variables = self.network_variables
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            logits = self(x_train, training=True)
+            loss = self._task_loss(y_train, logits)
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        self._trackers["loss"].update_state(loss)
+        self._trackers["accuracy"].update_state(y_train, logits)
+
+        self._trackers["entropy"].update_state(self.entropy())
+        self._trackers["diversity_weight"].update_state(self.diversity.coefficient(self.epoch))
+        for op, share in self.shares().items():
+            self._trackers[f"share_{op}"].update_state(share)
+        return {name: tracker.result() for name, tracker in self._trackers.items()}
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        inputs, labels = data
+        logits = self(inputs, training=False)
+        self._trackers["loss"].update_state(self._task_loss(labels, logits))
+        self._trackers["accuracy"].update_state(labels, logits)
+        return {name: self._trackers[name].result() for name in ("loss", "accuracy")}
+
+    # -- serialisation -------------------------------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        relaxation = keras.utils.serialize_keras_object(self.relaxation)
+        return {**self._config, "relaxation": relaxation, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> SuperNet:
+        config = dict(config)
+        config["space"] = SearchSpace.from_dict(config["space"])
+        config["relaxation"] = keras.utils.deserialize_keras_object(
+            config["relaxation"], custom_objects
+        )
+        return cls(**config)

@@ -1,0 +1,79 @@
+"""Weights of final networks in HDF5 files: written whole or not at all, refused if unfitting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+
+from bnas_larq.backend import keras
+from bnas_larq.errors import WeightsError, one_line
+from bnas_larq.runs import write_atomic
+
+
+def save_weights(model: keras.Model, path: str | Path) -> Path:
+    """Write `model`'s weights (Keras' HDF5 layout) atomically."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.partial.h5")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model.save_weights(temporary, save_format="h5")
+        return write_atomic(path, temporary.read_bytes())
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_weights(model: keras.Model, path: str | Path) -> keras.Model:
+    """Load what `save_weights` wrote, by layer name; all is checked before anything is assigned.
+
+    Raises:
+        WeightsError: no such file, damaged, of another network, or of another shape.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(
+            f"Weights are read from an HDF5 file. Received: {path}, which does not exist. "
+            "Check the path."
+        )
+    values = {}
+    try:
+        with h5py.File(path, "r") as file:
+            group = file["model_weights"] if "model_weights" in file else file
+            for name in group:
+                node = group[name]
+                values[name] = [node[weight][()] for weight in node.attrs.get("weight_names", [])]
+    except (OSError, RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"Weights must be an intact HDF5 file. Received: {path} "
+            f"({one_line(error)[:120]}). Restore or retrain them."
+        ) from error
+    names = {layer.name for layer in model.layers}
+    assignments = []
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        stored = values.get(layer.name)
+        if stored is None or len(stored) != len(layer.weights):
+            raise WeightsError(
+                "Weights must belong to the network they are loaded into. "
+                f"Received: {path} without the weights of layer {layer.name!r}. "
+                "Use the genotype and size they were trained with."
+            )
+        for variable, array in zip(layer.weights, stored, strict=True):
+            if tuple(variable.shape) != tuple(array.shape):
+                raise WeightsError(
+                    "Weights must have the network's shapes. Received: "
+                    f"{tuple(array.shape)} for {variable.name!r} of "
+                    f"shape {tuple(variable.shape)} in {path}. Use the size they were trained with."
+                )
+        assignments.append((layer, stored))
+    for name in values:
+        if values[name] and name not in names:
+            raise WeightsError(
+                "Weights must belong to the network they are loaded into. "
+                f"Received: {path} with weights of layer {name!r}, which the network lacks. "
+                "Use the genotype and size they were trained with."
+            )
+    for layer, stored in assignments:
+        layer.set_weights(stored)
+    return model
