@@ -1,0 +1,28 @@
+"""Sources, splits, augmentation and pipelines of images: one import for the floors above."""
+
+from __future__ import annotations
+
+from bnas_larq.data.augmentation import Augmentation
+from bnas_larq.data.dataset import ImageDataset
+from bnas_larq.data.examples import Examples, data_errors
+from bnas_larq.data.normalization import Normalization
+from bnas_larq.data.pipelines import (
+    EpochPipeline,
+    bilevel_pipeline,
+    evaluation_dataset,
+    training_pipeline,
+)
+from bnas_larq.data.sources import load_dataset
+
+__all__ = [
+    "Augmentation",
+    "EpochPipeline",
+    "Examples",
+    "ImageDataset",
+    "Normalization",
+    "bilevel_pipeline",
+    "data_errors",
+    "evaluation_dataset",
+    "load_dataset",
+    "training_pipeline",
+]

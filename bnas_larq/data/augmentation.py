@@ -1,0 +1,222 @@
+"""Augmentation without hidden state: what happens to an image depends on the seed, the epoch and
+its index alone.
+
+That makes a resumed run repeat the batches of the uninterrupted one, whatever the number of
+threads. Whole batches are treated at once (one gather for crop and flip), because small machines
+have few cores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from bnas_larq.backend import tf
+from bnas_larq.data.draws import uniforms
+from bnas_larq.errors import DataError
+
+CROP_AREA = (0.08, 1.0)
+CROP_ASPECT = (3 / 4, 4 / 3)
+CROP_ATTEMPTS = 10
+GREY = (0.299, 0.587, 0.114)  # luma of ITU-R 601, as Pillow and torchvision use it
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images; the default changes nothing.
+
+    BNAS trains CIFAR with `crop_padding=4, flip=True`, and ImageNet with `random_resized_crop=True,
+    flip=True, color_jitter=(0.4, 0.4, 0.4, 0.2)` (arXiv 2002.06963).
+
+    Args:
+        crop_padding: pixels added on every side before a crop of the old size. They are black
+            before normalisation, as torchvision's are.
+        flip: mirror left to right with probability 0.5.
+        random_resized_crop: a box of 8 to 100 % of the area and an aspect ratio of 3/4 to 4/3,
+            scaled back to the image's size (bilinear; the box never shrinks, so nothing needs
+            antialiasing).
+        color_jitter: largest change of (brightness, contrast, saturation, hue); applied in this
+            order.
+    """
+
+    crop_padding: int = 0
+    flip: bool = False
+    random_resized_crop: bool = False
+    color_jitter: tuple[float, float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.crop_padding < 0:
+            raise DataError(
+                f"crop_padding counts pixels. Received: {self.crop_padding}. Use 0 for no crop, 4 "
+                "for CIFAR."
+            )
+        if self.crop_padding and self.random_resized_crop:
+            raise DataError(
+                "An augmentation crops in one way. Received: crop_padding and random_resized_crop. "
+                "Drop one of them."
+            )
+        if self.color_jitter is not None:
+            jitter = tuple(float(value) for value in self.color_jitter)
+            if (
+                len(jitter) != 4
+                or not all(0 <= value < math.inf for value in jitter)
+                or jitter[3] > 0.5
+            ):
+                raise DataError(
+                    "color_jitter needs four numbers from 0 up (brightness, contrast, saturation, "
+                    f"hue), hue at most 0.5. Received: {self.color_jitter}. "
+                    "ImageNet uses (0.4, 0.4, 0.4, 0.2)."
+                )
+            object.__setattr__(self, "color_jitter", jitter)
+
+    @property
+    def is_identity(self) -> bool:
+        """True when images stay as they are."""
+        return self == Augmentation()
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dictionary of the arguments."""
+        values = dataclasses.asdict(self)
+        if self.color_jitter is not None:
+            values["color_jitter"] = list(self.color_jitter)
+        return values
+
+    def apply(
+        self, images: tf.Tensor, indices: tf.Tensor, *, seed: int, epoch: int | tf.Tensor
+    ) -> tf.Tensor:
+        """Augment a batch.
+
+        Args:
+            images: uint8 [batch, height, width, 3] with static height and width.
+            indices: int64 [batch], the stable indices of the examples.
+            seed: of the run.
+            epoch: Python integer or scalar tensor.
+
+        Returns:
+            [batch, height, width, 3]: uint8, or float32 (0 to 255) after a resized crop or colour
+            jitter.
+        """
+        if self.is_identity:
+            return images
+        draws = uniforms(seed, epoch, indices, 7 + 2 * CROP_ATTEMPTS * self.random_resized_crop)
+        if self.random_resized_crop:
+            boxes = crop_boxes(draws[:, 7:], draws[:, 0:2], *images.shape[1:3])
+            images = resized_crops(images, boxes)
+        flipped = draws[:, 2] < 0.5 if self.flip else None
+        if self.crop_padding or self.flip:
+            images = crop_and_flip(images, draws[:, 0:2], self.crop_padding, flipped)
+        if self.color_jitter is not None:
+            images = jitter_colors(images, draws[:, 3:7], self.color_jitter)
+        return images
+
+
+def crop_and_flip(
+    images: tf.Tensor, draws: tf.Tensor, padding: int, flipped: tf.Tensor | None
+) -> tf.Tensor:
+    """Crop from black-padded images and mirror some, in one gather.
+
+    Args:
+        images: [batch, height, width, 3].
+        draws: [batch, 2] uniform numbers that choose the upper left corner among `(2 * padding + 1)
+            ** 2`.
+        padding: pixels on every side.
+        flipped: boolean [batch], or None.
+    """
+    height, width = images.shape[1:3]
+    padded = tf.pad(images, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
+    corner = tf.cast(draws * (2 * padding + 1), tf.int32)
+    rows = corner[:, 0:1] + tf.range(height)[None]
+    columns = tf.range(width)[None]
+    if flipped is not None:
+        columns = tf.where(flipped[:, None], width - 1 - columns, columns)
+    columns = corner[:, 1:2] + columns
+    pixels = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
+    flat = tf.reshape(padded, [-1, (height + 2 * padding) * (width + 2 * padding), 3])
+    picked = tf.gather(flat, tf.reshape(pixels, [-1, height * width]), batch_dims=1)
+    return tf.reshape(picked, [-1, height, width, 3])
+
+
+def crop_boxes(attempts: tf.Tensor, corner: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """Boxes of random area and aspect ratio: int32 [batch, 4] of (top, left, height, width).
+
+    As in torchvision, the first of ten attempts that fits is taken, and the largest central box of
+    an allowed aspect ratio when none does.
+
+    Args:
+        attempts: [batch, 20] uniform numbers: ten for the area, ten for the aspect ratio.
+        corner: [batch, 2] uniform numbers for the upper left corner.
+    """
+    low, high = CROP_AREA
+    area = height * width * (low + (high - low) * attempts[:, :CROP_ATTEMPTS])
+    low, high = math.log(CROP_ASPECT[0]), math.log(CROP_ASPECT[1])
+    aspect = tf.exp(low + (high - low) * attempts[:, CROP_ATTEMPTS:])
+    tall = tf.cast(tf.round(tf.sqrt(area / aspect)), tf.int32)
+    wide = tf.cast(tf.round(tf.sqrt(area * aspect)), tf.int32)
+    fits = (tall >= 1) & (tall <= height) & (wide >= 1) & (wide <= width)
+    first = tf.argmax(tf.cast(fits, tf.int32), axis=1)
+    whole = min(max(width / height, CROP_ASPECT[0]), CROP_ASPECT[1])
+    fallback = (min(height, round(width / whole)), min(width, round(height * whole)))
+    found = tf.reduce_any(fits, axis=1)
+    tall = tf.where(found, tf.gather(tall, first, batch_dims=1), fallback[0])
+    wide = tf.where(found, tf.gather(wide, first, batch_dims=1), fallback[1])
+    room = tf.cast(tf.stack([height - tall, width - wide], axis=1), tf.float32)
+    centred = tf.cast(room / 2, tf.int32)
+    placed = tf.where(found[:, None], tf.cast(corner * (room + 1), tf.int32), centred)
+    return tf.concat([placed, tall[:, None], wide[:, None]], axis=1)
+
+
+def resized_crops(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+    """Scale boxes [batch, 4] of (top, left, height, width) to full size; float32, 0 to 255."""
+    height, width = images.shape[1:3]
+    # One more pixel all around: rounding can place the last sample a hair outside the box, and
+    # crop_and_resize paints black what lies outside the image.
+    images = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="SYMMETRIC")
+    top, left, tall, wide = (tf.cast(part, tf.float32) for part in tf.unstack(boxes, axis=1))
+    corners = [
+        (top + 1) / (height + 1),
+        (left + 1) / (width + 1),
+        (top + tall) / (height + 1),
+        (left + wide) / (width + 1),
+    ]
+    crops = tf.image.crop_and_resize(
+        images, tf.stack(corners, axis=1), tf.range(tf.shape(images)[0]), (height, width)
+    )
+    return tf.ensure_shape(crops, [None, height, width, 3])
+
+
+def jitter_colors(
+    images: tf.Tensor, draws: tf.Tensor, strength: tuple[float, float, float, float]
+) -> tf.Tensor:
+    """Change brightness, contrast, saturation and hue, in this order; float32, 0 to 255.
+
+    Args:
+        images: [batch, height, width, 3], 0 to 255.
+        draws: [batch, 4] uniform numbers.
+        strength: the first three scale by a factor in `[max(0, 1 - s), 1 + s]`, hue turns by up to
+            ±s of the circle.
+    """
+    images = tf.cast(images, tf.float32)
+
+    def factor(which: int) -> tf.Tensor:
+        low, high = max(0.0, 1.0 - strength[which]), 1.0 + strength[which]
+        return (low + (high - low) * draws[:, which])[:, None, None, None]
+
+    def blend(images: tf.Tensor, other: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+        return tf.clip_by_value(images * share + other * (1.0 - share), 0.0, 255.0)
+
+    def grey(images: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(images * GREY, axis=-1, keepdims=True)
+
+    if strength[0]:
+        images = tf.clip_by_value(images * factor(0), 0.0, 255.0)
+    if strength[1]:
+        images = blend(images, tf.reduce_mean(grey(images), axis=[1, 2], keepdims=True), factor(1))
+    if strength[2]:
+        images = blend(images, grey(images), factor(2))
+    if strength[3]:
+        hue, saturation, value = tf.unstack(tf.image.rgb_to_hsv(images / 255.0), axis=-1)
+        turn = (2.0 * draws[:, 3] - 1.0)[:, None, None] * strength[3]
+        hsv = tf.stack([tf.math.floormod(hue + turn, 1.0), saturation, value], axis=-1)
+        images = tf.image.hsv_to_rgb(hsv) * 255.0
+    return images

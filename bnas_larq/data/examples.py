@@ -1,0 +1,290 @@
+"""A set of labelled images that can be split and read epoch by epoch, so that pipelines need not
+know where images live.
+
+The order of an epoch depends on nothing but the seed and the epoch's number: a run that was killed
+and resumed sees the batches that the uninterrupted run would have seen.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from bnas_larq.backend import tf
+from bnas_larq.errors import DataError, one_line
+
+#: How TensorFlow's image decoders and the check of image sizes word their errors.
+UNREADABLE = re.compile(
+    r"DecodeImage|DecodeJpeg|DecodePng|decode_image|Invalid (JPEG|PNG|GIF|BMP)|EnsureShape",
+    re.IGNORECASE,
+)
+
+
+def cut(count: int, fraction: float, seed: int, labels: np.ndarray | None) -> np.ndarray:
+    """Choose `round(fraction * count)` of `count` positions, the same share of every label.
+
+    Returns a boolean array [count], True where chosen. NumPy's `RandomState` is used because its
+    numbers are frozen for ever, so that a split stays the same split under later versions.
+    """
+    order = np.random.RandomState(seed % 2**32).permutation(count)
+    if labels is not None:
+        order = order[np.argsort(labels[order], kind="stable")]
+    wanted = round(fraction * count)
+    place = np.arange(count, dtype=np.int64)
+    chosen = np.zeros(count, dtype=bool)
+    # Walking through the label-sorted order, every (count / wanted)-th example is taken: exactly
+    # `wanted` in all.
+    chosen[order] = (place + 1) * wanted // max(count, 1) > place * wanted // max(count, 1)
+    return chosen
+
+
+def first_permuted(count: int, limit: int | None, seed: int) -> np.ndarray:
+    """The first `limit` of `count` positions after a seeded permutation, in stored order."""
+    if limit is None or limit >= count:
+        return np.arange(count, dtype=np.int64)
+    return np.sort(np.random.RandomState(seed % 2**32).permutation(count)[:limit]).astype(np.int64)
+
+
+class Examples(abc.ABC):
+    """Labelled images of one size.
+
+    Attributes:
+        num_examples: how many there are.
+        image_shape: `(height, width, 3)`.
+        labels: int64 array [num_examples] in stored order, or None where only reading all images
+            would tell.
+        streamed: whether images are read from disk again in every epoch.
+    """
+
+    num_examples: int
+    image_shape: tuple[int, int, int]
+    labels: np.ndarray | None
+    streamed: bool = False
+
+    @abc.abstractmethod
+    def split(self, fraction: float, seed: int) -> tuple[Examples, Examples]:
+        """Cut into two disjoint parts that cover all; the first holds `round(fraction *
+        num_examples)`.
+
+        Raises:
+            DataError: `fraction` is not between 0 and 1, or a part would be empty.
+        """
+
+    @abc.abstractmethod
+    def epoch(self, seed: int, epoch: int | tf.Tensor, shuffle: bool = True) -> tf.data.Dataset:
+        """All examples once: (uint8 image [height, width, 3], int64 label, int64 stable index).
+
+        Args:
+            seed: with `epoch` the only thing the order depends on.
+            epoch: a Python integer or a scalar integer tensor.
+            shuffle: False gives the stored order, the order of `labels`.
+        """
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """A SHA-256 (hexadecimal) that is equal for equal splits, and for no others."""
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        epoch: int | tf.Tensor = 0,
+        shuffle: bool = False,
+        drop_remainder: bool = False,
+    ) -> tf.data.Dataset:
+        """One epoch in batches: (uint8 [batch, height, width, 3], int64 labels, int64 indices)."""
+        dataset = self.epoch(seed, epoch, shuffle).batch(batch_size, drop_remainder=drop_remainder)
+        count = self.num_examples // batch_size
+        if not drop_remainder:
+            count = -(-self.num_examples // batch_size)
+        return dataset.apply(tf.data.experimental.assert_cardinality(count))
+
+    def images_at(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The uint8 images [len(positions), height, width, 3] at positions of the stored order."""
+        positions = np.asarray(positions, np.int64)
+        wanted = set(positions.tolist())
+        found = {}
+        with data_errors():
+            stored = self.epoch(0, 0, shuffle=False).take(int(positions.max(initial=-1)) + 1)
+            for position, (image, _, _) in enumerate(stored):
+                if position in wanted:
+                    found[position] = image.numpy()
+        images = np.empty((len(positions), *self.image_shape), np.uint8)
+        for row, position in enumerate(positions.tolist()):
+            images[row] = found[position]
+        return images
+
+    def check_split(self, fraction: float) -> None:
+        """Raise DataError when one of the parts of a split would be empty."""
+        if (
+            not 0.0 < fraction < 1.0
+            or not 0 < round(fraction * self.num_examples) < self.num_examples
+        ):
+            raise DataError(
+                "A split needs at least one example in both parts. "
+                f"Received: {self.num_examples} examples and the fraction {fraction}. "
+                "Give more images, or a fraction nearer to 0.5."
+            )
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+
+class IndexedExamples(Examples):
+    """Examples of which any can be read at any time, so that an epoch is a full permutation.
+
+    Args:
+        labels: int64 [all], the labels of everything in the store.
+        indices: int64 [num_examples], which of the store belong here; the stable indices of the
+            examples.
+        origin: says what the store holds; part of the fingerprint.
+    """
+
+    def __init__(self, labels: np.ndarray, indices: np.ndarray | None = None, origin: str = ""):
+        self._origin = origin
+        self._all_labels = np.asarray(labels, np.int64)
+        if indices is None:
+            indices = np.arange(len(self._all_labels))
+        self.indices = np.asarray(indices, np.int64)
+        self.labels = self._all_labels[self.indices]
+        self.num_examples = len(self.indices)
+        # Eager tensors are captured by the pipelines' functions as inputs. As constants inside
+        # graphs they would be copied with every function, and images would break the 2 GB limit of
+        # graphs.
+        with tf.init_scope(), tf.device("CPU:0"):
+            self._index_tensor = tf.convert_to_tensor(self.indices)
+            self._label_tensor = tf.convert_to_tensor(self._all_labels)
+
+    @abc.abstractmethod
+    def subset(self, positions: np.ndarray) -> IndexedExamples:
+        """The examples at these positions of the stored order; images are shared, not copied."""
+
+    @abc.abstractmethod
+    def _read(self, index: tf.Tensor) -> tf.Tensor:
+        """The uint8 image [height, width, 3] of a scalar stable index."""
+
+    def split(self, fraction: float, seed: int) -> tuple[Examples, Examples]:
+        """See `Examples.split`; both parts hold the same share of every class."""
+        self.check_split(fraction)
+        chosen = cut(self.num_examples, fraction, seed, self.labels)
+        return self.subset(np.flatnonzero(chosen)), self.subset(np.flatnonzero(~chosen))
+
+    def epoch(self, seed: int, epoch: int | tf.Tensor, shuffle: bool = True) -> tf.data.Dataset:
+        """See `Examples.epoch`."""
+        return tf.data.Dataset.from_tensor_slices(self.order(seed, epoch, shuffle)).map(
+            lambda index: (self._read(index), tf.gather(self._label_tensor, index), index),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+
+    def order(self, seed: int, epoch: int | tf.Tensor, shuffle: bool) -> tf.Tensor:
+        """The stable indices in the order of this epoch, int64 [num_examples]."""
+        if not shuffle:
+            return self._index_tensor
+        key = tf.stack([tf.constant(seed, tf.int64), tf.cast(epoch, tf.int64)])
+        return tf.random.experimental.stateless_shuffle(self._index_tensor, seed=key)
+
+    def images_at(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """See `Examples.images_at`."""
+        indices = self.indices[np.asarray(positions, np.int64)]
+        images = np.empty((len(indices), *self.image_shape), np.uint8)
+        with data_errors():
+            for row, index in enumerate(indices):
+                images[row] = self._read(tf.constant(index)).numpy()
+        return images
+
+    def fingerprint(self) -> str:
+        """See `Examples.fingerprint`: over origin, indices and labels."""
+        digest = hashlib.sha256(self._origin.encode())
+        digest.update(self.indices.astype("<i8").tobytes())
+        digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+class InMemoryExamples(IndexedExamples):
+    """Examples held as one uint8 tensor, from which whole batches are gathered.
+
+    Args:
+        images: uint8 [all, height, width, 3].
+        labels: int64 [all].
+        indices: which of them belong here; all when None.
+        origin: says what the store holds.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray | tf.Tensor,
+        labels: np.ndarray,
+        indices: np.ndarray | None = None,
+        origin: str = "",
+    ):
+        super().__init__(labels, indices, origin)
+        with tf.init_scope(), tf.device("CPU:0"):
+            self._images = tf.convert_to_tensor(images, tf.uint8)
+        self.image_shape = tuple(int(size) for size in self._images.shape[1:])
+
+    def subset(self, positions: np.ndarray) -> InMemoryExamples:
+        """See `IndexedExamples.subset`."""
+        return InMemoryExamples(
+            self._images, self._all_labels, self.indices[positions], self._origin
+        )
+
+    def _read(self, index: tf.Tensor) -> tf.Tensor:
+        return tf.gather(self._images, index)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        epoch: int | tf.Tensor = 0,
+        shuffle: bool = False,
+        drop_remainder: bool = False,
+    ) -> tf.data.Dataset:
+        """See `Examples.batches`; a batch is one gather instead of `batch_size` elements."""
+        order = tf.data.Dataset.from_tensor_slices(self.order(seed, epoch, shuffle))
+        return order.batch(batch_size, drop_remainder=drop_remainder).map(
+            lambda index: (
+                tf.gather(self._images, index),
+                tf.gather(self._label_tensor, index),
+                index,
+            ),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+
+    def images_at(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """See `Examples.images_at`."""
+        return tf.gather(self._images, self.indices[np.asarray(positions, np.int64)]).numpy()
+
+
+@contextlib.contextmanager
+def data_errors() -> Iterator[None]:
+    """Turn what TensorFlow reports when a pipeline cannot read an image into a DataError.
+
+    Wrap iteration or `fit` over streamed data in it; in-memory data have been read by then.
+
+    Raises:
+        DataError: an image, or the records it lies in, could not be read. Names the file of an
+            image folder.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        message = str(error.message)
+        known = re.search(r"DataError: ([^\n]*)", message)
+        if known:
+            raise DataError(known.group(1).strip()) from error
+        if UNREADABLE.search(message) or isinstance(error, tf.errors.DataLossError):
+            raise DataError(
+                "Records must be intact and images of one size. "
+                f"Received: {one_line(message)[:200]}. Prepare the data set anew, or set "
+                "image_size."
+            ) from error
+        raise

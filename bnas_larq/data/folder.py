@@ -1,0 +1,228 @@
+"""Any folder of class folders as a data set, in memory when it fits, else read on the fly."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from bnas_larq.backend import tf
+from bnas_larq.data.examples import (
+    IndexedExamples,
+    InMemoryExamples,
+    cut,
+    first_permuted,
+)
+from bnas_larq.data.images import image_file_size, is_image_name, read_image_file
+from bnas_larq.data.splits import TEST_FRACTION, TEST_SEED, Splits
+from bnas_larq.errors import DataError
+
+THREADS = 8
+VALIDATION_NAMES = ("validation", "val")
+
+
+class FileExamples(IndexedExamples):
+    """Image files that are decoded whenever they are needed, for folders too large for memory.
+
+    Args:
+        paths: all files of the store.
+        labels: int64 [all].
+        size: (height, width) every image is brought to.
+        indices: which of them belong here; all when None.
+        origin: says what the store holds.
+    """
+
+    streamed = True
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: np.ndarray,
+        size: tuple[int, int],
+        indices: np.ndarray | None = None,
+        origin: str = "",
+    ):
+        super().__init__(labels, indices, origin)
+        self._paths = paths
+        self.image_shape = (*size, 3)
+
+    def subset(self, positions: np.ndarray) -> FileExamples:
+        """See `IndexedExamples.subset`."""
+        return FileExamples(
+            self._paths,
+            self._all_labels,
+            self.image_shape[:2],
+            self.indices[positions],
+            self._origin,
+        )
+
+    def _read(self, index: tf.Tensor) -> tf.Tensor:
+        def read(number: np.int64) -> np.ndarray:
+            return read_image_file(self._paths[int(number)], self.image_shape[:2])
+
+        image = tf.numpy_function(read, [index], tf.uint8, stateful=False)
+        return tf.ensure_shape(image, self.image_shape)
+
+
+def load_folder(
+    data_dir: str | None,
+    *,
+    image_size: tuple[int, int] | None,
+    limit: int | None,
+    seed: int,
+    memory_limit_mb: int,
+) -> Splits:
+    """Read a folder of class folders.
+
+    `data_dir` holds `train/` and `test/` (and perhaps `validation/` or `val/`, which serve as test
+    where there is no `test/`), each with one folder per class; or it holds the class folders
+    itself, and a fixed stratified fifth becomes the test part. Hidden files and files that are no
+    images are passed over.
+
+    Raises:
+        DataError: the folder is missing or lacks classes, a class folder has no image, an image
+            cannot be read, or images differ in size and `image_size` is None.
+    """
+    root = _existing(data_dir)
+    train_dir = root / "train"
+    separate = train_dir.is_dir() and bool(_class_folders(train_dir))
+    class_dirs = _class_folders(train_dir if separate else root)
+    names = tuple(folder.name for folder in class_dirs)
+    # Folders named like splits but without classes in them would pass for two classes.
+    if len(names) < 2 or {"train"} < set(names) <= {"train", "test", *VALIDATION_NAMES}:
+        raise DataError(
+            "A folder data set needs at least two class folders with images in them. "
+            f"Received: {', '.join(names) or 'none'} in {train_dir if separate else root}. "
+            "Sort the images into one folder per class."
+        )
+    paths, labels = _files(class_dirs, names)
+    held_out = [
+        root / name for name in ("test", *VALIDATION_NAMES) if separate and (root / name).is_dir()
+    ]
+    parts = {}
+    if held_out:
+        parts["test"] = _files(_class_folders(held_out[0]), names)
+        if held_out[0].name == "test" and len(held_out) > 1:
+            parts["validation"] = _files(_class_folders(held_out[1]), names)
+        kept = np.arange(len(paths))
+    else:
+        chosen = cut(len(paths), TEST_FRACTION, TEST_SEED, labels)
+        if not chosen.any():
+            raise DataError(
+                "A fifth of the images becomes the test part. "
+                f"Received: only {len(paths)} images in {root}. "
+                "Add images, or put test images into a folder `test` beside `train`."
+            )
+        parts["test"] = ([paths[i] for i in np.flatnonzero(chosen)], labels[chosen])
+        kept = np.flatnonzero(~chosen)
+    kept = kept[first_permuted(len(kept), limit, seed)]
+    parts["train"] = ([paths[i] for i in kept], labels[kept])
+
+    if not len(parts["test"][0]):
+        raise DataError(
+            f"The test part needs images. Received: no class folders in {held_out[0]}. Fill or "
+            "remove this folder."
+        )
+    size = _common_size([path for part in parts.values() for path in part[0]], image_size)
+    budget = memory_limit_mb * 1_000_000
+    examples = {}
+    for name in ("train", "validation", "test"):
+        if name not in parts:
+            examples[name] = None
+            continue
+        part_paths, part_labels = parts[name]
+        origin = _origin(part_paths)
+        needed = len(part_paths) * size[0] * size[1] * 3
+        if needed <= budget:
+            budget -= needed
+            images = _decode(part_paths, size)
+            examples[name] = InMemoryExamples(images, part_labels, origin=origin)
+        else:
+            examples[name] = FileExamples(part_paths, part_labels, size, origin=origin)
+    return Splits(names, examples["train"], examples["validation"], examples["test"])
+
+
+def _origin(paths: list[Path]) -> str:
+    """A digest of class folders and file names, the same wherever the data folder lies."""
+    names = "\n".join(f"{path.parent.name}/{path.name}" for path in paths)
+    return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _existing(data_dir: str | None) -> Path:
+    if data_dir is None:
+        raise DataError(
+            "A folder data set needs the folder. Received: no data_dir. Give --data-dir with class "
+            "folders in it."
+        )
+    root = Path(data_dir).expanduser()
+    if not root.is_dir():
+        raise DataError(
+            f"data_dir must be an existing folder. Received: {data_dir}. Check the spelling of "
+            "--data-dir."
+        )
+    return root
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    return sorted(
+        (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")),
+        key=lambda entry: entry.name,
+    )
+
+
+def _files(class_dirs: list[Path], names: tuple[str, ...]) -> tuple[list[Path], np.ndarray]:
+    """The image files of class folders, sorted, and their labels by `names`."""
+    paths: list[Path] = []
+    labels: list[int] = []
+    for folder in class_dirs:
+        if folder.name not in names:
+            raise DataError(
+                f"Held-out images need classes that training has. Received: {folder}. Known: "
+                f"{', '.join(names)}."
+            )
+        found = sorted(
+            (
+                path
+                for path in folder.rglob("*")
+                if is_image_name(path.relative_to(folder)) and path.is_file()
+            ),
+            key=lambda path: path.relative_to(folder).as_posix(),
+        )
+        if not found:
+            raise DataError(
+                f"Every class folder needs images. Received: {folder}, which has none. Fill or "
+                "remove this folder."
+            )
+        paths += found
+        labels += [names.index(folder.name)] * len(found)
+    return paths, np.array(labels, np.int64)
+
+
+def _common_size(paths: list[Path], image_size: tuple[int, int] | None) -> tuple[int, int]:
+    """The size of all images. Opens every header, so that bad files are named before training."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        sizes = list(pool.map(image_file_size, paths))
+    if image_size is not None:
+        return image_size
+    for path, size in zip(paths, sizes, strict=True):
+        if size != sizes[0]:
+            raise DataError(
+                f"Images of one data set must have one size. Received: {sizes[0]} in {paths[0]} "
+                f"and {size} in {path}. Set image_size to resize all of them."
+            )
+    return sizes[0]
+
+
+def _decode(paths: list[Path], size: tuple[int, int]) -> np.ndarray:
+    images = np.empty((len(paths), *size, 3), np.uint8)
+
+    def fill(row: int) -> None:
+        images[row] = read_image_file(paths[row], size)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(fill, range(len(paths))):
+            pass
+    return images

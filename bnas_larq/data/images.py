@@ -1,0 +1,86 @@
+"""Image files to uint8 RGB: one reader for memory and streams, so that both give equal pixels."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from bnas_larq.backend import tf
+from bnas_larq.errors import DataError, one_line
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
+ROTATING_ORIENTATIONS = frozenset({5, 6, 7, 8})  # EXIF values that swap height and width
+EXIF_ORIENTATION = 0x0112
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a path relative to its class folder takes part: an image suffix, nothing hidden."""
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+
+
+def image_file_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image file, read from its header only.
+
+    Raises:
+        DataError: the file is not a readable image; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # Not image.getexif(): for PNG that decodes all pixels.
+            if Image.Image.getexif(image).get(EXIF_ORIENTATION) in ROTATING_ORIENTATIONS:
+                return width, height
+            return height, width
+    except Exception as error:  # Pillow's decoders raise many kinds for damaged files
+        raise _unreadable(path, error) from error
+
+
+def read_image_file(path: Path, size: tuple[int, int] | None) -> np.ndarray:
+    """Read an image file as uint8 [height, width, 3], upright, the first frame, without
+    transparency.
+
+    Args:
+        path: the file.
+        size: (height, width) to stretch it to (bilinear, antialiased); None keeps its own.
+
+    Raises:
+        DataError: the file is not a readable image; the message names it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image = _eight_bit(ImageOps.exif_transpose(image)).convert("RGB")
+                if size is not None and image.size != (size[1], size[0]):
+                    image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+                return np.array(image, np.uint8)
+    except Exception as error:  # Pillow's decoders raise many kinds for damaged files
+        raise _unreadable(path, error) from error
+
+
+def resize_batch(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Stretch uint8 images [batch, height, width, 3] to `size` (bilinear, antialiased)."""
+    return resize(tf.constant(images), size).numpy()
+
+
+def resize(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """Stretch uint8 images [..., height, width, channels] to `size` (bilinear, antialiased)."""
+    resized = tf.image.resize(images, size, method="bilinear", antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey images scaled to 8 bits; Pillow's own conversion would clip them to white."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"Every image must be readable. Received: {path} ({one_line(error)}). Repair or remove "
+        "this file."
+    )

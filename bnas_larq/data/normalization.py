@@ -1,0 +1,88 @@
+"""Per-channel normalisation as a value, saved with a network so that users prepare images alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from bnas_larq.backend import tf
+from bnas_larq.data.examples import Examples, data_errors
+from bnas_larq.errors import DataError
+
+STREAM_SAMPLE = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """`(image / 255 - mean) / std` per channel.
+
+    Args:
+        mean: three means of images scaled to [0, 1].
+        std: three standard deviations, each above 0.
+    """
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        for field in ("mean", "std"):
+            object.__setattr__(self, field, tuple(float(value) for value in getattr(self, field)))
+        numbers = np.array([*self.mean, *self.std])
+        if numbers.shape != (6,) or not np.isfinite(numbers).all() or min(self.std) <= 0:
+            raise DataError(
+                "A normalisation needs three finite means and three standard deviations above 0. "
+                f"Received: mean {self.mean}, std {self.std}. Leave it out to have it measured."
+            )
+
+    def apply(self, images: tf.Tensor) -> tf.Tensor:
+        """Normalise images [..., 3] with values 0 to 255 (uint8 or float); returns float32."""
+        scale = np.float32(1.0) / (np.float32(255.0) * np.asarray(self.std, np.float32))
+        shift = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
+        return tf.cast(images, tf.float32) * scale - shift
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """A JSON-able dictionary; `from_dict` reads it back."""
+        return {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> Normalization:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            DataError: a key is missing or a value is not three numbers.
+        """
+        try:
+            return cls(mean=tuple(values["mean"]), std=tuple(values["std"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                "A normalisation needs `mean` and `std` with three numbers each. "
+                f"Received: {values!r}. Take it from the run's network.json."
+            ) from error
+
+    @classmethod
+    def measure(cls, examples: Examples, sample: int | None = None) -> Normalization:
+        """Mean and standard deviation of the first `sample` examples (all when None), in stored
+        order.
+
+        Values are counted per channel instead of summed: exact, and independent of the batch size.
+        """
+        counts = np.zeros((3, 256), np.int64)
+        wanted = examples.num_examples if sample is None else min(sample, examples.num_examples)
+        seen = 0
+        with data_errors():
+            for images, _, _ in examples.batches(512):
+                part = images.numpy()[: wanted - seen]
+                for channel in range(3):
+                    counts[channel] += np.bincount(part[..., channel].ravel(), minlength=256)
+                seen += len(part)
+                if seen >= wanted:
+                    break
+        share = counts / counts.sum(axis=1, keepdims=True)
+        values = np.arange(256) / 255.0
+        mean = share @ values
+        variance = (share * (values - mean[:, None]) ** 2).sum(axis=1)
+        # A channel without variation carries nothing to scale: dividing by 1 keeps it at 0.
+        std = np.where(variance > 1e-12, np.sqrt(variance), 1.0)
+        return cls(mean=tuple(mean.tolist()), std=tuple(std.tolist()))

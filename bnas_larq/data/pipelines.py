@@ -1,0 +1,129 @@
+"""From examples to batches: endless training streams that start at any epoch, finite evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bnas_larq.backend import tf
+from bnas_larq.data.augmentation import Augmentation
+from bnas_larq.data.examples import Examples
+from bnas_larq.data.normalization import Normalization
+from bnas_larq.errors import DataError
+
+
+class EpochPipeline:
+    """A training stream whose epoch e is a function of e, for `fit(steps_per_epoch=…,
+    initial_epoch=e)`.
+
+    Args:
+        epoch: builds the finite data set of one epoch from a scalar int64 tensor; at least
+            `steps_per_epoch` long.
+        steps_per_epoch: batches per epoch.
+        batch_size: examples per batch.
+    """
+
+    def __init__(
+        self,
+        epoch: Callable[[tf.Tensor], tf.data.Dataset],
+        steps_per_epoch: int,
+        batch_size: int,
+    ):
+        self._epoch = epoch
+        self.steps_per_epoch = steps_per_epoch
+        self.batch_size = batch_size
+
+    def epoch(self, epoch: int | tf.Tensor) -> tf.data.Dataset:
+        """The batches of one epoch: finite, `steps_per_epoch` long."""
+        return self._epoch(tf.cast(epoch, tf.int64)).take(self.steps_per_epoch)
+
+    def dataset(self, start_epoch: int = 0) -> tf.data.Dataset:
+        """The endless stream from the first batch of `start_epoch` on."""
+        epochs = tf.data.Dataset.range(start_epoch, tf.int64.max)
+        return _finish(epochs.flat_map(self.epoch))
+
+
+def training_pipeline(
+    examples: Examples,
+    *,
+    batch_size: int,
+    seed: int,
+    normalization: Normalization,
+    augmentation: Augmentation | None = None,
+) -> EpochPipeline:
+    """Shuffled, augmented, normalised batches: (float32 [batch, height, width, 3], int64 [batch]).
+
+    The last, smaller batch of an epoch is left out; the shuffle leaves out others in the next
+    epoch.
+
+    Raises:
+        DataError: `batch_size` is below 1 or above the number of examples.
+    """
+    _check_batch_size(batch_size)
+    if batch_size > examples.num_examples:
+        raise DataError(
+            "A batch cannot be larger than the training part. "
+            f"Received: batch size {batch_size} for {examples.num_examples} examples. "
+            "Lower the batch size, or raise the limit."
+        )
+    augmentation = augmentation or Augmentation()
+
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        def prepare(images: tf.Tensor, labels: tf.Tensor, indices: tf.Tensor):
+            images = augmentation.apply(images, indices, seed=seed, epoch=number)
+            return normalization.apply(images), labels
+
+        batches = examples.batches(
+            batch_size, seed=seed, epoch=number, shuffle=True, drop_remainder=True
+        )
+        return batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    return EpochPipeline(epoch, examples.num_examples // batch_size, batch_size)
+
+
+def bilevel_pipeline(
+    weights_pipeline: EpochPipeline, alpha_pipeline: EpochPipeline
+) -> EpochPipeline:
+    """Both halves of a search side by side: ((images, labels) for weights, (images, labels) for α).
+
+    An epoch ends with the shorter of the two.
+    """
+    steps = min(weights_pipeline.steps_per_epoch, alpha_pipeline.steps_per_epoch)
+
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.zip((weights_pipeline.epoch(number), alpha_pipeline.epoch(number)))
+
+    return EpochPipeline(epoch, steps, weights_pipeline.batch_size)
+
+
+def evaluation_dataset(
+    examples: Examples, batch_size: int, normalization: Normalization
+) -> tf.data.Dataset:
+    """All examples once, in stored order: (float32 [≤ batch, height, width, 3], int64 [≤ batch]).
+
+    Raises:
+        DataError: `batch_size` is below 1.
+    """
+    _check_batch_size(batch_size)
+    batches = examples.batches(batch_size).map(
+        lambda images, labels, _: (normalization.apply(images), labels),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    return _finish(batches)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise DataError(
+            f"A batch holds at least one example. Received: batch size {batch_size}. Use for "
+            "example 64."
+        )
+
+
+def _finish(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    # Workers of tf.distribute share examples, not files: image folders and memory have no file
+    # shards.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)

@@ -1,0 +1,89 @@
+"""One door to every data set: the embedded digits, a folder of class folders, or a TFDS name."""
+
+from __future__ import annotations
+
+from bnas_larq.data.dataset import ImageDataset
+from bnas_larq.data.digits import load_digits
+from bnas_larq.data.folder import load_folder
+from bnas_larq.data.tfds_source import load_tfds
+from bnas_larq.errors import DataError
+
+
+def load_dataset(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    limit: int | None = None,
+    memory_limit_mb: int = 2000,
+) -> ImageDataset:
+    """Load a data set and cut its validation part.
+
+    Args:
+        name: "digits" (scikit-learn's, embedded), "folder" (with `data_dir`), or a TFDS name such
+            as "cifar10".
+        data_dir: the folder of class folders, or where TFDS keeps prepared data sets.
+        image_size: side, or (height, width), to which images are stretched; needed when sizes
+            differ.
+        validation_fraction: share of the training part that becomes `validation`; 0 for none. A
+            data set that brings a validation part beside its test part keeps that one instead.
+        seed: of the validation split and of `limit`. The test part never depends on it.
+        limit: keep this many examples of the training part, drawn by `seed`, before validation is
+            cut off.
+        memory_limit_mb: images are held in memory up to this many megabytes, and streamed beyond.
+
+    Raises:
+        DataError: the data cannot be read as labelled images, or an argument is out of its range.
+    """
+    size = _size(image_size)
+    if not 0.0 <= validation_fraction < 1.0:
+        raise DataError(
+            "validation_fraction must be at least 0 and below 1. "
+            f"Received: {validation_fraction}. Use 0.1, or 0 for no validation part."
+        )
+    if limit is not None and limit < 1:
+        raise DataError(
+            f"limit counts training examples. Received: {limit}. Leave it out to use all."
+        )
+    if name == "digits":
+        splits = load_digits(image_size=size, limit=limit, seed=seed)
+    elif name == "folder":
+        splits = load_folder(
+            data_dir, image_size=size, limit=limit, seed=seed, memory_limit_mb=memory_limit_mb
+        )
+    else:
+        splits = load_tfds(
+            name,
+            data_dir=data_dir,
+            image_size=size,
+            limit=limit,
+            seed=seed,
+            memory_limit_mb=memory_limit_mb,
+        )
+    train, validation = splits.train, splits.validation
+    if validation_fraction == 0.0:
+        validation = None
+    elif validation is None:
+        validation, train = train.split(validation_fraction, seed)
+    return ImageDataset(
+        name=name,
+        class_names=splits.class_names,
+        image_shape=train.image_shape,
+        train=train,
+        validation=validation,
+        test=splits.test,
+    )
+
+
+def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if image_size is None:
+        return None
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise DataError(
+            f"image_size is one side or (height, width) in pixels. Received: {image_size}. Use for "
+            "example 32."
+        )
+    return sides

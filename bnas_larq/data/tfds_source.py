@@ -1,0 +1,121 @@
+"""Any image classification set of TensorFlow Datasets, offline when prepared under `data_dir`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from bnas_larq.backend import tf
+from bnas_larq.data.examples import InMemoryExamples, data_errors, first_permuted
+from bnas_larq.data.splits import TEST_FRACTION, TEST_SEED, Splits
+from bnas_larq.data.streams import StreamedExamples
+from bnas_larq.data.tfds_builders import declared_size, find_builder, image_and_label
+from bnas_larq.data.tfds_records import Records, is_labelled, peeked_size, read_into_memory
+from bnas_larq.errors import DataError, one_line
+
+
+def load_tfds(
+    name: str,
+    *,
+    data_dir: str | None,
+    image_size: tuple[int, int] | None,
+    limit: int | None,
+    seed: int,
+    memory_limit_mb: int,
+) -> Splits:
+    """Read a TFDS data set by its name (`cifar10`, `imagenet2012`, `my_set/config:1.0.0`).
+
+    The test part is the split "test", or "validation" where "test" is missing or has no labels (as
+    in ImageNet); a data set that has neither gives a fixed fifth of its training split. A labelled
+    "validation" beside a labelled "test" becomes the validation part.
+
+    Raises:
+        DataError: unknown name, not prepared and not downloadable, no image or no class label,
+            images of differing sizes without `image_size`, damaged records.
+    """
+    builder = find_builder(name, data_dir)
+    try:
+        with data_errors():
+            return _load(builder, name, image_size, limit, seed, memory_limit_mb)
+    except tf.errors.OpError as error:
+        raise DataError(
+            f"A TFDS data set must be readable. Received: {name!r} in {builder.data_path} "
+            f"({one_line(error.message)[:200]}). Prepare the data set anew."
+        ) from error
+
+
+def _load(
+    builder: Any,
+    name: str,
+    image_size: tuple[int, int] | None,
+    limit: int | None,
+    seed: int,
+    memory_limit_mb: int,
+) -> Splits:
+    image_key, label_key = image_and_label(builder, name)
+    class_names = tuple(builder.info.features[label_key].names)
+    if len(class_names) < 2:
+        raise DataError(
+            f"A data set needs at least two classes. Received: {name} with {len(class_names)}. "
+            "Choose another one."
+        )
+    splits = {
+        split: Records(builder, split, image_key, label_key)
+        for split in builder.info.splits
+        if builder.info.splits[split].num_examples
+    }
+    if "train" not in splits:
+        raise DataError(
+            f"A data set needs a split named 'train'. Received: {name} with "
+            f"{', '.join(splits) or 'none'}. "
+            "Choose another data set or configuration."
+        )
+    if not is_labelled(splits["train"]):
+        raise DataError(
+            f"Images need labels. Received: {name}, whose training images have none. Choose a "
+            "labelled data set."
+        )
+    held_out = [
+        part for part in ("test", "validation") if part in splits and is_labelled(splits[part])
+    ]
+    size = image_size or declared_size(builder, image_key) or peeked_size(splits["train"])
+    splits = {
+        part: dataclasses.replace(records, size=size, resizes=image_size is not None)
+        for part, records in splits.items()
+    }
+    budget = Budget(memory_limit_mb * 1_000_000, size)
+    streams = {part: StreamedExamples.whole(records) for part, records in splits.items()}
+    if held_out:
+        train, test = streams["train"], streams[held_out[0]]
+    else:
+        # Cut as ranges even when memory would hold all: the test part must not depend on the memory
+        # limit.
+        test, train = streams["train"].split(TEST_FRACTION, TEST_SEED)
+    train = budget.load(train, limit, seed)
+    test = budget.load(test)
+    validation = budget.load(streams["validation"]) if len(held_out) == 2 else None
+    return Splits(class_names, train, validation, test)
+
+
+class Budget:
+    """Decides which parts are held in memory: each that still fits, in the order of asking.
+
+    Args:
+        left: bytes.
+        size: (height, width) of the images.
+    """
+
+    def __init__(self, left: int, size: tuple[int, int]):
+        self._left = left
+        self._bytes_per_image = size[0] * size[1] * 3
+
+    def load(
+        self, stream: StreamedExamples, limit: int | None = None, seed: int = 0
+    ) -> InMemoryExamples | StreamedExamples:
+        """`limit` examples of `stream` (all when None), in memory if they fit."""
+        chosen = first_permuted(stream.num_examples, limit, seed)
+        needed = len(chosen) * self._bytes_per_image
+        if needed > self._left:
+            return stream.first(limit, seed)
+        self._left -= needed
+        return read_into_memory(stream.records, stream.positions()[chosen])
