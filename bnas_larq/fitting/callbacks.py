@@ -1,0 +1,118 @@
+"""Keras callbacks of every run: the metrics log, the guard against a broken loss, progress."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bnas_larq.backend import keras
+from bnas_larq.errors import TrainingStopped
+from bnas_larq.runs import append_line
+
+
+def plain(logs: dict[str, Any] | None) -> dict[str, float]:
+    """Keras' logs as Python numbers."""
+    return {key: float(value) for key, value in (logs or {}).items()}
+
+
+class MetricsLog(keras.callbacks.Callback):
+    """Appends one JSON line per epoch: epoch, seconds, learning rate and all of Keras' metrics."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._start = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        seconds = round(time.monotonic() - self._start, 3)
+        rate = float(keras.backend.get_value(self.model.optimizer.learning_rate))
+        append_line(self.path, {"epoch": epoch, "seconds": seconds, "lr": rate, **plain(logs)})
+
+
+class StopWhenNotFinite(keras.callbacks.Callback):
+    """Stops with TrainingStopped when a loss is NaN or infinite; the last epoch's checkpoint stays.
+
+    Keras' TerminateOnNaN ends `fit` without an error, so a run would go on with broken weights.
+    """
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        for name, value in plain(logs).items():
+            if "loss" in name and not math.isfinite(value):
+                raise TrainingStopped(
+                    f"The loss must stay finite. Received: {name} = {value} in epoch {epoch + 1}. "
+                    "Lower the learning rate; checkpoints before this epoch are kept."
+                )
+
+
+class EpochHook(keras.callbacks.Callback):
+    """Calls `function(epoch, logs)` at the end of each epoch, before the checkpoint is written."""
+
+    def __init__(self, function: Callable[[int, dict[str, float]], None]) -> None:
+        super().__init__()
+        self.function = function
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.function(epoch, plain(logs))
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress(keras.callbacks.Callback):
+    """One line for each epoch with the time left; on a terminal it also moves within the epoch.
+
+    Args:
+        title: what is going on, such as `search`.
+        epochs: last epoch of the whole stage.
+        steps: steps of one epoch.
+        shown: metrics to print.
+    """
+
+    def __init__(self, title: str, epochs: int, steps: int, shown: tuple[str, ...]) -> None:
+        super().__init__()
+        self.title, self.epochs, self.steps, self.shown = title, epochs, steps, shown
+        self._done = 0
+        self._moving = sys.stderr.isatty()
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self._start = self._last = time.monotonic()
+        self._first_step: float | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._epoch = epoch
+
+    def _left(self, step: int) -> str:
+        # The first step traces and compiles the graph; it says nothing about the others.
+        if self._first_step is None or self._done < 2:
+            return "time left unknown"
+        rate = (time.monotonic() - self._first_step) / (self._done - 1)
+        remaining = (self.epochs - self._epoch) * self.steps - step
+        return f"{clock(rate * remaining)} left"
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._done += 1
+        now = time.monotonic()
+        if self._first_step is None:
+            self._first_step = now
+        if self._moving and now - self._last > 0.5:
+            self._last = now
+            where = f"epoch {self._epoch + 1}/{self.epochs}, step {batch + 1}/{self.steps}"
+            text = f"{self.title} {where}, {self._left(batch + 1)}"
+            print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        values = plain(logs)
+        parts = [f"{name} {values[name]:.4f}" for name in self.shown if name in values]
+        parts.append(self._left(self.steps))
+        line = f"{self.title} epoch {epoch + 1}/{self.epochs}: {', '.join(parts)}"
+        print(("\r\x1b[2K" if self._moving else "") + line, file=sys.stderr, flush=True)

@@ -1,0 +1,6 @@
+"""Training and evaluation of final networks."""
+
+from bnas_larq.training.evaluation import Evaluation, evaluate_network
+from bnas_larq.training.trainer import train_network
+
+__all__ = ["Evaluation", "evaluate_network", "train_network"]

@@ -1,0 +1,87 @@
+"""Evaluation of a network on labelled images: accuracies, confusion matrix, predictions."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bnas_larq.backend import keras, tf
+from bnas_larq.runs import write_atomic
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Outputs of a network on a data set, in stored order.
+
+    Attributes:
+        logits: [examples, classes].
+        labels: [examples].
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """The class with the largest logit, [examples]."""
+        return self.logits.argmax(axis=1)
+
+    def top(self, k: int) -> float:
+        """Share of examples whose label is among the k largest logits, lower classes first."""
+        order = np.argsort(-self.logits, axis=1, kind="stable")[:, :k]
+        return float(np.mean(np.any(order == self.labels[:, None], axis=1)))
+
+    def confusion(self) -> np.ndarray:
+        """Counts [true class, predicted class]."""
+        classes = self.logits.shape[1]
+        matrix = np.zeros((classes, classes), np.int64)
+        np.add.at(matrix, (self.labels, self.predictions), 1)
+        return matrix
+
+    def metrics(self) -> dict[str, float]:
+        """Accuracy, top-5 accuracy (with more than five classes), cross-entropy in nats."""
+        shifted = self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True)
+        log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        loss = -log_probabilities[np.arange(len(self.labels)), self.labels].mean()
+        top5 = {"top5_accuracy": self.top(5)} if self.logits.shape[1] > 5 else {}
+        return {"accuracy": self.top(1), **top5, "loss": float(loss), "examples": len(self.labels)}
+
+    def write_predictions(self, path: Path, class_names: Sequence[str]) -> None:
+        """CSV in stored order: index, label, prediction, confidence (softmax), correct."""
+        shifted = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
+        confidence = (shifted / shifted.sum(axis=1, keepdims=True)).max(axis=1)
+        rows = [
+            (index, class_names[label], class_names[guess], f"{sure:.6f}", int(label == guess))
+            for index, (label, guess, sure) in enumerate(
+                zip(self.labels, self.predictions, confidence, strict=True)
+            )
+        ]
+        write_atomic(path, _csv([("index", "label", "prediction", "confidence", "correct"), *rows]))
+
+    def write_confusion(self, path: Path, class_names: Sequence[str]) -> None:
+        """CSV of the confusion matrix: rows are true classes, columns predicted ones."""
+        rows = [
+            (name, *counts)
+            for name, counts in zip(class_names, self.confusion().tolist(), strict=True)
+        ]
+        write_atomic(path, _csv([("label", *class_names), *rows]))
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    return stream.getvalue()
+
+
+def evaluate_network(model: keras.Model, dataset: tf.data.Dataset) -> Evaluation:
+    """Run `model` (logits) over finite (image, label) batches."""
+    logits, labels = [], []
+    for images, targets in dataset:
+        logits.append(model.predict_on_batch(images))
+        labels.append(np.asarray(targets))
+    return Evaluation(np.concatenate(logits), np.concatenate(labels).astype(np.int64))

@@ -1,0 +1,110 @@
+"""Training of a final network: the recipe's optimizer and schedule, drop-path, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bnas_larq.backend import keras, tf
+from bnas_larq.fitting.callbacks import Progress
+from bnas_larq.fitting.resume import resumable_fit
+from bnas_larq.layers.cells import DropPath
+from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
+from bnas_larq.recipe import TrainSettings
+from bnas_larq.runs import Checkpoints
+from bnas_larq.training.schedules import OneCycleMomentum, learning_rate
+
+
+class DropPathSchedule(keras.callbacks.Callback):
+    """Raises all drop-path layers' rate from 0 to `rate` over `steps`, and tells them the step.
+
+    Both follow the optimizer's own step counter, so a resumed training draws the same masks.
+    """
+
+    def __init__(self, rate: float, steps: int) -> None:
+        super().__init__()
+        self.rate, self.steps = rate, steps
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        layers = [layer for layer in self.model.layers if isinstance(layer, DropPath)]
+        self.controls = list({id(layer.control): layer.control for layer in layers}.values())
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        step = int(self.model.optimizer.iterations)
+        for control in self.controls:
+            control.step.assign(step)
+            control.rate.assign(self.rate * min(1.0, step / self.steps))
+
+
+def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """SGD (with the momentum of the one-cycle policy) or Adam, both with coupled L2 decay."""
+    rate = learning_rate(settings, steps_per_epoch)
+    decay = {"l2": settings.weight_decay, "clip_norm": settings.clip_norm}
+    if settings.optimizer == "adam":
+        return CoupledAdam(rate, **decay)
+    schedule = None
+    if settings.schedule == "one-cycle":
+        schedule = OneCycleMomentum(settings.epochs * steps_per_epoch)
+    return CoupledSGD(rate, momentum=settings.momentum, momentum_schedule=schedule, **decay)
+
+
+def make_loss(settings: TrainSettings, num_classes: int) -> keras.losses.Loss:
+    """Cross-entropy on logits and integer labels, smoothed if the recipe says so."""
+    if not settings.label_smoothing:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    smooth = keras.losses.CategoricalCrossentropy(
+        from_logits=True, label_smoothing=settings.label_smoothing
+    )
+
+    def smoothed_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        return smooth(tf.one_hot(tf.cast(tf.reshape(labels, [-1]), tf.int32), num_classes), logits)
+
+    return smoothed_cross_entropy
+
+
+def train_network(
+    model: keras.Model,
+    settings: TrainSettings,
+    dataset: Callable[[int], tf.data.Dataset],
+    steps_per_epoch: int,
+    *,
+    validation_data: tf.data.Dataset | None,
+    folder: Path,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> None:
+    """Train `model` to the last epoch, from the newest checkpoint in `folder` if there is one.
+
+    Args:
+        model: built with drop-path layers if the recipe's `drop_path` is above 0.
+        dataset: (image, label) batches from the first one of a given epoch on.
+        validation_data: evaluated after each epoch; never the test split.
+        folder: gets metrics.jsonl and checkpoints/.
+
+    Raises:
+        TrainingStopped: the loss is no longer finite.
+    """
+    model.compile(
+        optimizer=make_optimizer(settings, steps_per_epoch),
+        loss=make_loss(settings, model.output_shape[-1]),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+    )
+    resumable_fit(
+        model,
+        dataset,
+        steps_per_epoch=steps_per_epoch,
+        epochs=settings.epochs,
+        checkpoints=Checkpoints(folder / "checkpoints"),
+        log=folder / "metrics.jsonl",
+        optimizers={"optimizer": (model.optimizer, model.trainable_variables)},
+        validation_data=validation_data,
+        callbacks=[
+            DropPathSchedule(settings.drop_path, settings.epochs * steps_per_epoch),
+            Progress(
+                "train",
+                settings.epochs,
+                steps_per_epoch,
+                ("loss", "accuracy", "val_loss", "val_accuracy"),
+            ),
+            *callbacks,
+        ],
+    )
