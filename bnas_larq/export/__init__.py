@@ -1,0 +1,1 @@
+"""Export to Larq Compute Engine: conversion, a look into the file, comparison with Keras."""

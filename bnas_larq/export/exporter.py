@@ -1,0 +1,103 @@
+"""Export as one step: convert, inspect, compare with Keras, write, and report in plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnas_larq.backend import keras
+from bnas_larq.errors import ExportError
+from bnas_larq.export.converter import convert
+from bnas_larq.export.inspect import read_convolutions
+from bnas_larq.export.padding import overhangs
+from bnas_larq.export.parity import check_parity
+from bnas_larq.layers.convolutions import SymmetricQuantConv2D
+from bnas_larq.runs import write_atomic
+
+
+def export_network(
+    model: keras.Model,
+    path: str | Path,
+    images: np.ndarray,
+    *,
+    overwrite: bool = False,
+    on_image: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Write a network as a `.tflite` file for Larq Compute Engine, checked against Keras.
+
+    Args:
+        model: the trained network.
+        path: file to write; nothing is written unless conversion and comparison succeed.
+        images: float32 [number, height, width, channels], preprocessed as for the model.
+        overwrite: replace an existing file.
+        on_image: called with the number of images compared so far.
+
+    Returns:
+        A report that can be written as JSON: `file` (name), `bytes`, `sha256`, `convolutions` (one
+        object for each convolution and dense layer of the file, see `ConvolutionRecord`),
+        `binary_convolutions` and `float_convolutions` (their numbers, dense layers left out),
+        `not_binary_because` (layer name → reason), `exact_padding` (layers treated by
+        `bnas_larq.export.padding`), `parity` (see `Parity`).
+
+    Raises:
+        ExportError: the file exists (without `overwrite`), the model cannot be converted, or the
+            file does not run.
+        RunError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise ExportError(
+            f"Nothing is overwritten unasked. Received: {path}, which exists. "
+            "Choose another file or add --overwrite."
+        )
+    content = convert(model)
+    records = read_convolutions(content, model)
+    parity = check_parity(model, content, images, on_image=on_image)
+    write_atomic(path, content)
+    layers = {layer.name: layer for layer in model.layers}
+    binary = {record.name for record in records if record.binary}
+    convolutions = [record for record in records if record.kind != "dense"]
+    return {
+        "file": path.name,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "binary_convolutions": sum(record.binary for record in convolutions),
+        "float_convolutions": sum(not record.binary for record in convolutions),
+        "not_binary_because": {
+            record.name: why_not_binary(layers.get(record.name))
+            for record in records
+            if record.name not in binary
+        },
+        "exact_padding": [layer.name for layer in model.layers if overhangs(layer)],
+        "parity": dataclasses.asdict(parity),
+        "convolutions": [dataclasses.asdict(record) for record in records],
+    }
+
+
+def why_not_binary(layer: keras.layers.Layer | None) -> str:
+    """Why a convolution or dense layer is not 1-bit in the file, from the Keras layer alone."""
+    if layer is None:
+        return "its Keras layer is not known"
+    if getattr(layer, "kernel_quantizer", None) is None:
+        return "full precision by design: it has no kernel quantizer (stem, shortcut, classifier)"
+    behind = (
+        getattr(layer.inbound_nodes[0], "inbound_layers", None) if layer.inbound_nodes else None
+    )
+    if isinstance(layer, SymmetricQuantConv2D) or isinstance(behind, keras.layers.ZeroPadding2D):
+        return "zeros are padded behind the sign, neither +1 nor -1; build it with padding='same'"
+    if layer.input_quantizer is None:
+        return "its input is not quantised: it has no input quantizer"
+    if getattr(layer, "groups", 1) != 1:
+        return f"it has {layer.groups} groups; Larq Compute Engine has no grouped 1-bit convolution"
+    if not isinstance(layer, keras.layers.Conv2D):
+        return "Larq Compute Engine has 1-bit kernels for ordinary convolutions only"
+    if keras.backend.get_value(layer.pad_values) not in (0, 1):
+        return f"it pads with {keras.backend.get_value(layer.pad_values)}; 0 and 1 export"
+    return (
+        "its quantised input is not ±1, or its kernel not ±scale with one scale per output channel"
+    )

@@ -1,0 +1,223 @@
+"""Looks into an exported file: which convolutions are 1-bit there, and which layers they were.
+
+LCE cuts tensor names at 50 characters and names a fused operation after its activation, so names
+alone do not tell the layer. The signs of a kernel do: they survive bit packing, transposition and a
+scale folded into the kernel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bnas_larq.backend import keras, lq
+from bnas_larq.errors import ExportError, one_line
+from bnas_larq.export.engine import compute_engine
+
+#: What a reader of a damaged flatbuffer runs into: offsets that point outside or elsewhere.
+_DAMAGE = (
+    struct.error,
+    IndexError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvolutionRecord:
+    """One convolution of an exported file.
+
+    Attributes:
+        name: the Keras layer's name, or the tensor's name where `named_by` is `"tensor"`.
+        binary: whether it is a 1-bit operation (LceBconv2d) in the file.
+        kind: `"convolution"`, `"depthwise"` or `"dense"`.
+        kernel: kernel shape in Keras' order: height, width, input channels (of one group), output
+            channels.
+        bytes: size of its kernel in the file.
+        named_by: how the name was found: `"kernel"` (its signs), `"order"` (first unnamed layer
+            with a kernel of this shape) or `"tensor"` (no model given, or no layer fits).
+    """
+
+    name: str
+    binary: bool
+    kind: str
+    kernel: tuple[int, int, int, int]
+    bytes: int
+    named_by: str
+
+
+def read_convolutions(tflite: bytes, model: keras.Model | None = None) -> list[ConvolutionRecord]:
+    """List the convolutions and dense layers of an exported file, in the file's order of execution.
+
+    Args:
+        tflite: the file's content.
+        model: the Keras model it was made from, to name the layers.
+
+    Raises:
+        ExportError: the bytes are no `.tflite` file, or a damaged one.
+    """
+    found = [operator for operator in _read(tflite) if "signs" in operator]
+    names: list[str | None] = [None] * len(found)
+    how = ["kernel"] * len(found)
+    layers = _convolution_layers(model)
+    for by, wanted in (("kernel", "signs"), ("order", "shape")):
+        for index, operator in enumerate(found):
+            if names[index] is not None:
+                continue
+            fitting = [
+                name for name, kernel in layers.items() if kernel[wanted] == operator[wanted]
+            ]
+            if fitting:
+                names[index], how[index] = fitting[0], by
+                del layers[fitting[0]]
+    return [
+        ConvolutionRecord(
+            name=names[index] or operator["tensor"],
+            binary=operator["binary"],
+            kind=operator["kind"],
+            kernel=operator["shape"],
+            bytes=operator["bytes"],
+            named_by=how[index] if names[index] else "tensor",
+        )
+        for index, operator in enumerate(found)
+    ]
+
+
+def custom_operations(tflite: bytes) -> list[str]:
+    """Names of all operations in an exported file that are not TensorFlow Lite's own, sorted.
+
+    Raises:
+        ExportError: the bytes are no `.tflite` file, or a damaged one.
+    """
+    return sorted({operator["custom"] for operator in _read(tflite) if operator["custom"]})
+
+
+def _read(tflite: bytes) -> list[dict[str, Any]]:
+    try:
+        return list(_operators(tflite))
+    except _DAMAGE as error:
+        raise ExportError(
+            f"A .tflite file must be an intact flatbuffer. Received: {len(tflite)} bytes "
+            f"({one_line(error)}). "
+            "Export the network again."
+        ) from error
+
+
+def _convolution_layers(model: keras.Model | None) -> dict[str, dict[str, Any]]:
+    """Kernel shape and signs of every convolution and dense layer of a model, in its own order."""
+    layers = {}
+    with lq.context.quantized_scope(True):
+        for layer in model.layers if model is not None else ():
+            if isinstance(layer, keras.layers.DepthwiseConv2D):
+                kernel = keras.backend.get_value(layer.depthwise_kernel)
+                kernel = kernel.reshape(*kernel.shape[:2], 1, -1)
+            elif isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
+                kernel = keras.backend.get_value(layer.kernel)
+                kernel = kernel.reshape((1,) * (4 - kernel.ndim) + kernel.shape)
+            else:
+                continue
+            layers[layer.name] = {"shape": kernel.shape, "signs": _signs(kernel)}
+    return layers
+
+
+def _signs(kernel: np.ndarray) -> str:
+    """Digest of a kernel's shape and signs, with each output channel's first weight taken as
+    positive, so that neither a folded scale nor its sign matters."""
+    positive = kernel >= 0
+    positive = positive ^ ~positive.reshape(-1, kernel.shape[-1])[0]
+    return f"{kernel.shape} {hashlib.sha256(np.packbits(positive).tobytes()).hexdigest()}"
+
+
+def _operators(tflite: bytes) -> Iterator[dict[str, Any]]:
+    """The operations of a flatbuffer: `custom` (name or "") of each, and of those with a kernel
+    also its output's `tensor` name, `binary`, `kind`, its kernel's `shape` as in Keras, `signs` and
+    `bytes`.
+
+    The whole file is walked, every constant included, so that a truncated file is noticed before an
+    interpreter gets it: LCE's does not verify its input, it dies.
+    """
+    compute_engine()
+    from larq_compute_engine.mlir.python import tflite_schema as schema
+
+    if tflite[4:8] != b"TFL3":
+        raise ValueError("no TFL3 mark")
+    model = schema.Model.GetRootAs(tflite, 0)
+    codes = [
+        model.OperatorCodes(index) for index in range(_bounded(model.OperatorCodesLength(), tflite))
+    ]
+    buffers = [
+        _constant(model.Buffers(index)) for index in range(_bounded(model.BuffersLength(), tflite))
+    ]
+    if model.SubgraphsLength() < 1 or not buffers:
+        raise ValueError("no graph in it")
+    graph = model.Subgraphs(0)
+    tensors = [graph.Tensors(index) for index in range(_bounded(graph.TensorsLength(), tflite))]
+    shapes = [tuple(np.atleast_1d(tensor.ShapeAsNumpy()).tolist()) for tensor in tensors]
+    kinds = {
+        schema.BuiltinOperator.CONV_2D: "convolution",
+        schema.BuiltinOperator.DEPTHWISE_CONV_2D: "depthwise",
+        schema.BuiltinOperator.FULLY_CONNECTED: "dense",
+    }
+    for index in range(_bounded(graph.OperatorsLength(), tflite)):
+        operator = graph.Operators(index)
+        code = codes[operator.OpcodeIndex()]
+        custom = (code.CustomCode() or b"").decode()
+        inputs, outputs = operator.InputsAsNumpy(), operator.OutputsAsNumpy()
+        options = operator.CustomOptionsAsNumpy() if operator.CustomOptionsLength() else None
+        binary = custom == "LceBconv2d"
+        kind = "convolution" if binary else kinds.get(code.BuiltinCode())
+        content = buffers[tensors[inputs[1]].Buffer()] if kind else b""
+        if not content:  # also a kernel that is computed in the file, which is no layer's
+            yield {"custom": custom}
+            continue
+        shape = shapes[inputs[1]]
+        kernel = _unpacked(content, shape, options) if binary else _floats(content, shape, kind)
+        yield {
+            "custom": custom,
+            "tensor": tensors[outputs[0]].Name().decode(),
+            "binary": binary,
+            "kind": kind,
+            "shape": kernel.shape,
+            "signs": _signs(kernel),
+            "bytes": len(content),
+        }
+
+
+def _bounded(length: int, tflite: bytes) -> int:
+    """A vector's length, unless the file is too short for so many entries of four bytes."""
+    if not 0 <= 4 * length <= len(tflite):
+        raise ValueError("a list longer than the file")
+    return length
+
+
+def _constant(buffer: Any) -> bytes:
+    return buffer.DataAsNumpy().tobytes() if buffer.DataLength() else b""
+
+
+def _floats(content: bytes, shape: tuple[int, ...], kind: str) -> np.ndarray:
+    """A float kernel [out, height, width, in] (depthwise [1, height, width, out], dense [out, in])
+    in Keras' order."""
+    kernel = np.frombuffer(content, np.float32).reshape(shape)
+    if kind == "depthwise":
+        return kernel.transpose(1, 2, 0, 3)
+    return np.moveaxis(kernel.reshape(shape[0], *(1,) * (4 - len(shape)), *shape[1:]), 0, -1)
+
+
+def _unpacked(content: bytes, shape: tuple[int, ...], options: np.ndarray | None) -> np.ndarray:
+    """The ±1 kernel in Keras' order of a bit-packed one [out, height, width, ⌈in/32⌉]: bit i of a
+    32-bit word is input channel i, and set where the weight is negative."""
+    from flatbuffers import flexbuffers
+
+    channels = int(flexbuffers.Loads(options.tobytes())["channels_in"])
+    words = np.frombuffer(content, "<u4").reshape(shape)
+    bits = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")[..., :channels]
+    return np.moveaxis(1.0 - 2.0 * bits.astype(np.float32), 0, -1)

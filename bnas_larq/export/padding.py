@@ -1,0 +1,83 @@
+"""Exact zero padding for small feature maps, which Larq Compute Engine's fast kernels get wrong.
+
+Observed with LCE 0.16 (default kernels, x86): a zero-padded binary convolution is wrong near both
+borders as soon as its dilated kernel is larger than the feature map — 5×5 with dilation 2 (9
+pixels) on 8×8, 5×5 on 4×4, everything but 1×1 on 2×2. `use_reference_bconv=True` and `pad_values=1`
+are right everywhere. Padding with +1 instead, which costs a binary kernel nothing, and subtracting
+what the ones add is the same function: the surplus does not depend on the image, so it is one
+constant of the output's height × width × channels.
+"""
+
+from __future__ import annotations
+
+from bnas_larq.backend import keras, lq, tf
+
+
+def overhangs(layer: keras.layers.Layer) -> bool:
+    """Whether it is a zero-padded binary convolution whose dilated kernel is larger than its input
+    is high or wide."""
+    if (
+        type(layer) is not lq.layers.QuantConv2D
+        or layer.padding != "same"
+        or layer.groups != 1
+        or layer.input_quantizer is None
+        or layer.kernel_quantizer is None
+        or keras.backend.get_value(layer.pad_values) != 0
+    ):
+        return False
+    _, *sizes, _ = layer.input_shape
+    reach = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)]
+    return any(r > size for r, size in zip(reach, sizes, strict=True))
+
+
+class _OnePaddedConv2D(lq.layers.QuantConv2D):
+    """A zero-padded binary convolution, computed as the one-padded one minus a constant.
+
+    Lives only while a network is exported.
+
+    Input shape: [1, height, width, channels]. Output shape: as of the layer it stands for.
+    """
+
+    surplus: tf.Tensor | float = 0.0
+
+    def __init__(self, *args, activation=None, pad_values=0.0, **kwargs) -> None:
+        super().__init__(*args, pad_values=1.0, **kwargs)
+        self.after = keras.activations.get(activation)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        outputs = super().call(inputs)
+        # LCE folds a constant that is added to a convolution into its bias without looking at the
+        # shape, and its kernels then refuse the file. The reshape, which costs nothing, keeps the
+        # two apart.
+        flat = tf.reshape(outputs, [-1, outputs.shape[1] * outputs.shape[2], outputs.shape[3]])
+        return self.after(tf.reshape(flat - self.surplus, [-1, *outputs.shape[1:]]))
+
+    def match(self, original: lq.layers.QuantConv2D) -> None:
+        """Measure the surplus on a picture of ones; any picture gives the same."""
+        probe = tf.ones([1, *original.input_shape[1:]])
+        one_padded = super().call(probe)
+        linear = type(original).from_config({**original.get_config(), "activation": None})
+        linear.build(probe.shape)
+        linear.set_weights(original.get_weights())
+        surplus = one_padded - linear(probe)
+        self.surplus = tf.reshape(surplus, [1, -1, surplus.shape[-1]])
+
+
+def with_exact_padding(model: keras.Model) -> tuple[keras.Model, list[str]]:
+    """The model in a form that all of LCE's kernels compute rightly, and the layers that changed.
+
+    The model itself is returned when nothing needs to change, and always stays as it was.
+    """
+    names = [layer.name for layer in model.layers if overhangs(layer)]
+    if not names:
+        return model, []
+
+    def replacement(layer: keras.layers.Layer) -> keras.layers.Layer:
+        kind = _OnePaddedConv2D if layer.name in names else type(layer)
+        return kind.from_config(layer.get_config())
+
+    clone = keras.models.clone_model(model, clone_function=replacement)
+    clone.set_weights(model.get_weights())
+    for name in names:
+        clone.get_layer(name).match(model.get_layer(name))
+    return clone, names

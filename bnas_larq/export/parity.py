@@ -1,0 +1,119 @@
+"""Compares an exported file with its Keras model, image by image, in LCE's own interpreter."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from bnas_larq.backend import keras
+from bnas_larq.errors import ExportError, one_line
+from bnas_larq.export.engine import compute_engine, quiet
+from bnas_larq.export.inspect import read_convolutions
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """How far a file and its Keras model agree.
+
+    Attributes:
+        images: number of images compared.
+        max_abs_difference: largest difference of any output.
+        mean_abs_difference: mean difference over all outputs.
+        max_abs_output: largest output of Keras, to judge the differences by.
+        equal_predictions: share of images, 0 to 1, with the same arg-max.
+    """
+
+    images: int
+    max_abs_difference: float
+    mean_abs_difference: float
+    max_abs_output: float
+    equal_predictions: float
+
+
+def check_parity(
+    model: keras.Model,
+    tflite: bytes,
+    images: np.ndarray,
+    *,
+    batch: int = 32,
+    threads: int = 2,
+    on_image: Callable[[int], None] | None = None,
+) -> Parity:
+    """Run images through the file and through Keras, and compare the outputs.
+
+    The file runs with LCE's default kernels, those a device uses, not with its reference ones. On
+    x86 they are not optimised: never take the time this needs for a device's latency.
+
+    Args:
+        model: the Keras model.
+        tflite: the file's content.
+        images: float32 [number, height, width, channels], preprocessed as for the model.
+        batch: images per Keras call; the file takes one at a time.
+        threads: threads of the interpreter.
+        on_image: called with the number of images done after each image.
+
+    Raises:
+        ExportError: no image, an image of another shape, a damaged file, or outputs of another
+            shape or not finite.
+    """
+    images = np.asarray(images, np.float32)
+    expected = tuple(model.input_shape[1:])
+    if images.ndim != 4 or len(images) == 0 or images.shape[1:] != expected:
+        raise ExportError(
+            f"The comparison needs images of shape [number, {', '.join(map(str, expected))}]. "
+            f"Received: {images.shape}. Give the images preprocessed as for training."
+        )
+    keras_outputs = np.concatenate(
+        [
+            np.asarray(model(images[start : start + batch], training=False))
+            for start in range(0, len(images), batch)
+        ]
+    )
+    file_outputs = _run(tflite, images, threads, on_image)
+    if file_outputs.shape != keras_outputs.shape:
+        raise ExportError(
+            f"The file must give the model's outputs {keras_outputs.shape}. "
+            f"Received: {file_outputs.shape}. "
+            "Compare it with the model it was exported from."
+        )
+    if not (np.isfinite(keras_outputs).all() and np.isfinite(file_outputs).all()):
+        source = "the file" if np.isfinite(keras_outputs).all() else "the Keras model"
+        raise ExportError(
+            f"A comparison needs finite outputs. Received: NaN or infinity from {source}. "
+            "Train the network again."
+        )
+    difference = np.abs(keras_outputs.astype(np.float64) - file_outputs)
+    flat = (len(images), -1)
+    equal = keras_outputs.reshape(flat).argmax(1) == file_outputs.reshape(flat).argmax(1)
+    return Parity(
+        images=len(images),
+        max_abs_difference=float(difference.max()),
+        mean_abs_difference=float(difference.mean()),
+        max_abs_output=float(np.abs(keras_outputs).max()),
+        equal_predictions=float(equal.mean()),
+    )
+
+
+def _run(
+    tflite: bytes, images: np.ndarray, threads: int, on_image: Callable[[int], None] | None
+) -> np.ndarray:
+    """Outputs [number, …] of a file for images, one at a time."""
+    engine = compute_engine()
+    read_convolutions(tflite)  # refuses a truncated file, on which the interpreter would die
+    try:
+        with quiet():
+            interpreter = engine.testing.Interpreter(tflite, num_threads=threads)
+        outputs = []
+        for index in range(len(images)):
+            outputs.append(interpreter.predict(images[index : index + 1]))
+            if on_image is not None:
+                on_image(index + 1)
+    except (RuntimeError, ValueError) as error:
+        raise ExportError(
+            "An exported file must run in Larq Compute Engine's interpreter. "
+            f"Received: {one_line(error)}. "
+            "Export the network again."
+        ) from error
+    return np.concatenate(outputs)

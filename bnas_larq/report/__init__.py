@@ -1,0 +1,1 @@
+"""Pictures of cells and runs, and the report that gathers them in one HTML file."""

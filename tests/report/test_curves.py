@@ -1,0 +1,80 @@
+"""Curves from the rows of a run folder, whole, short and damaged."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from bnas_larq.report.curves import (
+    save_alpha_history,
+    save_confusion,
+    save_search_curves,
+    save_training_curves,
+)
+from bnas_larq.spaces import SearchSpace
+
+OPERATIONS = SearchSpace.bnas().normal
+
+
+def search_rows(epochs):
+    """Rows of search/metrics.jsonl."""
+    shares = {f"share_{name}": 1 / len(OPERATIONS) for name in OPERATIONS}
+    numbers = {"loss": 2.0, "accuracy": 0.3, "alpha_loss": 2.1, "alpha_accuracy": 0.2}
+    return [
+        {"epoch": epoch, **numbers, "entropy": 1.9, "diversity_weight": math.exp(-epoch), **shares}
+        for epoch in range(epochs)
+    ]
+
+
+def alpha_rows(epochs, edges=14):
+    """Rows of search/alphas.jsonl."""
+    alphas = np.random.default_rng(0).normal(size=(epochs, 2, edges, len(OPERATIONS))).tolist()
+    return [{"epoch": e, "normal": a[0], "reduce": a[1]} for e, a in enumerate(alphas)]
+
+
+def training_rows(epochs):
+    """Rows of train/metrics.jsonl, with holes as a crash or a diverging run leaves them."""
+    rows = [
+        {"epoch": e, "loss": 1.0, "accuracy": 0.5, "val_accuracy": 0.4, "lr": 0.1}
+        for e in range(epochs)
+    ]
+    rows[0]["val_loss"] = None
+    rows[-1]["loss"] = math.nan
+    return rows
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+def test_curves_are_png_files(tmp_path, epochs):
+    paths = [
+        save_search_curves(search_rows(epochs), tmp_path),
+        save_alpha_history(alpha_rows(epochs), OPERATIONS, tmp_path),
+        save_training_curves(training_rows(epochs), tmp_path),
+        save_confusion(np.eye(3) * 7, ["a", "b$", "<c>"], tmp_path),
+    ]
+    assert [path.name for path in paths] == [
+        "search_curves.png",
+        "alphas.png",
+        "train_curves.png",
+        "confusion.png",
+    ]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_curves_are_the_same_each_time(tmp_path):
+    first = save_search_curves(search_rows(3), tmp_path / "a").read_bytes()
+    assert first == save_search_curves(search_rows(3), tmp_path / "b").read_bytes()
+
+
+def test_nothing_to_draw_draws_nothing(tmp_path):
+    assert save_search_curves([], tmp_path) is None
+    assert save_alpha_history([], OPERATIONS, tmp_path) is None
+    assert save_training_curves([], tmp_path) is None
+    assert save_confusion([], [], tmp_path) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_classes_and_other_cells_are_drawn(tmp_path):
+    assert save_confusion(np.eye(60), [f"class {i}" for i in range(60)], tmp_path)
+    assert save_alpha_history(alpha_rows(2, edges=5), OPERATIONS, tmp_path)
