@@ -1,0 +1,137 @@
+"""`bnas-larq doctor`: what is installed, on which machine, and whether it fits together.
+
+The first thing to paste into a question. Bounds are read from the installed metadata, so that
+setup.py stays the only place that states them.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from importlib import metadata
+
+import click
+
+from bnas_larq.errors import BnasLarqError, one_line
+
+#: Shown in any case, also when bnas-larq itself was never installed (a plain checkout).
+SHOWN = (
+    "tensorflow",
+    "tf-keras",
+    "keras",
+    "numpy",
+    "protobuf",
+    "larq",
+    "larq-zoo",
+    "larq-compute-engine",
+    "tensorflow-datasets",
+    "keras-tuner",
+    "pydantic",
+)
+
+
+def misfits(root: str = "bnas-larq") -> list[str]:
+    """What the installed distribution `root`, and all it needs, requires but does not find.
+
+    Each is a text such as `larq-zoo needs protobuf<3.21, found 5.29.1`. Extras are left out.
+    """
+    from packaging.requirements import Requirement
+
+    found, seen, waiting = [], set(), [root]
+    while waiting:
+        owner = waiting.pop()
+        if owner in seen:
+            continue
+        seen.add(owner)
+        for requirement in map(Requirement, _requires(owner)):
+            if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+                continue
+            version = _version(requirement.name)
+            if version is None or not requirement.specifier.contains(version, prereleases=True):
+                wanted = f"{requirement.name}{requirement.specifier}"
+                found.append(f"{owner} needs {wanted}, found {version or 'nothing'}")
+            else:
+                waiting.append(requirement.name)
+    return sorted(found)
+
+
+@click.command()
+def command() -> None:
+    """Versions, machine, and whether everything fits together. Exit code 2 if it does not."""
+    problems = []
+
+    def line(label: str, value: object) -> None:
+        click.echo(f"{label:22} {value}")
+
+    line("bnas-larq", _version("bnas-larq") or "not installed (running from a checkout)")
+    line("Python", f"{platform.python_version()} ({sys.executable})")
+    if not (3, 10) <= sys.version_info[:2] < (3, 13):
+        problems.append(f"Python {platform.python_version()} is not 3.10 to 3.12")
+    for name in SHOWN:
+        line(name, _version(name) or "not installed")
+    if _version("bnas-larq"):
+        problems += misfits()
+
+    line("Keras generation", _keras_generation(problems))
+    line("LCE", _compute_engine(problems))
+    line("system", f"{platform.system()} {platform.release()} {platform.machine()}")
+    line("cores", _cores())
+    line("memory", _memory())
+    line("free disk here", f"{shutil.disk_usage(os.curdir).free / 1e9:.1f} GB")
+    if problems:
+        raise BnasLarqError(
+            f"All parts must fit together. Received: {'; '.join(problems)}. "
+            "Install bnas-larq again in a new virtual environment: "
+            "plain `pip install` picks a set that fits."
+        )
+    line("verdict", "everything fits together")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _requires(name: str) -> list[str]:
+    try:
+        return metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def _keras_generation(problems: list[str]) -> str:
+    try:
+        from bnas_larq.backend import tf
+    except (BnasLarqError, ImportError) as error:
+        problems.append(one_line(error))
+        return "none that Larq can use"
+    devices = ", ".join(device.device_type for device in tf.config.list_physical_devices())
+    # backend.py has just made sure that tf.keras is tf-keras
+    return f"2 (tf-keras {_version('tf-keras')}) on {devices}"
+
+
+def _compute_engine(problems: list[str]) -> str:
+    try:
+        import larq_compute_engine
+    except ImportError as error:
+        problems.append(
+            f"larq-compute-engine cannot be imported ({one_line(error)}), export needs it"
+        )
+        return "cannot be imported"
+    return f"importable ({larq_compute_engine.__version__})"
+
+
+def _cores() -> str:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{usable} of {os.cpu_count()} usable"
+
+
+def _memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB"
+    except (AttributeError, ValueError, OSError):
+        return "unknown"

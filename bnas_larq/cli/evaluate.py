@@ -1,0 +1,23 @@
+"""`bnas-larq evaluate`: a trained run in, its test accuracy out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def command(run: Path) -> None:
+    """Evaluate the network of the folder RUN on the test split; writes predictions.csv and confusion.csv.
+
+    The test split is touched once: a run that was evaluated before answers with its stored result.
+    """
+    from bnas_larq.cli.workflow import open_workflow
+
+    workflow = open_workflow(run)
+    workflow.evaluate()
+    workflow.report()
+    click.echo(json.dumps(workflow.folder.facts("evaluate")["test"]))

@@ -1,0 +1,167 @@
+"""`bnas-larq`: the list of commands, and the one place that turns errors into exit codes.
+
+`bnas-larq --help` answers at once because nothing heavy is imported here: a command's module is
+loaded when that command is called.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from bnas_larq.cli.groups import LazyCommand, LazyGroup
+from bnas_larq.errors import BnasLarqError, one_line
+
+#: Exit codes: what the user can mend, and Ctrl-C as shells count it.
+USER_ERROR, INTERRUPTED = 2, 130
+
+#: In the order of work. The module holds a click command named `command`.
+COMMANDS = {
+    "run": LazyCommand(
+        "bnas_larq.cli.run", "The whole way of a recipe: search, train, evaluate, export."
+    ),
+    "search": LazyCommand("bnas_larq.cli.search", "Search a cell: images in, genotype out."),
+    "train": LazyCommand("bnas_larq.cli.train", "Train the network of a genotype."),
+    "evaluate": LazyCommand(
+        "bnas_larq.cli.evaluate", "Accuracy of a run's network on the test split."
+    ),
+    "export": LazyCommand(
+        "bnas_larq.cli.export", "Write a run's network as .tflite and check it against Keras."
+    ),
+    "report": LazyCommand(
+        "bnas_larq.cli.report", "Draw a run's cells and curves, and write its HTML report."
+    ),
+    "recipes": LazyCommand(
+        "bnas_larq.cli.recipes", "List the recipes that ship with bnas-larq, or show one."
+    ),
+    "doctor": LazyCommand(
+        "bnas_larq.cli.doctor", "Versions, machine, and whether everything fits together."
+    ),
+}
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from importlib import metadata
+
+    try:
+        version = metadata.version("bnas-larq")
+    except metadata.PackageNotFoundError:
+        version = "unknown (not installed: running from a checkout)"
+    click.echo(f"bnas-larq {version}")
+    ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    registry=COMMANDS,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+@click.option(
+    "--plugin",
+    "plugins",
+    metavar="MODULE",
+    multiple=True,
+    help="Import your own Python module first, which registers operations. Repeatable.",
+)
+@click.pass_context
+def cli(ctx: click.Context, plugins: Sequence[str]) -> None:
+    """Search, train and deploy networks whose weights and activations are single bits.
+
+    Start with: bnas-larq run quickstart
+    """
+    for plugin in plugins:
+        _import_plugin(plugin)
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def _import_plugin(name: str) -> None:
+    """Import a user's module by its dotted name; modules in the current directory are found too."""
+    if os.getcwd() not in sys.path:
+        # A console script lacks this entry. At the end, so that no file here hides a package.
+        sys.path.append(os.getcwd())
+    try:
+        importlib.import_module(name)
+    except BnasLarqError:
+        raise
+    except Exception as error:  # whatever a foreign module raises is the user's to mend
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = "" if "importlib" in place.filename else f", {place.filename} line {place.lineno}"
+        raise BnasLarqError(
+            "A plugin must be a Python module that can be imported. "
+            f"Received: {name!r} ({type(error).__name__}: {one_line(error)}{where}). "
+            "Give its dotted name, from the current directory or installed."
+        ) from error
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run `bnas-larq` with `args` (default: the command line's) and return its exit code.
+
+    0 success; 2 something the user can mend, told in one line on stderr; 130 interrupted.
+    Anything else is a bug and keeps its traceback. Commands return nothing or an exit code.
+    """
+    # Before TensorFlow is first imported: fewer lines of log, and Keras 2 for Larq.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    try:
+        result = cli.main(args, prog_name="bnas-larq", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except BnasLarqError as error:
+        return _fail(error)
+    except click.UsageError as error:
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+            error.show()  # a group called without a command: its help is the answer
+            return USER_ERROR
+        path = error.ctx.command_path if error.ctx else "bnas-larq"
+        message = one_line(error.format_message())
+        end = "" if message.endswith((".", "?")) else "."
+        return _fail(f"{message}{end} See `{path} --help`.")
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        return _fail(
+            "Interrupted. A run keeps what it reached: "
+            "repeat the command with --resume to go on from there.",
+            INTERRUPTED,
+        )
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            return _fail(
+                f"The disk is full ({one_line(error)}). "
+                "Free space, then repeat the command with --resume."
+            )
+        if error.errno in _NOT_ALLOWED:
+            return _fail(
+                "Files must be readable and folders writable. "
+                f"Received: {one_line(error)}. Check the permissions or choose another folder."
+            )
+        raise
+
+
+def _fail(message: object, code: int = USER_ERROR) -> int:
+    click.echo(f"Error: {one_line(message)}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""`bnas-larq recipes`: which recipes ship, and what each says with every default filled in."""
+
+from __future__ import annotations
+
+import click
+import yaml
+
+from bnas_larq.cli.groups import HintingGroup
+from bnas_larq.errors import RecipeError, one_line
+from bnas_larq.resources import recipe_names, recipe_path
+
+
+@click.group(cls=HintingGroup)
+def command() -> None:
+    """List the recipes that ship with bnas-larq, or show one."""
+
+
+@command.command("list")
+def list_recipes() -> None:
+    """Names and descriptions of the shipped recipes."""
+    names = recipe_names()
+    width = max(map(len, names), default=0)
+    for name in names:
+        click.echo(f"{name:{width}}  {_description(name)}")
+
+
+@command.command("show", short_help="Print one as it would run.")
+@click.argument("recipe")
+def show(recipe: str) -> None:
+    """Print RECIPE as it would run, every default filled in.
+
+    RECIPE is a shipped name or the path of a YAML file.
+    """
+    # pydantic, which typed recipes need, is slow to import
+    from bnas_larq.recipe import load_recipe
+
+    click.echo(load_recipe(recipe).to_yaml(), nl=False)
+
+
+def _description(name: str) -> str:
+    """The recipe's own `description`, read without the cost of resolving the recipe."""
+    path = recipe_path(name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise RecipeError(
+            "A recipe must be readable YAML. "
+            f"Received: {path} ({one_line(error)}). Install bnas-larq again."
+        ) from error
+    description = content.get("description") if isinstance(content, dict) else None
+    return one_line(description or "(no description)")

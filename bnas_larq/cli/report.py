@@ -1,0 +1,18 @@
+"""`bnas-larq report`: pictures and the HTML report of a run, also of one that is still going on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def command(run: Path) -> None:
+    """Draw the cells and curves of the folder RUN and write report.html, from what there is so far."""
+    from bnas_larq.cli.workflow import open_workflow
+
+    workflow = open_workflow(run, lock=False)
+    workflow.report()
+    click.echo(workflow.folder / "report.html")

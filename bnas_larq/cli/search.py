@@ -1,0 +1,19 @@
+"""`bnas-larq search`: images in, genotype out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bnas_larq.cli.options import recipe_options, start
+
+
+@click.command()
+@recipe_options
+def command(**options: Any) -> None:
+    """Search a cell with the settings of RECIPE (a shipped name or a YAML file); writes genotype.json."""
+    workflow = start(**options)
+    workflow.search()
+    workflow.report()
+    click.echo(workflow.folder / "genotype.json")
