@@ -1,1 +1,1 @@
-"""Layers: quantizers, candidate operations, the mixed cell of the supernet and the cells of final networks."""
+"""Layers: quantizers, candidate operations, the mixed cell, and the cells of final networks."""

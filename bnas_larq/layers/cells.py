@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bnas_larq.backend import keras, register, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Cell, Edge
+from bnas_larq.layers.convolutions import Zeroise
 from bnas_larq.layers.operations import Context, build_operation, chain
 from bnas_larq.layers.template import CellPlan, preprocess, shortcut
 from bnas_larq.spaces import ZEROISE
@@ -81,23 +82,25 @@ def final_cell(
     Returns:
         [batch, height, width, nodes·filters].
     """
-    used = {edge.state for edge in _live_edges(cell)}
+    used = {edge.state for node in cell for edge in _live(node)}
     nodes: list[tf.Tensor | None] = [
         chain(preprocess(plan, which, stem, context), x) if which in used else None
         for which, x in enumerate(states)
     ]
     for index, node in enumerate(cell):
         terms = []
-        for edge in _terms(node):
+        for edge in _live(node):
             strides = 2 if plan.reduction and edge.state < 2 else 1
             place = context.at(
                 f"{plan.name}_node{index}_from{edge.state}_{edge.op}", plan.filters, strides
             )
             term = chain(build_operation(edge.op, place), nodes[edge.state])
-            if drop_path is not None and edge.op != ZEROISE:
+            if drop_path is not None:
                 seed = (plan.index * len(cell) + index) * 16 + edge.state
                 term = DropPath(seed, drop_path, name=f"{place.name}_drop")(term)
             terms.append(term)
+        if not terms:
+            terms = [_zeros(plan, index, nodes, states)]
         total = (
             keras.layers.Add(name=f"{plan.name}_node{index}")(terms) if len(terms) > 1 else terms[0]
         )
@@ -119,15 +122,22 @@ def final_cell(
     return output
 
 
-def _terms(node: Sequence[Edge]) -> list[Edge]:
-    """A node's edges that add something.
+def _live(node: Sequence[Edge]) -> list[Edge]:
+    """A node's edges that add something."""
+    return [edge for edge in node if edge.op != ZEROISE]
 
-    For a node of nothing but Zeroise the one from the latest state, which is a node of the same
-    cell where possible, so that no unused input comes back to life.
+
+def _zeros(
+    plan: CellPlan,
+    index: int,
+    nodes: Sequence[tf.Tensor | None],
+    states: tuple[tf.Tensor, tf.Tensor],
+) -> tf.Tensor:
+    """A node of nothing but Zeroise.
+
+    It takes its shape from a tensor that lives anyway, so that no unused input comes back to life.
     """
-    live = [edge for edge in node if edge.op != ZEROISE]
-    return live or [max(node, key=lambda edge: edge.state)]
-
-
-def _live_edges(cell: Cell) -> list[Edge]:
-    return [edge for node in cell for edge in _terms(node)]
+    living = [tensor for tensor in nodes if tensor is not None]
+    source = living[-1] if living else states[1]
+    strides = 2 if plan.reduction and index == 0 else 1
+    return Zeroise(strides, plan.filters, name=f"{plan.name}_node{index}_zeros")(source)

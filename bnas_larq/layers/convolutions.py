@@ -109,19 +109,26 @@ class SymmetricPooling2D(keras.layers.Layer):
 class Zeroise(keras.layers.Layer):
     """Outputs zeros of the strided shape: BNAS' Zeroise (arXiv 2002.06963, §3.1).
 
+    Args:
+        strides: 1 or 2.
+        filters: output channels; None keeps the input's.
+
     Input shape: [batch, height, width, channels]. Output shape: [batch, ⌈height/strides⌉,
     ⌈width/strides⌉, channels].
     """
 
-    def __init__(self, strides: int = 1, **kwargs) -> None:
+    def __init__(self, strides: int = 1, filters: int | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.strides = strides
+        self.strides, self.filters = strides, filters
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return tf.zeros_like(inputs[:, :: self.strides, :: self.strides, :])
+        zeros = tf.zeros_like(inputs[:, :: self.strides, :: self.strides, :])
+        if self.filters in (None, inputs.shape[-1]):
+            return zeros
+        return tf.tile(zeros[..., :1], [1, 1, 1, self.filters])
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "strides": self.strides}
+        return {**super().get_config(), "strides": self.strides, "filters": self.filters}
 
 
 def pooling(kind: str, strides: int, padding: str, name: str) -> keras.layers.Layer:

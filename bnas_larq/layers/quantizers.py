@@ -1,8 +1,9 @@
 """Binarisation: how activations and kernels become ±1, and what gradient their latent weights get.
 
-Activations use larq's `SteSign`: sign forward, gradient passed where |x| <= 1 (the papers' straight-through estimator).
-Kernels use `SignScale`: sign(W) times one scale per output channel, mean |W|, as XNOR-Net (arXiv 1603.05279) and BNAS
-(arXiv 2002.06963). The latent kernel is kept centred over its input channels and clamped to [-1, 1] by `CenterClip`.
+Activations use larq's `SteSign`: sign forward, gradient passed where |x| <= 1 (the papers'
+straight-through estimator). Kernels use `SignScale`: sign(W) times one scale per output channel,
+mean |W|, as XNOR-Net (arXiv 1603.05279) and BNAS (arXiv 2002.06963). The latent kernel is kept
+centred over its input channels and clamped to [-1, 1] by `CenterClip`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ GRADIENTS = ("plain", "xnor")
 
 
 def centre_and_clip(kernel: tf.Tensor, clip_value: float = 1.0) -> tf.Tensor:
-    """The latent kernel [h, w, in, out] minus its mean over input channels, clamped to [-clip_value, clip_value]."""
+    """The latent kernel [h, w, in, out] minus its mean over `in`, clamped to ±clip_value."""
     centred = kernel - tf.reduce_mean(kernel, axis=-2, keepdims=True)
     return tf.clip_by_value(centred, -clip_value, clip_value)
 
@@ -27,14 +28,14 @@ def sign_scale(kernel: tf.Tensor, gradient: str = "xnor") -> tf.Tensor:
 
     Args:
         kernel: latent kernel [h, w, in, out] (or [in, out]).
-        gradient: what the latent kernel receives, with g the gradient of the binary kernel, a the channel's scale and
-            n = h·w·in the fan-in.
+        gradient: what the latent kernel receives, with g the gradient of the binary kernel, a the
+            channel's scale and n = h·w·in the fan-in.
 
             `"plain"`: a·g where |W| <= 1; the scale is a constant (larq's `magnitude_aware_sign`).
 
-            `"xnor"`: the derivative through the scale too, a·g·[|W| <= 1] + sign(W)·Σ(g·sign(W))/n, times
-            n·(1 − 1/in), as in XNOR-Net's and BNAS' programs. With SGD this factor decides how fast latent kernels
-            move; Adam does not see it.
+            `"xnor"`: the derivative through the scale too, a·g·[|W| <= 1] + sign(W)·Σ(g·sign(W))/n,
+            times n·(1 − 1/in), as in XNOR-Net's and BNAS' programs. With SGD this factor decides
+            how fast latent kernels move; Adam does not see it.
 
     Returns:
         Tensor of the kernel's shape with two values per output channel, ±a.
@@ -65,13 +66,14 @@ def sign_scale(kernel: tf.Tensor, gradient: str = "xnor") -> tf.Tensor:
 
 @register
 class SignScale(lq.quantizers.Quantizer):
-    """Kernel quantizer sign(W)·mean(|W|) per output channel, over the centred and clamped latent kernel.
+    """Kernel quantizer sign(W)·mean(|W|) per output channel, W centred and clamped.
 
     Args:
         gradient: `"xnor"` or `"plain"`, see `sign_scale`.
-        centre: centre and clamp the latent kernel before the sign. The constraint `CenterClip` does so after each
-            update; doing it here as well makes freshly initialised and imported kernels right from the first step.
-            Its own derivative is left out on purpose: the papers' programs change the latent weight in place.
+        centre: centre and clamp the latent kernel before the sign. The constraint `CenterClip` does
+            so after each update; doing it here as well makes freshly initialised and imported
+            kernels right from the first step. Its own derivative is left out on purpose: the
+            papers' programs change the latent weight in place.
 
     Raises:
         BnasLarqError: an unknown gradient.
@@ -81,7 +83,10 @@ class SignScale(lq.quantizers.Quantizer):
 
     def __init__(self, gradient: str = "xnor", centre: bool = True, **kwargs) -> None:
         if gradient not in GRADIENTS:
-            raise BnasLarqError(f"A kernel gradient is a known one. Received: {gradient!r}; {nearest(gradient, GRADIENTS)}")
+            raise BnasLarqError(
+                "A kernel gradient is a known one. "
+                f"Received: {gradient!r}; {nearest(gradient, GRADIENTS)}"
+            )
         super().__init__(**kwargs)
         self.gradient = gradient
         self.centre = centre
@@ -97,7 +102,7 @@ class SignScale(lq.quantizers.Quantizer):
 
 @register
 class CenterClip(keras.constraints.Constraint):
-    """Keeps a latent kernel centred over its input channels and within [-clip_value, clip_value]."""
+    """Keeps a latent kernel centred over its input channels and within ±clip_value."""
 
     def __init__(self, clip_value: float = 1.0) -> None:
         self.clip_value = clip_value
@@ -129,7 +134,10 @@ def register_scheme(name: str, scheme: Scheme) -> None:
 def get_scheme(name: str) -> Scheme:
     """The scheme registered as `name`, or BnasLarqError with the nearest known one."""
     if name not in _SCHEMES:
-        raise BnasLarqError(f"A binarisation scheme is registered by name. Received: {name!r}; {nearest(name, _SCHEMES)}")
+        raise BnasLarqError(
+            "A binarisation scheme is registered by name. "
+            f"Received: {name!r}; {nearest(name, _SCHEMES)}"
+        )
     return _SCHEMES[name]
 
 

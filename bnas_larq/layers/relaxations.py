@@ -15,3 +15,8 @@ class Softmax:
 
     def get_config(self) -> dict:
         return {}
+
+    @classmethod
+    def from_config(cls, config: dict) -> Softmax:
+        """The inverse of `get_config`."""
+        return cls(**config)

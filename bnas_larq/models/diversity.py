@@ -40,3 +40,8 @@ class AnnealedEntropy:
 
     def get_config(self) -> dict:
         return {"weight": self.weight, "tau": self.tau}
+
+    @classmethod
+    def from_config(cls, config: dict) -> AnnealedEntropy:
+        """The inverse of `get_config`."""
+        return cls(**config)

@@ -1,8 +1,10 @@
-"""The supernet: a Keras model that holds every candidate network, and the bilevel step that trains α in it."""
+"""The supernet: a Keras model that holds every candidate network, and its bilevel step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import types
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from bnas_larq.spaces import SearchSpace
 
 
 class _EpochCounter(keras.callbacks.Callback):
-    """Keeps the supernet's `epoch` equal to Keras' epoch, also in resumed runs (`initial_epoch`)."""
+    """Keeps the supernet's `epoch` equal to Keras', also in resumed runs (`initial_epoch`)."""
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.model.epoch.assign(float(epoch))
@@ -42,16 +44,20 @@ class SuperNet(keras.Model):
         padding: `"same"`, or `"symmetric"` for weights of the authors' program.
         scheme: binarisation scheme of the candidate convolutions.
         relaxation: object that maps α [edges, operations] to mixture weights of the same shape.
-        full_precision: patterns of names of candidate convolutions whose kernel stays full precision.
-        fused: evaluate all edges that leave a state together; False evaluates them one by one (the same numbers,
-            slower: the reference form). The two forms arrange their weights differently.
+        full_precision: patterns of names of candidate convolutions whose kernel stays full
+            precision.
+        fused: evaluate all edges that leave a state together; False evaluates them one by one (the
+            same numbers, slower: the reference form). The two forms arrange their weights
+            differently.
         input_shape: (height, width, channels); when given, the weights exist after construction.
 
-    Input shape: [batch, height, width, 3], normalised float32. Output shape: [batch, num_classes], logits.
+    Input shape: [batch, height, width, 3], normalised float32. Output shape: [batch, num_classes],
+    logits.
 
-    `fit` takes a dataset of `((x_train, y_train), (x_val, y_val))`; each step first moves α on the validation half,
-    then all other weights on the training half (first-order DARTS, arXiv 1806.09055, with the search loss of BNAS,
-    arXiv 2002.06963, eq. 3). `evaluate` and `predict` take plain `(x, y)` batches.
+    `fit` takes a dataset of `((x_train, y_train), (x_val, y_val))`; each step first moves α on the
+    validation half, then all other weights on the training half (first-order DARTS, arXiv
+    1806.09055, with the search loss of BNAS, arXiv 2002.06963, eq. 3). `evaluate` and `predict`
+    take plain `(x, y)` batches.
 
     Raises:
         BnasLarqError: impossible sizes, unknown stem, padding or scheme.
@@ -82,18 +88,21 @@ class SuperNet(keras.Model):
             )
         self.space = space
         self.relaxation = relaxation or Softmax()
-        self._config = {
-            "space": space.to_dict(),
-            "num_classes": num_classes,
-            "cells": cells,
-            "channels": channels,
-            "stem": stem,
-            "padding": padding,
-            "scheme": scheme,
-            "full_precision": list(full_precision),
-            "fused": fused,
-            "input_shape": None if input_shape is None else list(input_shape),
-        }
+        # As text: Keras wraps the lists of a dictionary, which JSON then does not know.
+        self._config = json.dumps(
+            {
+                "space": space.to_dict(),
+                "num_classes": num_classes,
+                "cells": cells,
+                "channels": channels,
+                "stem": stem,
+                "padding": padding,
+                "scheme": scheme,
+                "full_precision": list(full_precision),
+                "fused": fused,
+                "input_shape": None if input_shape is None else list(input_shape),
+            }
+        )
         context = Context(
             "",
             channels,
@@ -107,35 +116,34 @@ class SuperNet(keras.Model):
         else:
             self.stem, self.second_stem = template.cifar_stem(channels, context), []
         self.cells = [
-            MixedCell(space, plan, stem, context)
+            MixedCell(space, plan, stem, context, fused)
             for plan in template.plan_cells(cells, channels, stem)
         ]
         self.classifier = template.classifier(num_classes)
 
         rows = len(space.edges)
-        start = keras.initializers.RandomNormal(stddev=1e-3)
-        self.alphas_normal = self.add_weight(
-            name="alphas_normal", shape=(rows, len(space.normal)), initializer=start
-        )
-        self.alphas_reduce = self.add_weight(
-            name="alphas_reduce",
-            shape=(rows, len(space.reduce)),
-            initializer=keras.initializers.RandomNormal(stddev=1e-3),
+        self.alphas_normal, self.alphas_reduce = (
+            self.add_weight(
+                name=f"alphas_{kind}",
+                shape=(rows, len(operations)),
+                initializer=keras.initializers.RandomNormal(stddev=1e-3),
+            )
+            for kind, operations in (("normal", space.normal), ("reduce", space.reduce))
         )
         self.epoch = self.add_weight(name="epoch", shape=(), trainable=False, initializer="zeros")
-        self._trackers = {
+        trackers = {
             name: keras.metrics.Mean(name=name)
             for name in ("loss", "alpha_loss", "entropy", "diversity_weight")
             + tuple(f"share_{op}" for op in self.operations)
         }
-        self._trackers["accuracy"] = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-        self._trackers["alpha_accuracy"] = keras.metrics.SparseCategoricalAccuracy(
-            name="alpha_accuracy"
-        )
+        trackers["accuracy"] = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        trackers["alpha_accuracy"] = keras.metrics.SparseCategoricalAccuracy(name="alpha_accuracy")
+        # In a plain object: Keras would count the variables of metrics among the model's weights.
+        self._untracked = types.SimpleNamespace(trackers=trackers)
         if input_shape is not None:
             self.build((None, *input_shape))
 
-    # -- the network ---------------------------------------------------------------------------------------------
+    # -- the network -------------------------------------------------------------------------------
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         mixtures = {
@@ -150,7 +158,7 @@ class SuperNet(keras.Model):
             )
         return chain(self.classifier, newer, training)
 
-    # -- α and genotype ------------------------------------------------------------------------------------------
+    # -- α and genotype ----------------------------------------------------------------------------
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -159,7 +167,7 @@ class SuperNet(keras.Model):
 
     @property
     def alphas(self) -> list[tf.Variable]:
-        """The architecture weights [edges, operations] of normal and reduction cells, before the relaxation."""
+        """α [edges, operations] of normal and reduction cells, before the relaxation."""
         return [self.alphas_normal, self.alphas_reduce]
 
     @property
@@ -173,9 +181,11 @@ class SuperNet(keras.Model):
         for variable, value in zip(self.alphas, (normal, reduce), strict=True):
             if tuple(np.shape(value)) != tuple(variable.shape):
                 raise WeightsError(
-                    f"Architecture weights must have the shape {tuple(variable.shape)} of this search space. "
+                    "Architecture weights must have the shape "
+                    f"{tuple(variable.shape)} of this search space. "
                     f"Received: {tuple(np.shape(value))}."
                 )
+        for variable, value in zip(self.alphas, (normal, reduce), strict=True):
             variable.assign(value)
 
     def genotype(
@@ -185,7 +195,7 @@ class SuperNet(keras.Model):
         normal, reduce = (alpha.numpy() for alpha in self.alphas)
         return ArgmaxDiscretizer(gamma)(normal, reduce, self.space, name, provenance)
 
-    # -- Keras training ------------------------------------------------------------------------------------------
+    # -- Keras training ----------------------------------------------------------------------------
 
     def compile(
         self,
@@ -198,10 +208,13 @@ class SuperNet(keras.Model):
         """Configure the search.
 
         Args:
-            optimizer: moves all weights but α; default the papers' SGD 0.025, momentum 0.9, L2 3e-4, clipped at 5.
+            optimizer: moves all weights but α; default the papers' SGD 0.025, momentum 0.9, L2
+                3e-4, clipped at 5.
             alpha_optimizer: moves α; default Adam 3e-4, betas (0.5, 0.999), L2 1e-3.
-            diversity: annealed entropy term; default λ = 1, τ = 7.7. `AnnealedEntropy(weight=0)` switches it off.
+            diversity: annealed entropy term; default λ = 1, τ = 7.7. `AnnealedEntropy(weight=0)`
+                switches it off.
             loss: loss on logits; default sparse categorical cross-entropy.
+            **kwargs: as for any Keras model; `metrics` are measured on the training half.
         """
         super().compile(
             optimizer=optimizer or CoupledSGD(0.025, momentum=0.9, l2=3e-4, clip_norm=5.0),
@@ -214,12 +227,18 @@ class SuperNet(keras.Model):
         self.diversity = diversity or AnnealedEntropy()
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
-        """`keras.Model.fit` on bilevel batches; t of the entropy term follows the epochs by itself."""
+        """`keras.Model.fit` on bilevel batches; t of the entropy term follows the epochs."""
+        counter = _EpochCounter()
+        counter.set_model(self)
         if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(_EpochCounter())
+            callbacks.append(counter)
         else:
-            callbacks = [_EpochCounter(), *(callbacks or [])]
+            callbacks = [counter, *tf.nest.flatten(callbacks or [])]
         return super().fit(*args, callbacks=callbacks, **kwargs)
+
+    @property
+    def _trackers(self) -> dict[str, keras.metrics.Metric]:
+        return self._untracked.trackers
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -256,7 +275,8 @@ class SuperNet(keras.Model):
         return task, task - self.diversity.coefficient(self.epoch) * self.entropy(), logits
 
     def _task_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        return keras.losses.get(self.loss)(labels, logits)
+        # A loss given by name is a function of one value per example, a Loss object a mean.
+        return tf.reduce_mean(keras.losses.get(self.loss)(labels, logits))
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         (x_train, y_train), (x_val, y_val) = data
@@ -276,28 +296,40 @@ class SuperNet(keras.Model):
             tape.watch(variables)
             logits = self(x_train, training=True)
             loss = self._task_loss(y_train, logits)
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            # Losses of layers: regularisers of a user's operations, projection losses.
+            objective = tf.add_n([loss, *self.losses])
+        self.optimizer.apply_gradients(
+            zip(tape.gradient(objective, variables), variables, strict=True)
+        )
         self._trackers["loss"].update_state(loss)
         self._trackers["accuracy"].update_state(y_train, logits)
+        self.compiled_metrics.update_state(y_train, logits)
 
         self._trackers["entropy"].update_state(self.entropy())
         self._trackers["diversity_weight"].update_state(self.diversity.coefficient(self.epoch))
         for op, share in self.shares().items():
             self._trackers[f"share_{op}"].update_state(share)
-        return {name: tracker.result() for name, tracker in self._trackers.items()}
+        return self._results(self._trackers)
+
+    def _results(self, trackers: Iterable[str]) -> dict[str, tf.Tensor]:
+        """Results of our own trackers and of the metrics given to `compile`."""
+        named = {metric.name: metric for metric in self.compiled_metrics.metrics}
+        named.update({name: self._trackers[name] for name in trackers})
+        return {name: metric.result() for name, metric in named.items()}
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         inputs, labels = data
         logits = self(inputs, training=False)
         self._trackers["loss"].update_state(self._task_loss(labels, logits))
         self._trackers["accuracy"].update_state(labels, logits)
-        return {name: self._trackers[name].result() for name in ("loss", "accuracy")}
+        self.compiled_metrics.update_state(labels, logits)
+        return self._results(("loss", "accuracy"))
 
-    # -- serialisation -------------------------------------------------------------------------------------------
+    # -- serialisation -----------------------------------------------------------------------------
 
     def get_config(self) -> dict[str, Any]:
         relaxation = keras.utils.serialize_keras_object(self.relaxation)
-        return {**self._config, "relaxation": relaxation, "name": self.name}
+        return {**json.loads(self._config), "relaxation": relaxation, "name": self.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> SuperNet:
@@ -307,3 +339,21 @@ class SuperNet(keras.Model):
             config["relaxation"], custom_objects
         )
         return cls(**config)
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """What `compile` was called with, for `save`; None before it was."""
+        config = super().get_compile_config()
+        if config is None:
+            return None
+        for name in ("alpha_optimizer", "diversity"):
+            config[name] = keras.utils.serialize_keras_object(getattr(self, name))
+        return config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as the saved model was, with room for the state of both optimizers."""
+        self.compile(
+            **{key: keras.utils.deserialize_keras_object(value) for key, value in config.items()}
+        )
+        if self.built:
+            self.optimizer.build(self.network_variables)
+            self.alpha_optimizer.build(self.alphas)

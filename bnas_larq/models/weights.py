@@ -5,22 +5,42 @@ from __future__ import annotations
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from bnas_larq.backend import keras
 from bnas_larq.errors import WeightsError, one_line
 from bnas_larq.runs import write_atomic
 
+#: HDF5 refuses attributes of 64 KiB; Keras cuts longer lists of names into numbered parts.
+_NAMES_A_PART = 200
+
 
 def save_weights(model: keras.Model, path: str | Path) -> Path:
-    """Write `model`'s weights (Keras' HDF5 layout) atomically."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.partial.h5")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        model.save_weights(temporary, save_format="h5")
-        return write_atomic(path, temporary.read_bytes())
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write `model`'s weights atomically, in the layout of Keras' own `save_weights`.
+
+    Raises:
+        RunError: the file cannot be written; an earlier one is untouched.
+    """
+    # In memory, because HDF5 ends the whole process when its file meets a full disk.
+    with h5py.File("weights", "w", driver="core", backing_store=False) as file:
+        names = [layer.name for layer in model.layers]
+        for part in range(0, len(names), _NAMES_A_PART):
+            number = part // _NAMES_A_PART if len(names) > _NAMES_A_PART else ""
+            file.attrs[f"layer_names{number}"] = np.array(
+                [name.encode() for name in names[part : part + _NAMES_A_PART]]
+            )
+        file.attrs["backend"] = b"tensorflow"
+        file.attrs["keras_version"] = b"2"  # without it Keras takes the layout of version 1
+        # Keras demands both groups and attributes of layers and models without weights.
+        file.create_group("top_level_model_weights").attrs["weight_names"] = np.array([], "S1")
+        for layer in model.layers:
+            group = file.create_group(layer.name)
+            group.attrs["weight_names"] = np.array([w.name.encode() for w in layer.weights], "S")
+            for weight, value in zip(layer.weights, layer.get_weights(), strict=True):
+                group.create_dataset(weight.name, data=value)
+        file.flush()
+        content = file.id.get_file_image()
+    return write_atomic(path, content)
 
 
 def load_weights(model: keras.Model, path: str | Path) -> keras.Model:

@@ -1,0 +1,177 @@
+"""Optimizers with coupled decay, against the update rules of PyTorch written out in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bnas_larq.backend import keras, tf
+from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
+from bnas_larq.training.schedules import OneCycle, OneCycleMomentum
+
+STEPS = 5
+
+
+def gradients():
+    """Gradients of a matrix and a vector, the same each time: [step][variable]."""
+    generator = np.random.default_rng(0)
+    return [
+        [generator.normal(size=(3, 2)).astype(np.float32), generator.normal(size=2).astype("f4")]
+        for _ in range(STEPS)
+    ]
+
+
+def start():
+    """Two weights of different shape."""
+    return [np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2), np.float32([2.0, -3.0])]
+
+
+def train(optimizer, graph=False):
+    """Weights after all steps."""
+    variables = [tf.Variable(value) for value in start()]
+    optimizer.build(variables)
+
+    def step(first, second):
+        optimizer.apply_gradients(zip((first, second), variables, strict=True))
+
+    step = tf.function(step) if graph else step
+    for gradient in gradients():
+        step(*map(tf.constant, gradient))
+    return [variable.numpy() for variable in variables]
+
+
+def clipped(gradient, limit):
+    """torch.nn.utils.clip_grad_norm_: one norm over all variables."""
+    norm = np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in gradient))
+    return [g * min(1.0, limit / norm) for g in gradient]
+
+
+def torch_sgd(rate, momentum, l2, clip=None):
+    """torch.optim.SGD: d = g + λw; v = μv + d; w −= lr·v. `momentum` is a function of the step."""
+    weights, velocity = start(), [0.0, 0.0]
+    for t, gradient in enumerate(gradients()):
+        gradient = gradient if clip is None else clipped(gradient, clip)
+        for i, g in enumerate(gradient):
+            velocity[i] = momentum(t) * velocity[i] + g + l2 * weights[i]
+            weights[i] = weights[i] - rate * velocity[i]
+    return weights
+
+
+def torch_adam(rate, betas, epsilon, l2, clip=None):
+    """torch.optim.Adam: the decay passes through both moments."""
+    weights, first, second = start(), [0.0, 0.0], [0.0, 0.0]
+    for t, gradient in enumerate(gradients(), start=1):
+        gradient = gradient if clip is None else clipped(gradient, clip)
+        for i, g in enumerate(gradient):
+            g = g + l2 * weights[i]
+            first[i] = betas[0] * first[i] + (1 - betas[0]) * g
+            second[i] = betas[1] * second[i] + (1 - betas[1]) * g * g
+            ahead, scale = first[i] / (1 - betas[0] ** t), second[i] / (1 - betas[1] ** t)
+            weights[i] = weights[i] - rate * ahead / (np.sqrt(scale) + epsilon)
+    return weights
+
+
+def assert_close(actual, expected, tolerance=2e-6):
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("l2", [0.0, 0.1])
+def test_sgd(momentum, l2, graph):
+    optimizer = CoupledSGD(0.1, momentum=momentum, l2=l2)
+    assert_close(train(optimizer, graph), torch_sgd(0.1, lambda t: momentum, l2))
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("l2", [0.0, 0.1])
+def test_adam(l2, graph):
+    """The setting of α in the papers, with a stronger decay that cannot hide."""
+    optimizer = CoupledAdam(0.01, beta_1=0.5, beta_2=0.999, epsilon=1e-8, l2=l2)
+    assert_close(train(optimizer, graph), torch_adam(0.01, (0.5, 0.999), 1e-8, l2))
+
+
+def test_the_decay_is_not_adamws():
+    coupled = train(CoupledAdam(0.01, l2=0.1))
+    decoupled = train(CoupledAdam(0.01, weight_decay=0.1))
+    assert max(np.abs(a - b).max() for a, b in zip(coupled, decoupled, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("limit", [0.5, 100.0])
+def test_gradients_are_clipped_before_the_decay_is_added(limit):
+    norms = [np.sqrt(sum(np.sum(g * g) for g in gradient)) for gradient in gradients()]
+    assert 0.5 < min(norms) and max(norms) < 100.0
+    sgd = CoupledSGD(0.1, momentum=0.9, l2=0.1, clip_norm=limit)
+    assert_close(train(sgd), torch_sgd(0.1, lambda t: 0.9, 0.1, limit))
+    adam = CoupledAdam(0.01, epsilon=1e-8, l2=0.1, clip_norm=limit)
+    assert_close(train(adam), torch_adam(0.01, (0.9, 0.999), 1e-8, 0.1, limit))
+
+
+def test_one_step_by_hand():
+    """w = 2, g = (3, 4) of norm 5 clipped to 1: g = (0.6, 0.8); d = g + 0.1·w; w −= 0.5·d."""
+    variables = [tf.Variable(2.0), tf.Variable(2.0)]
+    optimizer = CoupledSGD(0.5, l2=0.1, clip_norm=1.0)
+    optimizer.apply_gradients(zip([tf.constant(3.0), tf.constant(4.0)], variables, strict=True))
+    expected = [2 - 0.5 * (0.6 + 0.1 * 2), 2 - 0.5 * (0.8 + 0.1 * 2)]
+    assert [variable.numpy() for variable in variables] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_the_momentum_follows_its_schedule(graph):
+    schedule = OneCycleMomentum(steps=4)
+    optimizer = CoupledSGD(0.1, momentum=0.3, momentum_schedule=schedule, l2=0.1)
+    values = [float(schedule(t)) for t in range(STEPS)]
+    assert len({round(value, 4) for value in values}) > 2
+    assert_close(train(optimizer, graph), torch_sgd(0.1, values.__getitem__, 0.1))
+    assert optimizer.momentum == 0.3  # the constant is there again after each step
+
+
+def test_weights_without_a_gradient_are_left_alone():
+    """As in PyTorch: no gradient, no decay."""
+    used, unused = tf.Variable(1.0), tf.Variable(1.0)
+    optimizer = CoupledSGD(0.5, momentum=0.9, l2=0.1, clip_norm=1.0)
+    optimizer.build([unused, used])
+    optimizer.apply_gradients([(None, unused), (tf.constant(1.0), used)])
+    optimizer.apply_gradients([(tf.constant(0.0), unused), (None, used)])
+    assert used.numpy() == pytest.approx(1 - 0.5 * (1 + 0.1))
+    assert unused.numpy() == pytest.approx(1 - 0.5 * 0.1)
+
+
+def test_kernel_constraints_are_kept():
+    """Latent kernels are clipped to [−1, 1] after the step."""
+    kernel = tf.Variable([0.9, -0.9], constraint=lambda w: tf.clip_by_value(w, -1.0, 1.0))
+    CoupledSGD(1.0).apply_gradients([(tf.constant([-1.0, 0.5]), kernel)])
+    assert kernel.numpy().tolist() == [1.0, -1.0]
+
+
+def test_both_are_plain_keras_optimizers_without_their_options():
+    ours, theirs = CoupledSGD(0.1, momentum=0.9), keras.optimizers.SGD(0.1, momentum=0.9)
+    assert_close(train(ours), train(theirs), 0.0)
+    assert_close(train(CoupledAdam(0.1)), train(keras.optimizers.Adam(0.1)), 0.0)
+
+
+OPTIMIZERS = {
+    "sgd": lambda: CoupledSGD(0.1, momentum=0.9, l2=0.1, clip_norm=0.5),
+    "one-cycle": lambda: CoupledSGD(
+        OneCycle(0.1, 4), momentum=0.9, momentum_schedule=OneCycleMomentum(4), l2=0.1
+    ),
+    "adam": lambda: CoupledAdam(0.1, beta_1=0.5, epsilon=1e-8, l2=0.1, clip_norm=0.5),
+    "defaults": lambda: CoupledSGD(),
+}
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_config_round_trip(make):
+    optimizer = make()
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(again) is type(optimizer)
+    assert again.get_config() == optimizer.get_config()
+    assert again.get_config()["l2"] == optimizer.l2
+    assert_close(train(again), train(make()), 0.0)
+    assert_close(train(type(again).from_config(optimizer.get_config())), train(make()), 0.0)
+
+
+def test_their_names_are_those_of_the_package():
+    for kind in (CoupledSGD, CoupledAdam):
+        assert keras.utils.get_registered_name(kind) == f"bnas_larq>{kind.__name__}"
