@@ -107,8 +107,9 @@ def save_alpha_history(alphas: Rows, operations: Sequence[str], folder: str | Pa
             _line(
                 axes, epochs, shares[kind][:, :, column].mean(axis=1), operation_colour(name), name
             )
-        _from_zero(axes)
         _finish(axes, f"{title}, mean over the edges", epochs, legend=False)
+    # The axis is shared: its limit must hold the larger cell's curves.
+    axes.set_ylim(0, 1.05 * max(float(share.mean(axis=1).max()) for share in shares.values()))
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(
         handles, labels, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8

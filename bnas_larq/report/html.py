@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,7 +109,9 @@ def _status(result: Mapping[str, Any], state: Mapping[str, Any], genotype: Genot
     done = [
         stage for stage, facts in state.items() if isinstance(facts, Mapping) and facts.get("done")
     ]
-    progress = "finished" if result else f"unfinished; stages done: {', '.join(done) or 'none'}"
+    # Single steps write a result.json too, which says whether all of the recipe is done.
+    finished = result.get("finished", bool(result))
+    progress = "finished" if finished else f"unfinished; stages done: {', '.join(done) or 'none'}"
     return f"genotype {genotype.id} · {progress}" if genotype else progress
 
 
@@ -201,10 +205,14 @@ def _preformatted(path: Path) -> str:
 
 def _files(run: Path) -> str:
     """Every file of the run folder with its size; hidden ones and the report itself left out."""
-    files = sorted(path for path in run.rglob("*") if path.is_file() and path != run / NAME)
     rows = []
-    for path in files:
-        relative = path.relative_to(run)
-        if not any(part.startswith(".") for part in relative.parts):
-            rows.append((relative.as_posix(), path.stat().st_size))
+    for parent, _, names in os.walk(run):
+        for path in (Path(parent) / name for name in names):
+            relative = path.relative_to(run)
+            if path == run / NAME or any(part.startswith(".") for part in relative.parts):
+                continue
+            # A run that still goes on may have removed the file meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                rows.append((relative.as_posix(), path.stat().st_size))
+    rows.sort()
     return markup.table(("file", "bytes"), rows) if rows else ""
