@@ -7,17 +7,18 @@ from pathlib import Path
 
 import click
 
+from bnas_larq.cli.options import opened
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 def command(run: Path) -> None:
-    """Evaluate the network of the folder RUN on the test split; writes predictions.csv and confusion.csv.
+    """Evaluate the network of the folder RUN on the test split.
 
-    The test split is touched once: a run that was evaluated before answers with its stored result.
+    Writes predictions.csv and confusion.csv. The test split is touched once: a run that was
+    evaluated before answers with its stored result.
     """
-    from bnas_larq.cli.workflow import open_workflow
-
-    workflow = open_workflow(run)
+    workflow = opened(run)
     workflow.evaluate()
     workflow.report()
     click.echo(json.dumps(workflow.folder.facts("evaluate")["test"]))

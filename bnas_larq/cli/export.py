@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from bnas_larq.cli.options import opened
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
@@ -15,14 +17,16 @@ def command(run: Path, overwrite: bool) -> None:
 
     The file is compared with Keras on test images, and each convolution is listed as 1-bit or not.
     """
-    from bnas_larq.cli.workflow import open_workflow
     from bnas_larq.runs import read_json
 
-    workflow = open_workflow(run)
+    workflow = opened(run)
     workflow.export(again=overwrite)
     workflow.report()
     report = read_json(workflow.folder / "export.json")
+    reasons = report["not_binary_because"]
     for record in report["convolutions"]:
-        reason = "" if record["binary"] else f"  ({report['not_binary_because'].get(record['name'], 'full precision')})"
-        click.echo(f"{'1 bit ' if record['binary'] else 'float '} {record['kind']:10} {record['name']}{reason}")
+        name = record["name"]
+        precision = "1 bit" if record["binary"] else "float"
+        reason = "" if record["binary"] else f"  ({reasons.get(name, 'full precision')})"
+        click.echo(f"{precision}  {record['kind']:10} {name}{reason}")
     click.echo(workflow.folder / "model.tflite")

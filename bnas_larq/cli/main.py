@@ -11,7 +11,9 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import click
 
@@ -124,7 +126,9 @@ def main(args: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     try:
-        result = cli.main(args, prog_name="bnas-larq", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warner(warnings.showwarning)
+            result = cli.main(args, prog_name="bnas-larq", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except BnasLarqError as error:
         return _fail(error)
@@ -156,6 +160,19 @@ def main(args: Sequence[str] | None = None) -> int:
                 f"Received: {one_line(error)}. Check the permissions or choose another folder."
             )
         raise
+
+
+def _warner(usual: Callable[..., None]) -> Callable[..., None]:
+    """Shows the package's own warnings in one line without code, and others as usual."""
+    package = str(Path(__file__).parents[1])
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        if filename.startswith(package) and issubclass(category, UserWarning):
+            click.echo(f"Warning: {one_line(message)}", err=True)
+        else:
+            usual(message, category, filename, lineno, file, line)
+
+    return show
 
 
 def _fail(message: object, code: int = USER_ERROR) -> int:

@@ -1,18 +1,38 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what they do with them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
+from bnas_larq.errors import RecipeError, RunError
+
+if TYPE_CHECKING:
+    from bnas_larq.cli.workflow import Workflow
+    from bnas_larq.recipe import Recipe
+
 _OPTIONS = (
     click.argument("recipe"),
-    click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a recipe's key, such as search.epochs=3. Repeatable."),
-    click.option("--out", type=click.Path(path_type=Path), help="The run's folder. Default: runs/RECIPE."),
-    click.option("--data-dir", help="Where the data set is: a TFDS directory or a folder of images."),
+    click.option(
+        "--set",
+        "overrides",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Override a recipe's key, such as search.epochs=3. Repeatable.",
+    ),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        help="The run's folder. Default: runs/RECIPE.",
+    ),
+    click.option(
+        "--data-dir",
+        help="Where the data set is: a TFDS directory, or with --set data.name=folder a folder "
+        "of class folders.",
+    ),
     click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random."),
     click.option("--resume", is_flag=True, help="Go on with the run in --out where it stopped."),
     click.option("--overwrite", is_flag=True, help="Replace an earlier run in --out."),
@@ -37,28 +57,92 @@ def start(
     overwrite: bool,
     tensorboard: bool,
     genotype: str | None = None,
-) -> Any:
-    """Load the recipe with all overrides and open its run folder: a `Workflow`."""
+    *,
+    stages: Collection[str],
+) -> Workflow:
+    """Load the recipe with all overrides and open its run folder, locked until the command ends.
+
+    Args:
+        stages: what the command is going to do, of `search` and `train`.
+
+    Raises:
+        BnasLarqError: the recipe, the data or the folder are not fit for it; nothing was written.
+        click.UsageError: a training without a genotype.
+    """
+    if resume and overwrite:
+        raise RunError(
+            "A run is either resumed or replaced. Received: --resume and --overwrite. "
+            "Give one of them."
+        )
+    resolved = _resolve(recipe, overrides, data_dir, seed, genotype)
+    path = out or Path("runs") / resolved.name
+
+    from bnas_larq.cli.opening import start_workflow
+    from bnas_larq.runs import RunFolder
+
+    if resolved.genotype is None and "search" not in stages:
+        if not (resume and RunFolder(path).stage_done("search")):
+            raise click.UsageError(
+                "Training needs a genotype. Received: none. "
+                "Give --genotype, or --resume and as --out a folder with a finished search."
+            )
+    workflow = start_workflow(
+        resolved,
+        path,
+        stages=stages,
+        resume=resume,
+        overwrite=overwrite,
+        tensorboard=tensorboard,
+    )
+    return _locked_until_the_end(workflow)
+
+
+def opened(path: Path, *, lock: bool = True) -> Workflow:
+    """The workflow of the run folder `path`, locked until the command ends unless `lock` is False.
+
+    Raises:
+        RunError: `path` is no run folder, or another process is at work in it.
+    """
+    from bnas_larq.cli.opening import open_workflow
+
+    return _locked_until_the_end(open_workflow(path, lock=lock))
+
+
+def _resolve(
+    recipe: str,
+    overrides: tuple[str, ...],
+    data_dir: str | None,
+    seed: int | None,
+    genotype: str | None,
+) -> Recipe:
+    """The recipe with all overrides. Paths become absolute: a run is opened from any folder."""
     import json
 
-    from bnas_larq.errors import RunError
     from bnas_larq.recipe import load_recipe
 
     extra = list(overrides)
     if data_dir is not None:
         # JSON is YAML: quotes keep a folder's name from being read as a number.
-        extra.append(f"data.data_dir={json.dumps(str(Path(data_dir).expanduser().resolve()))}")
+        extra.append(f"data.data_dir={json.dumps(data_dir)}")
     if seed is not None:
         extra.append(f"seed={seed}")
     if genotype is not None:
-        file = Path(genotype)
-        extra.append(f"genotype={json.dumps(str(file.resolve()) if file.is_file() else genotype)}")
+        extra.append(f"genotype={json.dumps(genotype)}")
     resolved = load_recipe(recipe, extra)
-    if resume and overwrite:
-        raise RunError("A run is either resumed or replaced. Received: --resume and --overwrite. Give one of them.")
-    path = out or Path("runs") / resolved.name
+    if data_dir is not None and resolved.data.name == "digits":
+        raise RecipeError(
+            f"The embedded digits are in no folder. Received: --data-dir {data_dir} with "
+            "data.name digits. Add --set data.name=folder, or the name of a TFDS data set."
+        )
+    changes = {}
+    if resolved.data.data_dir is not None:
+        folder = str(Path(resolved.data.data_dir).expanduser().resolve())
+        changes["data"] = resolved.data.model_copy(update={"data_dir": folder})
+    if resolved.genotype is not None and Path(resolved.genotype).is_file():
+        changes["genotype"] = str(Path(resolved.genotype).resolve())
+    return resolved.model_copy(update=changes)
 
-    # TensorFlow is loaded only now, when the recipe is known to be sound.
-    from bnas_larq.cli.workflow import start_workflow
 
-    return start_workflow(resolved, path, resume=resume, overwrite=overwrite, tensorboard=tensorboard)
+def _locked_until_the_end(workflow: Workflow) -> Workflow:
+    click.get_current_context().call_on_close(workflow.folder.unlock)
+    return workflow

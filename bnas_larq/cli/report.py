@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
+from bnas_larq.cli.options import opened
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 def command(run: Path) -> None:
-    """Draw the cells and curves of the folder RUN and write report.html, from what there is so far."""
-    from bnas_larq.cli.workflow import open_workflow
-
-    workflow = open_workflow(run, lock=False)
+    """Draw the cells and curves of the folder RUN and write report.html, from what there is."""
+    workflow = opened(run, lock=False)
     workflow.report()
     click.echo(workflow.folder / "report.html")

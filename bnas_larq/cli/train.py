@@ -14,15 +14,12 @@ from bnas_larq.cli.options import recipe_options, start
 @click.option(
     "--genotype",
     metavar="G",
-    help="A genotype file, a published name or random:SEED. Default: the recipe's, or the one in --out with --resume.",
+    help="A genotype file, a published name or random:SEED. Default: the recipe's, or with "
+    "--resume the one that a search left in --out.",
 )
-def command(genotype: str | None, **options: Any) -> None:
+def command(**options: Any) -> None:
     """Train the network of a genotype with the settings of RECIPE; writes weights.h5."""
-    workflow = start(genotype=genotype, **options)
-    if workflow.recipe.genotype is None and not workflow.folder.stage_done("search"):
-        raise click.UsageError(
-            "Training needs a genotype. Received: none. Give --genotype, or --resume --out with a finished search."
-        )
+    workflow = start(**options, stages=("train",))
     workflow.search()
     workflow.train()
     workflow.report()

@@ -1,23 +1,21 @@
-"""The arrows between the parts: recipe → data → search → network → training → evaluation → export → report.
+"""The arrows between the parts: recipe → data → search → network → training → evaluation → export →
+report.
 
-One `Workflow` works in one run folder. Each stage writes its result and is marked done; a stage that is done is not
-repeated, one that was cut off goes on from its last epoch.
+One `Workflow` works in one run folder. Each stage writes its result and is marked done; a stage
+that is done is not repeated, one that was cut off goes on from its last epoch.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from bnas_larq.backend import keras, make_deterministic, tf
 from bnas_larq.data import (
@@ -33,64 +31,35 @@ from bnas_larq.data import (
 from bnas_larq.errors import RunError
 from bnas_larq.export.exporter import export_network
 from bnas_larq.genotype import Genotype
+from bnas_larq.layers.quantizers import get_scheme
 from bnas_larq.models.costs import count_costs
 from bnas_larq.models.network import NetworkConfig, build_network
 from bnas_larq.models.weights import load_weights, save_weights
-from bnas_larq.recipe import Recipe, parse_recipe
-from bnas_larq.report.cells import save_cell_pictures
-from bnas_larq.report.curves import (
-    save_alpha_history,
-    save_confusion,
-    save_search_curves,
-    save_training_curves,
-)
+from bnas_larq.recipe import Recipe
 from bnas_larq.report.html import write_report
 from bnas_larq.runs import RunFolder, read_json, read_lines, write_json
 from bnas_larq.search import GradientSearch
-from bnas_larq.spaces import SearchSpace
 from bnas_larq.training import Evaluation, evaluate_network, train_network
 
+STAGES = ("search", "train", "evaluate", "export")
+#: Files without which a stage does not count as done: when one is lost, the stage is done again.
+RESULTS = {"train": ("network.json", "weights.h5"), "export": ("export.json", "model.tflite")}
+#: What result.json repeats of export.json.
+EXPORT_KEYS = (
+    "file",
+    "bytes",
+    "sha256",
+    "binary_convolutions",
+    "float_convolutions",
+    "parity",
+)
 #: Larger evaluation batches gain nothing on a CPU.
 EVALUATION_BATCH = 250
-
-PACKAGES = (
-    "bnas-larq",
-    "tensorflow",
-    "tf-keras",
-    "larq",
-    "larq-compute-engine",
-    "tensorflow-datasets",
-    "numpy",
-    "scikit-learn",
-)
 
 
 def say(message: str) -> None:
     """Tell the user on stderr; stdout is for results."""
     print(message, file=sys.stderr, flush=True)
-
-
-def environment(seed: int) -> dict[str, Any]:
-    """Versions and machine, for a run's environment.json."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cores": _cores(),
-        "seed": seed,
-        "command": ["bnas-larq", *sys.argv[1:]],
-        "packages": versions,
-    }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Workflow:
@@ -107,7 +76,7 @@ class Workflow:
         self.recipe = recipe
         self.tensorboard = tensorboard
 
-    # -- parts ---------------------------------------------------------------------------------------------------
+    # -- parts -----------------------------------------------------------------------------------
 
     @cached_property
     def data(self) -> ImageDataset:
@@ -140,7 +109,9 @@ class Workflow:
     def _callbacks(self, stage: str) -> tuple[keras.callbacks.Callback, ...]:
         if not self.tensorboard:
             return ()
-        return (keras.callbacks.TensorBoard(str(self.folder / "tensorboard" / stage), profile_batch=0),)
+        return (
+            keras.callbacks.TensorBoard(str(self.folder / "tensorboard" / stage), profile_batch=0),
+        )
 
     @property
     def genotype(self) -> Genotype:
@@ -158,23 +129,72 @@ class Workflow:
 
     def network(self) -> keras.Model:
         """The trained network."""
-        return load_network(self.folder)
+        model = build_network(*describe_network(self.folder))
+        return load_weights(model, self.folder / "weights.h5")
 
-    # -- stages --------------------------------------------------------------------------------------------------
+    @cached_property
+    def cost(self) -> dict[str, Any]:
+        """What the trained network costs, in all conventions, without the list of layers."""
+        costs = count_costs(build_network(*describe_network(self.folder))).to_dict()
+        return {key: value for key, value in costs.items() if key != "layers"}
 
-    def _stage(self, name: str, work: Callable[[], dict[str, Any] | None]) -> None:
-        """Do a stage unless it is done; mark it done with its time and facts."""
-        if self.folder.stage_done(name):
+    def check(self, stages: Collection[str]) -> None:
+        """Find what is wrong with the recipe and its data before anything is written or replaced.
+
+        Args:
+            stages: of `search` and `train`, those that must fit the data.
+
+        Raises:
+            BnasLarqError: the data cannot be read, a name is unknown or a batch is too large.
+        """
+        with data_errors():
+            batches = []
+            if "search" in stages and self.recipe.genotype is None:
+                get_scheme(self.recipe.search.scheme)
+                batches += [(half, self.recipe.search.batch_size) for half in self._search_halves()]
+            if "train" in stages:
+                self.network_config  # noqa: B018 - raises for an unknown scheme
+                batches += [(self.data.train, self.recipe.train.batch_size)]
+            for examples, batch_size in batches:
+                training_pipeline(
+                    examples,
+                    batch_size=batch_size,
+                    seed=self.recipe.seed,
+                    normalization=Normalization(),
+                    augmentation=self.augmentation,
+                )
+
+    # -- stages ----------------------------------------------------------------------------------
+
+    def _is_done(self, name: str) -> bool:
+        files = RESULTS.get(name, ())
+        return self.folder.stage_done(name) and all((self.folder / f).is_file() for f in files)
+
+    def _stage(
+        self, name: str, work: Callable[[], dict[str, Any] | None], again: bool = False
+    ) -> None:
+        """Do a stage unless it is done (or `again`); mark it done with its time and facts."""
+        if self._is_done(name) and not again:
             say(f"{name}: already done")
-            return
-        # Every stage starts from the seed, so that it does not matter which stages ran in the same process.
+        else:
+            self._do(name, work)
+        # Not before the stage is marked: a process killed in between would have to begin again.
+        self.folder.checkpoints(name).clear()
+
+    def _do(self, name: str, work: Callable[[], dict[str, Any] | None]) -> None:
+        if self.folder.stage_done(name) and not self._is_done(name):
+            # Its files were lost: what came from them must come from the new ones.
+            for stage in STAGES[STAGES.index(name) :]:
+                self.folder.mark_undone(stage)
+        # Every stage starts from the seed: it does not matter which ones ran in this process.
         keras.backend.clear_session()
         make_deterministic(self.recipe.seed)
         start = time.monotonic()
         with data_errors():
             facts = work() or {}
         earlier = facts.pop("earlier_seconds", 0.0)
-        self.folder.mark_done(name, seconds=round(time.monotonic() - start + earlier, 2), **facts)
+        seconds = time.monotonic() - start + earlier
+        self.folder.mark_done(name, seconds=round(seconds, 2), **facts)
 
     def search(self) -> None:
         """Search a genotype, or take the one that the recipe names."""
@@ -201,7 +221,8 @@ class Workflow:
         searcher = GradientSearch(settings, data.num_classes, data.image_shape)
         say(
             f"search: {settings.epochs} epochs of {pipeline.steps_per_epoch} steps on {data.name}, "
-            f"{settings.cells} cells, {settings.channels} channels; the first step builds the graph and takes longest"
+            f"{settings.cells} cells, {settings.channels} channels; "
+            "the first step builds the graph and takes longest"
         )
         stage = self.folder / "search"
         done = len(read_lines(stage / "metrics.jsonl"))
@@ -222,7 +243,6 @@ class Workflow:
         )
         result.genotype.save(self.folder / "genotype.json")
         say(result.genotype.pretty())
-        self.folder.checkpoints("search").clear()
         return {
             "searched": True,
             "genotype": result.genotype.id,
@@ -267,7 +287,10 @@ class Workflow:
             normalization=self.normalization,
             augmentation=self.augmentation,
         )
-        say(f"train: {settings.epochs} epochs of {pipeline.steps_per_epoch} steps on {data.name}, genotype {self.genotype.id}")
+        say(
+            f"train: {settings.epochs} epochs of {pipeline.steps_per_epoch} steps on {data.name}, "
+            f"genotype {self.genotype.id}"
+        )
         stage = self.folder / "train"
         done = len(read_lines(stage / "metrics.jsonl"))
         train_network(
@@ -280,7 +303,6 @@ class Workflow:
             callbacks=self._callbacks("train"),
         )
         save_weights(model, self.folder / "weights.h5")
-        self.folder.checkpoints("train").clear()
         last = read_lines(stage / "metrics.jsonl")[-1]
         return {
             "validation_accuracy": last.get("val_accuracy"),
@@ -289,7 +311,9 @@ class Workflow:
 
     def _earlier_seconds(self, stage: str, epochs: int) -> float:
         """Time of the epochs that earlier processes trained."""
-        return sum(row["seconds"] for row in read_lines(self.folder / stage / "metrics.jsonl")[:epochs])
+        return sum(
+            row["seconds"] for row in read_lines(self.folder / stage / "metrics.jsonl")[:epochs]
+        )
 
     def evaluate(self) -> None:
         """Evaluate on the test split, once."""
@@ -299,57 +323,58 @@ class Workflow:
         evaluation: Evaluation = evaluate_network(self.network(), self.batches(self.data.test))
         evaluation.write_predictions(self.folder / "predictions.csv", self.data.class_names)
         evaluation.write_confusion(self.folder / "confusion.csv", self.data.class_names)
-        pictures = self.folder / "pictures"
-        pictures.mkdir(exist_ok=True)
-        save_confusion(evaluation.confusion(), self.data.class_names, pictures)
         metrics = evaluation.metrics()
         say(f"evaluate: test accuracy {metrics['accuracy']:.4f} on {metrics['examples']} images")
         return {"test": metrics}
 
     def export(self, again: bool = False) -> None:
-        """Write model.tflite and compare it with Keras on test images (their labels are not used)."""
-        if again:
-            self.folder.mark_undone("export")
-        self._stage("export", self._export)
+        """Write model.tflite and compare it with Keras on test images, without their labels."""
+        self._stage("export", self._export, again)
 
     def _export(self) -> dict[str, Any]:
         count = min(self.recipe.export.parity_images, self.data.test.num_examples)
         raw = self.data.test.images_at(np.arange(count))
         images = np.asarray(self.normalization.apply(tf.constant(raw)))
         # What a killed export left behind is this run's own file.
-        report = export_network(self.network(), self.folder / "model.tflite", images, overwrite=True)
+        report = export_network(
+            self.network(), self.folder / "model.tflite", images, overwrite=True
+        )
         write_json(self.folder / "export.json", report)
         parity = report["parity"]
         say(
-            f"export: model.tflite, {report['bytes']} bytes, {report['binary_convolutions']} convolutions in 1 bit, "
-            f"{report['float_convolutions']} not; {parity['equal_predictions']:.2%} of {parity['images']} predictions equal "
-            f"to Keras, largest difference {parity['max_abs_difference']:.2g}"
+            f"export: model.tflite, {report['bytes']} bytes, "
+            f"{report['binary_convolutions']} convolutions in 1 bit, "
+            f"{report['float_convolutions']} not; {parity['equal_predictions']:.2%} of "
+            f"{parity['images']} predictions equal to Keras, "
+            f"largest difference {parity['max_abs_difference']:.2g}"
         )
         return {}
 
     def report(self) -> None:
         """Draw what there is to draw, and write result.json and report.html."""
-        pictures = self.folder / "pictures"
-        pictures.mkdir(exist_ok=True)
-        if (self.folder / "genotype.json").exists():
-            save_cell_pictures(self.genotype, pictures, shortcut=self.recipe.network.shortcut)
-        if rows := read_lines(self.folder / "search" / "metrics.jsonl"):
-            save_search_curves(rows, pictures)
-        if rows := read_lines(self.folder / "search" / "alphas.jsonl"):
-            save_alpha_history(rows, SearchSpace.named(self.recipe.search.space).normal, pictures)
-        if rows := read_lines(self.folder / "train" / "metrics.jsonl"):
-            save_training_curves(rows, pictures)
         self.write_result()
         write_report(self.folder.path)
-        self.write_result()
+        self.write_result()  # once more, with the names of all files
+
+    def _files(self) -> list[str]:
+        """All files of the run but hidden ones. `os.walk` bears that some vanish meanwhile."""
+        root = self.folder.path
+        return sorted(
+            (Path(parent) / name).relative_to(root).as_posix()
+            for parent, _, names in os.walk(root)
+            for name in names
+            if not name.startswith(".")
+        )
 
     def write_result(self) -> dict[str, Any]:
         """Collect the results so far in result.json, for programs to read."""
         folder = self.folder
-        facts = {stage: folder.facts(stage) for stage in ("search", "train", "evaluate", "export")}
+        facts = {stage: folder.facts(stage) for stage in STAGES}
+        wanted = STAGES if self.recipe.export.enabled else STAGES[:-1]
         result: dict[str, Any] = {
             "recipe": self.recipe.name,
             "seed": self.recipe.seed,
+            "finished": all(self._is_done(stage) for stage in wanted),
             "genotype": facts["search"].get("genotype"),
             "test_accuracy": facts["evaluate"].get("test", {}).get("accuracy"),
             "test": facts["evaluate"].get("test"),
@@ -358,80 +383,34 @@ class Workflow:
             "seconds": {stage: fact.get("seconds") for stage, fact in facts.items()},
             "wall_seconds": round(sum(fact.get("seconds", 0.0) for fact in facts.values()), 2),
         }
-        if folder.stage_done("train"):
-            costs = count_costs(self.network()).to_dict()
-            result["cost"] = {key: value for key, value in costs.items() if key != "layers"}
+        if self._is_done("train"):
+            result["cost"] = self.cost
         if (folder / "export.json").exists():
             report = read_json(folder / "export.json")
-            result["export"] = {
-                key: report[key] for key in ("file", "bytes", "sha256", "binary_convolutions", "float_convolutions", "parity")
-            }
-        hidden = {".lock", "result.json"}
-        files = sorted(
-            str(p.relative_to(folder.path))
-            for p in folder.path.rglob("*")
-            if p.is_file() and p.name not in hidden and not p.name.endswith(".tmp")
-        )
-        result["files"] = files
+            result["export"] = {key: report[key] for key in EXPORT_KEYS}
+        result["files"] = [name for name in self._files() if name != "result.json"]
         write_json(folder / "result.json", result)
         return result
 
 
-def open_workflow(path: Path, *, lock: bool = True, tensorboard: bool = False) -> Workflow:
-    """The workflow of an existing run folder, with the recipe it began with."""
-    folder = RunFolder.open(path, lock=lock)
-    try:
-        values = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunError(
-            f"A run's recipe.yaml must be readable. Received: {folder / 'recipe.yaml'}. Restore it or start a new run."
-        ) from error
-    return Workflow(folder, parse_recipe(values), tensorboard)
-
-
-def start_workflow(
-    recipe: Recipe, path: Path, *, resume: bool, overwrite: bool, tensorboard: bool = False
-) -> Workflow:
-    """The workflow of a new run folder, or with `resume` of the one that is there.
+def describe_network(folder: RunFolder) -> tuple[Genotype, NetworkConfig]:
+    """Genotype and settings of a run's trained network.
 
     Raises:
-        RunError: the folder exists (without `resume` or `overwrite`), or it belongs to another recipe.
-    """
-    if resume and (path / "recipe.yaml").is_file():
-        workflow = open_workflow(path, tensorboard=tensorboard)
-        if workflow.recipe != recipe:
-            differing = [
-                key
-                for key in type(recipe).model_fields
-                if getattr(recipe, key) != getattr(workflow.recipe, key)
-            ]
-            raise RunError(
-                f"A run is resumed with the recipe it began with. Received: another {', '.join(differing)} than in "
-                f"{path / 'recipe.yaml'}. Leave the change away, or choose another --out."
-            )
-        return workflow
-    folder = RunFolder.create(path, recipe.to_yaml(), overwrite=overwrite)
-    write_json(folder / "environment.json", environment(recipe.seed))
-    return Workflow(folder, recipe, tensorboard)
-
-
-def load_network(folder: RunFolder) -> keras.Model:
-    """The trained network of a run.
-
-    Raises:
-        RunError, WeightsError: the run is not trained yet, or its files are damaged.
+        RunError: the run is not trained yet, or network.json is damaged.
+        GenotypeError: genotype.json is damaged.
     """
     if not (folder / "network.json").is_file() or not (folder / "weights.h5").is_file():
         raise RunError(
-            f"A trained network needs network.json and weights.h5. Received: {folder.path} without them. "
+            "A trained network needs network.json and weights.h5. "
+            f"Received: {folder.path} without them. "
             "Train it first: bnas-larq train, or bnas-larq run --resume."
         )
     described = read_json(folder / "network.json")
     if not isinstance(described, dict) or not isinstance(described.get("config"), dict):
-        raise RunError(f"A run's network.json must hold its config. Received: {folder / 'network.json'}. Restore it.")
-    genotype = Genotype.load(folder / "genotype.json")
-    model = build_network(genotype, NetworkConfig.from_dict(described["config"]))
-    return load_weights(model, folder / "weights.h5")
-
-
-
+        raise RunError(
+            "A run's network.json must hold its config. "
+            f"Received: {folder / 'network.json'}. Restore it."
+        )
+    config = NetworkConfig.from_dict(described["config"])
+    return Genotype.load(folder / "genotype.json"), config

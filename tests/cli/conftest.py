@@ -1,0 +1,130 @@
+"""A recipe that is as small as a run can be, one finished run of it, and the command line as users
+start it: in processes of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+#: Everything that draws random numbers is switched on, so that a resumed run has to repeat it.
+TINY = """\
+data:
+  name: digits
+  limit: 200
+  augmentation: {crop_padding: 1, flip: true, color_jitter: [0.1, 0.1, 0.1, 0.1]}
+search: {cells: 1, channels: 2, epochs: 12, batch_size: 32, limit: 160, alpha_learning_rate: 0.01}
+network: {cells: 3, channels: 4}
+train: {epochs: 12, batch_size: 64, drop_path: 0.3, label_smoothing: 0.1}
+export: {parity_images: 8}
+"""
+
+#: Runs several command lines in one process, which loads TensorFlow once.
+SEVERAL = """
+import contextlib, io, json, sys
+from bnas_larq.cli.main import main
+for args in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(args)
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines on stderr that are the program's last word."""
+        return [line for line in self.err.splitlines() if line.startswith("Error: ")]
+
+
+class Run(NamedTuple):
+    """A finished run."""
+
+    done: Done
+    folder: Path
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="session")
+def start() -> Callable[..., subprocess.Popen]:
+    """Starts `bnas-larq ARGS` and does not wait for it."""
+
+    def start(*args: object) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "bnas_larq.cli.main", *map(str, args)],
+            cwd=ROOT,
+            env=_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def bnas_larq(start) -> Callable[..., Done]:
+    """Runs `bnas-larq ARGS` to its end."""
+
+    def run(*args: object) -> Done:
+        process = start(*args)
+        out, err = process.communicate()
+        return Done(process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def in_one_process() -> Callable[[Sequence[Sequence[object]]], list[Done]]:
+    """Runs several command lines one after the other in one new process."""
+
+    def run(lines: Sequence[Sequence[object]]) -> list[Done]:
+        arguments = json.dumps([[str(arg) for arg in line] for line in lines])
+        done = subprocess.run(
+            [sys.executable, "-c", SEVERAL, arguments],
+            cwd=ROOT,
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return [Done(*json.loads(line)) for line in done.stdout.splitlines()]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A recipe that is searched and trained in seconds."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(bnas_larq, tiny, tmp_path_factory) -> Run:
+    """One uninterrupted run. Tests only read its folder; whoever changes it takes a copy."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    done = bnas_larq("run", tiny, "--out", folder)
+    assert done.code == 0, done.err
+    return Run(done, folder)
