@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,20 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("the folder ../shared with fixtures and data is absent (set BNAS_LARQ_SHARED)")
     return folder
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], contextlib.AbstractContextManager[None]]:
+    """`with full_disk(100):` the system lets no file grow beyond 100 bytes, as on a full disk."""
+    resource = pytest.importorskip("resource", reason="only POSIX systems limit file sizes")
+
+    @contextlib.contextmanager
+    def limited(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

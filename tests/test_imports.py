@@ -24,12 +24,15 @@ FLOORS = {
     "backend": 1,
     "layers": 2,
     "models": 3,
-    **dict.fromkeys(("data", "search", "training", "export", "report"), 4),
-    "zoo": 5,
-    "cli": 6,
+    "fitting": 4,
+    **dict.fromkeys(("data", "search", "training", "export", "report"), 5),
+    "zoo": 6,
+    "cli": 7,
 }
 #: Floors whose parts meet only further up. Elsewhere a floor may import itself, without cycles.
-SEPARATE_FLOORS = {4}
+SEPARATE_FLOORS = {5}
+#: Where the parts meet: as heavy as they are, so that commands import it inside themselves.
+WORKFLOW = f"{PACKAGE}.cli.workflow"
 
 #: Behind one door, which sets Keras 2 before anybody else can touch it.
 ONLY_IN_BACKEND = {"tensorflow", "tf_keras", "keras", "larq"}
@@ -73,6 +76,17 @@ def part(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
+def for_type_checkers_only(tree: ast.Module) -> set[int]:
+    """Ids of the nodes under `if TYPE_CHECKING:`, which never run."""
+    return {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+
+
 def imports(module: str, tree: ast.Module, is_package: bool = False) -> Iterator[Import]:
     """All import statements, relative ones resolved."""
     in_functions = {
@@ -81,8 +95,9 @@ def imports(module: str, tree: ast.Module, is_package: bool = False) -> Iterator
         if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for inner in ast.walk(outer)
     }
+    later = in_functions | for_type_checkers_only(tree)
     for node in ast.walk(tree):
-        at_top = id(node) not in in_functions
+        at_top = id(node) not in later
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield Import(alias.name, (), node.lineno, at_top)
@@ -123,7 +138,8 @@ def import_violations(
             found.append(f"{where} only backend.py imports {outside}")
         if outside in ONLY_IN_FUNCTIONS and entry.at_top:
             found.append(f"{where} {outside} is imported inside functions only")
-        if outside in NOT_AT_TOP_OF_CLI and entry.at_top and here == "cli":
+        in_command = here == "cli" and module != WORKFLOW
+        if outside in NOT_AT_TOP_OF_CLI and entry.at_top and in_command:
             found.append(f"{where} {outside} is imported inside the commands")
         if outside in NOT_ON_FLOOR_0 and floor == 0:
             found.append(f"{where} floor 0 does not import {outside}")
@@ -136,7 +152,8 @@ def import_violations(
                 found.append(f"{where} floor {floor} imports {target} of floor {there}")
             elif there == floor and here != part(target) and floor in SEPARATE_FLOORS:
                 found.append(f"{where} {here} and {part(target)} meet only on higher floors")
-            if here == "cli" and entry.at_top and 1 <= there < FLOORS["cli"]:
+            heavy = 1 <= there < FLOORS["cli"] or target == WORKFLOW
+            if in_command and entry.at_top and heavy:
                 found.append(f"{where} {target} loads TensorFlow: import it inside the command")
     return found
 
@@ -228,15 +245,7 @@ def test_no_module_imports_itself_in_a_circle():
 def test_the_package_itself_imports_nothing_heavy():
     """`import bnas_larq.errors` runs `bnas_larq/__init__.py` first, so that must stay light."""
     tree = ast.parse((ROOT / PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    checked_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
-    body = [node for node in tree.body if id(node) not in checked_only]
-    light = ast.Module(body=body, type_ignores=[])
-    for entry in imports(PACKAGE, light, is_package=True):
+    for entry in imports(PACKAGE, tree, is_package=True):
         if entry.at_top and entry.module.split(".")[0] == PACKAGE:
             assert {FLOORS[part(t)] for t in own_targets(entry, set(MODULES))} == {0}
         elif entry.at_top:
@@ -245,6 +254,7 @@ def test_the_package_itself_imports_nothing_heavy():
 
 def test_floor_0_and_the_command_line_load_no_tensorflow():
     light = [name for name in MODULES if FLOORS.get(part(name)) in (0, FLOORS["cli"])]
+    light.remove(WORKFLOW)
     heavy = sorted(ONLY_IN_BACKEND | ONLY_IN_FUNCTIONS)
     code = f"import sys, {', '.join(light)}; print([n for n in {heavy} if n in sys.modules])"
     done = subprocess.run(
@@ -267,6 +277,10 @@ def test_floor_0_and_the_command_line_load_no_tensorflow():
         ("zoo.a", "from bnas_larq import SuperNet", "from the module that defines it"),
         ("cli.a", "from bnas_larq.models import costs", "import it inside the command"),
         ("cli.a", "import numpy as np", "numpy is imported inside the commands"),
+        ("cli.a", "from bnas_larq.cli.workflow import x", "import it inside the command"),
+        ("cli.a", "if TYPE_CHECKING:\n    pass\nelse:\n    import numpy", "inside the commands"),
+        ("genotype", "if TYPE_CHECKING:\n    from bnas_larq.models import costs", "of floor 3"),
+        ("fitting.a", "from bnas_larq.training import b", "of floor 5"),
         ("export.a", "import larq_compute_engine", "inside functions only"),
         ("novel", "", "has no floor yet"),
         ("data.a", "import pickle", "pickle is never imported"),
@@ -283,7 +297,8 @@ def test_floor_0_and_the_command_line_load_no_tensorflow():
 )
 def test_the_rules_catch(module, source, message):
     name, tree = f"{PACKAGE}.{module}", ast.parse(source)
-    known = {PACKAGE, f"{PACKAGE}.models", f"{PACKAGE}.models.costs", f"{PACKAGE}.training.b"}
+    known = {PACKAGE, WORKFLOW, f"{PACKAGE}.models", f"{PACKAGE}.models.costs"}
+    known |= {f"{PACKAGE}.training", f"{PACKAGE}.training.b"}
     found = import_violations(name, tree, known, is_package=module == "layers")
     assert message in "; ".join(found + code_violations(name, tree))
 
@@ -296,12 +311,17 @@ def test_the_rules_catch(module, source, message):
         ("zoo.a", "from bnas_larq import models"),
         ("export.a", "def f():\n    import larq_compute_engine"),
         ("cli.a", "def f():\n    from bnas_larq.models import costs\n    import numpy"),
+        ("cli.a", "def f():\n    from bnas_larq.cli.workflow import x"),
+        ("cli.a", "if TYPE_CHECKING:\n    from bnas_larq.cli.workflow import x"),
+        ("cli.workflow", "import numpy\nfrom bnas_larq.models import costs"),
+        ("search.a", "from bnas_larq.fitting import resume"),
         ("zoo.a", "model.eval()\nnumpy.load(path, allow_pickle=False)\nyaml.safe_load(text)"),
     ],
 )
 def test_the_rules_allow(module, source):
     name, tree = f"{PACKAGE}.{module}", ast.parse(source)
-    known = {PACKAGE, f"{PACKAGE}.models", f"{PACKAGE}.models.costs"}
+    known = {PACKAGE, WORKFLOW, f"{PACKAGE}.models", f"{PACKAGE}.models.costs"}
+    known |= {f"{PACKAGE}.fitting.resume"}
     assert import_violations(name, tree, known) + code_violations(name, tree) == []
 
 

@@ -1,0 +1,366 @@
+"""Killed and resumed training ends with the bits of the uninterrupted one."""
+
+from __future__ import annotations
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from bnas_larq.backend import keras, make_deterministic, tf
+from bnas_larq.errors import CheckpointError, RunError, TrainingStopped, WeightsError
+from bnas_larq.fitting.callbacks import EpochHook
+from bnas_larq.fitting.resume import resumable_fit
+from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
+from bnas_larq.runs import Checkpoints, append_line, read_lines
+from bnas_larq.training.schedules import OneCycle, OneCycleMomentum
+
+EPOCHS, STEPS, BATCH = 4, 3, 4
+
+OPTIMIZERS = {
+    "momentum": lambda: CoupledSGD(
+        OneCycle(0.1, EPOCHS * STEPS),
+        momentum=0.9,
+        momentum_schedule=OneCycleMomentum(EPOCHS * STEPS),
+        l2=0.01,
+        clip_norm=1.0,
+    ),
+    "adam": lambda: CoupledAdam(0.01, l2=0.01),
+}
+
+
+class Killed(Exception):
+    """Stands for `kill -9`: nothing catches it, and nothing is written after it."""
+
+
+def batches(epoch):
+    """Endless batches, each a function of its number alone."""
+
+    def batch(number):
+        generator = np.random.default_rng(number)
+        inputs = generator.normal(size=(BATCH, 5)).astype(np.float32)
+        return inputs, (inputs.sum(axis=1) > 0).astype(np.int64)
+
+    def endless():
+        number = epoch * STEPS
+        while True:
+            yield batch(number)
+            number += 1
+
+    signature = (tf.TensorSpec((BATCH, 5), tf.float32), tf.TensorSpec((BATCH,), tf.int64))
+    return tf.data.Dataset.from_generator(endless, output_signature=signature)
+
+
+def make_model(units=6, optimizer=OPTIMIZERS["momentum"], seed=1, dense="hidden"):
+    """A dense network with BatchNorm, whose moving statistics are state too."""
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            keras.layers.Dense(units, name=dense),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.Dense(2, name="classifier"),
+        ]
+    )
+    model.compile(
+        optimizer=optimizer(),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+    )
+    return model
+
+
+def fit(model, folder, epochs=EPOCHS, **settings):
+    """Train in a run's stage folder; returns the epochs that were done before."""
+    return resumable_fit(
+        model,
+        settings.pop("dataset", batches),
+        steps_per_epoch=STEPS,
+        epochs=epochs,
+        checkpoints=Checkpoints(folder / "checkpoints"),
+        log=folder / "metrics.jsonl",
+        optimizers={"optimizer": (model.optimizer, model.trainable_variables)},
+        **settings,
+    )
+
+
+def kill_in(epoch, step=None):
+    """A callback that ends training in an epoch: before a step, or before its checkpoint."""
+
+    class Kill(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+        def on_train_batch_begin(self, batch, logs=None):
+            if (self.epoch, batch) == (epoch, step):
+                raise Killed
+
+        def on_epoch_end(self, number, logs=None):
+            if step is None and number == epoch:
+                raise Killed
+
+    return Kill()
+
+
+def state(model):
+    """All that training moves: weights, statistics, optimizer slots and step."""
+    return {variable.name: variable.numpy() for variable in model.weights + slots(model)}
+
+
+def slots(model):
+    return list(model.optimizer.variables)
+
+
+def assert_same_bits(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert value.tobytes() == other[name].tobytes(), name
+
+
+def rows(folder):
+    """The metrics without the wall time."""
+    return [
+        {key: value for key, value in row.items() if key != "seconds"}
+        for row in read_lines(folder / "metrics.jsonl")
+    ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def deterministic():
+    make_deterministic(0)
+
+
+# -- equal bits ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_resumed_training_equals_the_uninterrupted_one(tmp_path, optimizer):
+    """Killed inside epoch 2 and again after the metrics of epoch 3, but before its checkpoint."""
+    whole = make_model(optimizer=optimizer)
+    assert fit(whole, tmp_path / "whole", validation_data=batches(99).take(2)) == 0
+
+    cut = tmp_path / "cut"
+    for done, kill in ((0, kill_in(1, step=1)), (1, kill_in(2)), (2, None)):
+        model = make_model(optimizer=optimizer, seed=100 + done)  # another start each time …
+        if done == 0:
+            model.set_weights(make_model(optimizer=optimizer).get_weights())  # … but the first
+        settings = {"validation_data": batches(99).take(2), "callbacks": [kill] if kill else []}
+        if kill is None:
+            assert fit(model, cut, **settings) == done
+        else:
+            with pytest.raises(Killed):
+                fit(model, cut, **settings)
+
+    assert_same_bits(state(model), state(whole))
+    assert int(model.optimizer.iterations) == EPOCHS * STEPS
+    moved = sum(np.any(slot.numpy() != 0) for slot in slots(model) if slot.shape.rank)
+    assert moved >= len(model.trainable_variables)  # equal zeros would say nothing
+    assert rows(cut) == rows(tmp_path / "whole")
+    assert [row["epoch"] for row in rows(cut)] == list(range(EPOCHS))
+    assert set(rows(cut)[0]) == {"epoch", "lr", "loss", "accuracy", "val_loss", "val_accuracy"}
+
+
+def test_forgetting_the_slots_would_show(tmp_path):
+    """The comparison is sharp: the weights alone do not continue the same training."""
+    whole, again = make_model(), make_model(seed=2)
+    fit(whole, tmp_path / "whole", epochs=2)
+    fit(first := make_model(), tmp_path / "first", epochs=1)
+    again.set_weights(first.get_weights())
+    again.fit(batches(1), steps_per_epoch=STEPS, epochs=1, verbose=0)
+    assert any(np.any(a != b) for a, b in zip(again.weights, whole.weights, strict=True))
+
+
+def test_a_finished_training_is_only_restored(tmp_path):
+    fit(first := make_model(), tmp_path)
+    again = make_model(seed=2)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    assert fit(again, tmp_path) == EPOCHS
+    assert_same_bits(state(again), state(first))
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_the_data_of_the_first_epoch_to_do_is_asked_for(tmp_path):
+    asked = []
+
+    def dataset(epoch):
+        asked.append(epoch)
+        return batches(epoch)
+
+    fit(make_model(), tmp_path, epochs=2, dataset=dataset)
+    fit(make_model(), tmp_path, epochs=3, dataset=dataset)
+    assert asked == [0, 2]
+
+
+def test_other_records_are_cut_back_like_the_metrics(tmp_path):
+    other = tmp_path / "alphas.jsonl"
+    hook = EpochHook(lambda epoch, logs: append_line(other, {"epoch": epoch, **logs}))
+    with pytest.raises(Killed):
+        fit(make_model(), tmp_path, callbacks=[hook, kill_in(1)], logs=[other])
+    assert [row["epoch"] for row in read_lines(other)] == [0, 1]
+    fit(make_model(), tmp_path, callbacks=[hook], logs=[other])
+    assert [row["epoch"] for row in read_lines(other)] == [0, 1, 2, 3]
+    assert [row["loss"] for row in read_lines(other)] == [row["loss"] for row in rows(tmp_path)]
+
+
+def test_two_optimizers_of_one_model_are_restored(tmp_path):
+    """As in a search: a second optimizer that Keras knows nothing of."""
+
+    def make(seed):
+        model = make_model(seed=seed)
+        model.alpha = tf.Variable([1.0, 2.0], trainable=False, name="alpha")
+        second = CoupledAdam(0.01)
+        hook = EpochHook(lambda epoch, logs: second.apply_gradients([(model.alpha, model.alpha)]))
+        optimizers = {
+            "optimizer": (model.optimizer, model.trainable_variables),
+            "alpha_optimizer": (second, [model.alpha]),
+        }
+        return model, second, hook, optimizers
+
+    def train(seed, folder, epochs):
+        model, second, hook, optimizers = make(seed)
+        resumable_fit(
+            model,
+            batches,
+            steps_per_epoch=STEPS,
+            epochs=epochs,
+            checkpoints=Checkpoints(folder / "checkpoints"),
+            log=folder / "metrics.jsonl",
+            optimizers=optimizers,
+            callbacks=[hook],
+        )
+        return model, second
+
+    whole, second = train(1, tmp_path / "whole", 3)
+    train(1, tmp_path / "cut", 2)
+    again, again_second = train(2, tmp_path / "cut", 3)
+    assert_same_bits(state(again), state(whole))
+    assert again.alpha.numpy().tobytes() == whole.alpha.numpy().tobytes()
+    assert int(again_second.iterations) == 3
+    for one, other in zip(again_second.variables, second.variables, strict=True):
+        assert one.numpy().tobytes() == other.numpy().tobytes()
+
+
+# -- trouble ---------------------------------------------------------------------------------------
+
+
+def test_a_truncated_checkpoint_is_passed_over(tmp_path):
+    """The run goes back one epoch and ends with the same bits."""
+    whole = make_model()
+    fit(whole, tmp_path / "whole")
+    cut = tmp_path / "cut"
+    fit(make_model(), cut, epochs=3)
+    data = next((cut / "checkpoints" / "epoch-00003").glob("*.data*"))
+    data.write_bytes(data.read_bytes()[:-100])
+    again = make_model(seed=2)
+    with pytest.warns(UserWarning, match="epoch-00003 is damaged .* using the one before it"):
+        assert fit(again, cut) == 2
+    assert_same_bits(state(again), state(whole))
+    assert rows(cut) == rows(tmp_path / "whole")
+
+
+def test_only_damaged_checkpoints(tmp_path):
+    fit(make_model(), tmp_path, epochs=2)
+    for path in (tmp_path / "checkpoints").glob("*/*.index"):
+        path.write_bytes(b"")
+    before = rows(tmp_path)
+    with pytest.warns(UserWarning), pytest.raises(CheckpointError, match="one intact checkpoint"):
+        fit(make_model(), tmp_path)
+    assert rows(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"units": 7},
+        {"dense": "hidden", "units": 60},
+        {"optimizer": OPTIMIZERS["adam"]},
+    ],
+    ids=["one unit more", "many more", "another optimizer"],
+)
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, other):
+    fit(make_model(), tmp_path, epochs=2)
+    before = rows(tmp_path)
+    message = (
+        "must hold the weights of this very model. Received: .*epoch-00002.* Resume with the rec"
+    )
+    with pytest.raises(WeightsError, match=message) as error:
+        fit(make_model(**other), tmp_path)
+    assert "\n" not in str(error.value)
+    assert rows(tmp_path) == before
+
+
+def test_a_checkpoint_of_a_smaller_model_is_refused(tmp_path):
+    fit(make_model(), tmp_path, epochs=2)
+    larger = make_model()
+    larger.add(keras.layers.Dense(2))
+    larger.compile(optimizer=CoupledSGD(0.1), loss="mse")
+    with pytest.raises(WeightsError, match="must hold the weights of this very model"):
+        fit(larger, tmp_path)
+
+
+def test_a_checkpoint_without_tensorflows_files_is_refused(tmp_path):
+    """Whole by its sums, and still nothing that TensorFlow can read."""
+    Checkpoints(tmp_path / "checkpoints").save(1, lambda folder: (folder / "a").write_text("b"))
+    with pytest.raises(
+        CheckpointError, match="must be readable. Received: .*epoch-00001 .*Delete it"
+    ):
+        fit(make_model(), tmp_path)
+
+
+def test_a_loss_that_is_no_longer_finite_stops_and_keeps_the_checkpoint_before(tmp_path):
+    """From epoch 2 on the inputs are infinite; epochs 0 and 1 stay as they were."""
+
+    def broken(epoch):
+        return (
+            batches(epoch)
+            .enumerate(epoch * STEPS)
+            .map(
+                lambda number, batch: (
+                    batch[0] * tf.where(number >= 2 * STEPS, math.inf, 1.0),
+                    batch[1],
+                )
+            )
+        )
+
+    message = (
+        r"loss must stay finite. Received: loss = nan in epoch 3. Lower the learning rate; check"
+    )
+    with pytest.raises(TrainingStopped, match=message):
+        fit(make_model(), tmp_path, dataset=broken)
+    assert [epoch for epoch, _ in Checkpoints(tmp_path / "checkpoints").candidates()] == [2, 1]
+    assert [row["epoch"] for row in rows(tmp_path)] == [0, 1]
+
+    healthy = tmp_path / "healthy"
+    fit(whole := make_model(), healthy)
+    again = make_model(seed=2)
+    assert fit(again, tmp_path) == 2
+    assert_same_bits(state(again), state(whole))
+
+
+def test_a_validation_loss_that_is_not_finite_stops_too(tmp_path):
+    broken = batches(0).take(1).map(lambda inputs, labels: (inputs * math.nan, labels))
+    with pytest.raises(TrainingStopped, match="Received: val_loss = nan in epoch 1"):
+        fit(make_model(), tmp_path, validation_data=broken)
+    assert rows(tmp_path) == []
+
+
+def test_a_full_disk_stops_with_a_sentence_and_keeps_the_checkpoint_before(tmp_path, full_disk):
+    fit(make_model(), tmp_path, epochs=1)
+    message = "checkpoint must be written to disk. Received: .* Free space, then resume"
+    with full_disk(1000), pytest.raises(RunError, match=message) as error:
+        fit(make_model(), tmp_path)
+    assert "\n" not in str(error.value)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["epoch-00001"]
+    fit(whole := make_model(), tmp_path / "whole")
+    assert fit(again := make_model(seed=2), tmp_path) == 1
+    assert_same_bits(state(again), state(whole))
+
+
+def test_a_run_can_be_moved(tmp_path):
+    """Nothing in a checkpoint names the folder it was written to."""
+    fit(make_model(), tmp_path / "a", epochs=2)
+    fit(whole := make_model(), tmp_path / "whole")
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    assert fit(again := make_model(seed=2), tmp_path / "b") == 2
+    assert_same_bits(state(again), state(whole))

@@ -1,0 +1,98 @@
+"""Search spaces: names, order and counts of the candidates, and what they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from bnas_larq import spaces
+from bnas_larq.errors import GenotypeError
+from bnas_larq.spaces import SearchSpace, check_operation, declare_operation, edges_of_cell
+
+#: Order of FACTS §1, which is that of the α columns.
+BNAS = (
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "bin_conv_3x3",
+    "bin_conv_5x5",
+    "bin_dil_conv_3x3",
+    "bin_dil_conv_5x5",
+)
+
+
+def test_the_space_of_bnas():
+    space = SearchSpace.bnas()
+    assert space.normal == space.reduce == BNAS
+    assert (space.name, space.nodes, space.edges_per_node, space.shortcut) == ("bnas", 4, 2, True)
+    assert SearchSpace.named("bnas") == space
+
+
+def test_node_i_reads_every_earlier_state():
+    assert edges_of_cell(1) == ((0, 0), (0, 1))
+    assert edges_of_cell(2) == ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2))
+    assert len(SearchSpace.bnas().edges) == 2 + 3 + 4 + 5
+
+
+def test_round_trip_through_json():
+    space = dataclasses.replace(SearchSpace.bnas(), nodes=3, edges_per_node=1, shortcut=False)
+    again = SearchSpace.from_dict(json.loads(json.dumps(space.to_dict())))
+    assert again == space and hash(again) == hash(space)
+
+
+def test_candidates_are_taken_away_and_added_on_both_kinds_of_edges():
+    smaller = SearchSpace.bnas().without_operations(["none", "bin_conv_5x5"])
+    assert smaller.normal == smaller.reduce == BNAS[1:4] + BNAS[5:]
+    assert smaller.name == "bnas-bin_conv_5x5-none"
+    larger = smaller.with_operations("none")
+    assert larger.normal == larger.reduce == (*smaller.normal, "none")
+    assert larger.name == "bnas-bin_conv_5x5-none+none"
+
+
+def test_a_declared_operation_joins_a_space(monkeypatch):
+    monkeypatch.setattr(spaces, "_OPERATIONS", dict(spaces._OPERATIONS))
+    with pytest.raises(GenotypeError, match="must be registered. Received: 'bin_shuffle'"):
+        SearchSpace.bnas().with_operations("bin_shuffle")
+    declare_operation("bin_shuffle", "a user's own")
+    assert spaces.operation_names() == (*BNAS, "bin_shuffle")
+    assert SearchSpace.bnas().with_operations("bin_shuffle").reduce == (*BNAS, "bin_shuffle")
+
+
+@pytest.mark.parametrize("name", ["3x3", "a-b", "", "a b", "a;b"])
+def test_an_operations_name_is_an_identifier(name):
+    with pytest.raises(GenotypeError, match=r"must be a Python identifier. Received: '.*Choose"):
+        declare_operation(name, "")
+    assert name not in spaces.operation_names()
+
+
+def test_an_unknown_operation_is_answered_with_the_nearest():
+    message = r"Received: 'bin_conv_3x4'; did you mean 'bin_conv_3x3'\? Import the module"
+    with pytest.raises(GenotypeError, match=message):
+        check_operation("bin_conv_3x4")
+    with pytest.raises(GenotypeError, match="did you mean 'max_pool_3x3'"):
+        SearchSpace.bnas().without_operations(["maxpool_3x3"])
+
+
+def test_an_unknown_space_is_answered_with_the_nearest():
+    with pytest.raises(GenotypeError, match=r"given by name. Received: 'bnass'; did you mean 'bn"):
+        SearchSpace.named("bnass")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normal": ("none",)}, r"at least two different operations on normal edges. Received"),
+        ({"reduce": ()}, r"on reduce edges. Received: \[\]. Name each"),
+        ({"reduce": ("none", "none")}, r"on reduce edges. Received: \['none', 'none'\]"),
+        ({"normal": (*BNAS, "none")}, "on normal edges"),
+        ({"normal": ("none", "nune")}, "Received: 'nune'; did you mean 'none'"),
+        ({"nodes": 0}, "at least one node.* Received: nodes=0, edges_per_node=2"),
+        ({"edges_per_node": 0}, "keeps one or two edges .* edges_per_node=0"),
+        ({"edges_per_node": 3}, "the first node has only two.* edges_per_node=3"),
+    ],
+)
+def test_impossible_spaces_are_refused(changes, message):
+    with pytest.raises(GenotypeError, match=message):
+        dataclasses.replace(SearchSpace.bnas(), **changes)
