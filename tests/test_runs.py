@@ -330,14 +330,19 @@ def test_overwrite_replaces_a_run_as_a_whole(run):
     again.unlock()
 
 
+@pytest.mark.parametrize("recipe", [False, True])
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_of_other_things_is_never_replaced(tmp_path, overwrite):
+def test_a_folder_of_other_things_is_never_replaced(tmp_path, overwrite, recipe):
+    """A recipe.yaml alone may be the user's own."""
     (tmp_path / "thesis.txt").write_text("years of work")
+    if recipe:
+        (tmp_path / "recipe.yaml").write_text("seed: 3\n")
     with pytest.raises(
         RunError, match="Received: .*(which exists|other things). Choose another --out"
     ):
         RunFolder.create(tmp_path, "seed: 1\n", overwrite=overwrite)
-    assert names(tmp_path) == ["thesis.txt"]
+    assert set(names(tmp_path)) - {"recipe.yaml"} == {"thesis.txt"}
+    assert not recipe or (tmp_path / "recipe.yaml").read_text() == "seed: 3\n"
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -47,6 +47,10 @@ class _CoupledDecay:
 class CoupledSGD(_CoupledDecay, keras.optimizers.SGD):
     """SGD whose L2 decay passes through the momentum.
 
+    The velocity holds the learning rate, as always in Keras (v ← μ·v − lr·g, w ← w + v); PyTorch
+    multiplies by it afterwards. Both are equal while the rate is constant; under a schedule ours
+    follows it about 1/(1 − μ) steps later.
+
     Args:
         momentum_schedule: function of the step that replaces the constant momentum (one-cycle).
     """

@@ -106,7 +106,7 @@ def test_alphas_and_genotype_are_those_of_the_uninterrupted_run(resumed, finishe
 
 def test_weights_are_equal_bit_by_bit(resumed, finished):
     ours, theirs = weights(resumed[0] / "weights.h5"), weights(finished.folder / "weights.h5")
-    assert ours.keys() == theirs.keys() and len(ours) > 50
+    assert ours.keys() == theirs.keys() and len(ours) > 10
     for name, array in ours.items():
         assert array.tobytes() == theirs[name].tobytes(), name
 
