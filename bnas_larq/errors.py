@@ -42,6 +42,10 @@ class ExportError(BnasLarqError):
     """A network cannot be converted to Larq Compute Engine, or the file disagrees with Keras."""
 
 
+class ZooError(BnasLarqError):
+    """A zoo entry does not exist, is damaged or cannot be published."""
+
+
 class TrainingStopped(BnasLarqError):
     """Training cannot go on (loss no longer finite, a collapsed cell); what was reached is kept."""
 

@@ -25,16 +25,16 @@ from bnas_larq.data import (
     bilevel_pipeline,
     data_errors,
     evaluation_dataset,
-    load_dataset,
+    load_described,
     training_pipeline,
 )
-from bnas_larq.errors import RunError
 from bnas_larq.export.exporter import export_network
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.quantizers import get_scheme
 from bnas_larq.models.costs import count_costs
 from bnas_larq.models.network import NetworkConfig, build_network
-from bnas_larq.models.weights import load_weights, save_weights
+from bnas_larq.models.stored import StoredNetwork
+from bnas_larq.models.weights import save_weights
 from bnas_larq.recipe import Recipe
 from bnas_larq.report.html import write_report
 from bnas_larq.runs import RunFolder, read_json, read_lines, write_json
@@ -81,16 +81,7 @@ class Workflow:
     @cached_property
     def data(self) -> ImageDataset:
         """The recipe's data set."""
-        settings = self.recipe.data
-        return load_dataset(
-            settings.name,
-            data_dir=settings.data_dir,
-            image_size=settings.image_size,
-            validation_fraction=settings.validation_fraction,
-            seed=self.recipe.seed,
-            limit=settings.limit,
-            memory_limit_mb=settings.memory_limit_mb,
-        )
+        return load_described(self.recipe.data, self.recipe.seed)
 
     @cached_property
     def normalization(self) -> Normalization:
@@ -129,13 +120,13 @@ class Workflow:
 
     def network(self) -> keras.Model:
         """The trained network."""
-        model = build_network(*describe_network(self.folder))
-        return load_weights(model, self.folder / "weights.h5")
+        return StoredNetwork.load(self.folder.path).load_model()
 
     @cached_property
     def cost(self) -> dict[str, Any]:
         """What the trained network costs, in all conventions, without the list of layers."""
-        costs = count_costs(build_network(*describe_network(self.folder))).to_dict()
+        stored = StoredNetwork.load(self.folder.path)
+        costs = count_costs(build_network(stored.genotype, stored.config)).to_dict()
         return {key: value for key, value in costs.items() if key != "layers"}
 
     def check(self, stages: Collection[str]) -> None:
@@ -269,16 +260,14 @@ class Workflow:
 
     def _train(self) -> dict[str, Any]:
         settings, data, config = self.recipe.train, self.data, self.network_config
-        write_json(
-            self.folder / "network.json",
-            {
-                "config": config.to_dict(),
-                "genotype": self.genotype.id,
-                "class_names": list(data.class_names),
-                "normalization": self.normalization.to_dict(),
-                "data": data.describe(),
-            },
-        )
+        StoredNetwork(
+            self.folder.path,
+            self.genotype,
+            config,
+            data.class_names,
+            self.normalization.to_dict(),
+            data.describe(),
+        ).save()
         model = build_network(self.genotype, config, drop_path=settings.drop_path > 0)
         pipeline = training_pipeline(
             data.train,
@@ -391,26 +380,3 @@ class Workflow:
         result["files"] = [name for name in self._files() if name != "result.json"]
         write_json(folder / "result.json", result)
         return result
-
-
-def describe_network(folder: RunFolder) -> tuple[Genotype, NetworkConfig]:
-    """Genotype and settings of a run's trained network.
-
-    Raises:
-        RunError: the run is not trained yet, or network.json is damaged.
-        GenotypeError: genotype.json is damaged.
-    """
-    if not (folder / "network.json").is_file() or not (folder / "weights.h5").is_file():
-        raise RunError(
-            "A trained network needs network.json and weights.h5. "
-            f"Received: {folder.path} without them. "
-            "Train it first: bnas-larq train, or bnas-larq run --resume."
-        )
-    described = read_json(folder / "network.json")
-    if not isinstance(described, dict) or not isinstance(described.get("config"), dict):
-        raise RunError(
-            "A run's network.json must hold its config. "
-            f"Received: {folder / 'network.json'}. Restore it."
-        )
-    config = NetworkConfig.from_dict(described["config"])
-    return Genotype.load(folder / "genotype.json"), config

@@ -12,7 +12,7 @@ from bnas_larq.data.pipelines import (
     evaluation_dataset,
     training_pipeline,
 )
-from bnas_larq.data.sources import load_dataset
+from bnas_larq.data.sources import load_dataset, load_described
 
 __all__ = [
     "Augmentation",
@@ -24,5 +24,6 @@ __all__ = [
     "data_errors",
     "evaluation_dataset",
     "load_dataset",
+    "load_described",
     "training_pipeline",
 ]

@@ -7,6 +7,7 @@ from bnas_larq.data.digits import load_digits
 from bnas_larq.data.folder import load_folder
 from bnas_larq.data.tfds_source import load_tfds
 from bnas_larq.errors import DataError
+from bnas_larq.recipe import DataSettings
 
 
 def load_dataset(
@@ -74,6 +75,19 @@ def load_dataset(
         train=train,
         validation=validation,
         test=splits.test,
+    )
+
+
+def load_described(settings: DataSettings, seed: int) -> ImageDataset:
+    """Load the data set of a recipe's section `data`; see `load_dataset` for errors."""
+    return load_dataset(
+        settings.name,
+        data_dir=settings.data_dir,
+        image_size=settings.image_size,
+        validation_fraction=settings.validation_fraction,
+        seed=seed,
+        limit=settings.limit,
+        memory_limit_mb=settings.memory_limit_mb,
     )
 
 
