@@ -37,10 +37,15 @@ INSTALL_REQUIRES = [
     "scikit-learn>=1.2,<2",
     "Pillow>=10",
     "h5py>=3.8,<4",
+    "safetensors>=0.4,<1",
+    "requests>=2.28,<3",
     "packaging>=21",
 ]
 
 EXTRAS_REQUIRE = {
+    # Only for importing `.pth.tar` checkpoints; from 2.6 on `weights_only` loading is safe
+    # (CVE-2025-32434).
+    "torch": ["torch>=2.6"],
     "test": [
         "pytest>=7.4",
         "ruff>=0.4",
