@@ -8,8 +8,7 @@ TensorFlow.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from bnas_larq.lazy import lazy_names
 
 _HOMES = {
     "AnnealedEntropy": "bnas_larq.models.diversity",
@@ -26,14 +25,4 @@ _HOMES = {
     "register_operation": "bnas_larq.layers.operations",
 }
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, __all__ = lazy_names(__name__, _HOMES)
