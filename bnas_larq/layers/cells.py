@@ -61,6 +61,10 @@ class DropPath(keras.layers.Layer):
         return {**super().get_config(), "seed": self.seed}
 
 
+# As in `bnas_larq.layers.convolutions`: .h5 files of nested models leave the namespace out.
+keras.utils.get_custom_objects().update(DropPath=DropPath)
+
+
 def final_cell(
     cell: Cell,
     plan: CellPlan,
@@ -82,18 +86,15 @@ def final_cell(
     Returns:
         [batch, height, width, nodes·filters].
     """
-    used = {edge.state for node in cell for edge in _live(node)}
+    used = used_states(cell)
     nodes: list[tf.Tensor | None] = [
         chain(preprocess(plan, which, stem, context), x) if which in used else None
         for which, x in enumerate(states)
     ]
     for index, node in enumerate(cell):
         terms = []
-        for edge in _live(node):
-            strides = 2 if plan.reduction and edge.state < 2 else 1
-            place = context.at(
-                f"{plan.name}_node{index}_from{edge.state}_{edge.op}", plan.filters, strides
-            )
+        for edge in live_edges(node):
+            place = edge_context(plan, index, edge, context)
             term = chain(build_operation(edge.op, place), nodes[edge.state])
             if drop_path is not None:
                 seed = (plan.index * len(cell) + index) * 16 + edge.state
@@ -122,9 +123,21 @@ def final_cell(
     return output
 
 
-def _live(node: Sequence[Edge]) -> list[Edge]:
+def live_edges(node: Sequence[Edge]) -> list[Edge]:
     """A node's edges that add something."""
     return [edge for edge in node if edge.op != ZEROISE]
+
+
+def used_states(cell: Cell) -> set[int]:
+    """States that some edge reads which adds something; 0 and 1 are the cell's inputs."""
+    return {edge.state for node in cell for edge in live_edges(node)}
+
+
+def edge_context(plan: CellPlan, index: int, edge: Edge, context: Context) -> Context:
+    """Name, channels and strides of the operation on an edge into the node `index`."""
+    strides = 2 if plan.reduction and edge.state < 2 else 1
+    name = f"{plan.name}_node{index}_from{edge.state}_{edge.op}"
+    return context.at(name, plan.filters, strides)
 
 
 def _zeros(

@@ -131,6 +131,14 @@ class Zeroise(keras.layers.Layer):
         return {**super().get_config(), "strides": self.strides, "filters": self.filters}
 
 
+# A functional model inside a Sequential one: .h5 files hold its layers' names without namespace.
+keras.utils.get_custom_objects().update(
+    SymmetricQuantConv2D=SymmetricQuantConv2D,
+    SymmetricPooling2D=SymmetricPooling2D,
+    Zeroise=Zeroise,
+)
+
+
 def pooling(kind: str, strides: int, padding: str, name: str) -> keras.layers.Layer:
     """3×3 max or average pooling that leaves the padding out."""
     if padding == "symmetric" and strides > 1:

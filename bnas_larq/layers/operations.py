@@ -132,7 +132,7 @@ class Context:
         )
         return [*subsampling, conv]
 
-    def float_conv(self, kernel_size: int) -> keras.layers.Layer:
+    def float_conv(self, kernel_size: int, groups: int = 1) -> keras.layers.Layer:
         """A full-precision convolution without bias."""
         return convolutions.convolution(
             self.filters,
@@ -142,6 +142,7 @@ class Context:
             padding=self.padding,
             input_scheme=None,
             kernel_scheme=None,
+            groups=groups,
         )
 
     def keeps_full_precision(self, name: str) -> bool:

@@ -114,6 +114,10 @@ class CenterClip(keras.constraints.Constraint):
         return {"clip_value": self.clip_value}
 
 
+# In .h5 files larq looks quantizers and constraints up by their bare names, without our namespace.
+keras.utils.get_custom_objects().update(SignScale=SignScale, CenterClip=CenterClip)
+
+
 @dataclasses.dataclass(frozen=True)
 class Scheme:
     """How a binary convolution quantises: factories, because every layer owns its quantizers."""

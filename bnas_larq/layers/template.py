@@ -14,6 +14,12 @@ from bnas_larq.layers import convolutions
 from bnas_larq.layers.operations import Context
 
 STEMS = ("cifar", "imagenet")
+#: Name of the dense layer on top of every network.
+CLASSIFIER = "classifier"
+POOLINGS = {
+    "avg": keras.layers.GlobalAveragePooling2D,
+    "max": keras.layers.GlobalMaxPooling2D,
+}
 #: The CIFAR stem is this many times wider than the first cell's channels.
 CIFAR_STEM_MULTIPLIER = 3
 
@@ -81,12 +87,31 @@ def cifar_stem(channels: int, context: Context) -> list[keras.layers.Layer]:
     return [place.batch_norm(affine=True), place.float_conv(3), place.relu()]
 
 
+def check_stem_groups(stem: str, channels: int, groups: int) -> None:
+    """Raise BnasLarqError unless the stem of a network with these channels can have the groups."""
+    if groups != 1 and stem == "cifar":
+        raise BnasLarqError(
+            "The CIFAR stem is one convolution on the image, which has no groups. "
+            f"Received: stem_groups={groups}. Give 1, or use the ImageNet stem."
+        )
+    if groups < 1 or channels % groups or (channels // 2) % groups:
+        raise BnasLarqError(
+            "The stem's groups must divide the channels of its second and third convolution, "
+            f"C/2 and C. Received: stem_groups={groups}, channels={channels}. "
+            f"Use channels that are a multiple of {2 * max(groups, 1)}."
+        )
+
+
 def imagenet_stem(
-    channels: int, context: Context
+    channels: int, context: Context, groups: int = 1
 ) -> tuple[list[keras.layers.Layer], list[keras.layers.Layer]]:
     """Layers from the image to state 0 (1/4 of the resolution), and from there to state 1 (1/8).
 
     Full precision.
+
+    Args:
+        groups: of the second and third convolution (BNAS v2, arXiv 2110.08562, has a grouped stem;
+            the first convolution reads three channels, which have no groups).
     """
     first = context.at("stem0", channels // 2, 2)
     second = context.at("stem1", channels, 2)
@@ -95,10 +120,10 @@ def imagenet_stem(
         first.float_conv(3),
         first.batch_norm(affine=True),
         first.relu(),
-        second.float_conv(3),
+        second.float_conv(3, groups),
         second.batch_norm(affine=True),
     ]
-    return older, [second.relu(), third.float_conv(3), third.batch_norm(affine=True)]
+    return older, [second.relu(), third.float_conv(3, groups), third.batch_norm(affine=True)]
 
 
 def preprocess(plan: CellPlan, which: int, stem: str, context: Context) -> list[keras.layers.Layer]:
@@ -139,14 +164,28 @@ def shortcut(plan: CellPlan, nodes: int, context: Context) -> Sequence[keras.lay
     return [place.batch_norm(affine=True), conv]
 
 
+def check_pooling(pooling: str | None) -> None:
+    """Raise BnasLarqError unless `pooling` is None, `avg` or `max`."""
+    if pooling is not None and pooling not in POOLINGS:
+        raise BnasLarqError(
+            "The pooling of a network without its top is None, 'avg' or 'max'. "
+            f"Received: {pooling!r}; {nearest(str(pooling), POOLINGS)}"
+        )
+
+
+def global_pool(pooling: str | None) -> list[keras.layers.Layer]:
+    """What stands in place of the classifier in a network without its top: nothing or one pool."""
+    return [POOLINGS[pooling](name="pool")] if pooling else []
+
+
 def classifier(num_classes: int, activation: str | None = None) -> list[keras.layers.Layer]:
     """Global average pool and a dense layer with bias, full precision."""
     return [
-        keras.layers.GlobalAveragePooling2D(name="pool"),
+        *global_pool("avg"),
         keras.layers.Dense(
             num_classes,
             activation=activation,
             kernel_initializer=convolutions.initializer(),
-            name="classifier",
+            name=CLASSIFIER,
         ),
     ]

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bnas_larq.backend import keras, tf
+from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.models.multiplications import (
     CONVOLUTIONS,
     FULL_PRECISION,
@@ -31,9 +32,11 @@ from bnas_larq.models.multiplications import (
     size,
     weight_bits,
 )
+from bnas_larq.models.text import align, scientific
 
 #: 1-bit MACs that one operation of a 64-bit machine does.
 BINARY_MACS_PER_OP = 64
+CONVENTIONS = ("paper", "honest")
 #: In the name of every inter-cell shortcut convolution of a BNAS network.
 SHORTCUT_MARK = "_shortcut_conv"
 #: Kernel quantizers, by class name, that keep one scale for each output channel.
@@ -95,8 +98,51 @@ class LayerCost:
         }
 
 
+class Operations:
+    """What MACs amount to in each convention.
+
+    Attributes:
+        binary_macs: MACs of two 1-bit operands.
+        full_precision_macs: all other MACs, shortcuts included.
+        shortcut_macs: those of them in BNAS' inter-cell shortcuts.
+    """
+
+    binary_macs: int
+    full_precision_macs: int
+    shortcut_macs: int
+
+    @property
+    def ops_paper(self) -> float:
+        """Operations in the papers' convention; BNAS' full-precision shortcuts divided by 64."""
+        divided = self.binary_macs + self.shortcut_macs
+        return self.full_precision_macs - self.shortcut_macs + divided / BINARY_MACS_PER_OP
+
+    @property
+    def ops_honest(self) -> float:
+        """Full-precision MACs, all of them, + 1-bit MACs / 64."""
+        return self.full_precision_macs + self.binary_macs / BINARY_MACS_PER_OP
+
+    def ops(self, convention: str) -> float:
+        """Operations in a convention, `"paper"` or `"honest"`.
+
+        Raises:
+            BnasLarqError: an unknown convention.
+        """
+        check_convention(convention)
+        return self.ops_paper if convention == "paper" else self.ops_honest
+
+
+def check_convention(convention: str) -> None:
+    """Raise BnasLarqError unless operations can be counted in this convention."""
+    if convention not in CONVENTIONS:
+        raise BnasLarqError(
+            "Operations are counted as 'paper' or 'honest'. "
+            f"Received: {convention!r}; {nearest(str(convention), CONVENTIONS)}"
+        )
+
+
 @dataclass(frozen=True)
-class Costs:
+class Costs(Operations):
     """Cost of a network for one image: its layers that multiply or hold weights, and totals."""
 
     name: str
@@ -118,17 +164,6 @@ class Costs:
         return sum(layer.full_precision_macs for layer in self.layers if layer.shortcut)
 
     @property
-    def ops_paper(self) -> float:
-        """Operations in the papers' convention; BNAS' full-precision shortcuts divided by 64."""
-        divided = self.binary_macs + self.shortcut_macs
-        return self.full_precision_macs - self.shortcut_macs + divided / BINARY_MACS_PER_OP
-
-    @property
-    def ops_honest(self) -> float:
-        """Full-precision MACs, all of them, + 1-bit MACs / 64."""
-        return self.full_precision_macs + self.binary_macs / BINARY_MACS_PER_OP
-
-    @property
     def parameters(self) -> int:
         """Number of weights."""
         return sum(layer.parameters for layer in self.layers)
@@ -139,9 +174,14 @@ class Costs:
         return sum(layer.trainable_parameters for layer in self.layers)
 
     @property
+    def bits(self) -> int:
+        """Memory as deployed, in bits."""
+        return sum(layer.bits for layer in self.layers)
+
+    @property
     def bytes(self) -> int:
         """Memory as deployed, rounded up once for the whole network."""
-        return -(-sum(layer.bits for layer in self.layers) // 8)
+        return -(-self.bits // 8)
 
     @property
     def uncounted(self) -> tuple[str, ...]:
@@ -187,12 +227,12 @@ class Costs:
         divided = (
             "1-bit MACs, and BNAS' shortcuts marked *," if self.shortcut_macs else "1-bit MACs"
         )
-        lines = _align([header, *rows])
+        lines = align([header, *rows], left=3)
         lines += [
             "",
             f"MACs: {self.binary_macs:,} 1-bit + {self.full_precision_macs:,} full precision",
-            f"OPs, papers' convention: {self.ops_paper:.4g} ({divided} divided by 64)",
-            f"OPs, honest: {self.ops_honest:.4g} (only 1-bit MACs divided by 64)",
+            f"OPs, papers' convention: {scientific(self.ops_paper)} ({divided} divided by 64)",
+            f"OPs, honest: {scientific(self.ops_honest)} (only 1-bit MACs divided by 64)",
             f"Memory: {self.bytes:,} bytes (1 bit per binary weight, 4 bytes per scale or other)",
             f"Parameters: {self.parameters:,}, {self.trainable_parameters:,} of them trainable",
         ]
@@ -233,39 +273,43 @@ def _layer_costs(
         if isinstance(layer, keras.Model):
             yield from _layer_costs(layer, f"{path}/", calls, seen)
             continue
-        trainable = {id(weight) for weight in layer.trainable_weights}
         weights = [weight for weight in layer.weights if id(weight) not in seen]
         seen.update(map(id, weights))
-        macs = dict(calls.macs.get(path, {}))
-        if not macs and not weights:
-            continue
-        yield LayerCost(
-            name=path,
-            kind=type(layer).__name__,
-            output_shape=calls.shapes.get(path, ()),
-            macs=macs,
-            parameters=sum(map(size, weights)),
-            trainable_parameters=sum(size(w) for w in weights if id(w) in trainable),
-            bits=sum(map(_stored_bits, weights)),
-            shortcut=SHORTCUT_MARK in layer.name
-            and isinstance(layer, CONVOLUTIONS)
-            and 1 not in macs,
-            countable=multiplies(layer) or all(len(weight.shape) < 2 for weight in weights),
-        )
+        if weights or path in calls.macs:
+            yield layer_cost(layer, path, calls, weights)
+
+
+def layer_cost(
+    layer: keras.layers.Layer, path: str, calls: Multiplications, weights: Sequence[tf.Variable]
+) -> LayerCost:
+    """Cost of one layer.
+
+    Args:
+        layer: a built layer.
+        path: its name in `calls`.
+        calls: what its calls multiply.
+        weights: those of its weights that count here.
+    """
+    trainable = {id(weight) for weight in layer.trainable_weights}
+    macs = dict(calls.macs.get(path, {}))
+    return LayerCost(
+        name=path,
+        kind=type(layer).__name__,
+        output_shape=calls.shapes.get(path, ()),
+        macs=macs,
+        parameters=sum(map(size, weights)),
+        trainable_parameters=sum(size(w) for w in weights if id(w) in trainable),
+        bits=sum(map(_stored_bits, weights)),
+        shortcut=SHORTCUT_MARK in layer.name and isinstance(layer, CONVOLUTIONS) and 1 not in macs,
+        countable=multiplies(layer) or not any(map(_is_matrix, weights)),
+    )
+
+
+def _is_matrix(weight: tf.Variable) -> bool:
+    """Whether it could be multiplied with: PReLU's [1, 1, C] is only a vector, for instance."""
+    return sum(number > 1 for number in weight.shape) > 1
 
 
 def _stored_bits(weight: tf.Variable) -> int:
     scaled = type(getattr(weight, "quantizer", None)).__name__ in SCALED_QUANTIZERS
     return size(weight) * weight_bits(weight) + (FULL_PRECISION * weight.shape[-1] if scaled else 0)
-
-
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as text: the first three columns to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if index < 3 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]

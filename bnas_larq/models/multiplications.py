@@ -67,23 +67,30 @@ class Multiplications:
                     inner = resized(layer, [tensor.shape for tensor in node.keras_inputs])
                     output_bits = self.follow(inner, f"{path}/", inputs)
                 else:
-                    self._add(
-                        path, layer, node.keras_inputs, outputs, max(inputs, default=FULL_PRECISION)
-                    )
-                    output_bits = [_output_bits(layer, inputs)] * len(outputs)
+                    if outputs:
+                        source, result = node.keras_inputs[0].shape[1:], outputs[0].shape[1:]
+                        widest = max(inputs, default=FULL_PRECISION)
+                        self.add(path, layer, tuple(source), tuple(result), widest)
+                    output_bits = [bits_behind(layer, inputs)] * len(outputs)
                 bits.update((id(t), b) for t, b in zip(outputs, output_bits, strict=True))
         return [bits[id(tensor)] for tensor in model.outputs]
 
-    def _add(self, path, layer, inputs, outputs, input_bits: int) -> None:
-        if outputs:
-            self.shapes[path] = tuple(outputs[0].shape[1:])
+    def add(
+        self,
+        path: str,
+        layer: keras.layers.Layer,
+        source: tuple[int | None, ...],
+        result: tuple[int | None, ...],
+        input_bits: int,
+    ) -> None:
+        """Add one call of a built layer, given its input's and output's shapes without batch."""
+        self.shapes[path] = result
         if not multiplies(layer):
             return
         quantizer = getattr(layer, "input_quantizer", None)
         if quantizer is not None:
             input_bits = getattr(quantizer, "precision", None) or FULL_PRECISION
         counter = self.macs.setdefault(path, Counter())
-        source, result = tuple(inputs[0].shape[1:]), self.shapes[path]
         for kernel, macs, reads_input in _products(layer, source, result):
             # The second half of a separable convolution reads sums, which are no longer 1-bit.
             operand_bits = input_bits if reads_input else FULL_PRECISION
@@ -131,7 +138,7 @@ def _product(layer: keras.layers.Layer, sizes: Sequence[int | None]) -> int:
     return math.prod(sizes)
 
 
-def _output_bits(layer: keras.layers.Layer, input_bits: Sequence[int]) -> int:
+def bits_behind(layer: keras.layers.Layer, input_bits: Sequence[int]) -> int:
     """Bits of a layer's output when the network is used: 1 behind a sign, also if it was moved."""
     if isinstance(layer, _KEEPS_VALUES):
         return max(input_bits, default=FULL_PRECISION)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from bnas_larq.backend import keras
+from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers import template
@@ -28,7 +28,9 @@ class NetworkConfig:
         num_classes: outputs of the classifier.
         channels: channels of the first cell's nodes (the papers' C).
         cells: number of cells; cells//3 and 2·cells//3 are reduction cells.
-        stem: `"cifar"`, `"imagenet"`, or `"auto"`: by the size of the input.
+        stem: `"cifar"`, `"imagenet"`, or `"auto"`: by the size of the input. It is resolved at
+            once, and anew by `replace` with another size; a file keeps what its weights need.
+        stem_groups: groups of the ImageNet stem's second and third convolution (BNAS v2).
         padding: `"same"` (exports to 1 bit) or `"symmetric"` (for imported weights).
         shortcut: whether each cell's output gets the previous cell's output added.
         scheme: binarisation scheme, a registered name.
@@ -44,11 +46,13 @@ class NetworkConfig:
     channels: int = 36
     cells: int = 20
     stem: str = "auto"
+    stem_groups: int = 1
     padding: str = "same"
     shortcut: bool = True
     scheme: str = "sign-scale"
     full_precision: tuple[str, ...] = ()
     classifier_activation: str | None = None
+    _stem_is_auto: bool = dataclasses.field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_shape", tuple(self.input_shape))
@@ -68,11 +72,24 @@ class NetworkConfig:
         if self.stem == "auto":
             large = min(self.input_shape[:2]) >= IMAGENET_STEM_FROM
             object.__setattr__(self, "stem", "imagenet" if large else "cifar")
+            object.__setattr__(self, "_stem_is_auto", True)
         template.plan_cells(self.cells, self.channels, self.stem)
+        template.check_stem_groups(self.stem, self.channels, self.stem_groups)
+
+    def replace(self, **settings: Any) -> NetworkConfig:
+        """A copy with other settings; a stem that was `"auto"` follows a new input size.
+
+        Raises:
+            BnasLarqError: impossible or unknown settings.
+        """
+        _check_keys(settings)
+        if self._stem_is_auto:
+            settings = {"stem": "auto", **settings}
+        return dataclasses.replace(self, **settings)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description; `NetworkConfig.from_dict` takes it back."""
-        values = dataclasses.asdict(self)
+        values = {name: getattr(self, name) for name in _setting_names()}
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
         }
@@ -80,14 +97,21 @@ class NetworkConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NetworkConfig:
         """The inverse of `to_dict`; BnasLarqError for unknown keys."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                raise BnasLarqError(
-                    "A network's settings have fixed keys. "
-                    f"Received: {key!r}; {nearest(key, known)}"
-                )
+        _check_keys(values)
         return cls(**values)
+
+
+def _setting_names() -> list[str]:
+    return [field.name for field in dataclasses.fields(NetworkConfig) if field.init]
+
+
+def _check_keys(settings: Mapping[str, Any]) -> None:
+    known = _setting_names()
+    for key in settings:
+        if key not in known:
+            raise BnasLarqError(
+                f"A network's settings have fixed keys. Received: {key!r}; {nearest(key, known)}"
+            )
 
 
 def build_network(
@@ -95,6 +119,9 @@ def build_network(
     config: NetworkConfig | None = None,
     *,
     drop_path: bool = False,
+    include_top: bool = True,
+    pooling: str | None = None,
+    input_tensor: tf.Tensor | None = None,
     name: str | None = None,
     **settings: Any,
 ) -> keras.Model:
@@ -105,16 +132,27 @@ def build_network(
         config: size and template; or give its attributes as keywords (`channels=36, cells=20, …`).
         drop_path: add drop-path layers on the edges, for training; they hold no weights, so that
             both forms share weight files. Their rate is 0 until a training callback raises it.
+        include_top: False leaves out the global pool and the classifier.
+        pooling: what stands in place of the top without it: None, `"avg"` or `"max"` (global pool).
+            With the top it changes nothing, as in keras.applications.
+        input_tensor: a Keras tensor to read the images from, `keras.Input` or what layers made of
+            one; its shape is the network's input shape unless settings name that too.
         name: the Keras model's name; default `bnas_` and the genotype's id.
 
     Returns:
         Functional Keras model, [batch, height, width, channels] → [batch, num_classes], normalised
-        float32 images to logits. Every convolution but stem and shortcuts is binary.
+        float32 images to logits. Without top the output is the last cell's, [batch, h, w, nodes·C]
+        with the C of that cell, or with pooling [batch, nodes·C]. Every convolution but stem and
+        shortcuts is binary. Layers have the same names in all these forms.
 
     Raises:
-        BnasLarqError, GenotypeError: impossible sizes or an unknown operation.
+        BnasLarqError, GenotypeError: impossible sizes or settings, or an unknown operation.
     """
-    config = dataclasses.replace(config, **settings) if config else NetworkConfig(**settings)
+    template.check_pooling(pooling)
+    if input_tensor is not None:
+        settings = {"input_shape": _image_shape(input_tensor, settings), **settings}
+    _check_keys(settings)
+    config = config.replace(**settings) if config else NetworkConfig(**settings)
     context = Context(
         "",
         config.channels,
@@ -123,13 +161,13 @@ def build_network(
         full_precision=config.full_precision,
     )
     control = DropPathControl() if drop_path else None
-    inputs = keras.Input(config.input_shape, name="image")
+    images = keras.Input(config.input_shape, name="image") if input_tensor is None else input_tensor
     if config.stem == "imagenet":
-        first, second = template.imagenet_stem(config.channels, context)
-        older = chain(first, inputs)
+        first, second = template.imagenet_stem(config.channels, context, config.stem_groups)
+        older = chain(first, images)
         newer = chain(second, older)
     else:
-        older = newer = chain(template.cifar_stem(config.channels, context), inputs)
+        older = newer = chain(template.cifar_stem(config.channels, context), images)
     for plan in template.plan_cells(config.cells, config.channels, config.stem):
         cell = genotype.reduce if plan.reduction else genotype.normal
         output = final_cell(
@@ -142,5 +180,32 @@ def build_network(
             drop_path=control,
         )
         older, newer = newer, output
-    outputs = chain(template.classifier(config.num_classes, config.classifier_activation), newer)
-    return keras.Model(inputs, outputs, name=name or f"bnas_{genotype.id.replace('-', '_')}")
+    if include_top:
+        top = template.classifier(config.num_classes, config.classifier_activation)
+    else:
+        top = template.global_pool(pooling)
+    inputs = images if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
+    return keras.Model(
+        inputs, chain(top, newer), name=name or f"bnas_{genotype.id.replace('-', '_')}"
+    )
+
+
+def _image_shape(tensor: Any, settings: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """(height, width, channels) of an input tensor, which must not contradict the settings."""
+    try:
+        symbolic = keras.backend.is_keras_tensor(tensor)
+    except ValueError:  # not even a tensor
+        symbolic = False
+    if not symbolic:
+        raise BnasLarqError(
+            "An input tensor is a Keras tensor, as keras.Input and calls of layers return it. "
+            f"Received: {type(tensor).__name__}. Call the finished model on data instead."
+        )
+    shape = tuple(tensor.shape[1:])
+    wanted = settings.get("input_shape")
+    if wanted is not None and tuple(wanted) != shape:
+        raise BnasLarqError(
+            "An input tensor must have the input shape that is asked for. "
+            f"Received: a tensor of {shape} with input_shape={tuple(wanted)}. Give one of them."
+        )
+    return shape

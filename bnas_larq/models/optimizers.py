@@ -3,27 +3,71 @@
 Keras' own `weight_decay` is decoupled (AdamW, SGDW): it bypasses momentum and Adam's scaling, and
 so is another method. Here gradients are clipped first and decay is added after, also after the
 factor of binary kernels.
+
+Single weights may have a rate of their own. Larq's `CaseOptimizer` would be the other way, but it
+takes only Keras' legacy optimizers, and needs one for each rate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from bnas_larq.backend import keras, register, tf
 
 
+def latent_kernels(model: keras.Model) -> list[tf.Variable]:
+    """The latent weights of `model` that are binarised before use, also of models inside it.
+
+    In larq's layers every weight with a 1-bit quantizer is one.
+    """
+    return [
+        weight
+        for weight in model.weights
+        if getattr(getattr(weight, "quantizer", None), "precision", None) == 1
+    ]
+
+
 class _CoupledDecay:
-    """Adds clipping by global norm and L2 decay in front of a Keras optimizer.
+    """Adds clipping by global norm, L2 decay and rates of single weights to a Keras optimizer.
 
     Args:
         l2: decay λ: λ·w is added to the gradient of each weight w.
         clip_norm: largest global norm of the gradients before the decay; None for no clipping.
+        rate_multipliers: by a variable's name, what its learning rate is multiplied by; 1 for all
+            others. The rate is scaled, not the gradient, which Adam would scale back.
     """
 
-    def __init__(self, *args, l2: float = 0.0, clip_norm: float | None = None, **kwargs) -> None:
+    def __init__(
+        self,
+        *args,
+        l2: float = 0.0,
+        clip_norm: float | None = None,
+        rate_multipliers: Mapping[str, float] | None = None,
+        **kwargs,
+    ) -> None:
+        self.rate_multipliers = dict(rate_multipliers or {})
+        self._multiplier: float | None = None
         super().__init__(*args, **kwargs)
         self.l2 = l2
         self.clip_norm = clip_norm
+
+    @property
+    def learning_rate(self):
+        """The learning rate; inside the update of a variable with a multiplier, that one's."""
+        rate = super().learning_rate
+        return rate if self._multiplier is None else rate * self._multiplier
+
+    @learning_rate.setter
+    def learning_rate(self, rate) -> None:
+        # `super()` alone finds properties, but does not set them.
+        super(_CoupledDecay, type(self)).learning_rate.fset(self, rate)
+
+    def update_step(self, gradient, variable):
+        self._multiplier = self.rate_multipliers.get(variable.name)
+        try:
+            return super().update_step(gradient, variable)
+        finally:
+            self._multiplier = None
 
     def apply_gradients(self, grads_and_vars, *args, **kwargs):
         pairs = [
@@ -40,7 +84,12 @@ class _CoupledDecay:
         return super().apply_gradients(zip(gradients, variables, strict=True), *args, **kwargs)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "l2": self.l2, "clip_norm": self.clip_norm}
+        return {
+            **super().get_config(),
+            "l2": self.l2,
+            "clip_norm": self.clip_norm,
+            "rate_multipliers": self.rate_multipliers,
+        }
 
 
 @register

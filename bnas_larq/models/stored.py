@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnas_larq.backend import keras
+from bnas_larq.backend import keras, tf
 from bnas_larq.errors import RunError
 from bnas_larq.genotype import Genotype
 from bnas_larq.models.network import NetworkConfig, build_network
@@ -102,13 +102,15 @@ class StoredNetwork:
         )
         self.genotype.save(self.folder / GENOTYPE)
 
-    def load_model(self, **settings: Any) -> keras.Model:
+    def load_model(self, *, new_top: bool = False, **settings: Any) -> keras.Model:
         """Build the network and load its weights.
 
         Args:
-            settings: as of `build_network`, such as `name`.
+            new_top: give it a freshly initialised classifier, of `num_classes` if that is named.
+            settings: as of `build_network`, such as `name`, `include_top` or `input_tensor`.
 
         Raises:
+            BnasLarqError: impossible settings.
             RunError: there is no weight file.
             WeightsError: it is damaged or does not fit.
         """
@@ -118,4 +120,17 @@ class StoredNetwork:
                 f"Received: {self.folder} without weights. "
                 "Train it first: bnas-larq train, or bnas-larq run --resume."
             )
-        return load_weights(build_network(self.genotype, self.config, **settings), self.weights)
+        model = build_network(self.genotype, self.config, **settings)
+        tensor = settings.get("input_tensor")
+        return load_weights(
+            model,
+            self.weights,
+            without_top=new_top or not settings.get("include_top", True),
+            foreign=[] if tensor is None else layers_behind(tensor),
+        )
+
+
+def layers_behind(tensor: tf.Tensor) -> list[str]:
+    """Names of the layers that made a Keras tensor."""
+    sources = keras.utils.get_source_inputs(tensor)
+    return [layer.name for layer in keras.Model(sources, tensor).layers]

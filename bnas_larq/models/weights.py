@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import h5py
@@ -9,6 +10,7 @@ import numpy as np
 
 from bnas_larq.backend import keras
 from bnas_larq.errors import WeightsError, one_line
+from bnas_larq.layers.template import CLASSIFIER
 from bnas_larq.runs import write_atomic
 
 #: HDF5 refuses attributes of 64 KiB; Keras cuts longer lists of names into numbered parts.
@@ -43,8 +45,20 @@ def save_weights(model: keras.Model, path: str | Path) -> Path:
     return write_atomic(path, content)
 
 
-def load_weights(model: keras.Model, path: str | Path) -> keras.Model:
+def load_weights(
+    model: keras.Model,
+    path: str | Path,
+    *,
+    without_top: bool = False,
+    foreign: Collection[str] = (),
+) -> keras.Model:
     """Load what `save_weights` wrote, by layer name; all is checked before anything is assigned.
+
+    Args:
+        without_top: leave the classifier out: the model may have none, or a new one of any size,
+            which keeps its weights.
+        foreign: names of layers of the model that belong to somebody else, such as those in front
+            of an input tensor; they keep their weights.
 
     Raises:
         WeightsError: no such file, damaged, of another network, or of another shape.
@@ -58,18 +72,21 @@ def load_weights(model: keras.Model, path: str | Path) -> keras.Model:
     values = {}
     try:
         with h5py.File(path, "r") as file:
-            group = file["model_weights"] if "model_weights" in file else file
+            group = _held(file, "model_weights") if "model_weights" in file else file
             for name in group:
-                node = group[name]
-                values[name] = [node[weight][()] for weight in node.attrs.get("weight_names", [])]
+                node = _held(group, name)
+                names = map(_text, node.attrs.get("weight_names", []))
+                values[name] = [_held(node, weight)[()] for weight in names]
     except (OSError, RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise WeightsError(
             f"Weights must be an intact HDF5 file. Received: {path} "
             f"({one_line(error)[:120]}). Restore or retrain them."
         ) from error
-    names = {layer.name for layer in model.layers}
+    left_out = {*foreign, *([CLASSIFIER] if without_top else [])}
+    layers = [layer for layer in model.layers if layer.name not in left_out]
+    names = {layer.name for layer in layers} | ({CLASSIFIER} if without_top else set())
     assignments = []
-    for layer in model.layers:
+    for layer in layers:
         if not layer.weights:
             continue
         stored = values.get(layer.name)
@@ -97,3 +114,19 @@ def load_weights(model: keras.Model, path: str | Path) -> keras.Model:
     for layer, stored in assignments:
         layer.set_weights(stored)
     return model
+
+
+def _held(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+    """What `group` itself holds under `name`. HDF5 can name other files as the place of its data:
+    a stranger's weights could have any file of this machine read.
+    """
+    for part in name.split("/"):
+        linked = not isinstance(group.get(part, getlink=True), h5py.HardLink)
+        group = None if linked else group[part]
+        if linked or (isinstance(group, h5py.Dataset) and (group.external or group.is_virtual)):
+            raise ValueError(f"{name!r} is a reference to somewhere else")
+    return group
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)

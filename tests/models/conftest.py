@@ -1,8 +1,8 @@
 """Reads the fixtures of the authors' program (PyTorch) and puts their weights into our models.
 
-Names there: `cells.2._ops.5.op.0.weight` is the convolution of the sixth edge of a final network's
-third cell, `cells.2._ops.5._ops.3.op.0.weight` that of the fourth candidate on the sixth edge of a
-supernet's. Kernels are [out, in, height, width], images [batch, channels, height, width].
+Final networks are read as `bnas_larq.zoo` imports them. In a supernet
+`cells.2._ops.5._ops.3.op.0.weight` is the convolution of the fourth candidate on the sixth edge of
+the third cell. Kernels are [out, in, height, width], images [batch, channels, height, width].
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from bnas_larq.backend import keras
 from bnas_larq.genotype import Genotype
 from bnas_larq.models.supernet import SuperNet
 from bnas_larq.spaces import SearchSpace
+from bnas_larq.zoo.importing import read_import
 
 #: The supernet fixture's columns hold the dilated convolutions before the others, unlike the
 #: paper's table and `SearchSpace.bnas()`: kernel sizes fit both orders, logits only this one. Our
@@ -29,6 +30,7 @@ class AuthorsFile:
     """One fixture file: an input, weights, and what the authors' program makes of them."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.arrays = np.load(path)
 
     def __getitem__(self, key: str) -> np.ndarray:
@@ -57,11 +59,10 @@ class AuthorsFile:
 
     # -- final networks ----------------------------------------------------------------------------
 
-    def fill_network(self, model: keras.Model, genotype: Genotype, cells: int) -> None:
-        """Assign the weights of all layers of a final network."""
-        for layer in model.layers:
-            if layer.weights:
-                self.fill(layer, _key_of(layer.name, genotype, cells))
+    def fill_network(self, model: keras.Model, genotype: Genotype) -> None:
+        """Assign the weights of all layers of a final network, as `bnas_larq.zoo` imports them."""
+        for layer, arrays in read_import(self.path, genotype).weights.items():
+            model.get_layer(layer).set_weights(arrays)
 
     # -- supernets ---------------------------------------------------------------------------------
 
@@ -108,22 +109,6 @@ class AuthorsFile:
     def alpha_gradients(self) -> list[np.ndarray]:
         """Gradients of the loss with respect to α of normal and reduction cells, our columns."""
         return [self[f"grad_alphas_{kind}"][:, COLUMNS] for kind in ("normal", "reduce")]
-
-
-def _key_of(name: str, genotype: Genotype, cells: int) -> str:
-    """The authors' name of the layer `name` of a final network."""
-    part = {"bn": "bn", "conv": "op.0"}
-    if match := re.fullmatch(r"cell(\d+)_(preprocess\d)_(bn|conv)", name):
-        return f"cells.{match[1]}.{match[2]}.{part[match[3]]}"
-    if match := re.fullmatch(r"cell(\d+)_shortcut_(bn|conv)", name):
-        return f"cells.{match[1]}.preprocess_res.{0 if match[2] == 'bn' else 1}"
-    if match := re.fullmatch(r"cell(\d+)_node(\d+)_from(\d+)_.*_(bn|conv)", name):
-        cell, node, state = int(match[1]), int(match[2]), int(match[3])
-        reduction = cell in (cells // 3, 2 * cells // 3)
-        edges = (genotype.reduce if reduction else genotype.normal)[node]
-        place = 2 * node + [edge.state for edge in edges].index(state)
-        return f"cells.{cell}._ops.{place}.{part[match[4]]}"
-    return {"stem_bn": "stem.bn", "stem_conv": "stem.op.0", "classifier": "classifier"}[name]
 
 
 @pytest.fixture(scope="session")

@@ -179,8 +179,10 @@ def test_shortcut_convolutions_are_divided_in_the_papers_convention_only():
     costs = count_costs(keras.Model(inputs, keras.layers.Add()([x, shortcut])))
     fp, binary = 16 * 16 * 2 * 2 * 16 * 64, 16 * 16 * 3 * 3 * 16 * 64
     assert costs.shortcut_macs == costs.full_precision_macs == fp
-    assert costs.ops_honest == fp + binary / 64
-    assert costs.ops_paper == (fp + binary) / 64
+    assert costs.ops_honest == costs.ops("honest") == fp + binary / 64
+    assert costs.ops_paper == costs.ops("paper") == (fp + binary) / 64
+    with pytest.raises(BnasLarqError, match="Received: 'honset'; did you mean 'honest'"):
+        costs.ops("honset")
     assert "cell2_shortcut_conv *" in costs.table()
 
 
@@ -218,6 +220,26 @@ def test_agrees_with_larq_on_a_small_network():
     fused = 2 * 16
     assert costs.trainable_parameters == profile.weight_count(trainable=True) + fused
     assert costs.bytes == profile.memory // 8 + 4 * fused
+
+
+@pytest.mark.parametrize(
+    ("genotype", "settings"),
+    [
+        ("bnas_cifar", {"channels": 4, "cells": 3}),
+        ("bnas_imagenet", {"input_shape": (96, 96, 3), "channels": 8, "cells": 2}),
+        ("bnas_imagenet", {"stem": "imagenet", "stem_groups": 4, "channels": 8, "cells": 1}),
+    ],
+)
+def test_agrees_with_larq_on_our_networks(genotype, settings):
+    model = build_network(Genotype.published(genotype), **settings)
+    costs, profile = assert_macs_agree(model)
+    norms = [one for one in model.layers if isinstance(one, keras.layers.BatchNormalization)]
+    # two vectors of each BatchNorm remain for larq, scale and offset go; see above
+    fused = sum(one.count_params() - 2 * one.moving_mean.shape[0] for one in norms)
+    assert costs.parameters == profile.weight_count() + fused
+    # larq knows no scales of kernels: one for each output channel of a binary convolution
+    scales = sum(one.output_shape[-1] for one in costs.layers if one.binary_macs)
+    assert costs.bytes == profile.memory // 8 + 4 * fused + 4 * scales
 
 
 def test_agrees_with_larq_on_quicknet(larq_zoo):
@@ -317,6 +339,14 @@ def test_layers_of_unknown_use_are_named():
     costs = count_costs(keras.Model(inputs, outputs))
     assert costs.uncounted == ("attention",)
     assert "not counted in: attention" in costs.table()
+
+
+def test_activations_with_weights_are_counted_by_convention():
+    """PReLU keeps [1, 1, channels]: a vector, which multiplies no matrix."""
+    layer = keras.layers.PReLU(shared_axes=[1, 2], name="prelu")
+    inputs = keras.Input((8, 8, 4))
+    costs = count_costs(keras.Model(inputs, layer(inputs)))
+    assert (costs.uncounted, costs.parameters, costs.full_precision_macs) == ((), 4, 0)
 
 
 def test_to_dict_is_json_and_the_table_has_every_layer():

@@ -11,6 +11,7 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Edge, Genotype
 from bnas_larq.layers.cells import DropPath
+from bnas_larq.layers.convolutions import convolution
 from bnas_larq.models.network import NetworkConfig, build_network
 
 SMALL = {"input_shape": (8, 8, 3), "num_classes": 4, "channels": 2, "cells": 3}
@@ -48,7 +49,7 @@ def trainable(model: keras.Model) -> int:
 def test_logits_equal_the_authors_program(authors, fixture, name):
     file, genotype = authors(fixture), Genotype.published(name)
     model = build_network(genotype, channels=6, cells=5, num_classes=10, padding="symmetric")
-    file.fill_network(model, genotype, cells=5)
+    file.fill_network(model, genotype)
     np.testing.assert_allclose(model(file.images), file["logits"], atol=1e-4)
     # What was binary there is binary here, but for the dead branches that we leave out: both
     # reduction cells of `bnas_cifar` never use their newer input.
@@ -59,7 +60,7 @@ def test_logits_equal_the_authors_program(authors, fixture, name):
 def test_padding_is_what_the_fixture_tells_apart(authors):
     file, genotype = authors("open_cifar_cell"), Genotype.published("bnas_imagenet")
     model = build_network(genotype, channels=6, cells=5, num_classes=10, padding="same")
-    file.fill_network(model, genotype, cells=5)
+    file.fill_network(model, genotype)
     assert np.abs(model(file.images) - file["logits"]).max() > 1e-2
 
 
@@ -173,6 +174,14 @@ def test_survives_saving_and_cloning(name, padding, drop_path, tmp_path):
     np.testing.assert_allclose(clone(images()), expected, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_survives_saving_as_hdf5(tmp_path):
+    model = settled(small("bnas_cifar"))
+    model.save(tmp_path / "model.h5")
+    loaded = keras.models.load_model(tmp_path / "model.h5", compile=False)
+    np.testing.assert_allclose(loaded(images()), model(images()), atol=1e-6)
+
+
 def test_no_lambda_layers_and_every_layer_is_registered():
     model = small(padding="symmetric", drop_path=True)
     assert not any(isinstance(layer, keras.layers.Lambda) for layer in model.layers)
@@ -249,12 +258,123 @@ def test_classifier_activation():
     np.testing.assert_allclose(tf.reduce_sum(probabilities, -1), np.ones(4), rtol=1e-5)
 
 
+# -- without the top, on a tensor ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pooling", "reduce"), [(None, None), ("avg", tf.reduce_mean), ("max", tf.reduce_max)]
+)
+def test_without_top(pooling, reduce):
+    whole = settled(small())
+    model = small(include_top=False, pooling=pooling)
+    named = {layer.name: layer for layer in whole.layers}
+    for layer in model.layers:
+        layer.set_weights(named[layer.name].get_weights() if layer.weights else [])
+    features = keras.Model(whole.input, whole.get_layer("pool").input)(images())
+    assert features.shape == (4, 2, 2, 4 * 8)
+    expected = features if reduce is None else reduce(features, axis=[1, 2])
+    np.testing.assert_allclose(model(images()), expected, rtol=1e-6)
+    assert "classifier" not in [layer.name for layer in model.layers]
+
+
+def test_with_top_pooling_changes_nothing():
+    names = [layer.name for layer in small().layers]
+    assert [layer.name for layer in small(pooling="max").layers] == names
+
+
+def test_on_an_input_of_ones_own():
+    image = keras.Input((16, 24, 3), name="photo")
+    settings = {key: value for key, value in SMALL.items() if key != "input_shape"}
+    model = build_network(
+        Genotype.published("bnas_imagenet"), input_tensor=image, include_top=False, **settings
+    )
+    assert model.input is image
+    assert model.output_shape == (None, 4, 6, 4 * 8)
+
+
+def test_on_the_output_of_other_layers():
+    image = keras.Input((6, 6, 3))
+    tensor = keras.layers.ZeroPadding2D(1)(keras.layers.Conv2D(3, 1, name="own")(image))
+    model = small(input_tensor=tensor)
+    assert model.get_layer("own").kernel.ref() in {weight.ref() for weight in model.weights}
+    assert model.input_shape == (None, 6, 6, 3)
+    alone = small()
+    alone.set_weights([w for w in model.get_weights()[2:]])
+    expected = alone(keras.Model(image, tensor)(tf.ones([1, 6, 6, 3])))
+    np.testing.assert_allclose(model(tf.ones([1, 6, 6, 3])), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pooling": "average"}, "None, 'avg' or 'max'. Received: 'average'; did you mean 'avg'"),
+        ({"input_tensor": np.zeros([1, 8, 8, 3])}, "is a Keras tensor, .* Received: ndarray"),
+        ({"input_tensor": tf.zeros([1, 8, 8, 3])}, "is a Keras tensor, .* Received: EagerTensor"),
+    ],
+)
+def test_impossible_tops_and_tensors_are_refused(settings, message):
+    with pytest.raises(BnasLarqError, match=message):
+        small(**settings)
+
+
+def test_a_tensor_must_not_contradict_the_shape():
+    message = r"Received: a tensor of \(9, 9, 3\) with input_shape=\(8, 8, 3\)"
+    with pytest.raises(BnasLarqError, match=message):
+        small(input_tensor=keras.Input((9, 9, 3)))
+    with pytest.raises(BnasLarqError, match=r"all known. Received: \(None, None, 3\)"):
+        build_network(Genotype.published("bnas_cifar"), input_tensor=keras.Input((None, None, 3)))
+
+
+# -- grouped stem ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+def test_grouped_stem(padding):
+    """Four groups: four convolutions side by side, forward and backward, on the CPU too."""
+    settings = {"input_shape": (96, 96, 3), "channels": 8, "cells": 1, "padding": padding}
+    grouped = small(stem_groups=4, **settings)
+    kernels = {name: grouped.get_layer(f"{name}_conv").kernel for name in ("stem1", "stem2")}
+    assert kernels["stem1"].shape == (3, 3, (8 // 2) // 4, 8)
+    assert kernels["stem2"].shape == (3, 3, 8 // 4, 8)
+    assert small(**settings).get_layer("stem2_conv").kernel.shape == (3, 3, 8, 8)
+
+    layer, x = grouped.get_layer("stem2_conv"), tf.random.stateless_normal([2, 9, 9, 8], [3, 4])
+    parts = [
+        convolution(
+            2,
+            3,
+            name=f"part{index}",
+            strides=2,
+            padding=padding,
+            input_scheme=None,
+            kernel_scheme=None,
+        )
+        for index in range(4)
+    ]
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(tf.sin(layer(x)))
+    by_layer = tape.gradient(loss, [x, layer.kernel])
+    for index, part in enumerate(parts):
+        part.build((None, 9, 9, 2))
+        part.set_weights([layer.get_weights()[0][..., 2 * index : 2 * index + 2]])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        outputs = [part(piece) for part, piece in zip(parts, tf.split(x, 4, -1), strict=True)]
+        loss_of_parts = tf.reduce_sum(tf.sin(tf.concat(outputs, -1)))
+    of_x, *of_kernels = tape.gradient(loss_of_parts, [x, *[part.kernel for part in parts]])
+    np.testing.assert_allclose(loss, loss_of_parts, rtol=1e-5)
+    np.testing.assert_allclose(by_layer[0], of_x, atol=1e-5)
+    np.testing.assert_allclose(by_layer[1], tf.concat(of_kernels, -1), atol=1e-4)
+
+
 # -- settings --------------------------------------------------------------------------------------
 
 
 def test_config_round_trip():
     config = NetworkConfig(channels=16, cells=8, full_precision=("cell7_*",), padding="symmetric")
     assert NetworkConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert "stem_groups" in config.to_dict() and not any(k[0] == "_" for k in config.to_dict())
     model = build_network(Genotype.published("bnas_cifar"), NetworkConfig(**SMALL), channels=4)
     assert model.get_layer("cell0_preprocess1_conv").filters == 4
 
@@ -265,12 +385,30 @@ def test_stem_follows_the_size_of_the_input():
     assert NetworkConfig(input_shape=(224, 224, 3), stem="cifar").stem == "cifar"
 
 
+def test_an_automatic_stem_follows_a_new_size_and_another_does_not():
+    large = {"input_shape": (96, 96, 3)}
+    automatic = NetworkConfig(**SMALL)
+    assert automatic.replace(**large).stem == "imagenet"
+    assert automatic.replace(**large).replace(input_shape=(32, 32, 3)).stem == "cifar"
+    assert automatic.replace(stem="cifar", **large).stem == "cifar"
+    assert NetworkConfig(**SMALL, stem="cifar").replace(**large).stem == "cifar"
+    # what was saved belongs to weights, which fit one stem only
+    assert NetworkConfig.from_dict(automatic.to_dict()).replace(**large).stem == "cifar"
+    model = build_network(Genotype.published("bnas_cifar"), automatic, **large)
+    assert model.get_layer("stem2_conv") is not None
+    with pytest.raises(BnasLarqError, match="Received: 'imput_shape'; did you mean"):
+        automatic.replace(imput_shape=(96, 96, 3))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"num_classes": 1}, "at least two classes. Received: num_classes=1"),
         ({"cells": 0}, "at least one cell .* Received: cells=0"),
         ({"channels": 1}, "two channels .* Received: cells=20, channels=1"),
+        ({"stem_groups": 2}, "CIFAR stem is one convolution .* Received: stem_groups=2"),
+        ({"stem": "imagenet", "stem_groups": 4, "channels": 12}, "Received: stem_groups=4, chan"),
+        ({"stem": "imagenet", "stem_groups": 0}, "must divide .* Received: stem_groups=0"),
         ({"stem": "cifra"}, "Received: 'cifra'; did you mean 'cifar'"),
         ({"padding": "symetric"}, "Received: 'symetric'; did you mean 'symmetric'"),
         ({"scheme": "sign-scal"}, "Received: 'sign-scal'; did you mean 'sign-scale'"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnas_larq.backend import keras, tf
-from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
+from bnas_larq.backend import keras, lq, tf
+from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD, latent_kernels
 from bnas_larq.training.schedules import OneCycle, OneCycleMomentum
 
 STEPS = 5
@@ -151,12 +151,89 @@ def test_both_are_plain_keras_optimizers_without_their_options():
     assert_close(train(CoupledAdam(0.1)), train(keras.optimizers.Adam(0.1)), 0.0)
 
 
+# -- rates of single weights -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **more: CoupledSGD(0.1, momentum=0.9, **more),
+        lambda **more: CoupledSGD(
+            OneCycle(0.1, 4), momentum=0.9, momentum_schedule=OneCycleMomentum(4), **more
+        ),
+        lambda **more: CoupledAdam(0.1, **more),
+        lambda **more: CoupledAdam(OneCycle(0.1, 4), **more),
+    ],
+    ids=["sgd", "one-cycle sgd", "adam", "adam with a schedule"],
+)
+def test_a_multiplier_scales_the_update_itself(make, graph):
+    """By 2⁻³, which floating point multiplies by exactly: from 0, w = Σu becomes 2⁻³·Σu."""
+
+    def weights(**more):
+        slow, other = (tf.Variable(np.zeros((3, 2), "f4"), name=n) for n in ("slow", "other"))
+        optimizer = make(**more)
+        optimizer.build([slow, other])
+
+        def step(gradient):
+            optimizer.apply_gradients([(gradient, slow), (gradient, other)])
+
+        step = tf.function(step) if graph else step
+        for gradient, _ in gradients():
+            step(tf.constant(gradient))
+        return slow.numpy(), other.numpy()
+
+    slow, other = weights(rate_multipliers={"slow:0": 0.125, "not there:0": 7.0})
+    plain, _ = weights()
+    assert np.abs(plain).max() > 0.01
+    np.testing.assert_array_equal(other, plain)
+    np.testing.assert_array_equal(slow, np.float32(0.125) * plain)
+
+
+def test_the_learning_rate_is_the_common_one_outside_an_update():
+    slow = tf.Variable(0.0, name="slow")
+    optimizer = CoupledSGD(0.5, rate_multipliers={"slow:0": 0.125})
+    optimizer.apply_gradients([(tf.constant(1.0), slow)])
+    assert float(optimizer.learning_rate) == 0.5
+    optimizer.learning_rate = 0.25
+    optimizer.apply_gradients([(tf.constant(1.0), slow)])
+    assert float(optimizer.learning_rate) == 0.25
+    assert slow.numpy() == -0.125 * (0.5 + 0.25)
+
+
+def test_latent_kernels_are_those_of_binary_layers_at_any_depth():
+    inner = keras.Sequential(
+        [
+            lq.layers.QuantConv2D(2, 3, name="float", input_shape=(8, 8, 3)),
+            lq.layers.QuantConv2D(
+                2, 3, name="binary", kernel_quantizer="ste_sign", kernel_constraint="weight_clip"
+            ),
+            lq.layers.QuantSeparableConv2D(
+                2,
+                3,
+                name="parts",
+                depthwise_quantizer="ste_sign",
+                pointwise_quantizer="ste_sign",
+                depthwise_constraint="weight_clip",
+                pointwise_constraint="weight_clip",
+            ),
+            lq.layers.QuantConv2D(2, 1, name="dorefa", kernel_quantizer=lq.quantizers.DoReFa(4)),
+        ]
+    )
+    model = keras.Sequential([keras.Input((8, 8, 3)), inner, keras.layers.Flatten()])
+    names = [kernel.name for kernel in latent_kernels(model)]
+    assert names == ["binary/kernel:0", "parts/depthwise_kernel:0", "parts/pointwise_kernel:0"]
+    trained = {id(weight) for weight in model.trainable_weights}
+    assert all(id(kernel) in trained for kernel in latent_kernels(model))
+
+
 OPTIMIZERS = {
     "sgd": lambda: CoupledSGD(0.1, momentum=0.9, l2=0.1, clip_norm=0.5),
     "one-cycle": lambda: CoupledSGD(
         OneCycle(0.1, 4), momentum=0.9, momentum_schedule=OneCycleMomentum(4), l2=0.1
     ),
     "adam": lambda: CoupledAdam(0.1, beta_1=0.5, epsilon=1e-8, l2=0.1, clip_norm=0.5),
+    "multipliers": lambda: CoupledAdam(0.1, l2=0.1, rate_multipliers={"Variable:0": 0.5}),
     "defaults": lambda: CoupledSGD(),
 }
 
@@ -168,6 +245,7 @@ def test_config_round_trip(make):
     assert type(again) is type(optimizer)
     assert again.get_config() == optimizer.get_config()
     assert again.get_config()["l2"] == optimizer.l2
+    assert again.rate_multipliers == optimizer.rate_multipliers
     assert_close(train(again), train(make()), 0.0)
     assert_close(train(type(again).from_config(optimizer.get_config())), train(make()), 0.0)
 

@@ -113,6 +113,56 @@ def test_a_full_disk_leaves_the_old_file(trained, file, full_disk):
     assert [path.name for path in file.parent.iterdir()] == ["weights.h5"]
 
 
+# -- without the classifier ------------------------------------------------------------------------
+
+
+def test_without_top_the_classifier_is_left_over(file, trained):
+    for settings in ({"include_top": False}, {"include_top": False, "pooling": "avg"}):
+        body = network(**settings)
+        load_weights(body, file, without_top=True)
+        expected = {n: v for n, v in values(trained).items() if not n.startswith("classifier")}
+        assert_same(body, expected)
+    refused(network(include_top=False), file, "of layer 'classifier', which the network lacks")
+
+
+@pytest.mark.parametrize("num_classes", [3, 7])
+def test_a_new_classifier_keeps_its_weights(file, trained, num_classes):
+    model = network(num_classes=num_classes)
+    head = model.get_layer("classifier").get_weights()
+    load_weights(model, file, without_top=True)
+    for value, expected in zip(model.get_layer("classifier").get_weights(), head, strict=True):
+        np.testing.assert_array_equal(value, expected)
+    for name, value in values(model).items():
+        if not name.startswith("classifier"):
+            np.testing.assert_array_equal(value, values(trained)[name])
+
+
+def test_a_body_and_its_file_need_no_classifier(tmp_path):
+    body = filled(network(include_top=False))
+    path = save_weights(body, tmp_path / "body.h5")
+    assert_same(load_weights(network(include_top=False), path), values(body))
+    load_weights(network(), path, without_top=True)
+    refused(network(), path, "without the weights of layer 'classifier'")
+
+
+def test_without_top_everything_else_must_fit(file):
+    model = network(channels=3)
+    before = values(model)
+    with pytest.raises(WeightsError, match="must have the network's shapes"):
+        load_weights(model, file, without_top=True)
+    assert_same(model, before)
+
+
+def test_foreign_layers_keep_their_weights(file, trained):
+    image = keras.Input((8, 8, 3))
+    model = network(input_tensor=keras.layers.Conv2D(3, 1, name="own")(image))
+    kernel = model.get_layer("own").get_weights()[0]
+    refused(model, file, "without the weights of layer 'own'")
+    load_weights(model, file, foreign=["own"])
+    np.testing.assert_array_equal(model.get_layer("own").get_weights()[0], kernel)
+    assert_same(model, {**values(trained), **{w.name: w.numpy() for w in model.weights[:2]}})
+
+
 # -- refused: nothing is assigned ------------------------------------------------------------------
 
 
@@ -206,3 +256,29 @@ def test_missing_files(tmp_path, name):
     refused(
         network(), tmp_path / name, "read from an HDF5 file. Received: .*, which does not exist"
     )
+
+
+@pytest.mark.parametrize("way", ["external data", "external link", "soft link", "virtual"])
+def test_files_that_refer_to_other_files_are_refused(trained, file, tmp_path, way):
+    """HDF5 would read any file of this machine as weights, and so could a stranger's entry."""
+    secret = tmp_path / "secret"
+    with h5py.File(secret, "w") as other:
+        other["bias"] = np.zeros(3, "float32")
+    with h5py.File(file, "a") as weights:
+        (name,) = (n for n in weights["classifier"].attrs["weight_names"] if "bias" in str(n))
+        del weights["classifier"][name]
+        if way == "external data":
+            where = [(str(secret), 0, 12)]
+            weights["classifier"].create_dataset(name, (3,), "float32", external=where)
+        elif way == "external link":
+            weights["classifier"][name] = h5py.ExternalLink(str(secret), "/bias")
+        elif way == "soft link":
+            weights["classifier"][name] = h5py.SoftLink("/elsewhere")
+        else:
+            layout = h5py.VirtualLayout((3,), "float32")
+            layout[:] = h5py.VirtualSource(str(secret), "bias", (3,))
+            weights["classifier"].create_virtual_dataset(name, layout)
+    before = values(model := network())
+    with pytest.raises(WeightsError, match="intact HDF5.*reference to somewhere else"):
+        load_weights(model, file)
+    assert_same(model, before)

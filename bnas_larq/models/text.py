@@ -1,0 +1,23 @@
+"""Figures as text for people: aligned tables, and operations as the papers print them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Rows as lines: the first `left` columns to the left, the others, numbers, to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index < left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def scientific(number: float) -> str:
+    """Four digits as papers print them: 147588096 is `1.476e8`."""
+    digits, _, exponent = f"{number:.3e}".partition("e")
+    return f"{digits}e{int(exponent)}"

@@ -1,0 +1,30 @@
+"""The model zoo: BNAS-A … H and BNAS-D v2 as Keras models, with published weights.
+
+    from bnas_larq.zoo import BNASD
+
+    model = BNASD(input_shape=(32, 32, 3), num_classes=10, weights="cifar10")
+
+Names are imported when they are first used, so that listing entries needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+from bnas_larq.lazy import lazy_names
+
+_HOMES = {
+    **dict.fromkeys(
+        ("BNASA", "BNASD", "BNASDv2", "BNASE", "BNASF", "BNASG", "BNASH"), "bnas_larq.zoo.factories"
+    ),
+    "Entry": "bnas_larq.zoo.entries",
+    "decode_predictions": "bnas_larq.zoo.preprocessing",
+    "find_entry": "bnas_larq.zoo.registry",
+    "finetune": "bnas_larq.zoo.finetuning",
+    "import_checkpoint": "bnas_larq.zoo.importing",
+    "import_entry": "bnas_larq.zoo.imported",
+    "list_entries": "bnas_larq.zoo.registry",
+    "load_image": "bnas_larq.zoo.preprocessing",
+    "preprocess_input": "bnas_larq.zoo.preprocessing",
+    "publish_run": "bnas_larq.zoo.publishing",
+}
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, _HOMES)
