@@ -23,6 +23,7 @@ import tempfile
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import ExportError, one_line
 from bnas_larq.export.engine import compute_engine, quiet
+from bnas_larq.export.flat import flattened
 from bnas_larq.export.inspect import custom_operations
 from bnas_larq.export.padding import with_exact_padding
 
@@ -37,22 +38,18 @@ def convert(model: keras.Model) -> bytes:
     kernel computes the same function.
 
     Args:
-        model: one input, one output, a static input shape. Layers that act in training only
-            (drop-path) are absent.
+        model: one input, one output, a static input shape; models may be nested in it. Layers
+            that act in training only (drop-path) are absent.
 
     Raises:
         ExportError: LCE is not installed or has no wheel for this platform; the model has several
-            inputs, an open input shape, no float32 precision, or a layer that has no counterpart in
-            LCE.
+            inputs, an open input shape, no graph, no float32 precision, or a layer that has no
+            counterpart in LCE.
     """
     engine = compute_engine()
-    shape = _image_shape(model)
-    mixed = [
-        layer.name
-        for layer in model.layers
-        if layer.compute_dtype in ("float16", "bfloat16", "float64")
-    ]
-    if mixed:
+    shape = image_shape(model)
+    model = flattened(model)
+    if mixed := other_precisions(model):
         raise ExportError(
             "Larq Compute Engine converts float32 models. "
             f"Received: another precision in {', '.join(mixed[:3])}. "
@@ -97,7 +94,16 @@ def convert(model: keras.Model) -> bytes:
     return content
 
 
-def _image_shape(model: keras.Model) -> tuple[int, int, int]:
+def other_precisions(model: keras.Model) -> list[str]:
+    """Names of the layers that do not compute in float32."""
+    return [
+        layer.name
+        for layer in model.layers
+        if layer.compute_dtype in ("float16", "bfloat16", "float64")
+    ]
+
+
+def image_shape(model: keras.Model) -> tuple[int, int, int]:
     """(height, width, channels) of the model's only input, or ExportError."""
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     shapes = [tuple(tensor.shape) for tensor in inputs or ()]

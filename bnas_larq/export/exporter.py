@@ -13,10 +13,11 @@ import numpy as np
 from bnas_larq.backend import keras
 from bnas_larq.errors import ExportError
 from bnas_larq.export.converter import convert
+from bnas_larq.export.flat import flattened
 from bnas_larq.export.inspect import read_convolutions
 from bnas_larq.export.padding import overhangs
 from bnas_larq.export.parity import check_parity
-from bnas_larq.layers.convolutions import SymmetricQuantConv2D
+from bnas_larq.export.precision import Verdict, judge
 from bnas_larq.runs import write_atomic
 
 
@@ -41,7 +42,8 @@ def export_network(
         A report that can be written as JSON: `file` (name), `bytes`, `sha256`, `convolutions` (one
         object for each convolution and dense layer of the file, see `ConvolutionRecord`),
         `binary_convolutions` and `float_convolutions` (their numbers, dense layers left out),
-        `not_binary_because` (layer name → reason), `exact_padding` (layers treated by
+        `not_binary_because` (layer name → reason; layers of nested models are called
+        `model/layer`), `exact_padding` (layers treated by
         `bnas_larq.export.padding`), `parity` (see `Parity`).
 
     Raises:
@@ -55,11 +57,12 @@ def export_network(
             f"Nothing is overwritten unasked. Received: {path}, which exists. "
             "Choose another file or add --overwrite."
         )
-    content = convert(model)
-    records = read_convolutions(content, model)
+    flat = flattened(model)
+    content = convert(flat)
+    records = read_convolutions(content, flat)
     parity = check_parity(model, content, images, on_image=on_image)
     write_atomic(path, content)
-    layers = {layer.name: layer for layer in model.layers}
+    verdicts = judge(flat)
     binary = {record.name for record in records if record.binary}
     convolutions = [record for record in records if record.kind != "dense"]
     return {
@@ -69,35 +72,18 @@ def export_network(
         "binary_convolutions": sum(record.binary for record in convolutions),
         "float_convolutions": sum(not record.binary for record in convolutions),
         "not_binary_because": {
-            record.name: why_not_binary(layers.get(record.name))
+            record.name: _reason(verdicts.get(record.name))
             for record in records
             if record.name not in binary
         },
-        "exact_padding": [layer.name for layer in model.layers if overhangs(layer)],
+        "exact_padding": [layer.name for layer in flat.layers if overhangs(layer)],
         "parity": dataclasses.asdict(parity),
         "convolutions": [dataclasses.asdict(record) for record in records],
     }
 
 
-def why_not_binary(layer: keras.layers.Layer | None) -> str:
-    """Why a convolution or dense layer is not 1-bit in the file, from the Keras layer alone."""
-    if layer is None:
+def _reason(verdict: Verdict | None) -> str:
+    """Why a convolution or dense layer of the file is not 1-bit there."""
+    if verdict is None:
         return "its Keras layer is not known"
-    if getattr(layer, "kernel_quantizer", None) is None:
-        return "full precision by design: it has no kernel quantizer (stem, shortcut, classifier)"
-    behind = (
-        getattr(layer.inbound_nodes[0], "inbound_layers", None) if layer.inbound_nodes else None
-    )
-    if isinstance(layer, SymmetricQuantConv2D) or isinstance(behind, keras.layers.ZeroPadding2D):
-        return "zeros are padded behind the sign, neither +1 nor -1; build it with padding='same'"
-    if layer.input_quantizer is None:
-        return "its input is not quantised: it has no input quantizer"
-    if getattr(layer, "groups", 1) != 1:
-        return f"it has {layer.groups} groups; Larq Compute Engine has no grouped 1-bit convolution"
-    if not isinstance(layer, keras.layers.Conv2D):
-        return "Larq Compute Engine has 1-bit kernels for ordinary convolutions only"
-    if keras.backend.get_value(layer.pad_values) not in (0, 1):
-        return f"it pads with {keras.backend.get_value(layer.pad_values)}; 0 and 1 export"
-    return (
-        "its quantised input is not ±1, or its kernel not ±scale with one scale per output channel"
-    )
+    return verdict.reason or "the converter did not recognise it, for a reason not known here"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from bnas_larq.backend import keras, lq
 from bnas_larq.errors import ExportError, one_line
 from bnas_larq.export.engine import compute_engine
+from bnas_larq.export.flat import calls, flattened
 
 #: What a reader of a damaged flatbuffer runs into: offsets that point outside or elsewhere.
 _DAMAGE = (
@@ -37,7 +39,8 @@ class ConvolutionRecord:
     """One convolution of an exported file.
 
     Attributes:
-        name: the Keras layer's name, or the tensor's name where `named_by` is `"tensor"`.
+        name: the Keras layer's name (`model/layer` inside a nested model), or the tensor's name
+            where `named_by` is `"tensor"`.
         binary: whether it is a 1-bit operation (LceBconv2d) in the file.
         kind: `"convolution"`, `"depthwise"` or `"dense"`.
         kernel: kernel shape in Keras' order: height, width, input channels (of one group), output
@@ -73,12 +76,10 @@ def read_convolutions(tflite: bytes, model: keras.Model | None = None) -> list[C
         for index, operator in enumerate(found):
             if names[index] is not None:
                 continue
-            fitting = [
-                name for name, kernel in layers.items() if kernel[wanted] == operator[wanted]
-            ]
+            fitting = [layer for layer in layers if layer[wanted] == operator[wanted]]
             if fitting:
-                names[index], how[index] = fitting[0], by
-                del layers[fitting[0]]
+                names[index], how[index] = fitting[0]["name"], by
+                layers.remove(fitting[0])
     return [
         ConvolutionRecord(
             name=names[index] or operator["tensor"],
@@ -112,21 +113,43 @@ def _read(tflite: bytes) -> list[dict[str, Any]]:
         ) from error
 
 
-def _convolution_layers(model: keras.Model | None) -> dict[str, dict[str, Any]]:
-    """Kernel shape and signs of every convolution and dense layer of a model, in its own order."""
-    layers = {}
+def _convolution_layers(model: keras.Model | None) -> list[dict[str, Any]]:
+    """Name, kernel shape and signs of every convolution and dense layer, in the model's order.
+
+    As often as the file may hold them: a layer that is called twice is there twice.
+    """
+    if model is None:
+        return []
+    model = flattened(model)
+    times = Counter(id(node.layer) for node in calls(model))
+    found = []
     with lq.context.quantized_scope(True):
-        for layer in model.layers if model is not None else ():
-            if isinstance(layer, keras.layers.DepthwiseConv2D):
-                kernel = keras.backend.get_value(layer.depthwise_kernel)
-                kernel = kernel.reshape(*kernel.shape[:2], 1, -1)
-            elif isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
-                kernel = keras.backend.get_value(layer.kernel)
-                kernel = kernel.reshape((1,) * (4 - kernel.ndim) + kernel.shape)
-            else:
-                continue
-            layers[layer.name] = {"shape": kernel.shape, "signs": _signs(kernel)}
-    return layers
+        for layer in model.layers:
+            for kernel in _kernels(layer):
+                entry = {"name": layer.name, "shape": kernel.shape, "signs": _signs(kernel)}
+                found += [entry] * times[id(layer)]
+    return found
+
+
+def _kernels(layer: keras.layers.Layer) -> list[np.ndarray]:
+    """The layer's kernels [height, width, in, out] as they would be in a file."""
+    value = keras.backend.get_value
+    if isinstance(layer, keras.layers.SeparableConv2D):
+        return [_depthwise(value(layer.depthwise_kernel)), value(layer.pointwise_kernel)]
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        return [_depthwise(value(layer.depthwise_kernel))]
+    if isinstance(layer, keras.layers.Conv2DTranspose):
+        return []  # another operation of TensorFlow Lite, which is not listed
+    if isinstance(layer, keras.layers.Conv1D) and layer.kernel.shape.rank == 3:
+        return [value(layer.kernel)[None]]
+    if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
+        kernel = value(layer.kernel)
+        return [kernel.reshape((1,) * (4 - kernel.ndim) + kernel.shape)]
+    return []
+
+
+def _depthwise(kernel: np.ndarray) -> np.ndarray:
+    return kernel.reshape(*kernel.shape[:2], 1, -1)
 
 
 def _signs(kernel: np.ndarray) -> str:

@@ -25,9 +25,15 @@ def overhangs(layer: keras.layers.Layer) -> bool:
         or keras.backend.get_value(layer.pad_values) != 0
     ):
         return False
-    _, *sizes, _ = layer.input_shape
     reach = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)]
-    return any(r > size for r, size in zip(reach, sizes, strict=True))
+    return any(
+        r > size for shape in _input_shapes(layer) for r, size in zip(reach, shape[:2], strict=True)
+    )
+
+
+def _input_shapes(layer: keras.layers.Layer) -> list[tuple[int, int, int]]:
+    """(height, width, channels) of each call; a layer may be called at several sizes."""
+    return sorted({tuple(node.input_shapes[1:]) for node in layer.inbound_nodes})
 
 
 class _OnePaddedConv2D(lq.layers.QuantConv2D):
@@ -38,11 +44,10 @@ class _OnePaddedConv2D(lq.layers.QuantConv2D):
     Input shape: [1, height, width, channels]. Output shape: as of the layer it stands for.
     """
 
-    surplus: tf.Tensor | float = 0.0
-
     def __init__(self, *args, activation=None, pad_values=0.0, **kwargs) -> None:
         super().__init__(*args, pad_values=1.0, **kwargs)
         self.after = keras.activations.get(activation)
+        self.surplus: dict[str, tf.Tensor] = {}
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         outputs = super().call(inputs)
@@ -50,17 +55,18 @@ class _OnePaddedConv2D(lq.layers.QuantConv2D):
         # shape, and its kernels then refuse the file. The reshape, which costs nothing, keeps the
         # two apart.
         flat = tf.reshape(outputs, [-1, outputs.shape[1] * outputs.shape[2], outputs.shape[3]])
-        return self.after(tf.reshape(flat - self.surplus, [-1, *outputs.shape[1:]]))
+        surplus = self.surplus.get(str(inputs.shape[1:]), 0.0)
+        return self.after(tf.reshape(flat - surplus, [-1, *outputs.shape[1:]]))
 
     def match(self, original: lq.layers.QuantConv2D) -> None:
-        """Measure the surplus on a picture of ones; any picture gives the same."""
-        probe = tf.ones([1, *original.input_shape[1:]])
-        one_padded = super().call(probe)
+        """Measure the surplus on pictures of ones; any picture gives the same."""
         linear = type(original).from_config({**original.get_config(), "activation": None})
-        linear.build(probe.shape)
+        linear.build([1, *_input_shapes(original)[0]])
         linear.set_weights(original.get_weights())
-        surplus = one_padded - linear(probe)
-        self.surplus = tf.reshape(surplus, [1, -1, surplus.shape[-1]])
+        for shape in _input_shapes(original):
+            probe = tf.ones([1, *shape])
+            surplus = super().call(probe) - linear(probe)
+            self.surplus[str(probe.shape[1:])] = tf.reshape(surplus, [1, -1, surplus.shape[-1]])
 
 
 def with_exact_padding(model: keras.Model) -> tuple[keras.Model, list[str]]:

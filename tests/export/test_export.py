@@ -12,7 +12,7 @@ import pytest
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import ExportError
 from bnas_larq.export.converter import convert
-from bnas_larq.export.exporter import export_network, why_not_binary
+from bnas_larq.export.exporter import export_network
 from bnas_larq.export.inspect import read_convolutions
 from bnas_larq.export.padding import overhangs, with_exact_padding
 from bnas_larq.export.parity import check_parity
@@ -117,38 +117,6 @@ def test_the_report_is_plain_data_and_matches_the_file(small_network, pictures, 
     assert [p.name for p in tmp_path.iterdir()] == ["model.tflite"]
     with pytest.raises(ExportError, match=r"Received: .*model\.tflite, which exists"):
         export_network(small_network, path, pictures[:8])
-
-
-def test_reasons_for_full_precision_come_from_the_layer(pictures):
-    from bnas_larq.layers.convolutions import SymmetricQuantConv2D
-
-    common = {"padding": "same", "use_bias": False}
-    quantised = {"input_quantizer": "ste_sign", "kernel_quantizer": "ste_sign"}
-    image = keras.Input((8, 8, 4))
-    variants = {
-        "groups": lq.layers.QuantConv2D(4, 3, groups=2, name="grouped", **common, **quantised),
-        "no input quantizer": lq.layers.QuantConv2D(
-            4, 3, kernel_quantizer="ste_sign", name="no_input", **common
-        ),
-        "no kernel quantizer": lq.layers.QuantConv2D(
-            4, 3, input_quantizer="ste_sign", name="no_kernel", **common
-        ),
-        "behind the sign": SymmetricQuantConv2D(
-            4, 3, strides=2, use_bias=False, name="symmetric", **quantised
-        ),
-        "one scale": lq.layers.QuantConv2D(
-            4, 3, name="ternary", input_quantizer="ste_sign", kernel_quantizer="ste_tern", **common
-        ),
-    }
-    pool = keras.layers.GlobalAveragePooling2D()
-    outputs = [pool(layer(image)) for layer in variants.values()]
-    model = keras.Model(image, keras.layers.Concatenate()(outputs))
-    for weight in model.weights:
-        weight.assign(np.random.default_rng(1).normal(size=weight.shape))
-    records = {record.name: record for record in read_convolutions(convert(model), model)}
-    for words, layer in variants.items():
-        assert not records[layer.name].binary, layer.name
-        assert words in why_not_binary(layer)
 
 
 @pytest.mark.parametrize("damage", ["empty", "foreign", "half", "tail", "head"])

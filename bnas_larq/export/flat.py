@@ -1,0 +1,107 @@
+"""Nested models as one graph: a backbone under a user's head is looked into like any other layers.
+
+The converter inlines nested models anyway. Exact padding, the naming of convolutions and lint need
+to see every layer with its inputs, at the size it really works on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bnas_larq.backend import keras, tf
+from bnas_larq.errors import ExportError, one_line
+
+
+def flattened(model: keras.Model) -> keras.Model:
+    """The model as one graph of layers that are no models.
+
+    Args:
+        model: functional or sequential, with an input shape.
+
+    Returns:
+        The model itself if nothing is nested in it. Else a copy with the same weights, in which the
+        layer `conv` of the nested model `backbone` is called `backbone/conv`; the model itself
+        stays as it was.
+
+    Raises:
+        ExportError: it, or a nested model, has no graph that can be followed (subclassed models),
+            or a layer that cannot be copied.
+    """
+    _check_graph(model)
+    if not any(isinstance(layer, keras.Model) for layer in model.layers):
+        return model
+    inputs = [
+        keras.Input(tensor.shape[1:], tensor.shape[0], dtype=tensor.dtype, name=f"input_{index}")
+        for index, tensor in enumerate(model.inputs)
+    ]
+    copies = _Copies()
+    outputs = copies.follow(model, "", inputs)
+    copies.take_weights()
+    return keras.Model(inputs, outputs, name=model.name)
+
+
+def calls(model: keras.Model) -> Iterator[Any]:
+    """Every call of a layer in the model's graph, as Keras' nodes, in an order of execution."""
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
+
+
+class _Copies:
+    """A copy of every layer that is met, by the identity of the original: shared stays shared."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[int, tuple[keras.layers.Layer, keras.layers.Layer]] = {}
+
+    def follow(
+        self, model: keras.Model, prefix: str, inputs: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        """Apply the copies along the model's graph; returns its outputs."""
+        _check_graph(model)
+        made = {id(ours): _cast(x, ours) for ours, x in zip(model.inputs, inputs, strict=True)}
+        for node in calls(model):
+            layer, path = node.layer, prefix + node.layer.name
+            if isinstance(layer, keras.Model):
+                outputs = self.follow(
+                    layer, f"{path}/", [made[id(tensor)] for tensor in node.keras_inputs]
+                )
+            else:
+                feed: dict[str, list[tf.Tensor]] = {}
+                for tensor in node.keras_inputs:
+                    feed.setdefault(str(id(tensor)), []).append(made[id(tensor)])
+                args, kwargs = node.map_arguments(feed)
+                outputs = tf.nest.flatten(self._copy(layer, path)(*args, **kwargs))
+            originals = tf.nest.flatten(node.outputs)
+            made.update((id(o), x) for o, x in zip(originals, outputs, strict=True))
+        return [made[id(tensor)] for tensor in model.outputs]
+
+    def _copy(self, layer: keras.layers.Layer, path: str) -> keras.layers.Layer:
+        if id(layer) not in self._pairs:
+            try:
+                copy = type(layer).from_config({**layer.get_config(), "name": path})
+            except (NotImplementedError, TypeError, ValueError) as error:
+                raise ExportError(
+                    "A layer of a nested model must give its configuration to be exported. "
+                    f"Received: {path!r}, a {type(layer).__name__} ({one_line(error)[:120]}). "
+                    "Write its get_config."
+                ) from error
+            self._pairs[id(layer)] = layer, copy
+        return self._pairs[id(layer)][1]
+
+    def take_weights(self) -> None:
+        for layer, copy in self._pairs.values():
+            copy.set_weights(layer.get_weights())
+
+
+def _cast(tensor: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """What a functional model does to its inputs: its own input layer's type decides."""
+    return tensor if tensor.dtype == like.dtype else tf.cast(tensor, like.dtype)
+
+
+def _check_graph(model: keras.Model) -> None:
+    if not getattr(model, "_is_graph_network", False):
+        raise ExportError(
+            "An exported model, and each model nested in it, is functional or sequential with an "
+            f"input shape. Received: {model.name!r}, a {type(model).__name__} without a graph. "
+            "Build it with keras.Model(inputs, outputs)."
+        )

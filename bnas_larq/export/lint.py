@@ -1,0 +1,233 @@
+"""What an exported file will hold, told without converting: what is not 1-bit, and what that costs.
+
+Figures are of the file, not of the network on paper: a convolution that was meant to be binary but
+exports in full precision costs float operations and four bytes a weight here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from bnas_larq.backend import keras, tf
+from bnas_larq.errors import ExportError
+from bnas_larq.export.converter import image_shape, other_precisions
+from bnas_larq.export.dead import DeadBranches, dead_branches
+from bnas_larq.export.flat import calls, flattened
+from bnas_larq.export.padding import overhangs
+from bnas_larq.export.precision import Verdict, judge, trace
+from bnas_larq.genotype import Genotype
+from bnas_larq.models.costs import BINARY_MACS_PER_OP, LayerCost, count_costs
+from bnas_larq.models.network import NetworkConfig
+
+#: Channels in one packed word of Larq Compute Engine.
+WORD_BITS = 32
+_FLOAT_BYTES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class LintedLayer:
+    """One layer as it will be in the file.
+
+    Attributes:
+        name, kind: as in `Verdict`; `kind` is the class for layers without a kernel.
+        binary: whether it is a 1-bit convolution.
+        cause, reason: why it is not, see `Verdict`; empty for 1-bit ones and layers without kernel.
+        meant: whether its kernel was meant to be binary.
+        macs: multiplications for one image, in the precision that `binary` tells.
+        bytes: its weights in the file; BatchNorm with all vectors it stores, although some of it is
+            folded into convolutions.
+        channels: input channels of a 1-bit convolution, else 0.
+        wasted_bits: unused bits in the packed words of one window position of a 1-bit convolution.
+    """
+
+    name: str
+    kind: str
+    binary: bool
+    cause: str
+    reason: str
+    meant: bool
+    macs: int
+    bytes: int
+    channels: int = 0
+    wasted_bits: int = 0
+
+    @property
+    def ops(self) -> float:
+        """MACs, 1-bit ones divided by 64."""
+        return self.macs / BINARY_MACS_PER_OP if self.binary else float(self.macs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lint:
+    """What `lint` found.
+
+    Attributes:
+        name: the model's name.
+        blockers: sentences: why it cannot be converted as it is.
+        layers: all layers that multiply or hold weights.
+        constants: what is stored although it is the same for every image: name → bytes. The zeros
+            of Zeroise (one array for each shape), and what exact padding subtracts.
+        planned_ops: operations as the network is meant, counted honestly: what was meant to be
+            1-bit divided by 64.
+        dead: dead branches of the genotype's cells; empty when the genotype is not known.
+    """
+
+    name: str
+    blockers: tuple[str, ...]
+    layers: tuple[LintedLayer, ...]
+    constants: dict[str, int]
+    planned_ops: float
+    dead: tuple[DeadBranches, ...]
+
+    @property
+    def convolutions(self) -> list[LintedLayer]:
+        """Layers with a kernel: 1-bit ones, and those with a cause why not."""
+        return [layer for layer in self.layers if layer.binary or layer.cause]
+
+    @property
+    def binary(self) -> list[LintedLayer]:
+        """Convolutions that will be 1-bit."""
+        return [layer for layer in self.layers if layer.binary]
+
+    @property
+    def not_binary(self) -> list[LintedLayer]:
+        """Convolutions and dense layers that will not be 1-bit."""
+        return [layer for layer in self.layers if layer.cause]
+
+    @property
+    def ops(self) -> float:
+        """Operations of the file for one image, 1-bit MACs divided by 64."""
+        return sum(layer.ops for layer in self.layers)
+
+    @property
+    def outside_ops(self) -> float:
+        """Those of them outside 1-bit convolutions."""
+        return sum(layer.ops for layer in self.layers if not layer.binary)
+
+    @property
+    def bytes(self) -> int:
+        """Weights and constants of the file, without its structure."""
+        return sum(layer.bytes for layer in self.layers) + sum(self.constants.values())
+
+    @property
+    def outside_bytes(self) -> int:
+        """Those of them outside 1-bit convolutions."""
+        return self.bytes - sum(layer.bytes for layer in self.binary)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "name": self.name,
+            "blockers": list(self.blockers),
+            "binary": len(self.binary),
+            "not_binary": {layer.name: layer.reason for layer in self.not_binary},
+            "ops": self.ops,
+            "planned_ops": self.planned_ops,
+            "outside_ops": self.outside_ops,
+            "bytes": self.bytes,
+            "outside_bytes": self.outside_bytes,
+            "constants": dict(self.constants),
+            "dead_branches": [dead.to_dict() for dead in self.dead],
+            "layers": [{**dataclasses.asdict(layer), "ops": layer.ops} for layer in self.layers],
+        }
+
+
+def lint(
+    model: keras.Model, genotype: Genotype | None = None, config: NetworkConfig | None = None
+) -> Lint:
+    """Tell what `bnas_larq.export.converter.convert` will make of a model, without converting it.
+
+    Larq Compute Engine need not be installed.
+
+    Args:
+        model: functional or sequential, for images of a fixed size; nested models are looked into.
+        genotype, config: of a BNAS network, to report the dead branches of its cells.
+
+    Raises:
+        ExportError: the model, or one nested in it, has no graph.
+        BnasLarqError: its input size is open, so that nothing can be counted.
+    """
+    flat = flattened(model)
+    verdicts = judge(flat)
+    costs = count_costs(flat)
+    return Lint(
+        name=model.name,
+        blockers=tuple(_blockers(model, flat)),
+        layers=tuple(_linted(cost, verdicts.get(cost.name)) for cost in costs.layers),
+        constants=_constants(flat),
+        planned_ops=costs.ops_honest,
+        dead=tuple(dead_branches(genotype, config)) if genotype else (),
+    )
+
+
+def _blockers(model: keras.Model, flat: keras.Model) -> Iterator[str]:
+    try:
+        image_shape(model)
+    except ExportError as error:
+        yield str(error)
+    if mixed := other_precisions(flat):
+        yield (
+            "Larq Compute Engine converts float32 models. "
+            f"Received: another precision in {', '.join(mixed)}. "
+            "Build the network in float32 and load the weights into it."
+        )
+
+
+def _linted(cost: LayerCost, verdict: Verdict | None) -> LintedLayer:
+    macs = sum(cost.macs.values())
+    if verdict is None:
+        return LintedLayer(cost.name, cost.kind, False, "", "", False, macs, cost.bytes)
+    kernel = math.prod(verdict.kernel)
+    # Costs count a kernel that is meant to be binary with one bit a weight, wherever it ends up.
+    rest = max(0, cost.bytes - (-(-kernel // 8) if verdict.meant else _FLOAT_BYTES * kernel))
+    channels = wasted = 0
+    if verdict.cause == "constant":
+        macs = stored = 0
+    elif verdict.binary:
+        *window, channels, filters = verdict.kernel
+        words = -(-channels // WORD_BITS)
+        wasted = words * WORD_BITS - channels
+        stored = math.prod(window) * filters * words * WORD_BITS // 8 + rest
+    else:
+        stored = _FLOAT_BYTES * kernel + rest
+    return LintedLayer(
+        cost.name,
+        verdict.kind,
+        verdict.binary,
+        verdict.cause,
+        verdict.reason,
+        verdict.meant,
+        macs,
+        stored,
+        channels,
+        wasted,
+    )
+
+
+def _constants(flat: keras.Model) -> dict[str, int]:
+    """Arrays of the file that are no weights: name → bytes."""
+    values = trace(flat)
+    found: dict[str, int] = {}
+    seen: set[tuple[int | None, ...]] = set()
+    read = [tensor for node in calls(flat) for tensor in node.keras_inputs]
+    needed = {
+        id(tensor)
+        for node in calls(flat)
+        if not all(values[id(out)].constant for out in tf.nest.flatten(node.outputs))
+        for tensor in node.keras_inputs
+    } | {id(tensor) for tensor in flat.outputs}
+    for tensor in {id(tensor): tensor for tensor in [*read, *flat.outputs]}.values():
+        value, shape = values[id(tensor)], tuple(tensor.shape[1:])
+        if not value.constant or id(tensor) not in needed or (value.zeros and shape in seen):
+            continue
+        seen.update([shape] if value.zeros else [])
+        name = f"zeros of {tensor.node.layer.name}" if value.zeros else tensor.node.layer.name
+        found[name] = _FLOAT_BYTES * math.prod(size or 1 for size in shape)
+    for layer in flat.layers:
+        if overhangs(layer):
+            shapes = {tuple(node.output_shapes[1:]) for node in layer.inbound_nodes}
+            found[f"exact padding of {layer.name}"] = _FLOAT_BYTES * sum(map(math.prod, shapes))
+    return found

@@ -1,0 +1,103 @@
+"""Tell what is on an image, with the network in this folder: python run.py IMAGE...
+
+Needs numpy, Pillow and larq-compute-engine; nothing else of bnas_larq or TensorFlow is used.
+(`bnas-larq export --bundle` copied it as it is, next to the files it reads.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.machinery
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument("--top", type=int, default=5, help="classes to print (default: 5)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the interpreter")
+    parser.add_argument("--json", action="store_true", help="print all outputs as JSON")
+    args = parser.parse_args()
+    try:
+        content = checked("model.tflite")
+        labels = checked("labels.txt").decode().splitlines()
+        settings = json.loads(checked("preprocessing.json"))
+        network = interpreter(content, args.threads)
+        for name in args.images:
+            outputs = network.predict([prepare(name, settings)[None]])[0][0]
+            scores = outputs if settings["output"] == "probabilities" else softmax(outputs)
+            if args.json:
+                rows = {"image": name, "outputs": outputs.tolist(), "scores": scores.tolist()}
+                print(json.dumps({**rows, "class": labels[int(outputs.argmax())]}))
+                continue
+            best = np.argsort(-outputs, kind="stable")[: args.top]
+            print(name + ": " + ", ".join(f"{labels[i]} {scores[i]:.3f}" for i in best))
+    except (OSError, ValueError, ImportError) as error:
+        print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def checked(name: str) -> bytes:
+    """A file of this folder, if it is what was exported: the interpreter dies on a damaged one."""
+    content = (HERE / name).read_bytes()
+    sums = dict(
+        reversed(line.split("  ", 1))
+        for line in (HERE / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    )
+    if sums.get(name) != hashlib.sha256(content).hexdigest():
+        raise ValueError(f"{HERE / name} is not the file that was exported; copy the folder again")
+    return content
+
+
+def prepare(path: str, settings: dict) -> np.ndarray:
+    """An image file as the network was trained on it: float32 [height, width, 3]."""
+    with Image.open(path) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip to white
+            grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+            image = Image.fromarray(grey)
+        image = image.convert("RGB")
+        size = (settings["width"], settings["height"])
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        pixels = np.asarray(image, np.float32)
+    scale = np.float32(1) / (np.float32(255) * np.asarray(settings["std"], np.float32))
+    shift = np.asarray(settings["mean"], np.float32) / np.asarray(settings["std"], np.float32)
+    return pixels * scale - shift
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    """Scores that sum up to 1."""
+    exponentials = np.exp(values - values.max())
+    return exponentials / exponentials.sum()
+
+
+def interpreter(content: bytes, threads: int):
+    """Larq Compute Engine's interpreter, without its converter, which would load TensorFlow."""
+    package = importlib.util.find_spec("larq_compute_engine")
+    if package is None:
+        raise ImportError("run.py needs larq-compute-engine: pip install larq-compute-engine")
+    folder = Path(package.submodule_search_locations[0]) / "tflite" / "python"
+    name = "interpreter_wrapper_lite"
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        path = folder / f"{name}{suffix}"
+        if path.is_file():
+            spec = importlib.util.spec_from_file_location(name, path)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return module.LiteInterpreter(content, threads, False, False, False)
+    raise ImportError(f"larq-compute-engine in {folder.parent.parent} has no interpreter")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
