@@ -1,0 +1,237 @@
+"""BNAS-A … H and BNAS-D v2 as functions that return Keras models, as in `keras.applications`.
+
+    from bnas_larq.zoo import BNASD
+
+    model = BNASD(input_shape=(32, 32, 3), num_classes=10, weights="cifar10")
+    backbone = BNASD(input_shape=(32, 32, 3), weights="cifar10", include_top=False, pooling="avg")
+
+All take the same arguments, so one function makes them; their docstrings hold each one's numbers.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from pathlib import Path
+from typing import Any
+
+from bnas_larq.backend import keras, tf
+from bnas_larq.errors import ZooError
+from bnas_larq.genotype import Genotype
+from bnas_larq.models.network import build_network
+from bnas_larq.models.stored import layers_behind
+from bnas_larq.models.weights import load_weights
+from bnas_larq.zoo import pretrained
+from bnas_larq.zoo.variants import VARIANTS, Variant
+
+_ARGUMENTS = """
+    No weights of this size ship with the package, so `weights` is None unless you ask for some.
+
+    Args:
+        input_shape: (height, width, 3) of the images; default the weights' own, else {shape}.
+            Images of 96 pixels and more get the ImageNet stem, smaller ones the CIFAR stem.
+        input_tensor: a Keras tensor of normalised images to build upon, instead of a new input.
+        weights: None (random), the name of a data set ("cifar10", "digits", "imagenet": the entry
+            published or imported for it; of several the one of the size above, else the most
+            accurate), the name of an entry (`bnas-larq zoo list`), the folder of an entry or run,
+            or the path of a weight file of this very network; a path in the working directory
+            begins with "./". Except for the last, the network is the one that the weights belong
+            to: its genotype, cells, channels, padding and images. If you named only the data set
+            and that network is not the paper's, a UserWarning says what it is.
+        include_top: whether the classifier is part of the model. Without it height and width may
+            differ from the weights' own, as long as they call for the same stem.
+        pooling: without top: None (the last cell's output, [batch, height, width, 4·filters]),
+            "avg" or "max" (pooled over height and width: [batch, 4·filters]).
+        num_classes: outputs of the classifier; default the weights' own, else {classes}. Without
+            top it has no meaning.
+        classifier_activation: "softmax", None for logits, or another Keras activation; with weights
+            the first two only.
+        genotype: other cells: a `Genotype`, a published name, or a file. Like the next three, it
+            must agree with the weights if they bring a network.
+        cells, channels: another size than {cells}, {channels}.
+        padding: "same" (default) or "symmetric".
+        name: the Keras model's name.
+
+    Returns:
+        Keras model, images → [batch, num_classes], float32. Normalise the images with
+        `preprocess_input`.
+
+    Raises:
+        ZooError: nobody published such weights, or arguments contradict them.
+        WeightsError: the weights are damaged or do not fit.
+        BnasLarqError: impossible sizes.
+"""
+
+
+def _factory(variant: Variant):  # not annotated: editors then show the signature below
+    def build(
+        *,
+        input_shape: tuple[int, int, int] | None = None,
+        input_tensor: tf.Tensor | None = None,
+        weights: str | os.PathLike | None = None,
+        include_top: bool = True,
+        pooling: str | None = None,
+        num_classes: int | None = None,
+        classifier_activation: str | None = "softmax",
+        genotype: Genotype | str | os.PathLike | None = None,
+        cells: int | None = None,
+        channels: int | None = None,
+        padding: str | None = None,
+        name: str | None = None,
+    ) -> keras.Model:
+        return _create(
+            variant,
+            weights,
+            _image_shape(input_shape, input_tensor),
+            num_classes,
+            {"genotype": genotype, "cells": cells, "channels": channels, "padding": padding},
+            {
+                "input_tensor": input_tensor,
+                "include_top": include_top,
+                "pooling": pooling,
+                "classifier_activation": classifier_activation,
+                "name": name or variant.name.replace("-", "_"),
+            },
+        )
+
+    build.__name__ = build.__qualname__ = variant.factory
+    build.__doc__ = _docstring(variant)
+    return build
+
+
+def _create(
+    variant: Variant,
+    weights: str | os.PathLike | None,
+    shape: tuple[int, ...] | None,
+    num_classes: int | None,
+    given: dict[str, Any],
+    building: dict[str, Any],
+) -> keras.Model:
+    """Check all arguments, then build.
+
+    Args:
+        given: what `pretrained.FIXED` names; None where the user said nothing.
+        building: keywords of `build_network` that no stored network knows.
+    """
+    include_top = building["include_top"]
+    _check_activation(building["classifier_activation"], include_top and weights is not None)
+    genotype = given["genotype"]
+    if genotype is not None and not isinstance(genotype, Genotype):
+        genotype = Genotype.load(genotype)
+    file = pretrained.weight_file(weights)
+    if weights is None or file is not None:
+        return _variant_network(
+            variant, file, shape, num_classes, {**given, "genotype": genotype}, building
+        )
+    source = pretrained.find(weights, variant.name)
+    given = {**given, "genotype": genotype and genotype.id}
+    pretrained.check_arguments(source, given)
+    pretrained.check_images(source, shape, include_top)
+    if include_top:
+        pretrained.check_classes(source, num_classes)
+    # The user's line is three calls up: here, `build`, there.
+    pretrained.warn_of_difference(source, variant, given, stacklevel=3)
+    return source.load_model(**({} if shape is None else {"input_shape": shape}), **building)
+
+
+def _variant_network(
+    variant: Variant,
+    file: Path | None,
+    shape: tuple[int, ...] | None,
+    num_classes: int | None,
+    given: dict[str, Any],
+    building: dict[str, Any],
+) -> keras.Model:
+    """The variant's own network, at the sizes that the user may have given."""
+    sizes = {
+        "input_shape": shape,
+        "num_classes": num_classes,
+        "cells": given["cells"],
+        "channels": given["channels"],
+        "padding": given["padding"],
+    }
+    config = variant.config(**{key: value for key, value in sizes.items() if value is not None})
+    model = build_network(given["genotype"] or variant.load_genotype(), config, **building)
+    if file is not None:
+        tensor = building["input_tensor"]
+        foreign = [] if tensor is None else layers_behind(tensor)
+        load_weights(model, file, without_top=not building["include_top"], foreign=foreign)
+    return model
+
+
+def _image_shape(
+    input_shape: tuple[int, int, int] | None, input_tensor: tf.Tensor | None
+) -> tuple[int, ...] | None:
+    """The shape of the images that the user gave in one way or the other."""
+    given = None if input_shape is None else _known(input_shape)
+    if input_tensor is None:
+        return given
+    shape = _known(getattr(input_tensor, "shape", (None,))[1:])
+    if given not in (None, shape):
+        raise ZooError(
+            "The input tensor has the images' shape already. Received: "
+            f"input_shape={given} and an input_tensor of {shape}. Leave one out."
+        )
+    return shape
+
+
+def _known(shape: Any) -> tuple[int, ...]:
+    """(height, width, channels) as numbers."""
+    try:
+        sizes = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        sizes = ()
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise ZooError(
+            "Images have a height, a width and channels, all known. "
+            f"Received: {shape!r}. Give a shape such as (32, 32, 3)."
+        )
+    return sizes
+
+
+def _check_activation(activation: str | None, trained: bool) -> None:
+    """As in keras.applications: trained weights give logits, or probabilities made from them."""
+    try:
+        known = keras.activations.get(activation) is not None
+    except (ValueError, TypeError):
+        known = False
+    if not known or (trained and activation not in ("softmax", "linear", None)):
+        raise ZooError(
+            f"A {'trained ' if trained else ''}classifier ends in 'softmax', or in None for its "
+            f"logits{'' if trained else ', or another activation of Keras'}. "
+            f"Received: classifier_activation={activation!r}. Give one of them."
+        )
+
+
+def _docstring(variant: Variant) -> str:
+    """The variant's numbers, then the arguments that all factories share."""
+    results = [
+        f"{one.top1:.2f} % on {one.dataset}"
+        + (f", top-5 {one.top5:.2f} %" if one.top5 else "")
+        + (f" ({one.training})" if one.training else "")
+        for one in variant.reported
+    ]
+    title = variant.name.upper().replace("-V2", " v2")
+    stem = f", its stem in {variant.stem_groups} groups" if variant.stem_groups > 1 else ""
+    paper = "BNAS v2, arXiv 2110.08562" if variant.stem_groups > 1 else "BNAS, arXiv 2002.06963"
+    return (
+        f"{title}: {variant.cells} cells of {variant.channels} channels, genotype "
+        f"`{variant.genotype}`{stem} ({paper}).\n\n"
+        f"    Its authors report {'; '.join(results)}.\n"
+        f"    `bnas-larq cost {variant.name}` counts its operations and bytes.\n"
+        + _ARGUMENTS.format(
+            shape=variant.input_shape,
+            classes=variant.num_classes,
+            cells=variant.cells,
+            channels=variant.channels,
+        )
+    )
+
+
+BNASA = _factory(VARIANTS["bnas-a"])
+BNASD = _factory(VARIANTS["bnas-d"])
+BNASE = _factory(VARIANTS["bnas-e"])
+BNASF = _factory(VARIANTS["bnas-f"])
+BNASG = _factory(VARIANTS["bnas-g"])
+BNASH = _factory(VARIANTS["bnas-h"])
+BNASDv2 = _factory(VARIANTS["bnas-d-v2"])

@@ -1,0 +1,148 @@
+"""From an image file to a network's input, and from its output to names of classes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnas_larq.backend import keras, tf
+from bnas_larq.data import Normalization
+from bnas_larq.data.images import read_image_file
+from bnas_larq.errors import DataError, ZooError, one_line
+from bnas_larq.zoo import pretrained
+
+#: Means and deviations that the authors normalised ImageNet with, and most others do.
+IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET_CLASSES = 1000
+
+
+def load_image(path: str | os.PathLike, size: int | tuple[int, int] | None = None) -> np.ndarray:
+    """Read an image file as uint8 [height, width, 3], upright and without transparency.
+
+    Args:
+        path: a PNG, JPEG, BMP, GIF or WebP file.
+        size: height and width to stretch it to, or one number for both; None keeps its own.
+
+    Raises:
+        DataError: no such file, or no readable image.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"An image is a file. Received: {path}, which is none. Check the path.")
+    return read_image_file(path, (size, size) if isinstance(size, int) else size)
+
+
+def preprocess_input(
+    images: Any, weights: str | os.PathLike = "imagenet", *, variant: str | None = None
+) -> Any:
+    """Normalise images as the networks trained on `weights` expect them.
+
+    Args:
+        images: [..., height, width, 3], uint8 or float with values 0 to 255 (not 0 to 1): a NumPy
+            array, a tensor (also inside `tf.data`), or a Keras tensor.
+        weights: as for the factories: a data set's or entry's name, or an entry's or run's folder.
+            "imagenet" always means the usual means and deviations of ImageNet.
+        variant: for a data set's name: the variant whose entry is meant, such as "bnas-d"; default
+            the entry that `find_entry` prefers among all.
+
+    Returns:
+        `(images / 255 - mean) / std` as float32, of the kind that came in.
+
+    Raises:
+        DataError: no images with three channels.
+        ZooError: nobody published such weights.
+    """
+    if not _is_tensor(images):
+        images = np.asarray(images)
+    if len(images.shape) < 3 or images.shape[-1] != 3:
+        raise DataError(
+            "Images are [..., height, width, 3]. "
+            f"Received: shape {tuple(images.shape)}. Convert them to RGB, channels last."
+        )
+    normalization = _normalization(weights, variant)
+    if isinstance(images, np.ndarray):
+        return normalization.apply(tf.constant(images)).numpy()
+    return normalization.apply(images)
+
+
+def decode_predictions(
+    predictions: Any,
+    weights: str | os.PathLike = "imagenet",
+    top: int = 5,
+    *,
+    variant: str | None = None,
+) -> list[list[tuple[str, str, float]]]:
+    """Name the best classes of every image.
+
+    Args:
+        predictions: [batch, classes]: what a network with its classifier returns.
+        weights, variant: as for `preprocess_input`.
+        top: how many classes to name, at most as many as there are.
+
+    Returns:
+        For each image a list of (class, description, score), best first, as Keras does: class is
+        the WordNet id for ImageNet's 1000 classes, else the class's number as text; score is what
+        the network returned: a probability, or a logit with `classifier_activation=None`.
+
+    Raises:
+        ZooError: nobody published such weights, or they have another number of classes.
+    """
+    scores = np.asarray(predictions)
+    if scores.ndim != 2 or top < 1:
+        raise ZooError(
+            "Predictions are [batch, classes], and at least one is decoded. "
+            f"Received: shape {scores.shape}, top={top}. Give a batch, also for one image."
+        )
+    names = _class_names(weights, variant, scores.shape[1])
+    if len(names) != scores.shape[1]:
+        raise ZooError(
+            f"Predictions have one column for each class. Received: {scores.shape[1]} columns for "
+            f"the {len(names)} classes of {str(weights)!r}. Give the weights that made them."
+        )
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    return [
+        [(*names[index], float(row[index])) for index in order]
+        for row, order in zip(scores, best, strict=True)
+    ]
+
+
+def _is_tensor(images: Any) -> bool:
+    """Whether it is TensorFlow's or Keras' tensor, not numbers."""
+    try:
+        return tf.is_tensor(images) or keras.backend.is_keras_tensor(images)
+    except ValueError:
+        return False
+
+
+def _normalization(weights: str | os.PathLike, variant: str | None) -> Normalization:
+    return IMAGENET if weights == "imagenet" else pretrained.find(weights, variant).normalization
+
+
+def _class_names(
+    weights: str | os.PathLike, variant: str | None, columns: int
+) -> list[tuple[str, str]]:
+    """(class, description) of every output."""
+    if weights == "imagenet" and columns == IMAGENET_CLASSES:
+        return _imagenet_names()
+    source = pretrained.find(weights, variant)
+    names = source.network.class_names
+    of_imagenet = source.entry is not None and source.entry.dataset == "imagenet"
+    if of_imagenet and len(names) == IMAGENET_CLASSES:
+        return _imagenet_names()
+    return [(str(number), name) for number, name in enumerate(names)]
+
+
+def _imagenet_names() -> list[tuple[str, str]]:
+    """Keras' list of ImageNet's classes, which it downloads once and keeps."""
+    decode = keras.applications.imagenet_utils.decode_predictions
+    try:
+        decoded = decode(-np.arange(IMAGENET_CLASSES)[None], top=IMAGENET_CLASSES)[0]
+    except Exception as error:  # Keras' download raises a bare Exception without a network
+        raise ZooError(
+            "The names of ImageNet's classes are downloaded by Keras once. "
+            f"Received: {one_line(error)[:160]}. Connect to the internet, or take the arg-max."
+        ) from error
+    return [(wordnet, description) for wordnet, description, _ in decoded]

@@ -1,0 +1,220 @@
+"""What `weights` means to a factory: a stored network, and whether other arguments contradict it.
+
+A stored network is fixed: its cells, size, padding and images are those it was trained with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bnas_larq.backend import keras
+from bnas_larq.data import Normalization
+from bnas_larq.errors import WeightsError, ZooError
+from bnas_larq.models.network import IMAGENET_STEM_FROM
+from bnas_larq.models.stored import StoredNetwork
+from bnas_larq.zoo.entries import Entry
+from bnas_larq.zoo.entry_format import ENTRY
+from bnas_larq.zoo.registry import find_entry
+from bnas_larq.zoo.variants import Variant
+
+#: What a published or trained network fixes, and factories let the user name.
+FIXED = ("genotype", "cells", "channels", "padding")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A stored network that a factory or `preprocess_input` was asked for.
+
+    Attributes:
+        label: what it is called in messages.
+        network: its description.
+        entry: the zoo entry it belongs to; None for a run folder.
+        by_dataset: whether the user named only a data set, not this network.
+    """
+
+    label: str
+    network: StoredNetwork
+    entry: Entry | None = None
+    by_dataset: bool = False
+
+    @property
+    def normalization(self) -> Normalization:
+        """How its images are normalised."""
+        return Normalization.from_dict(self.network.normalization)
+
+    def load_model(self, **settings: Any) -> keras.Model:
+        """Build it with `build_network`'s settings and load its weights, an entry's verified."""
+        return (self.entry or self.network).load_model(**settings)
+
+
+def is_name(weights: str | os.PathLike) -> bool:
+    """Whether `weights` is the name of a data set or entry; everything else is a path.
+
+    A name has no separator and no suffix, so that `weights.h5` is a path. What lies in the working
+    directory has no say: a folder there is `./cifar10`, and a line means the same everywhere.
+    """
+    return (
+        isinstance(weights, str)
+        and bool(weights)
+        and Path(weights).suffix == ""
+        and not (set(weights) & {"/", "\\", os.sep} or weights in (".", "..", "~"))
+    )
+
+
+def weight_file(weights: str | os.PathLike | None) -> Path | None:
+    """The path, if `weights` is the path of a single file; None for all else.
+
+    Raises:
+        WeightsError: a path where nothing is, or neither name nor path.
+    """
+    if weights is None or is_name(weights):
+        return None
+    text = isinstance(weights, str | os.PathLike) and os.fspath(weights)
+    path = Path(text).expanduser() if text else None
+    if path is None or not path.exists():
+        raise WeightsError(
+            "Weights are None, a published data set's or entry's name, or an existing path. "
+            f"Received: {weights!r}, where nothing is. Check the path."
+        )
+    return path if path.is_file() else None
+
+
+def find(weights: str | os.PathLike, variant: str | None = None) -> Pretrained:
+    """The stored network that `weights` names.
+
+    Args:
+        weights: a data set's name, an entry's name, or the folder of an entry or run.
+        variant: name of the variant whose entries a data set's name means; None for any.
+
+    Raises:
+        ZooError: nobody published it, or the entry is another variant's or damaged.
+        RunError: the folder holds no network.
+    """
+    if is_name(weights):
+        entry = find_entry(weights, variant)
+    else:
+        folder = Path(weights).expanduser()
+        if not (folder / ENTRY).exists():
+            return Pretrained(f"the network in {folder}", StoredNetwork.load(folder))
+        entry = Entry.load(folder)
+        if variant is not None and entry.variant != variant:
+            raise ZooError(
+                "A factory builds entries of its own variant. Received: the entry "
+                f"{entry.summary()} for {variant}. Use that variant's factory, or load it with "
+                "bnas_larq.zoo.Entry.load(folder).load_model()."
+            )
+    return Pretrained(
+        f"the entry {entry.name!r}",
+        entry.network,
+        entry,
+        by_dataset=is_name(weights) and entry.name != weights,
+    )
+
+
+def fixed(network: StoredNetwork) -> dict[str, Any]:
+    """What `FIXED` names, of a stored network; the genotype as its id."""
+    config = network.config
+    values = (network.genotype.id, config.cells, config.channels, config.padding)
+    return dict(zip(FIXED, values, strict=True))
+
+
+def check_arguments(source: Pretrained, given: Mapping[str, Any]) -> None:
+    """Refuse arguments that contradict the stored network; None stands for not given.
+
+    Raises:
+        ZooError: the first contradiction, with both sides named.
+    """
+    for key, own in fixed(source.network).items():
+        if given.get(key) not in (None, own):
+            raise ZooError(
+                "Trained weights fix the network they belong to. "
+                f"Received: {key}={given[key]!r} for {source.label}, which has {key}={own!r}. "
+                f"Leave {key} out, or use weights=None."
+            )
+
+
+def check_classes(source: Pretrained, num_classes: int | None) -> None:
+    """Refuse another number of classes than the classifier was trained for.
+
+    Raises:
+        ZooError: they differ.
+    """
+    own = source.network.config.num_classes
+    if num_classes not in (None, own):
+        raise ZooError(
+            "A trained classifier keeps its number of classes. Received: "
+            f"num_classes={num_classes} for {source.label}, which has {own}. "
+            "Use include_top=False and your own head, or `bnas-larq finetune`."
+        )
+
+
+def check_images(source: Pretrained, shape: Sequence[int] | None, include_top: bool) -> None:
+    """Refuse images that the stored network cannot take.
+
+    With the classifier the shape is the one it was trained for. Without it height and width are
+    free, as long as they call for the same stem (see `IMAGENET_STEM_FROM`).
+
+    Raises:
+        ZooError: another shape, another number of channels, or one that calls for another stem.
+    """
+    config = source.network.config
+    own = tuple(config.input_shape)
+    if shape is None or tuple(shape) == own:
+        return
+    received = f"Received: input_shape={tuple(shape)} for {source.label}, which takes {own}. "
+    if include_top:
+        raise ZooError(
+            "With its classifier a trained network takes the images it was trained for. "
+            f"{received}Resize the images, or use include_top=False."
+        )
+    if len(shape) != 3 or shape[2] != own[2]:
+        raise ZooError(
+            "Without its classifier a trained network takes images of other heights and widths, "
+            f"not of other channels. {received}Convert the images."
+        )
+    stem = "imagenet" if min(own[:2]) >= IMAGENET_STEM_FROM else "cifar"
+    stem = stem if config.stem == "auto" else config.stem
+    if stem != ("imagenet" if min(shape[:2]) >= IMAGENET_STEM_FROM else "cifar"):
+        raise ZooError(
+            f"Images from {IMAGENET_STEM_FROM} pixels on have the ImageNet stem, smaller ones the "
+            f"CIFAR stem, and weights belong to one. {received}Resize the images."
+        )
+
+
+def warn_of_difference(
+    source: Pretrained, variant: Variant, given: Mapping[str, Any], stacklevel: int
+) -> None:
+    """Say so once if a data set's name led to a network that is not the paper's.
+
+    What the user named expressly is no surprise and needs no warning.
+    """
+    if not source.by_dataset:
+        return
+    papers = {
+        "genotype": variant.load_genotype().id,
+        "cells": variant.cells,
+        "channels": variant.channels,
+    }
+    own = fixed(source.network)
+    if all(own[key] == papers[key] or given.get(key) is not None for key in papers):
+        return
+    name = source.entry.name
+    accuracy = source.entry.accuracy
+    warnings.warn(
+        f"The weights found are those of {name!r}, which is not the paper's {variant.factory}: "
+        f"{_size(own)} instead of {_size(papers)}"
+        + (f", test accuracy {accuracy:.2%}" if accuracy is not None else "")
+        + f". Give weights={name!r} to choose it without this warning, or weights=None for the "
+        "paper's network without weights.",
+        UserWarning,
+        stacklevel=stacklevel + 1,
+    )
+
+
+def _size(values: Mapping[str, Any]) -> str:
+    return f"{values['cells']} cells of {values['channels']} channels ({values['genotype']})"

@@ -1,0 +1,149 @@
+"""The networks that the papers name: genotype, size, and what their authors reported of them.
+
+Numbers only; `bnas_larq.zoo.factories` builds the networks. Sources: BNAS (Kim, Singh, Choi, arXiv
+2002.06963) for A to H, and the authors' slides on BNAS v2 (arXiv 2110.08562) for v2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from bnas_larq.errors import ZooError, nearest
+from bnas_larq.genotype import Genotype
+
+if TYPE_CHECKING:
+    from bnas_larq.models.network import NetworkConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Reported:
+    """A result as the authors printed it; nobody measured it with this package.
+
+    Attributes:
+        dataset: `"cifar10"` or `"imagenet"`.
+        top1, top5: test accuracy in percent; None where none was printed.
+        training: what set this training apart; empty for the paper's usual one.
+    """
+
+    dataset: str
+    top1: float
+    top5: float | None = None
+    training: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One published network, before it has weights.
+
+    Attributes:
+        name: as in `bnas-larq zoo`, such as `bnas-d`.
+        factory: the function of `bnas_larq.zoo` that builds it.
+        genotype: name of its published cells.
+        cells, channels: its size; channels are those of the first cell's nodes (the papers' C).
+        stem_groups: groups of the second and third convolution of the ImageNet stem.
+        input_shape: (height, width, channels) of the images it was designed for.
+        num_classes: number of classes of the data set it was designed for.
+        reported: the authors' results, the usual training first.
+    """
+
+    name: str
+    factory: str
+    genotype: str
+    cells: int
+    channels: int
+    stem_groups: int = 1
+    input_shape: tuple[int, int, int] = (224, 224, 3)
+    num_classes: int = 1000
+    reported: tuple[Reported, ...] = ()
+
+    def load_genotype(self) -> Genotype:
+        """Its cells."""
+        return Genotype.published(self.genotype)
+
+    def config(self, **overrides: Any) -> NetworkConfig:
+        """Its size as a `NetworkConfig`; attributes given as keywords replace its own.
+
+        A grouped stem belongs to ImageNet-size images: with the small stem, which has a single
+        convolution, there is nothing to group.
+
+        Raises:
+            BnasLarqError: impossible sizes.
+        """
+        # Not at the top: names and numbers alone must not wait for TensorFlow.
+        from bnas_larq.models.network import NetworkConfig
+
+        config = NetworkConfig(
+            input_shape=overrides.pop("input_shape", self.input_shape),
+            num_classes=overrides.pop("num_classes", self.num_classes),
+            channels=overrides.pop("channels", self.channels),
+            cells=overrides.pop("cells", self.cells),
+            **overrides,
+        )
+        if config.stem == "imagenet" and "stem_groups" not in overrides:
+            return config.replace(stem_groups=self.stem_groups)
+        return config
+
+
+def _imagenet(
+    letter: str, cells: int, channels: int, top1: float, top5: float, *more: Reported
+) -> Variant:
+    return Variant(
+        f"bnas-{letter.lower()}",
+        f"BNAS{letter}",
+        "bnas_imagenet",
+        cells,
+        channels,
+        reported=(Reported("imagenet", top1, top5), *more),
+    )
+
+
+_ALL = (
+    Variant(
+        "bnas-a",
+        "BNASA",
+        "bnas_cifar",
+        20,
+        36,
+        input_shape=(32, 32, 3),
+        num_classes=10,
+        reported=(Reported("cifar10", 92.70),),
+    ),
+    _imagenet("D", 12, 64, 57.69, 79.89, Reported("imagenet", 61.60, 82.91, "No-Reg")),
+    _imagenet("E", 12, 68, 58.76, 80.61),
+    _imagenet("F", 15, 68, 58.99, 80.85),
+    _imagenet("G", 11, 74, 59.81, 81.61),
+    _imagenet("H", 16, 128, 63.51, 83.91),
+    # The authors give neither groups nor width. Ours: 4 groups on the stem's second and third
+    # convolution, and the width that comes nearest to BNAS-D's 1.48e8 operations at 224: 1.500e8.
+    # Groups of 4 need multiples of 8; 80 channels would cost 1.253e8.
+    Variant(
+        "bnas-d-v2",
+        "BNASDv2",
+        "bnas_imagenet",
+        12,
+        88,
+        stem_groups=4,
+        reported=(
+            Reported("imagenet", 63.82, 84.25),
+            Reported("imagenet", 66.03, 85.42, "Multi-Stage"),
+        ),
+    ),
+)
+
+#: Every variant by its name.
+VARIANTS = {one.name: one for one in _ALL}
+
+
+def variant(name: str) -> Variant:
+    """The variant called `name`, such as `bnas-d`.
+
+    Raises:
+        ZooError: there is none; the message hints at the nearest.
+    """
+    if name not in VARIANTS:
+        raise ZooError(
+            "A variant is a network that the papers name. "
+            f"Received: {name!r}; {nearest(str(name).lower(), VARIANTS)}"
+        )
+    return VARIANTS[name]

@@ -1,0 +1,244 @@
+"""Downloads over real sockets, from a server that misbehaves on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import re
+import threading
+
+import pytest
+
+from bnas_larq.errors import WeightsError
+from bnas_larq.zoo import downloads
+from bnas_larq.zoo.downloads import download
+
+CONTENT = bytes(range(256)) * 4096  # 1 MiB, more than one piece
+SUM = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `content` at any path; `cuts` connections end half way; counts what is asked."""
+
+    daemon_threads = True
+    content = CONTENT
+    ranges = True
+    announces = True
+    cuts = 0
+    status = 200
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/weights.h5"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """GET with ranges, in the server's mood."""
+
+    def do_GET(self):
+        server = self.server
+        asked = self.headers.get("Range")
+        server.asked.append(asked)
+        if server.status != 200:
+            self.send_error(server.status)
+            return
+        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and server.ranges else 0
+        if start and start >= len(server.content):
+            self.send_error(416)
+            return
+        body = server.content[start:]
+        self.send_response(206 if start else 200)
+        if start:
+            total = len(server.content)
+            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+        if server.announces:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if server.cuts > 0:
+            server.cuts -= 1
+            body = body[: len(body) // 2]
+        try:
+            self.wfile.write(body)
+        except ConnectionError:
+            pass  # the client may have had enough
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "cache" / "weights.h5"
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(downloads, "PAUSE", 0.0)
+
+
+def left(path):
+    """What lies in the folder, but for locks."""
+    return sorted(p.name for p in path.parent.glob("*") if not p.name.endswith(".lock"))
+
+
+def test_a_file_is_downloaded_once(server, path, capsys):
+    assert download(server.url, path, sha256=SUM, size=len(CONTENT)) == path
+    assert path.read_bytes() == CONTENT and left(path) == ["weights.h5"]
+    download(server.url, path, sha256=SUM)
+    assert server.asked == [None]
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "1,048,576 bytes" in err
+
+
+@pytest.mark.parametrize("size", [None, len(CONTENT)])
+def test_a_connection_that_is_cut_off_goes_on_where_it_ended(server, path, size):
+    server.cuts = 2
+    download(server.url, path, sha256=SUM, size=size)
+    assert path.read_bytes() == CONTENT
+    half, three_quarters = len(CONTENT) // 2, len(CONTENT) * 3 // 4
+    assert server.asked == [None, f"bytes={half}-", f"bytes={three_quarters}-"]
+
+
+def test_a_server_without_ranges_begins_again(server, path):
+    server.cuts, server.ranges = 2, False
+    download(server.url, path, sha256=SUM)
+    assert path.read_bytes() == CONTENT and len(server.asked) == 3
+
+
+def test_a_cut_that_nobody_announces_is_known_by_the_size(server, path):
+    server.cuts, server.announces = 1, False
+    with pytest.raises(WeightsError, match="must have the SHA-256"):
+        download(server.url, path, sha256=SUM)
+    server.cuts, server.asked = 1, []
+    download(server.url, path, sha256=SUM, size=len(CONTENT))
+    assert len(server.asked) == 2 and path.read_bytes() == CONTENT
+
+
+def test_a_half_download_is_kept_for_the_next_call_and_never_put_in_place(server, path):
+    server.cuts, server.ranges = 100, False
+    with pytest.raises(WeightsError, match="reach its end. Received: 524,288 of 1,048,576 bytes"):
+        download(server.url, path, sha256=SUM, size=len(CONTENT))
+    assert left(path) == [f"weights.h5.{SUM[:12]}.part"]
+    server.cuts, server.ranges, server.asked = 0, True, []
+    download(server.url, path, sha256=SUM, size=len(CONTENT))
+    assert server.asked == ["bytes=524288-"] and path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("part", [b"other" * 100, CONTENT + b"longer"])
+def test_a_part_of_something_else_is_given_up(server, path, part):
+    path.parent.mkdir()
+    path.with_name(f"weights.h5.{SUM[:12]}.part").write_bytes(part)
+    download(server.url, path, sha256=SUM)
+    assert path.read_bytes() == CONTENT and left(path) == ["weights.h5"]
+
+
+@pytest.mark.parametrize("announces", [False, True])
+def test_less_than_was_published_is_refused_without_trying_for_ever(server, path, announces):
+    server.content, server.announces = CONTENT[:5000], announces
+    with pytest.raises(WeightsError, match="reach its end|must have the SHA-256"):
+        download(server.url, path, sha256=SUM, size=len(CONTENT))
+    assert len(server.asked) <= 6 and not path.exists()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_other_content_than_was_published_is_refused_and_deleted(server, path, resumed):
+    server.content = CONTENT[:-1] + b"!"
+    path.parent.mkdir()
+    if resumed:
+        path.with_name(f"weights.h5.{SUM[:12]}.part").write_bytes(CONTENT[:1000])
+    with pytest.raises(WeightsError, match="must have the SHA-256.*Received.*it was deleted"):
+        download(server.url, path, sha256=SUM, size=len(CONTENT))
+    assert left(path) == []
+
+
+def test_a_refused_download_leaves_the_earlier_file(server, path):
+    path.parent.mkdir()
+    path.write_bytes(b"earlier")
+    server.content = b"tampered"
+    with pytest.warns(UserWarning, match="not as it was published"):
+        with pytest.raises(WeightsError, match="SHA-256"):
+            download(server.url, path, sha256=SUM)
+    assert path.read_bytes() == b"earlier"
+
+
+def test_a_file_in_the_cache_that_was_changed_is_downloaded_again(server, path):
+    path.parent.mkdir()
+    path.write_bytes(b"tampered")
+    with pytest.warns(UserWarning, match="downloading it again"):
+        download(server.url, path, sha256=SUM)
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("announces", [False, True])
+def test_more_than_was_published_is_not_fetched(server, path, announces):
+    server.announces = announces
+    with pytest.raises(WeightsError, match="not be larger.*more than 1,000 bytes"):
+        download(server.url, path, sha256=SUM, size=1000)
+    assert left(path) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "message"), [(404, "404 Not Found for http"), (403, "403"), (503, "503 Service")]
+)
+def test_a_server_that_refuses_is_named(server, path, status, message):
+    server.status = status
+    with pytest.raises(WeightsError, match=message):
+        download(server.url, path, sha256=SUM)
+    assert len(server.asked) == (downloads.FRUITLESS if status >= 500 else 1)
+    assert left(path) == []
+
+
+def test_no_server_at_all(server, path):
+    server.server_close()
+    with pytest.raises(WeightsError, match="must reach its end. Received: 0 bytes.*try again"):
+        download(server.url, path, sha256=SUM)
+
+
+def test_files_are_copied_from_file_urls(tmp_path, path):
+    source = tmp_path / "with space.h5"
+    source.write_bytes(CONTENT)
+    download(source.as_uri(), path, sha256=SUM)
+    assert path.read_bytes() == CONTENT
+    with pytest.raises(WeightsError, match="which is no file"):
+        download((tmp_path / "absent").as_uri(), path.with_name("other"), sha256=SUM)
+    with pytest.raises(WeightsError, match="must have the SHA-256"):
+        download(source.as_uri(), path.with_name("other"), sha256="0" * 64)
+    assert left(path) == ["weights.h5"]
+
+
+def test_other_schemes_are_refused(path):
+    with pytest.raises(WeightsError, match="begins with https, http, file. Received: 'ftp:"):
+        download("ftp://example.org/w.h5", path, sha256=SUM)
+
+
+def test_two_downloads_at_once_give_one_file(server, path):
+    threads = [
+        threading.Thread(target=download, args=(server.url, path), kwargs={"sha256": SUM})
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_bytes() == CONTENT and server.asked == [None]
+
+
+def test_a_full_disk_is_one_sentence(server, path, full_disk):
+    path.parent.mkdir()
+    with full_disk(1000), pytest.raises(WeightsError, match="written to disk.*Free space"):
+        download(server.url, path, sha256=SUM)
+    assert not path.exists()
