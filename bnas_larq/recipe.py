@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pydantic
 import yaml
@@ -73,6 +74,7 @@ class NetworkSettings(_Section):
     cells: int = pydantic.Field(20, gt=0)
     channels: int = pydantic.Field(36, ge=2)
     stem: Literal["auto", "cifar", "imagenet"] = "auto"
+    stem_groups: int = pydantic.Field(1, gt=0)
     padding: Literal["same", "symmetric"] = "same"
     shortcut: bool = True
     scheme: str = "sign-scale"
@@ -94,6 +96,44 @@ class TrainSettings(_Section):
     label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
 
 
+class FineTuneSettings(_Section):
+    """Training that begins with another network's weights; see `bnas_larq.training.finetune`.
+
+    First the new head alone, then (for `train.epochs` more) everything, as the section `train`
+    says.
+
+    Attributes:
+        entry: what to begin from: a zoo entry's name, or a folder of an entry or a run.
+        sha256: of that network's weight file. Other weights are refused; None takes what is there,
+            and a run writes down what that was.
+        head_epochs: epochs of the new head alone, before `train.epochs`; 0 for none.
+        head_learning_rate: Adam's rate for them.
+        binary_multiplier: the rate of latent binary kernels, as a share of `train.learning_rate`. A
+            latent kernel acts through its signs and their one scale: a step flips signs or does
+            next to nothing, and many flips at once undo what was learned. A source that was itself
+            trained for a few epochs only has less to lose: there 1 may fit better.
+    """
+
+    entry: str
+    sha256: str | None = pydantic.Field(None, pattern="^[0-9a-f]{64}$")
+    head_epochs: int = pydantic.Field(3, ge=0)
+    head_learning_rate: float = pydantic.Field(0.005, gt=0)
+    binary_multiplier: float = pydantic.Field(0.3, ge=0)
+
+
+#: The section `train` of a fine-tuning, unless the user says otherwise: Adam, because its steps do
+#: not depend on the scale of a latent kernel's gradient, with a rate that ends at 0.
+FINE_TUNING: Mapping[str, Any] = {
+    "epochs": 10,
+    "batch_size": 32,
+    "optimizer": "adam",
+    "schedule": "cosine",
+    "learning_rate": 0.001,
+    "weight_decay": 0.0,
+    "drop_path": 0.0,
+}
+
+
 class ExportSettings(_Section):
     """Conversion to Larq Compute Engine at the end of a run."""
 
@@ -107,6 +147,7 @@ class Recipe(_Section):
     Attributes:
         description: one line for `bnas-larq recipes list`.
         genotype: skip the search and build this one: a file, a published name or `random:SEED`.
+        finetune: begin with another network's weights, genotype and size; None for new weights.
     """
 
     name: str = "recipe"
@@ -118,6 +159,7 @@ class Recipe(_Section):
     search: SearchSettings = SearchSettings()
     network: NetworkSettings = NetworkSettings()
     train: TrainSettings = TrainSettings()
+    finetune: FineTuneSettings | None = None
     export: ExportSettings = ExportSettings()
 
     def to_yaml(self) -> str:
@@ -130,8 +172,10 @@ def known_keys(model: type[pydantic.BaseModel] = Recipe, prefix: str = "") -> li
     keys = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
-            keys += known_keys(field.annotation, f"{prefix}{name}.")
+        # A section that may be absent is a union with None.
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
+                keys += known_keys(kind, f"{prefix}{name}.")
     return keys
 
 
@@ -143,9 +187,15 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """
     values = _with_parents(source, seen=[])
     values.setdefault("name", Path(str(source)).stem)
+    return override_recipe(values, overrides)
+
+
+def override_recipe(values: Mapping[str, Any], overrides: Iterable[str]) -> Recipe:
+    """Validate a recipe's values after overrides `a.b=value`; RecipeError as of `load_recipe`."""
+    changed = copy.deepcopy(dict(values))
     for override in overrides:
-        _override(values, override)
-    return parse_recipe(values)
+        _override(changed, override)
+    return parse_recipe(changed)
 
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:
@@ -153,7 +203,9 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()
+        # A misspelt key also is a missing one: the misspelling says more.
+        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             section, _, last = key.rpartition(".")
@@ -211,14 +263,15 @@ def _with_parents(source: str | Path, seen: list[str]) -> dict[str, Any]:
     beside = path.parent / str(parent)
     inherited = _with_parents(beside if beside.is_file() else parent, [*seen, resolved])
     inherited.pop("name", None)
-    return _merge(inherited, values)
+    return merge_values(inherited, values)
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge_values(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as one, in which `over` counts; lists are replaced, not joined."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
+        merged[key] = merge_values(merged[key], value) if both else value
     return merged
 
 

@@ -6,7 +6,15 @@ import pytest
 import yaml
 
 from bnas_larq.errors import RecipeError
-from bnas_larq.recipe import Recipe, known_keys, load_recipe, parse_recipe
+from bnas_larq.recipe import (
+    FINE_TUNING,
+    FineTuneSettings,
+    Recipe,
+    known_keys,
+    load_recipe,
+    override_recipe,
+    parse_recipe,
+)
 from bnas_larq.resources import recipe_names
 
 
@@ -65,6 +73,7 @@ def test_round_trip_of_a_recipe_with_every_kind_of_value(write):
             },
             "search": {"learning_rate": 1e-9, "clip_norm": None, "select": "final"},
             "train": {"optimizer": "adam", "restart_epochs": 50},
+            "finetune": {"entry": "an-entry", "sha256": "0a" * 32, "head_epochs": 0},
             "export": {"enabled": False},
         }
     )
@@ -74,7 +83,8 @@ def test_round_trip_of_a_recipe_with_every_kind_of_value(write):
 
 
 def test_a_resolved_recipe_names_every_setting():
-    values = yaml.safe_load(Recipe().to_yaml())
+    tuned = Recipe(finetune=FineTuneSettings(entry="other"))
+    values = yaml.safe_load(tuned.to_yaml())
     for key in known_keys():
         place = values
         for part in key.split("."):
@@ -205,6 +215,13 @@ def test_bad_overrides_are_refused(override, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_section_that_may_be_absent_is_made_by_an_override():
+    assert Recipe().finetune is None
+    recipe = override_recipe({"train": FINE_TUNING}, ["finetune.entry=x", "train.epochs=3"])
+    assert recipe.finetune == FineTuneSettings(entry="x") and recipe.train.epochs == 3
+    assert FINE_TUNING["epochs"] == 10, "overrides change a copy"
+
+
 # -- refused ---------------------------------------------------------------------------------------
 
 
@@ -247,6 +264,10 @@ def test_keys_of_another_section_are_no_hint():
         ({"train": {"optimizer": "lion"}}, "train.optimizer"),
         ({"train": {"drop_path": 1}}, "train.drop_path"),
         ({"train": None}, "train"),
+        ({"finetune": {}}, "finetune.entry"),
+        ({"finetune": {"entry": "x", "sha256": "0a"}}, "finetune.sha256"),
+        ({"finetune": {"entry": "x", "head_epochs": -1}}, "finetune.head_epochs"),
+        ({"finetune": {"entry": "x", "binary_multiplier": -0.1}}, "finetune.binary_multiplier"),
         ({"seed": -1}, "seed"),
         ({"name": 3}, "name"),
     ],

@@ -34,7 +34,16 @@ COMMANDS = {
         "bnas_larq.cli.evaluate", "Accuracy of a run's network on the test split."
     ),
     "export": LazyCommand(
-        "bnas_larq.cli.export", "Write a run's network as .tflite and check it against Keras."
+        "bnas_larq.cli.export", "Write a network as .tflite, lint it, or bundle it for a device."
+    ),
+    "finetune": LazyCommand(
+        "bnas_larq.cli.finetune", "Fit a published or trained network to your own images."
+    ),
+    "zoo": LazyCommand(
+        "bnas_larq.cli.zoo", "Published networks: list, show, verify, publish, import."
+    ),
+    "cost": LazyCommand(
+        "bnas_larq.cli.cost", "MACs, OPs, bytes of networks; sizes that meet a budget."
     ),
     "report": LazyCommand(
         "bnas_larq.cli.report", "Draw a run's cells and curves, and write its HTML report."

@@ -69,6 +69,7 @@ def start_workflow(
         RunError: the folder exists (without `resume` or `overwrite`), or belongs to another recipe.
         BnasLarqError: the recipe names what does not exist, or does not fit the data.
     """
+    recipe = _pinned(recipe, path)
     if resume and (path / "recipe.yaml").is_file():
         return _resumed(recipe, path, tensorboard)
     RunFolder.check_new(path, overwrite=overwrite)
@@ -76,7 +77,8 @@ def start_workflow(
         SearchSpace.named(recipe.search.space)
     else:
         Genotype.load(recipe.genotype)
-    from bnas_larq.cli.workflow import Workflow, say
+    from bnas_larq.cli.console import say
+    from bnas_larq.cli.workflow import Workflow
 
     if resume:
         say(f"nothing to resume in {path}: a new run begins")
@@ -90,6 +92,12 @@ def start_workflow(
 def _resumed(recipe: Recipe, path: Path, tensorboard: bool) -> Workflow:
     folder = RunFolder.open(path, lock=True)
     begun = _recipe_of(folder)
+    if recipe.finetune and begun.finetune and recipe.finetune.sha256 != begun.finetune.sha256:
+        raise RunError(
+            "A fine-tuning goes on with the weights it began with. "
+            f"Received: {recipe.finetune.entry}, whose weights are not those that "
+            f"{path / 'recipe.yaml'} names. Restore them, or choose another --out."
+        )
     differing = [
         key for key in type(recipe).model_fields if getattr(recipe, key) != getattr(begun, key)
     ]
@@ -104,6 +112,16 @@ def _resumed(recipe: Recipe, path: Path, tensorboard: bool) -> Workflow:
     from bnas_larq.cli.workflow import Workflow
 
     return Workflow(folder, begun, tensorboard)
+
+
+def _pinned(recipe: Recipe, path: Path) -> Recipe:
+    """A fine-tuning's recipe with the sum of the weights it begins with."""
+    if recipe.finetune is None:
+        return recipe
+    from bnas_larq.zoo.finetune_source import check_out, pinned
+
+    check_out(recipe, path)
+    return recipe.model_copy(update={"finetune": pinned(recipe.finetune)})
 
 
 def _recipe_of(folder: RunFolder) -> Recipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from bnas_larq.cli.workflow import Workflow
     from bnas_larq.recipe import Recipe
 
-_OPTIONS = (
-    click.argument("recipe"),
+_RUN_OPTIONS = (
     click.option(
         "--set",
         "overrides",
@@ -26,12 +25,7 @@ _OPTIONS = (
     click.option(
         "--out",
         type=click.Path(path_type=Path),
-        help="The run's folder. Default: runs/RECIPE.",
-    ),
-    click.option(
-        "--data-dir",
-        help="Where the data set is: a TFDS directory, or with --set data.name=folder a folder "
-        "of class folders.",
+        help="The run's folder. Default: runs/ and the run's name.",
     ),
     click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random."),
     click.option("--resume", is_flag=True, help="Go on with the run in --out where it stopped."),
@@ -40,9 +34,27 @@ _OPTIONS = (
 )
 
 
+_RECIPE_OPTIONS = (
+    click.argument("recipe"),
+    click.option(
+        "--data-dir",
+        help="Where the data set is: a TFDS directory, or with --set data.name=folder a folder "
+        "of class folders.",
+    ),
+)
+
+
+def run_options(function: Callable) -> Callable:
+    """Add the options of every command that starts a run."""
+    for option in reversed(_RUN_OPTIONS):
+        function = option(function)
+    return function
+
+
 def recipe_options(function: Callable) -> Callable:
-    """Add the argument RECIPE and the options of every command that starts a run."""
-    for option in reversed(_OPTIONS):
+    """Add the argument RECIPE and the options of every command that starts a run from one."""
+    function = run_options(function)
+    for option in reversed(_RECIPE_OPTIONS):
         function = option(function)
     return function
 
@@ -69,24 +81,20 @@ def start(
         BnasLarqError: the recipe, the data or the folder are not fit for it; nothing was written.
         click.UsageError: a training without a genotype.
     """
-    if resume and overwrite:
-        raise RunError(
-            "A run is either resumed or replaced. Received: --resume and --overwrite. "
-            "Give one of them."
-        )
+    check_flags(resume, overwrite)
     resolved = _resolve(recipe, overrides, data_dir, seed, genotype)
     path = out or Path("runs") / resolved.name
 
-    from bnas_larq.cli.opening import start_workflow
     from bnas_larq.runs import RunFolder
 
-    if resolved.genotype is None and "search" not in stages:
+    given = resolved.genotype is not None or resolved.finetune is not None
+    if not given and "search" not in stages:
         if not (resume and RunFolder(path).stage_done("search")):
             raise click.UsageError(
                 "Training needs a genotype. Received: none. "
                 "Give --genotype, or --resume and as --out a folder with a finished search."
             )
-    workflow = start_workflow(
+    return begin(
         resolved,
         path,
         stages=stages,
@@ -94,7 +102,26 @@ def start(
         overwrite=overwrite,
         tensorboard=tensorboard,
     )
-    return _locked_until_the_end(workflow)
+
+
+def check_flags(resume: bool, overwrite: bool) -> None:
+    """Raise RunError for --resume with --overwrite."""
+    if resume and overwrite:
+        raise RunError(
+            "A run is either resumed or replaced. Received: --resume and --overwrite. "
+            "Give one of them."
+        )
+
+
+def begin(recipe: Recipe, path: Path, **settings: Any) -> Workflow:
+    """Open the run folder `path` for a resolved recipe, locked until the command ends.
+
+    Args:
+        settings: as of `bnas_larq.cli.opening.start_workflow`, which also says what it raises.
+    """
+    from bnas_larq.cli.opening import start_workflow
+
+    return _locked_until_the_end(start_workflow(recipe, path, **settings))
 
 
 def opened(path: Path, *, lock: bool = True) -> Workflow:
@@ -115,7 +142,7 @@ def _resolve(
     seed: int | None,
     genotype: str | None,
 ) -> Recipe:
-    """The recipe with all overrides. Paths become absolute: a run is opened from any folder."""
+    """The recipe with all overrides and absolute paths."""
     import json
 
     from bnas_larq.recipe import load_recipe
@@ -134,13 +161,21 @@ def _resolve(
             f"The embedded digits are in no folder. Received: --data-dir {data_dir} with "
             "data.name digits. Add --set data.name=folder, or the name of a TFDS data set."
         )
+    return absolute(resolved)
+
+
+def absolute(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths: a run is opened from any folder."""
     changes = {}
-    if resolved.data.data_dir is not None:
-        folder = str(Path(resolved.data.data_dir).expanduser().resolve())
-        changes["data"] = resolved.data.model_copy(update={"data_dir": folder})
-    if resolved.genotype is not None and Path(resolved.genotype).is_file():
-        changes["genotype"] = str(Path(resolved.genotype).resolve())
-    return resolved.model_copy(update=changes)
+    if recipe.data.data_dir is not None:
+        folder = str(Path(recipe.data.data_dir).expanduser().resolve())
+        changes["data"] = recipe.data.model_copy(update={"data_dir": folder})
+    if recipe.genotype is not None and Path(recipe.genotype).is_file():
+        changes["genotype"] = str(Path(recipe.genotype).resolve())
+    if recipe.finetune is not None and Path(recipe.finetune.entry).is_dir():
+        entry = str(Path(recipe.finetune.entry).resolve())
+        changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})
+    return recipe.model_copy(update=changes)
 
 
 def _locked_until_the_end(workflow: Workflow) -> Workflow:

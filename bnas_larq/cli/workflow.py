@@ -1,23 +1,21 @@
 """The arrows between the parts: recipe → data → search → network → training → evaluation → export →
 report.
 
-One `Workflow` works in one run folder. Each stage writes its result and is marked done; a stage
-that is done is not repeated, one that was cut off goes on from its last epoch.
+One `Workflow` works in one run folder, stage by stage (see `bnas_larq.cli.stages`).
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import time
-from collections.abc import Callable, Collection
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Collection
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
-from bnas_larq.backend import keras, make_deterministic, tf
+from bnas_larq.backend import keras, tf
+from bnas_larq.cli.console import say
+from bnas_larq.cli.results import write_result
+from bnas_larq.cli.stages import Stages
 from bnas_larq.data import (
     Augmentation,
     ImageDataset,
@@ -37,29 +35,18 @@ from bnas_larq.models.stored import StoredNetwork
 from bnas_larq.models.weights import save_weights
 from bnas_larq.recipe import Recipe
 from bnas_larq.report.html import write_report
-from bnas_larq.runs import RunFolder, read_json, read_lines, write_json
+from bnas_larq.runs import RunFolder, read_lines, write_json
 from bnas_larq.search import GradientSearch
-from bnas_larq.training import Evaluation, evaluate_network, train_network
-
-STAGES = ("search", "train", "evaluate", "export")
-#: Files without which a stage does not count as done: when one is lost, the stage is done again.
-RESULTS = {"train": ("network.json", "weights.h5"), "export": ("export.json", "model.tflite")}
-#: What result.json repeats of export.json.
-EXPORT_KEYS = (
-    "file",
-    "bytes",
-    "sha256",
-    "binary_convolutions",
-    "float_convolutions",
-    "parity",
+from bnas_larq.training import (
+    Evaluation,
+    evaluate_network,
+    fine_tune_network,
+    train_network,
 )
+from bnas_larq.zoo.finetune_source import begun_with, source_of, with_new_head
+
 #: Larger evaluation batches gain nothing on a CPU.
 EVALUATION_BATCH = 250
-
-
-def say(message: str) -> None:
-    """Tell the user on stderr; stdout is for results."""
-    print(message, file=sys.stderr, flush=True)
 
 
 class Workflow:
@@ -85,8 +72,23 @@ class Workflow:
 
     @cached_property
     def normalization(self) -> Normalization:
-        """Per-channel mean and deviation of the training part."""
-        return self.data.normalization()
+        """Per-channel mean and deviation of the training part; a fine-tuning keeps its source's."""
+        if self.recipe.finetune is None:
+            return self.data.normalization()
+        # Once it is trained, the run no longer needs its source.
+        trained = self.stages.is_done("train")
+        stored = StoredNetwork.load(self.folder.path) if trained else self.source
+        return Normalization.from_dict(stored.normalization)
+
+    @cached_property
+    def source(self) -> StoredNetwork:
+        """The network that a fine-tuning begins with."""
+        return source_of(self.recipe)
+
+    @property
+    def stages(self) -> Stages:
+        """What of the run is done."""
+        return Stages(self.folder, self.recipe.seed)
 
     @property
     def augmentation(self) -> Augmentation:
@@ -112,6 +114,8 @@ class Workflow:
     @property
     def network_config(self) -> NetworkConfig:
         """Size of the final network, from the recipe and the data."""
+        if self.recipe.finetune is not None:
+            return with_new_head(self.source, self.data, self.folder.path).config
         return NetworkConfig(
             input_shape=self.data.image_shape,
             num_classes=self.data.num_classes,
@@ -140,11 +144,11 @@ class Workflow:
         """
         with data_errors():
             batches = []
-            if "search" in stages and self.recipe.genotype is None:
+            if "search" in stages and self._searches:
                 get_scheme(self.recipe.search.scheme)
                 batches += [(half, self.recipe.search.batch_size) for half in self._search_halves()]
             if "train" in stages:
-                self.network_config  # noqa: B018 - raises for an unknown scheme
+                self.network_config  # noqa: B018 - raises for an unknown scheme or source
                 batches += [(self.data.train, self.recipe.train.batch_size)]
             for examples, batch_size in batches:
                 training_pipeline(
@@ -157,43 +161,19 @@ class Workflow:
 
     # -- stages ----------------------------------------------------------------------------------
 
-    def _is_done(self, name: str) -> bool:
-        files = RESULTS.get(name, ())
-        return self.folder.stage_done(name) and all((self.folder / f).is_file() for f in files)
-
-    def _stage(
-        self, name: str, work: Callable[[], dict[str, Any] | None], again: bool = False
-    ) -> None:
-        """Do a stage unless it is done (or `again`); mark it done with its time and facts."""
-        if self._is_done(name) and not again:
-            say(f"{name}: already done")
-        else:
-            self._do(name, work)
-        # Not before the stage is marked: a process killed in between would have to begin again.
-        self.folder.checkpoints(name).clear()
-
-    def _do(self, name: str, work: Callable[[], dict[str, Any] | None]) -> None:
-        if self.folder.stage_done(name) and not self._is_done(name):
-            # Its files were lost: what came from them must come from the new ones.
-            for stage in STAGES[STAGES.index(name) :]:
-                self.folder.mark_undone(stage)
-        # Every stage starts from the seed: it does not matter which ones ran in this process.
-        keras.backend.clear_session()
-        make_deterministic(self.recipe.seed)
-        start = time.monotonic()
-        with data_errors():
-            facts = work() or {}
-        earlier = facts.pop("earlier_seconds", 0.0)
-        seconds = time.monotonic() - start + earlier
-        self.folder.mark_done(name, seconds=round(seconds, 2), **facts)
+    @property
+    def _searches(self) -> bool:
+        """Whether the genotype is still to be found."""
+        return self.recipe.genotype is None and self.recipe.finetune is None
 
     def search(self) -> None:
-        """Search a genotype, or take the one that the recipe names."""
-        self._stage("search", self._search)
+        """Search a genotype, or take the one that the recipe or its source names."""
+        self.stages.do("search", self._search)
 
     def _search(self) -> dict[str, Any]:
-        if self.recipe.genotype is not None:
-            genotype = Genotype.load(self.recipe.genotype)
+        if not self._searches:
+            given = self.recipe.genotype
+            genotype = self.source.genotype if given is None else Genotype.load(given)
             genotype.save(self.folder / "genotype.json")
             say(genotype.pretty())
             return {"searched": False, "genotype": genotype.id}
@@ -239,7 +219,7 @@ class Workflow:
             "genotype": result.genotype.id,
             "epoch": result.epoch,
             "supernet_validation_accuracy": result.validation_accuracy,
-            "earlier_seconds": self._earlier_seconds("search", done),
+            "earlier_seconds": self.stages.seconds_of("search", done),
         }
 
     def _search_halves(self) -> list[Any]:
@@ -256,19 +236,24 @@ class Workflow:
 
     def train(self) -> None:
         """Train the genotype's network."""
-        self._stage("train", self._train)
+        self.stages.do("train", self._train)
 
     def _train(self) -> dict[str, Any]:
-        settings, data, config = self.recipe.train, self.data, self.network_config
-        StoredNetwork(
+        settings, tuning, data = self.recipe.train, self.recipe.finetune, self.data
+        described = StoredNetwork(
             self.folder.path,
             self.genotype,
-            config,
+            self.network_config,
             data.class_names,
             self.normalization.to_dict(),
             data.describe(),
-        ).save()
-        model = build_network(self.genotype, config, drop_path=settings.drop_path > 0)
+        )
+        described.save()
+        drop_path = settings.drop_path > 0
+        if tuning is None:
+            model = build_network(described.genotype, described.config, drop_path=drop_path)
+        else:
+            model = begun_with(self.source, described, drop_path=drop_path)
         pipeline = training_pipeline(
             data.train,
             batch_size=settings.batch_size,
@@ -276,17 +261,19 @@ class Workflow:
             normalization=self.normalization,
             augmentation=self.augmentation,
         )
+        heads = "" if tuning is None else f"{tuning.head_epochs} epochs of the head, then "
         say(
-            f"train: {settings.epochs} epochs of {pipeline.steps_per_epoch} steps on {data.name}, "
-            f"genotype {self.genotype.id}"
+            f"train: {heads}{settings.epochs} epochs of {pipeline.steps_per_epoch} steps on "
+            f"{data.name}, genotype {described.genotype.id}"
         )
         stage = self.folder / "train"
         done = len(read_lines(stage / "metrics.jsonl"))
-        train_network(
+        fit = train_network if tuning is None else partial(fine_tune_network, finetune=tuning)
+        fit(
             model,
             settings,
-            pipeline.dataset,
-            pipeline.steps_per_epoch,
+            dataset=pipeline.dataset,
+            steps_per_epoch=pipeline.steps_per_epoch,
             validation_data=None if data.validation is None else self.batches(data.validation),
             folder=stage,
             callbacks=self._callbacks("train"),
@@ -295,18 +282,12 @@ class Workflow:
         last = read_lines(stage / "metrics.jsonl")[-1]
         return {
             "validation_accuracy": last.get("val_accuracy"),
-            "earlier_seconds": self._earlier_seconds("train", done),
+            "earlier_seconds": self.stages.seconds_of("train", done),
         }
-
-    def _earlier_seconds(self, stage: str, epochs: int) -> float:
-        """Time of the epochs that earlier processes trained."""
-        return sum(
-            row["seconds"] for row in read_lines(self.folder / stage / "metrics.jsonl")[:epochs]
-        )
 
     def evaluate(self) -> None:
         """Evaluate on the test split, once."""
-        self._stage("evaluate", self._evaluate)
+        self.stages.do("evaluate", self._evaluate)
 
     def _evaluate(self) -> dict[str, Any]:
         evaluation: Evaluation = evaluate_network(self.network(), self.batches(self.data.test))
@@ -318,7 +299,7 @@ class Workflow:
 
     def export(self, again: bool = False) -> None:
         """Write model.tflite and compare it with Keras on test images, without their labels."""
-        self._stage("export", self._export, again)
+        self.stages.do("export", self._export, again)
 
     def _export(self) -> dict[str, Any]:
         count = min(self.recipe.export.parity_images, self.data.test.num_examples)
@@ -345,38 +326,7 @@ class Workflow:
         write_report(self.folder.path)
         self.write_result()  # once more, with the names of all files
 
-    def _files(self) -> list[str]:
-        """All files of the run but hidden ones. `os.walk` bears that some vanish meanwhile."""
-        root = self.folder.path
-        return sorted(
-            (Path(parent) / name).relative_to(root).as_posix()
-            for parent, _, names in os.walk(root)
-            for name in names
-            if not name.startswith(".")
-        )
-
     def write_result(self) -> dict[str, Any]:
         """Collect the results so far in result.json, for programs to read."""
-        folder = self.folder
-        facts = {stage: folder.facts(stage) for stage in STAGES}
-        wanted = STAGES if self.recipe.export.enabled else STAGES[:-1]
-        result: dict[str, Any] = {
-            "recipe": self.recipe.name,
-            "seed": self.recipe.seed,
-            "finished": all(self._is_done(stage) for stage in wanted),
-            "genotype": facts["search"].get("genotype"),
-            "test_accuracy": facts["evaluate"].get("test", {}).get("accuracy"),
-            "test": facts["evaluate"].get("test"),
-            "validation_accuracy": facts["train"].get("validation_accuracy"),
-            "supernet_validation_accuracy": facts["search"].get("supernet_validation_accuracy"),
-            "seconds": {stage: fact.get("seconds") for stage, fact in facts.items()},
-            "wall_seconds": round(sum(fact.get("seconds", 0.0) for fact in facts.values()), 2),
-        }
-        if self._is_done("train"):
-            result["cost"] = self.cost
-        if (folder / "export.json").exists():
-            report = read_json(folder / "export.json")
-            result["export"] = {key: report[key] for key in EXPORT_KEYS}
-        result["files"] = [name for name in self._files() if name != "result.json"]
-        write_json(folder / "result.json", result)
-        return result
+        stages = self.stages
+        return write_result(stages, self.recipe, self.cost if stages.is_done("train") else None)

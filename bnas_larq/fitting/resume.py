@@ -64,6 +64,7 @@ def resumable_fit(
     validation_data: tf.data.Dataset | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     logs: Sequence[Path] = (),
+    first_epoch: int = 0,
 ) -> int:
     """Train `model` to `epochs`, from the newest intact checkpoint if there is one.
 
@@ -73,9 +74,10 @@ def resumable_fit(
         optimizers: by name, with the variables each one moves (their slots are built before
             restoring).
         logs: further JSON-lines files that a callback writes, treated like `log`.
+        first_epoch: number of the first epoch, when another stage has trained those before it.
 
     Returns:
-        The number of epochs that an earlier process had already done.
+        The number of epochs that lie behind, of an earlier process or stage.
 
     Raises:
         CheckpointError, WeightsError: no usable checkpoint.
@@ -87,7 +89,7 @@ def resumable_fit(
     checkpoint = tf.train.Checkpoint(
         model=model, **{name: optimizer for name, (optimizer, _) in optimizers.items()}
     )
-    start = _restore(checkpoint, checkpoints)
+    start = max(first_epoch, _restore(checkpoint, checkpoints))
     for path in (log, *logs):
         keep_lines_before(path, start)
     if start < epochs:

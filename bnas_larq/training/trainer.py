@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bnas_larq.backend import keras, tf
@@ -36,10 +36,21 @@ class DropPathSchedule(keras.callbacks.Callback):
             control.rate.assign(self.rate * min(1.0, step / self.steps))
 
 
-def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """SGD (with the momentum of the one-cycle policy) or Adam, both with coupled L2 decay."""
+def make_optimizer(
+    settings: TrainSettings,
+    steps_per_epoch: int,
+    rate_multipliers: Mapping[str, float] | None = None,
+) -> keras.optimizers.Optimizer:
+    """SGD (with the momentum of the one-cycle policy) or Adam, both with coupled L2 decay.
+
+    `rate_multipliers` are by a weight's name.
+    """
     rate = learning_rate(settings, steps_per_epoch)
-    decay = {"l2": settings.weight_decay, "clip_norm": settings.clip_norm}
+    decay = {
+        "l2": settings.weight_decay,
+        "clip_norm": settings.clip_norm,
+        "rate_multipliers": rate_multipliers,
+    }
     if settings.optimizer == "adam":
         return CoupledAdam(rate, **decay)
     schedule = None
@@ -71,6 +82,10 @@ def train_network(
     validation_data: tf.data.Dataset | None,
     folder: Path,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    title: str = "train",
+    checkpoints: Checkpoints | None = None,
+    first_epoch: int = 0,
+    rate_multipliers: Mapping[str, float] | None = None,
 ) -> None:
     """Train `model` to the last epoch, from the newest checkpoint in `folder` if there is one.
 
@@ -79,12 +94,17 @@ def train_network(
         dataset: (image, label) batches from the first one of a given epoch on.
         validation_data: evaluated after each epoch; never the test split.
         folder: gets metrics.jsonl and checkpoints/.
+        title: what the lines of progress begin with.
+        checkpoints: where else than in `folder` they go.
+        first_epoch: how many epochs another stage has trained before; those of `settings` follow.
+        rate_multipliers: by a weight's name, what its learning rate is multiplied by.
 
     Raises:
         TrainingStopped: the loss is no longer finite.
     """
+    epochs = first_epoch + settings.epochs
     model.compile(
-        optimizer=make_optimizer(settings, steps_per_epoch),
+        optimizer=make_optimizer(settings, steps_per_epoch, rate_multipliers),
         loss=make_loss(settings, model.output_shape[-1]),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
     )
@@ -92,16 +112,17 @@ def train_network(
         model,
         dataset,
         steps_per_epoch=steps_per_epoch,
-        epochs=settings.epochs,
-        checkpoints=Checkpoints(folder / "checkpoints"),
+        epochs=epochs,
+        checkpoints=checkpoints or Checkpoints(folder / "checkpoints"),
         log=folder / "metrics.jsonl",
         optimizers={"optimizer": (model.optimizer, model.trainable_variables)},
         validation_data=validation_data,
+        first_epoch=first_epoch,
         callbacks=[
             DropPathSchedule(settings.drop_path, settings.epochs * steps_per_epoch),
             Progress(
-                "train",
-                settings.epochs,
+                title,
+                epochs,
                 steps_per_epoch,
                 ("loss", "accuracy", "val_loss", "val_accuracy"),
             ),
