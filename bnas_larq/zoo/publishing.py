@@ -1,0 +1,283 @@
+"""From a finished run to an entry: its weights are evaluated again before their number is written.
+
+What is published is what was evaluated: the files are copied first, and the network is built from
+the copies.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bnas_larq.data import (
+    ImageDataset,
+    Normalization,
+    data_errors,
+    evaluation_dataset,
+    load_described,
+)
+from bnas_larq.errors import DataError, ZooError
+from bnas_larq.genotype import PUBLISHED
+from bnas_larq.models.costs import count_costs
+from bnas_larq.models.stored import GENOTYPE, NETWORK, WEIGHTS, StoredNetwork
+from bnas_larq.recipe import Recipe
+from bnas_larq.report.curves import save_training_curves
+from bnas_larq.runs import write_atomic
+from bnas_larq.training import Evaluation, evaluate_network
+from bnas_larq.zoo.cards import model_card
+from bnas_larq.zoo.entries import CARD, Entry
+from bnas_larq.zoo.entry_format import DATASET
+from bnas_larq.zoo.finished import RECIPE, FinishedRun
+from bnas_larq.zoo.lineage import check_may_be_given_away, license_of
+from bnas_larq.zoo.places import user_zoo
+from bnas_larq.zoo.storing import check_target, store_entry
+from bnas_larq.zoo.variants import VARIANTS, variant
+
+#: As `bnas-larq evaluate` does it: another batch size may round differently.
+EVALUATION_BATCH = 250
+#: Relative; rounding differs between machines by far less. Finds other images or weights that
+#: happen to give the same accuracy.
+LOSS_TOLERANCE = 1e-3
+TRAINING, CONFUSION = "training.csv", "confusion.csv"
+
+
+def publish_run(
+    run: str | Path,
+    name: str,
+    *,
+    variant: str | None = None,
+    dataset: str | None = None,
+    out: str | Path | None = None,
+    license: str = "Apache-2.0",
+    description: str = "",
+    notes: Sequence[str] = (),
+    weights_url: str | None = None,
+    data: ImageDataset | None = None,
+    data_dir: str | Path | None = None,
+    overwrite: bool = False,
+) -> Entry:
+    """Make a zoo entry of a finished run.
+
+    The weights are evaluated on the run's test split again. They must get exactly the recorded
+    number of images right, with the recorded loss (within 1e-3). On other hardware a sum may be
+    rounded otherwise, and one image fall on the other side: then publish where the run was made.
+
+    Args:
+        run: folder of a trained and evaluated run.
+        name: of the entry, of small letters, digits and hyphens.
+        variant: the family member it belongs to, such as "bnas-d", at whatever size. Default: the
+            one whose cells and size it has; else none, and it is found by its name only.
+        dataset: what `weights=` finds it by; default the data set's name, or its folder's.
+        out: the zoo; default the user's own.
+        license: of the weights. Those fine-tuned from weights that may not be redistributed keep
+            that licence and go to the user's own zoo only.
+        description: one line for lists; default made from the facts.
+        notes: sentences for the card's limits: what else users should know.
+        weights_url: where you are going to put weights.h5 for others: with it the entry also works
+            without that file, which is downloaded when it is first needed.
+        data: the run's data set, if it is loaded already; `data_dir`: where it is now, if that is
+            not where the recipe says.
+        overwrite: replace an earlier entry of this name.
+
+    Raises:
+        ZooError: the run is not finished, its weights do not give the recorded accuracy, the test
+            split is another, or the entry cannot be made; then nothing is written.
+        BnasLarqError: the run or the data set is damaged.
+    """
+    zoo = user_zoo() if out is None else Path(out)
+    check_target(zoo, name, overwrite=overwrite)
+    finished = FinishedRun.load(run)
+    dataset = _checked_dataset(dataset or finished.dataset, name)
+    chosen = _variant(variant, finished.network)
+    check_may_be_given_away(finished.began_with, zoo, user_zoo())
+    license, redistributable = license_of(finished.began_with, license)
+    for text in (license, description, *notes):
+        if not text.isprintable():
+            raise ZooError(
+                "An entry's licence, description and notes are one line of printable text each. "
+                f"Received: {text!r}. Correct it."
+            )
+    data = data or _load_data(finished.recipe, data_dir)
+    _check_data(finished, data)
+
+    def fill(folder: Path) -> dict[str, Any]:
+        for file in (NETWORK, GENOTYPE, WEIGHTS):
+            shutil.copyfile(finished.folder / file, folder / file)
+        model = StoredNetwork.load(folder).load_model()
+        evaluation = _evaluate(model, finished, data)
+        _check_accuracy(finished, evaluation)
+        costs = {k: v for k, v in count_costs(model).to_dict().items() if k not in _LEFT_OUT}
+        metrics = evaluation.metrics()
+        if (validation := finished.facts["train"].get("validation_accuracy")) is not None:
+            metrics["validation_accuracy"] = validation
+        evaluation.write_confusion(folder / CONFUSION, data.class_names)
+        write_atomic(folder / RECIPE, _portable(finished.recipe).to_yaml())
+        write_atomic(folder / TRAINING, _csv(finished.epochs))
+        save_training_curves(finished.epochs, folder)
+        facts = {
+            "variant": chosen,
+            "dataset": dataset,
+            "source": "published",
+            "redistributable": redistributable,
+            "license": license,
+            "description": description or _description(finished, dataset),
+            "metrics": metrics,
+            "cost": costs,
+            "provenance": {**_provenance(finished), "notes": list(notes)},
+            "urls": {WEIGHTS: weights_url} if weights_url else {},
+        }
+        write_atomic(folder / CARD, model_card(name, facts, finished, notes))
+        return facts
+
+    return store_entry(zoo, name, fill, overwrite=overwrite)
+
+
+#: Of the costs: too long for an entry, and no fact about it.
+_LEFT_OUT = ("layers", "name", "uncounted")
+
+
+def _checked_dataset(dataset: str, name: str) -> str:
+    if not DATASET.fullmatch(dataset):
+        raise ZooError(
+            "A data set's name in the zoo has small letters, digits, hyphens and underscores. "
+            f"Received: {dataset!r}. Give another with --dataset."
+        )
+    if dataset == name:
+        raise ZooError(
+            "An entry's name must not be its data set's, which means the best entry of that data "
+            f"set. Received: {name!r}. Choose another --name."
+        )
+    return dataset
+
+
+def _variant(wanted: str | None, network: StoredNetwork) -> str | None:
+    if wanted is not None:
+        return variant(wanted).name
+    config = network.config
+    own = (network.genotype.id, config.cells, config.channels, config.stem_groups)
+    for one in VARIANTS.values():
+        groups = one.stem_groups if config.stem == "imagenet" else 1
+        if (one.load_genotype().id, one.cells, one.channels, groups) == own:
+            return one.name
+    return None
+
+
+def _load_data(recipe: Recipe, data_dir: str | Path | None) -> ImageDataset:
+    settings = recipe.data
+    if data_dir is not None:
+        if settings.name == "digits":
+            raise ZooError(
+                f"The embedded digits are in no folder. Received: {data_dir}. Leave it away."
+            )
+        settings = settings.model_copy(update={"data_dir": str(data_dir)})
+    try:
+        return load_described(settings, recipe.seed)
+    except DataError as error:
+        raise ZooError(
+            f"Publishing needs the run's test images. Received: {error} "
+            "Say with --data-dir where they are."
+        ) from error
+
+
+def _check_data(run: FinishedRun, data: ImageDataset) -> None:
+    """The data set must be the one the run was made with."""
+    described = run.network.data
+    before = (described.get("fingerprints") or {}).get("test")
+    with data_errors():
+        same = before in (None, data.test.fingerprint())
+    if not same or tuple(data.class_names) != run.network.class_names:
+        raise ZooError(
+            "A run is published with the test images it was evaluated on. "
+            f"Received: another test split of {data.name!r} than {run.folder} names. "
+            "Say with --data-dir where the run's data set is."
+        )
+
+
+def _evaluate(model: Any, run: FinishedRun, data: ImageDataset) -> Evaluation:
+    normalization = Normalization.from_dict(run.network.normalization)
+    with data_errors():
+        return evaluate_network(
+            model, evaluation_dataset(data.test, EVALUATION_BATCH, normalization)
+        )
+
+
+def _check_accuracy(run: FinishedRun, evaluation: Evaluation) -> None:
+    recorded, found = run.recorded, evaluation.metrics()
+    total = found["examples"]
+    right = [_right(metrics, total) for metrics in (recorded, found)]
+    if recorded.get("examples") != total or right[0] != right[1]:
+        raise ZooError(
+            "An entry's accuracy is the one its weights have. Received: "
+            f"{right[1]} of {total} test images right, and in {run.folder / 'state.json'} "
+            f"{right[0]} of {recorded.get('examples')}. "
+            "Train again, or evaluate and publish on the machine of the run."
+        )
+    before, now = recorded.get("loss"), found["loss"]
+    if not isinstance(before, float) or not abs(now - before) <= LOSS_TOLERANCE * max(1, before):
+        raise ZooError(
+            "An entry's test loss is the one its weights have. Received: "
+            f"{now:.4f}, and in {run.folder / 'state.json'} {before}. "
+            "Train again, or publish with the weights and images that were evaluated."
+        )
+
+
+def _right(metrics: Mapping[str, Any], total: int) -> int | None:
+    """How many test images the network gets right."""
+    accuracy = metrics.get("accuracy")
+    return round(accuracy * total) if isinstance(accuracy, float | int) else None
+
+
+def _portable(recipe: Recipe) -> Recipe:
+    """The recipe without the paths of the machine it ran on."""
+    changes: dict[str, Any] = {"data": recipe.data.model_copy(update={"data_dir": None})}
+    source = recipe.genotype
+    if source is not None and source not in PUBLISHED and not source.startswith("random:"):
+        changes["genotype"] = GENOTYPE
+    if recipe.finetune is not None:
+        entry = Path(recipe.finetune.entry).name
+        changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})
+    return recipe.model_copy(update=changes)
+
+
+def _description(run: FinishedRun, dataset: str) -> str:
+    config = run.network.config
+    return (
+        f"{config.cells} cells of {config.channels} channels for {dataset}, "
+        f"{len(run.epochs)} epochs of training"
+    )
+
+
+def _provenance(run: FinishedRun) -> dict[str, Any]:
+    described = run.network.data
+    return {
+        "made_by": "bnas-larq zoo publish",
+        "recipe": run.recipe.name,
+        "seed": run.recipe.seed,
+        "searched": bool(run.facts["search"].get("searched")),
+        "epochs": len(run.epochs),
+        "seconds": {stage: facts.get("seconds") for stage, facts in run.facts.items()},
+        "data": {key: described.get(key) for key in ("name", "sizes", "fingerprints")},
+        "environment": {
+            key: run.environment.get(key) for key in ("python", "machine", "cores", "packages")
+        },
+        "began_with": [origin.to_dict() for origin in run.began_with],
+    }
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Numbers of all epochs; a column for each that any epoch has."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        values = [row.get(key, "") for key in columns]
+        writer.writerow(
+            ["" if isinstance(v, float) and not math.isfinite(v) else v for v in values]
+        )
+    return stream.getvalue()
