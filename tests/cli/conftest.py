@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -67,6 +68,9 @@ def _environment() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def start() -> Callable[..., subprocess.Popen]:
     """Starts `bnas-larq ARGS` and does not wait for it."""
+    # A suite that a script put in the background ignores Ctrl-C, and its processes inherit that.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start(*args: object) -> subprocess.Popen:
         return subprocess.Popen(
