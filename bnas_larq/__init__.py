@@ -8,7 +8,13 @@ TensorFlow.
 
 from __future__ import annotations
 
+import os
+
 from bnas_larq.lazy import lazy_names
+
+# Larq needs Keras 2, which TensorFlow hands out only if this is set before `tf.keras` is touched:
+# `import bnas_larq` in front of `from tensorflow import keras` is enough. `backend` checks it.
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 _HOMES = {
     "AnnealedEntropy": "bnas_larq.models.diversity",

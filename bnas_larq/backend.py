@@ -1,19 +1,15 @@
 """The only door to TensorFlow, Keras and Larq.
 
 Larq is built on Keras 2, which TensorFlow >= 2.16 hands out as `tf.keras` only if
-`TF_USE_LEGACY_KERAS=1` was set before `tf.keras` was first touched. Every other module imports
-`tf`, `keras` and `lq` from here.
+`TF_USE_LEGACY_KERAS=1` was set before `tf.keras` was first touched; the package itself sets it.
+Every other module imports `tf`, `keras` and `lq` from here.
 """
 
 from __future__ import annotations
 
-import os
+import tensorflow as tf
 
-os.environ["TF_USE_LEGACY_KERAS"] = "1"
-
-import tensorflow as tf  # noqa: E402
-
-from bnas_larq.errors import BnasLarqError  # noqa: E402
+from bnas_larq.errors import BnasLarqError
 
 # Read through the lazy loader: the first touch of `tf.keras`, unless somebody was earlier.
 if not tf.keras.Model.__module__.startswith("tf_keras."):

@@ -58,6 +58,7 @@ COMMANDS = {
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -131,9 +132,8 @@ def main(args: Sequence[str] | None = None) -> int:
     0 success; 2 something the user can mend, told in one line on stderr; 130 interrupted.
     Anything else is a bug and keeps its traceback. Commands return nothing or an exit code.
     """
-    # Before TensorFlow is first imported: fewer lines of log, and Keras 2 for Larq.
+    # Before TensorFlow is first imported: fewer lines of log.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ["TF_USE_LEGACY_KERAS"] = "1"
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warner(warnings.showwarning)
@@ -167,6 +167,11 @@ def main(args: Sequence[str] | None = None) -> int:
             return _fail(
                 "Files must be readable and folders writable. "
                 f"Received: {one_line(error)}. Check the permissions or choose another folder."
+            )
+        if error.errno in _NO_PATH:
+            return _fail(
+                "A name or path must be one that this system can open. "
+                f"Received: {one_line(error)}. Check it."
             )
         raise
 
