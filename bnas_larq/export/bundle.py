@@ -18,8 +18,13 @@ from typing import Any
 from bnas_larq.backend import keras
 from bnas_larq.errors import ExportError, RunError, one_line
 from bnas_larq.export.flat import flattened
+from bnas_larq.runs import replace_folder
 
 MODEL, SUMS = "model.tflite", "SHA256SUMS"
+#: All that a bundle holds.
+FILES = frozenset(
+    {MODEL, "labels.txt", "preprocessing.json", "card.md", "run.py", "README.md", SUMS}
+)
 #: The runner, shipped as a module so that it is checked like one, and copied as text.
 _RUNNER = Path(__file__).with_name("runner.py")
 
@@ -90,6 +95,7 @@ def write_bundle(
     """
     folder = Path(folder)
     check_bundle(folder, overwrite=overwrite)
+    folder = Path(os.path.abspath(folder))  # "." has no name to put another one beside
     files = {
         MODEL: tflite,
         "labels.txt": _lines(labels),
@@ -107,9 +113,7 @@ def write_bundle(
         temporary.mkdir(parents=True)
         for name, content in contents.items():
             (temporary / name).write_bytes(content)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        replace_folder(temporary, folder)
     except OSError as error:
         with contextlib.suppress(OSError):
             shutil.rmtree(temporary)
@@ -129,11 +133,12 @@ def check_bundle(folder: Path, *, overwrite: bool) -> None:
             f"Nothing is overwritten unasked. Received: {folder}, which exists. "
             "Choose another folder or add --overwrite."
         )
-    strange = not folder.is_dir() or (any(folder.iterdir()) and not (folder / SUMS).is_file())
-    if strange:
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else None
+    # Many folders of downloads hold such sums, and a bundle may lie among a user's own files.
+    if folder.is_symlink() or held is None or (held and SUMS not in held) or held - FILES:
         raise ExportError(
             "Only a bundle is replaced by a bundle. "
-            f"Received: {folder}, which holds something else. Choose another folder."
+            f"Received: {folder}, which is or holds something else. Choose another folder."
         )
 
 
@@ -159,11 +164,13 @@ def _readme(report: Mapping[str, Any]) -> str:
     )
     return f"""# How to use this network
 
-`python run.py image.png` prints the likeliest classes. It needs Python with numpy, Pillow and
-larq-compute-engine (wheels for Linux and macOS), not TensorFlow. In another language: read
-`preprocessing.json` for how an image becomes the input, and give `model.tflite` to Larq Compute
-Engine's interpreter. The file does not run in plain TensorFlow Lite: its 1-bit convolutions are
-Larq Compute Engine's.
+`python run.py image.png` prints the likeliest classes. It needs no TensorFlow, only
+
+    pip install larq-compute-engine "numpy<2" Pillow
+
+(wheels for Linux and macOS). In another language: read `preprocessing.json` for how an image
+becomes the input, and give `model.tflite` to Larq Compute Engine's interpreter. The file does not
+run in plain TensorFlow Lite: its 1-bit convolutions are Larq Compute Engine's.
 
 `sha256sum -c {SUMS}` checks all files. `card.md` tells what the network was trained on and how
 good it is.

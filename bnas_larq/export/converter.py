@@ -25,6 +25,7 @@ from bnas_larq.errors import ExportError, one_line
 from bnas_larq.export.engine import compute_engine, quiet
 from bnas_larq.export.flat import flattened
 from bnas_larq.export.inspect import custom_operations
+from bnas_larq.export.margins import with_trimmed_margins
 from bnas_larq.export.padding import with_exact_padding
 
 _WAY_OUT = "Build the layer that needs it from TensorFlow Lite's built-in operations."
@@ -56,7 +57,7 @@ def convert(model: keras.Model) -> bytes:
             "Build the network in float32 and load the weights into it."
         )
     with quiet():
-        model, _ = with_exact_padding(model)
+        model, _ = with_exact_padding(with_trimmed_margins(model))
     # A SavedModel of one function only, instead of LCE's convert_keras_model: the same converter,
     # but without tracing every layer and its gradients (10 times faster), and for one image.
     call = tf.function(

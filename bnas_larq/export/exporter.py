@@ -16,7 +16,7 @@ from bnas_larq.export.converter import convert
 from bnas_larq.export.flat import flattened
 from bnas_larq.export.inspect import read_convolutions
 from bnas_larq.export.padding import overhangs
-from bnas_larq.export.parity import check_parity
+from bnas_larq.export.parity import check_agreement, check_parity
 from bnas_larq.export.precision import Verdict, judge
 from bnas_larq.runs import write_atomic
 
@@ -48,10 +48,12 @@ def export_network(
 
     Raises:
         ExportError: the file exists (without `overwrite`), the model cannot be converted, or the
-            file does not run.
+            file does not run or computes something else.
         RunError: the file cannot be written.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ExportError(f"A .tflite is a file. Received: {path}, a folder. Name a file in it.")
     if path.exists() and not overwrite:
         raise ExportError(
             f"Nothing is overwritten unasked. Received: {path}, which exists. "
@@ -61,6 +63,7 @@ def export_network(
     content = convert(flat)
     records = read_convolutions(content, flat)
     parity = check_parity(model, content, images, on_image=on_image)
+    check_agreement(parity)
     write_atomic(path, content)
     verdicts = judge(flat)
     binary = {record.name for record in records if record.binary}

@@ -17,7 +17,8 @@ from bnas_larq.export.converter import image_shape, other_precisions
 from bnas_larq.export.dead import DeadBranches, dead_branches
 from bnas_larq.export.flat import calls, flattened
 from bnas_larq.export.padding import overhangs
-from bnas_larq.export.precision import Verdict, judge, trace
+from bnas_larq.export.precision import Verdict, judge
+from bnas_larq.export.values import trace
 from bnas_larq.genotype import Genotype
 from bnas_larq.models.costs import BINARY_MACS_PER_OP, LayerCost, count_costs
 from bnas_larq.models.network import NetworkConfig

@@ -12,6 +12,11 @@ from bnas_larq.errors import ExportError, one_line
 from bnas_larq.export.engine import compute_engine, quiet
 from bnas_larq.export.inspect import read_convolutions
 
+#: Largest mean difference of a file that still is the network, as a share of the largest output. A
+#: value within rounding of 0 that gets the other sign moves the outputs of that image by some
+#: percent; a mean above this is another function.
+TOLERATED = 0.05
+
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
@@ -30,6 +35,18 @@ class Parity:
     mean_abs_difference: float
     max_abs_output: float
     equal_predictions: float
+
+
+def check_agreement(parity: Parity) -> None:
+    """Raise ExportError for a file that computes something else than its Keras model."""
+    if parity.mean_abs_difference > TOLERATED * parity.max_abs_output:
+        raise ExportError(
+            "An exported file must compute what its Keras model does. "
+            f"Received: outputs that differ by {parity.mean_abs_difference:.2g} on average, the "
+            f"largest being {parity.max_abs_output:.2g}, so Larq Compute Engine converts a layer "
+            "wrongly. Nothing is written; replace layers it does not know well, such as unusual "
+            "paddings."
+        )
 
 
 def check_parity(

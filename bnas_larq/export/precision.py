@@ -12,7 +12,6 @@ becomes 1-bit when all of this holds:
   pattern; in front of the sign they do not.
 - Padding is VALID, or SAME with zeros or ones. Zeros that are padded behind the sign any other way
   are neither +1 nor −1.
-
 - It is not one of several dilated convolutions of one size on the same signs, see
   `bnas_larq.export.sharing`.
 
@@ -30,17 +29,9 @@ import numpy as np
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.export.flat import calls, flattened
 from bnas_larq.export.sharing import shared_dilations
-from bnas_larq.layers.convolutions import SymmetricQuantConv2D, Zeroise
+from bnas_larq.export.values import VANISH, Value, is_sign, merged, trace
+from bnas_larq.layers.convolutions import SymmetricQuantConv2D
 
-#: Inputs on which a quantizer must show that it is a sign.
-_PROBE = np.concatenate([np.linspace(-3.0, 3.0, 32), np.linspace(-0.01, 0.01, 8)])
-#: Layers that the converter drops: a sign in front of them is still straight in front.
-_VANISH = (
-    keras.layers.Dropout,
-    keras.layers.SpatialDropout2D,
-    keras.layers.GaussianNoise,
-    lq.quantizers.NoOp,
-)
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _UNUSUAL = (
     keras.layers.SeparableConv1D,
@@ -52,14 +43,6 @@ _UNUSUAL = (
     keras.layers.Conv3D,
     keras.layers.LocallyConnected1D,
     keras.layers.LocallyConnected2D,
-)
-#: What makes zeros of zeros.
-_KEEP_ZEROS = (
-    keras.layers.Add,
-    keras.layers.Concatenate,
-    keras.layers.ReLU,
-    keras.layers.MaxPooling2D,
-    keras.layers.AveragePooling2D,
 )
 #: Where Keras, Larq and this package define layers; others' convolutions may compute anything.
 _KNOWN_PACKAGES = ("keras", "tf_keras", "larq", "bnas_larq", "tensorflow")
@@ -90,31 +73,6 @@ class Verdict:
     kernel: tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Value:
-    """What is known of a tensor.
-
-    Attributes:
-        sign: straight from a sign, so −1 and +1 only.
-        constant: the same for every image, because all of it comes from Zeroise.
-        zeros: constant, and nothing but zeros.
-    """
-
-    sign: bool = False
-    constant: bool = False
-    zeros: bool = False
-
-
-def trace(model: keras.Model) -> dict[int, Value]:
-    """What is known of every tensor of a model without nested models, by the tensor's identity."""
-    values = {id(tensor): Value() for tensor in model.inputs}
-    for node in calls(model):
-        read = [values[id(tensor)] for tensor in node.keras_inputs]
-        value = _output(node.layer, read)
-        values.update((id(tensor), value) for tensor in tf.nest.flatten(node.outputs))
-    return values
-
-
 def judge(model: keras.Model) -> dict[str, Verdict]:
     """Tell for every convolution and dense layer whether it will be 1-bit in an exported file.
 
@@ -133,13 +91,13 @@ def judge(model: keras.Model) -> dict[str, Verdict]:
     inputs: dict[int, list[Value]] = {}
     for node in calls(model):
         read = [values[id(tensor)] for tensor in node.keras_inputs]
-        inputs.setdefault(id(node.layer), []).append(_merged(read))
+        inputs.setdefault(id(node.layer), []).append(merged(read))
     verdicts = {
         layer.name: _verdict(layer, inputs[id(layer)])
         for layer in model.layers
         if _kind(layer) and id(layer) in inputs
     }
-    for name, others in shared_dilations(model, _VANISH).items():
+    for name, others in shared_dilations(model, VANISH).items():
         if verdicts[name].binary:
             verdicts[name] = dataclasses.replace(
                 verdicts[name],
@@ -150,37 +108,6 @@ def judge(model: keras.Model) -> dict[str, Verdict]:
                 "tells equal ones apart)",
             )
     return verdicts
-
-
-def _merged(values: list[Value]) -> Value:
-    return Value(
-        sign=all(value.sign for value in values),
-        constant=bool(values) and all(value.constant for value in values),
-        zeros=bool(values) and all(value.zeros for value in values),
-    )
-
-
-def _output(layer: keras.layers.Layer, read: list[Value]) -> Value:
-    if isinstance(layer, Zeroise):
-        return Value(constant=True, zeros=True)
-    if isinstance(layer, _VANISH):
-        return read[0]
-    known = _merged(read)
-    function = (
-        layer if isinstance(layer, lq.quantizers.Quantizer) else getattr(layer, "activation", None)
-    )
-    return Value(_is_sign(function), known.constant, known.zeros and isinstance(layer, _KEEP_ZEROS))
-
-
-def _is_sign(function: Any) -> bool:
-    """Whether it gives −1 and +1 and nothing else; tried out, because anybody can write one."""
-    if function is None:
-        return False
-    try:
-        signs = np.asarray(function(tf.constant(_PROBE[:, None], tf.float32)))
-    except (ValueError, TypeError, tf.errors.OpError):
-        return False
-    return set(np.unique(signs)) == {-1.0, 1.0}
 
 
 def _kind(layer: keras.layers.Layer) -> str:
@@ -260,7 +187,7 @@ def _cause(layer: keras.layers.Layer, inputs: list[Value]) -> tuple[str, str]:
     padding = _padding_value(layer)
     if layer.padding == "same" and padding not in (0, 1):
         return "padding", f"it pads with {padding:g}; 0 and 1 export"
-    if (own is not None and not _is_sign(own)) or not _is_scaled_sign(_kernel(layer)):
+    if (own is not None and not is_sign(own)) or not _is_scaled_sign(_kernel(layer)):
         return (
             "precision",
             "its quantised input is not ±1, or its kernel not ±scale with one scale per output "

@@ -1,6 +1,7 @@
 """Tell what is on an image, with the network in this folder: python run.py IMAGE...
 
-Needs numpy, Pillow and larq-compute-engine; nothing else of bnas_larq or TensorFlow is used.
+Needs NumPy 1, Pillow and larq-compute-engine; nothing else of bnas_larq or TensorFlow is used:
+pip install larq-compute-engine "numpy<2" Pillow
 (`bnas-larq export --bundle` copied it as it is, next to the files it reads.)
 """
 
@@ -27,6 +28,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="threads of the interpreter")
     parser.add_argument("--json", action="store_true", help="print all outputs as JSON")
     args = parser.parse_args()
+    if min(args.top, args.threads) < 1:
+        parser.error("--top and --threads are at least 1")
     try:
         content = checked("model.tflite")
         labels = checked("labels.txt").decode().splitlines()
@@ -41,7 +44,14 @@ def main() -> int:
                 continue
             best = np.argsort(-outputs, kind="stable")[: args.top]
             print(name + ": " + ", ".join(f"{labels[i]} {scores[i]:.3f}" for i in best))
-    except (OSError, ValueError, ImportError) as error:
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+        RuntimeError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ) as error:
         print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
@@ -86,7 +96,13 @@ def interpreter(content: bytes, threads: int):
     """Larq Compute Engine's interpreter, without its converter, which would load TensorFlow."""
     package = importlib.util.find_spec("larq_compute_engine")
     if package is None:
-        raise ImportError("run.py needs larq-compute-engine: pip install larq-compute-engine")
+        raise ImportError(
+            'run.py needs larq-compute-engine: pip install larq-compute-engine "numpy<2" Pillow'
+        )
+    if int(np.__version__.split(".")[0]) > 1:  # its interpreter then reads empty images
+        raise ImportError(
+            f'larq-compute-engine needs NumPy 1, not {np.__version__}: pip install "numpy<2"'
+        )
     folder = Path(package.submodule_search_locations[0]) / "tflite" / "python"
     name = "interpreter_wrapper_lite"
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:

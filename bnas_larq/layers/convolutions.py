@@ -59,10 +59,27 @@ class SymmetricQuantConv2D(lq.layers.QuantConv2D):
         ]
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        rows, columns = self._margins()
-        return super().convolution_op(
-            tf.pad(inputs, [[0, 0], [rows, rows], [columns, columns], [0, 0]]), kernel
+        rows, columns = self._paddings(inputs.shape[1:3])
+        return super().convolution_op(tf.pad(inputs, [[0, 0], rows, columns, [0, 0]]), kernel)
+
+    def _paddings(self, sizes) -> list[list[int]]:
+        """[before, after] of height and width, less what no window reaches at the end.
+
+        Larq Compute Engine (0.16) takes equal margins before a VALID convolution for SAME padding
+        as soon as the output has SAME's size, although SAME pads an even size at stride 2 at the
+        end only: the file would compute something else.
+        """
+        paddings = []
+        settings = zip(
+            sizes, self._margins(), self.kernel_size, self.dilation_rate, self.strides, strict=True
         )
+        for size, margin, kernel, dilation, stride in settings:
+            after = margin
+            if size is not None:
+                unused = (size + 2 * margin - dilation * (kernel - 1) - 1) % stride
+                after = max(0, margin - unused)
+            paddings.append([margin, after])
+        return paddings
 
     def compute_output_shape(self, input_shape) -> tf.TensorShape:
         batch, *sizes, channels = tf.TensorShape(input_shape).as_list()

@@ -129,13 +129,19 @@ def test_the_runner_prints_the_likeliest_classes(bundle, small_network, pictures
     assert done.stdout == f"{pictures[0]}: {', '.join(expected)}\n"
 
 
-@pytest.mark.parametrize("case", ["no image", "no file", "tampered", "no sums"])
+@pytest.mark.parametrize("case", ["no image", "no file", "bomb", "tampered", "no sums"])
 def test_the_runner_ends_with_one_sentence(bundle, pictures, tmp_path, case):
     folder = tmp_path / "copy"
     folder.mkdir()
     for path in bundle.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     image = {"no image": folder / "run.py", "no file": folder / "absent.png"}.get(case, pictures[0])
+    if case == "bomb":
+        image = folder / "bomb.bmp"
+        Image.new("RGB", (1, 1)).save(image)
+        content = bytearray(image.read_bytes())
+        content[18:26] = (60_000).to_bytes(4, "little") * 2  # width and height in its header
+        image.write_bytes(content)
     if case == "tampered":
         with open(folder / "model.tflite", "r+b") as file:
             file.truncate(2000)  # the interpreter would die of it
@@ -165,6 +171,10 @@ def test_only_a_bundle_is_replaced(exported, tmp_path):
         write(tmp_path, exported, overwrite=True)
     with pytest.raises(ExportError, match="Only a bundle is replaced by a bundle"):
         write(tmp_path / "thesis.txt", exported, overwrite=True)
+    # Folders of downloads hold sums too, and a bundle may have been written among other things.
+    (tmp_path / "SHA256SUMS").write_text("")
+    with pytest.raises(ExportError, match="Only a bundle is replaced by a bundle"):
+        write(tmp_path, exported, overwrite=True)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 

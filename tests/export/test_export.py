@@ -15,7 +15,7 @@ from bnas_larq.export.converter import convert
 from bnas_larq.export.exporter import export_network
 from bnas_larq.export.inspect import read_convolutions
 from bnas_larq.export.padding import overhangs, with_exact_padding
-from bnas_larq.export.parity import check_parity
+from bnas_larq.export.parity import check_agreement, check_parity
 
 BINARY = ["conv1", "conv3", "conv5", "dil3", "dil5", "small5", "small_dil5", "strided"]
 FLOAT = ["shortcut", "stem"]
@@ -179,3 +179,12 @@ def test_conversion_writes_nothing_on_the_terminal(small_network, capfd):
     convert(small_network)
     os.write(2, b"still here\n")
     assert capfd.readouterr() == ("", "still here\n")
+
+
+def test_a_file_of_another_function_is_refused(small_network, exported, pictures):
+    check_agreement(check_parity(small_network, exported, pictures))
+    other = keras.models.clone_model(small_network)
+    other.set_weights(small_network.get_weights())
+    other.get_layer("stem").set_weights([-small_network.get_layer("stem").get_weights()[0]])
+    with pytest.raises(ExportError, match="must compute what its Keras model does"):
+        check_agreement(check_parity(other, exported, pictures))

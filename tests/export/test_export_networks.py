@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from bnas_larq.backend import keras, lq, tf
+from bnas_larq.export.converter import convert
 from bnas_larq.export.exporter import export_network
+from bnas_larq.export.parity import check_parity
 from bnas_larq.genotype import Genotype
+from bnas_larq.layers.convolutions import convolution
 from bnas_larq.models.network import build_network
 
 
@@ -39,3 +44,51 @@ def test_everything_but_stem_shortcut_and_classifier_is_one_bit(tmp_path):
     listed = [row["name"] for row in report["convolutions"] if row["kind"] == "convolution"]
     assert sorted(listed) == sorted(convolutions)
     assert {row["named_by"] for row in report["convolutions"]} == {"kernel"}
+
+
+@pytest.mark.parametrize("size", [6, 7])
+@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("scheme", ["sign-scale", None])
+def test_strided_convolutions_with_symmetric_padding_compute_the_same_in_the_file(
+    size, kernel_size, scheme
+):
+    images = keras.Input((size, size, 4))
+    layer = convolution(
+        3,
+        kernel_size,
+        name="conv",
+        strides=2,
+        padding="symmetric",
+        input_scheme=scheme,
+        kernel_scheme=scheme,
+    )
+    model = keras.Model(images, layer(images))
+    pictures = np.random.default_rng(0).normal(size=(2, size, size, 4)).astype(np.float32)
+    assert check_parity(model, convert(model), pictures).max_abs_difference < 1e-5
+    margin = kernel_size // 2
+    read = pictures if scheme is None else np.where(pictures < 0, -1.0, 1.0)
+    padded = np.pad(read, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
+    with lq.context.quantized_scope(True):
+        kernel = keras.backend.get_value(layer.kernel)
+    expected = tf.nn.conv2d(padded.astype(np.float32), kernel, 2, "VALID")
+    np.testing.assert_allclose(model(pictures), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [6, 7])
+@pytest.mark.parametrize("kind", ["float", "binary", "depthwise", "two readers"])
+def test_explicit_margins_before_strided_convolutions_compute_the_same_in_the_file(size, kind):
+    """As ResNets and MobileNets of keras.applications pad."""
+    images = keras.Input((size, size, 4))
+    padded = keras.layers.ZeroPadding2D(1)(images)
+    if kind == "depthwise":
+        outputs = keras.layers.DepthwiseConv2D(3, 2)(padded)
+    elif kind == "binary":
+        quantizers = {"input_quantizer": "ste_sign", "kernel_quantizer": "ste_sign"}
+        outputs = lq.layers.QuantConv2D(3, 3, 2, **quantizers)(padded)
+    else:
+        outputs = keras.layers.Conv2D(3, 3, 2)(padded)
+    if kind == "two readers":
+        outputs = keras.layers.Add()([outputs, keras.layers.MaxPooling2D(3, 2)(padded)[..., :3]])
+    model = keras.Model(images, outputs)
+    pictures = np.random.default_rng(0).normal(size=(2, size, size, 4)).astype(np.float32)
+    assert check_parity(model, convert(model), pictures).max_abs_difference < 1e-5
