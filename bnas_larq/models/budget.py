@@ -121,6 +121,8 @@ def solve_budget(
     config = NetworkConfig.from_dict({**fixed, "cells": 1, "channels": 2 * max(groups, 1)})
     step = math.lcm(multiple, 2 * groups) if groups > 1 else multiple
     wanted = None if channels is None else _numbers("channels", channels)
+    for number in wanted or ():  # the polynomials below would go on where no network is
+        config.replace(channels=number)
     memory: dict = {}
     found = []
     for number in _numbers("cells", DEFAULT_CELLS if cells is None else cells):

@@ -87,6 +87,16 @@ class NetworkConfig:
             settings = {"stem": "auto", **settings}
         return dataclasses.replace(self, **settings)
 
+    def context(self) -> Context:
+        """What its layers have in common; `Context.at` says where each one is."""
+        return Context(
+            "",
+            self.channels,
+            padding=self.padding,
+            scheme=self.scheme,
+            full_precision=self.full_precision,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description; `NetworkConfig.from_dict` takes it back."""
         values = {name: getattr(self, name) for name in _setting_names()}
@@ -153,13 +163,7 @@ def build_network(
         settings = {"input_shape": _image_shape(input_tensor, settings), **settings}
     _check_keys(settings)
     config = config.replace(**settings) if config else NetworkConfig(**settings)
-    context = Context(
-        "",
-        config.channels,
-        padding=config.padding,
-        scheme=config.scheme,
-        full_precision=config.full_precision,
-    )
+    context = config.context()
     control = DropPathControl() if drop_path else None
     images = keras.Input(config.input_shape, name="image") if input_tensor is None else input_tensor
     if config.stem == "imagenet":

@@ -48,13 +48,7 @@ def planned_costs(
         BnasLarqError, GenotypeError: as of `build_network`.
     """
     config = config.replace(**settings) if config else NetworkConfig.from_dict(settings)
-    context = Context(
-        "",
-        config.channels,
-        padding=config.padding,
-        scheme=config.scheme,
-        full_precision=config.full_precision,
-    )
+    context = config.context()
     plans = template.plan_cells(config.cells, config.channels, config.stem)
     alive = set(range(-2, len(plans))) if dead_branches else _alive(genotype, config, plans)
     layers: list[LayerCost] = []

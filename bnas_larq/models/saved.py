@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 
 import h5py
 
-from bnas_larq.backend import keras, lq
+from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError, one_line
 from bnas_larq.layers import cells as _cells  # noqa: F401 - registers this package's layers
+from bnas_larq.models.weights import check_self_contained
 
 SUFFIXES = (".h5", ".hdf5", ".keras")
 #: Packages whose classes a file may name; others' must be registered with Keras first (--plugin).
@@ -26,6 +28,12 @@ _PACKAGES = frozenset({"keras", "tf_keras", "larq", "larq_zoo", "bnas_larq"})
 _OPERATIONS = frozenset({"math", "nn", "image", "linalg", "signal", "strings", "__operators__"})
 _FORBIDDEN_OPERATIONS = frozenset(
     {"py_function", "numpy_function", "load_library", "load_op_library", "print", "Assert"}
+)
+#: Layers that call what their configuration names, and those that do so in another way: these run
+#: any operation or method, and no model of plain tensors needs them.
+_CALLING = frozenset({"TFOpLambda", "SlicingOpLambda"})
+_FORBIDDEN = frozenset(
+    {"ClassMethod", "InstanceMethod", "InstanceProperty", "TensorFlowOpLayer", "__typespec__"}
 )
 
 
@@ -48,7 +56,13 @@ def load_saved_model(path: str | Path) -> keras.Model:
         )
     try:
         described = _description(path)
-    except (OSError, KeyError, ValueError, RecursionError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        RuntimeError,  # of h5py; also RecursionError, and encrypted archives
+        zipfile.BadZipFile,
+    ) as error:
         raise _damaged(path, error) from error
     if described is None:
         raise BnasLarqError(
@@ -85,11 +99,24 @@ def _damaged(path: Path, error: Exception) -> BnasLarqError:
 
 
 def _description(path: Path) -> Any:
-    """The configuration inside a file; None if there is none."""
-    if zipfile.is_zipfile(path):
+    """The configuration inside a file; None if there is none.
+
+    Which format it is follows Keras' own rule: a file can be both, and tell other things in each.
+
+    Raises:
+        ValueError: its weights are elsewhere, or in a form that Keras unpickles.
+    """
+    if path.suffix == ".keras" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith(".npz"):
+                    raise ValueError(f"{name} in place of weights in HDF5 may hold code")
+                if name.endswith(".h5"):
+                    with archive.open(name) as stream, h5py.File(stream, "r") as file:
+                        check_self_contained(file)
             return json.loads(archive.read("config.json"))
     with h5py.File(path, "r") as file:
+        check_self_contained(file)
         text = file.attrs.get("model_config")
     return None if text is None else json.loads(text)
 
@@ -103,23 +130,36 @@ def _problems(value: Any) -> Iterator[str]:
         return
     name, module = value.get("class_name"), value.get("module")
     config = value.get("config")
-    if name in ("Lambda", "__lambda__") or "__lambda__" in value:
+    # Keras takes either name, with parts of the module's in front of it.
+    called = {
+        re.split("[.>]", named)[-1]
+        for named in (name, value.get("registered_name"))
+        if isinstance(named, str)
+    }
+    if called & {"Lambda", "__lambda__"} or "__lambda__" in value:
         yield "Python code in a Lambda layer"
-    if name == "TFOpLambda" and isinstance(config, dict):
-        yield from _operation(str(config.get("function")))
+    if isinstance(value.get("vocabulary"), str):
+        yield f"the vocabulary of another file, {value['vocabulary']}"
+    for forbidden in sorted(called & _FORBIDDEN):
+        yield f"a {forbidden}, which calls anything"
+    if called & _CALLING:
+        yield from _operation(str(config.get("function") if isinstance(config, dict) else config))
     if isinstance(module, str) and not _is_registered(value):
-        package = module.split(".")[0]
+        last = config if isinstance(config, str) else name
+        parts = f"{module}.{last}".split(".")
         if module == "builtins" and isinstance(config, str) and config not in vars(builtins):
             pass  # Keras' own functions are written down like this
-        elif package not in _PACKAGES or "utils" in module.split("."):
-            yield f"{module}.{config if isinstance(config, str) else name}"
+        elif parts[0] not in _PACKAGES or "utils" in parts:
+            yield f"{module}.{last}"
     for item in value.values():
         yield from _problems(item)
 
 
 def _operation(name: str) -> Iterator[str]:
     *place, last = name.removeprefix("compat.v1.").split(".")
-    if (place and place[0] not in _OPERATIONS) or last in _FORBIDDEN_OPERATIONS:
+    # Files are read and written by top-level functions of version 1, which later ones lack.
+    known = place[0] in _OPERATIONS if place else hasattr(tf, last)
+    if not known or last in _FORBIDDEN_OPERATIONS:
         yield f"the operation tf.{name}"
 
 

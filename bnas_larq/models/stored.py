@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bnas_larq.backend import keras, tf
-from bnas_larq.errors import RunError
+from bnas_larq.errors import RunError, one_line
 from bnas_larq.genotype import Genotype
 from bnas_larq.models.network import NetworkConfig, build_network
 from bnas_larq.models.weights import load_weights
@@ -65,7 +65,16 @@ class StoredNetwork:
         described = read_json(path)
         if not isinstance(described, dict) or not isinstance(described.get("config"), dict):
             raise RunError(f"A {NETWORK} must hold its config. Received: {path}. Restore it.")
-        config = NetworkConfig.from_dict(described["config"])
+        try:
+            config = NetworkConfig.from_dict(described["config"])
+            keras.activations.get(config.classifier_activation)
+            if not all(isinstance(pattern, str) for pattern in config.full_precision):
+                raise TypeError("full_precision holds names")
+        except (TypeError, ValueError, AttributeError) as error:  # such as numbers as text
+            raise RunError(
+                f"A {NETWORK} must describe a network. Received: {path} ({one_line(error)[:120]}). "
+                "Restore it."
+            ) from error
         genotype = Genotype.load(Path(folder) / GENOTYPE)
         if described.get("genotype", genotype.id) != genotype.id:
             raise RunError(
@@ -79,13 +88,19 @@ class StoredNetwork:
                 f"{len(names) if isinstance(names, list) else 'no'} names for "
                 f"{config.num_classes} classes. Restore it."
             )
+        for key in ("normalization", "data"):
+            if not isinstance(described.get(key) or {}, dict):
+                raise RunError(
+                    f"A {NETWORK} holds objects as normalization and data. "
+                    f"Received: {path} with another {key}. Restore it."
+                )
         return cls(
             Path(folder),
             genotype,
             config,
             tuple(map(str, names)),
-            dict(described.get("normalization") or {}),
-            dict(described.get("data") or {}),
+            described.get("normalization") or {},
+            described.get("data") or {},
         )
 
     def save(self) -> None:

@@ -69,6 +69,9 @@ def load_weights(
             f"Weights are read from an HDF5 file. Received: {path}, which does not exist. "
             "Check the path."
         )
+    shapes = {
+        layer.name: [tuple(variable.shape) for variable in layer.weights] for layer in model.layers
+    }
     values = {}
     try:
         with h5py.File(path, "r") as file:
@@ -76,7 +79,9 @@ def load_weights(
             for name in group:
                 node = _held(group, name)
                 names = map(_text, node.attrs.get("weight_names", []))
-                values[name] = [_held(node, weight)[()] for weight in names]
+                held = [_held(node, weight) for weight in names]
+                fits = [dataset.shape for dataset in held] == shapes.get(name)
+                values[name] = [_read(dataset, wanted=fits) for dataset in held]
     except (OSError, RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise WeightsError(
             f"Weights must be an intact HDF5 file. Received: {path} "
@@ -114,6 +119,26 @@ def load_weights(
     for layer, stored in assignments:
         layer.set_weights(stored)
     return model
+
+
+def _read(dataset: h5py.Dataset, *, wanted: bool) -> np.ndarray:
+    """The numbers of a data set; if it is not wanted, a zero of its shape that takes no memory: a
+    small file can claim any shape.
+    """
+    if not np.issubdtype(dataset.dtype, np.floating) or dataset.shape is None:
+        raise ValueError(f"{dataset.name!r} holds no floating-point numbers")
+    return dataset[()] if wanted else np.broadcast_to(np.float32(0), dataset.shape)
+
+
+def check_self_contained(group: h5py.Group, seen: set[int] | None = None) -> None:
+    """Raise ValueError if anything below `group` is not stored in its own file, see `_held`."""
+    seen = set() if seen is None else seen
+    for name in group:
+        member = _held(group, name)
+        address = h5py.h5o.get_info(member.id).addr
+        if isinstance(member, h5py.Group) and address not in seen:
+            seen.add(address)  # hard links can make circles
+            check_self_contained(member, seen)
 
 
 def _held(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:

@@ -141,6 +141,12 @@ def test_budgets_that_are_no_numbers(budget):
         ({"budget": 10}, "at least the smallest.* Received: 1.000e1 operations"),
         ({"cells": []}, "needs cells to try. Received: none"),
         ({"cells": 0}, "at least one cell"),
+        ({"channels": [8, 1]}, "two channels.* Received: cells=1, channels=1"),
+        ({"channels": -4}, "Received: cells=1, channels=-4"),
+        (
+            {"input_shape": (96, 96, 3), "stem_groups": 4, "channels": 10},
+            "Received: stem_groups=4, channels=10",
+        ),
         ({"multiple": 0}, "Received: multiple=0"),
         ({"tolerance": -0.1}, "Received: tolerance=-0.1"),
         ({"stem_groups": 4}, "CIFAR stem .* Received: stem_groups=4"),

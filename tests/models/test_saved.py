@@ -100,6 +100,12 @@ def of_another_class(module, name):
         (of_another_class("keras.layers", "Lambda"), "Python code in a Lambda layer"),
         (replacing('"nn.relu"', '"io.write_file"'), "the operation tf.io.write_file"),
         (replacing('"nn.relu"', '"numpy_function"'), "the operation tf.numpy_function"),
+        (replacing('"nn.relu"', '"compat.v1.write_file"'), "the operation tf.compat.v1.write_file"),
+        (replacing('"__operators__.getitem"', '"io.write_file"'), "the operation tf.io.write_file"),
+        (of_another_class("keras", "layers.Lambda"), "Python code in a Lambda layer"),
+        (of_another_class("keras", "utils.get_file"), "keras.utils.get_file"),
+        (of_another_class("keras.layers", "ClassMethod"), "a ClassMethod, which calls anything"),
+        (of_another_class("keras", "x.TensorFlowOpLayer"), "a TensorFlowOpLayer, which calls"),
     ],
 )
 def test_a_file_that_would_run_code_is_refused(model, suffix, change, named, tmp_path):
@@ -116,6 +122,58 @@ def test_a_lambda_layer_is_refused(suffix, tmp_path):
     keras.Model(image, keras.layers.Lambda(lambda x: x * 2)(image)).save(path)
     with pytest.raises(BnasLarqError, match="Python code in a Lambda layer"):
         load_saved_model(path)
+
+
+def test_a_file_of_both_formats_is_read_as_keras_reads_it(tmp_path):
+    image = keras.Input((4,))
+    path = tmp_path / "model.h5"
+    keras.Model(image, keras.layers.Lambda(lambda x: x * 2)(image)).save(path)
+    keras.Model(image, keras.layers.Dense(2)(image)).save(tmp_path / "clean.keras")
+    with open(path, "ab") as file:  # HDF5 ends where it says, an archive begins at the end
+        file.write((tmp_path / "clean.keras").read_bytes())
+    assert zipfile.is_zipfile(path)
+    with pytest.raises(BnasLarqError, match="Python code in a Lambda layer"):
+        load_saved_model(path)
+
+
+def test_weights_that_keras_would_unpickle_are_not_read(model, tmp_path):
+    path = tmp_path / "model.keras"
+    model.save(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("model.weights.npz", b"")
+    with pytest.raises(BnasLarqError, match="npz in place of weights in HDF5 may hold code"):
+        load_saved_model(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_weights_in_another_file_are_not_read(model, suffix, tmp_path):
+    path, other = tmp_path / f"model{suffix}", tmp_path / "secret.h5"
+    with h5py.File(other, "w") as file:
+        file["x"] = np.ones(3)
+    model.save(path)
+    if suffix == ".h5":
+        with h5py.File(path, "r+") as file:
+            file["model_weights"]["more"] = h5py.ExternalLink(str(other), "x")
+    else:
+        with h5py.File(tmp_path / "weights.h5", "w") as file:
+            file["more"] = h5py.ExternalLink(str(other), "x")
+        with zipfile.ZipFile(path) as archive:
+            text = archive.read("config.json")
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("config.json", text)
+            archive.write(tmp_path / "weights.h5", "model.weights.h5")
+    with pytest.raises(BnasLarqError, match="'more' is a reference to somewhere else"):
+        load_saved_model(path)
+
+
+def test_a_vocabulary_in_another_file_is_not_read(tmp_path):
+    path = tmp_path / "model.keras"
+    lookup = keras.layers.StringLookup(vocabulary=["a", "b"], input_shape=(1,))
+    keras.Sequential([lookup]).save(path)
+    assert load_saved_model(path).layers[0].get_vocabulary() == ["[UNK]", "a", "b"]
+    change = replacing('"vocabulary": ["a", "b"]', '"vocabulary": "/etc/hostname"')
+    with pytest.raises(BnasLarqError, match="vocabulary of another file, /etc/hostname"):
+        load_saved_model(rewritten(path, change))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -11,6 +11,7 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.models.network import NetworkConfig, build_network
 from bnas_larq.models.stored import StoredNetwork
 from bnas_larq.models.weights import save_weights
+from bnas_larq.runs import read_json, write_json
 
 IMAGES = tf.random.stateless_normal([2, 8, 8, 3], [1, 2])
 
@@ -77,3 +78,20 @@ def test_what_is_missing_is_named(stored, tmp_path):
 def test_unknown_settings_are_refused(stored):
     with pytest.raises(BnasLarqError, match="Received: 'clases'"):
         stored.load_model(clases=3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalization": [1]},
+        {"data": "x"},
+        {"config": {"cells": "5"}},
+        {"config": {"input_shape": [8, 8, 3], "full_precision": [1]}},
+        {"config": {"input_shape": [8, 8, 3], "classifier_activation": "nothing"}},
+    ],
+)
+def test_a_description_of_other_kinds_is_a_sentence(stored, change):
+    path = stored.folder / "network.json"
+    write_json(path, read_json(path) | change)
+    with pytest.raises(RunError, match="network.json .*Restore it"):
+        StoredNetwork.load(stored.folder)

@@ -282,3 +282,24 @@ def test_files_that_refer_to_other_files_are_refused(trained, file, tmp_path, wa
     with pytest.raises(WeightsError, match="intact HDF5.*reference to somewhere else"):
         load_weights(model, file)
     assert_same(model, before)
+
+
+def test_a_claim_of_size_takes_no_memory(file):
+    with h5py.File(file, "r+") as content:
+        group = content["stem_conv"]
+        name = group.attrs["weight_names"][0]
+        del group[name]
+        group.create_dataset(name, shape=(1 << 45,), dtype="f4", chunks=(1 << 20,))
+    with pytest.raises(WeightsError, match="must have the network's shapes"):
+        load_weights(network(), file)
+
+
+@pytest.mark.parametrize("value", [h5py.Empty("f4"), "text"])
+def test_what_is_no_numbers_is_refused(file, value):
+    with h5py.File(file, "r+") as content:
+        group = content["stem_conv"]
+        name = group.attrs["weight_names"][0]
+        del group[name]
+        group[name] = value
+    with pytest.raises(WeightsError, match="holds no floating-point numbers"):
+        load_weights(network(), file)
