@@ -58,6 +58,27 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
     return path
 
 
+def replace_folder(new: Path, target: Path) -> None:
+    """Rename the folder `new`, which lies beside `target`, to `target`.
+
+    What was there is deleted last, and put back if the rename fails: at no moment is `target` half
+    a folder.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    old = target.with_name(f"{new.name}.old")
+    if target.exists():
+        os.replace(target, old)
+    try:
+        os.replace(new, target)
+    except OSError:
+        if old.exists():
+            os.replace(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file, or raise RunError that names it."""
     try:
@@ -264,6 +285,19 @@ class RunFolder:
                 f"Received: {path}, which holds other things. Choose another --out."
             )
 
+    @staticmethod
+    def check_outside(path: str | Path, images: str | Path | None) -> None:
+        """Check that a run is not written among its images, where its pictures would become some.
+
+        Raises:
+            RunError: it would.
+        """
+        if images is not None and Path(path).resolve().is_relative_to(Path(images).resolve()):
+            raise RunError(
+                "A run is not written into the folder of its images, which it would change. "
+                f"Received: {path}, inside {images}. Choose another --out."
+            )
+
     @classmethod
     def open(cls, path: str | Path, *, lock: bool = False) -> RunFolder:
         """Open an existing run's folder; RunError when it is none."""
@@ -328,9 +362,11 @@ class RunFolder:
         if not path.exists():
             return {}
         state = read_json(path)
-        if not isinstance(state, dict):
+        if not isinstance(state, dict) or not all(
+            isinstance(facts or {}, dict) for facts in state.values()
+        ):
             raise RunError(
-                f"A run's state.json must hold an object. Received: {path}. "
+                f"A run's state.json must hold an object for each stage. Received: {path}. "
                 "Delete it to check all stages again."
             )
         return state

@@ -72,6 +72,7 @@ def load_target(
     Raises:
         BnasLarqError: there is no such thing, or it is damaged.
     """
+    from bnas_larq.data import Normalization
     from bnas_larq.models.saved import load_saved_model
     from bnas_larq.models.stored import StoredNetwork
     from bnas_larq.zoo.registry import resolve_entry
@@ -86,14 +87,15 @@ def load_target(
     else:
         entry = resolve_entry(text)
         stored = StoredNetwork.load(entry.fetch())
+    known = stored.normalization and Normalization.from_dict(stored.normalization)
     return Target(
         entry.name if entry else path.resolve().name,
         stored.load_model(),
         stored,
         entry,
         stored.class_names,
-        tuple(stored.normalization["mean"]) if stored.normalization else None,
-        tuple(stored.normalization["std"]) if stored.normalization else None,
+        known.mean if known else None,
+        known.std if known else None,
     )
 
 
@@ -207,9 +209,9 @@ def _card(target: Target, run: Mapping[str, Any]) -> str:
     facts = {
         "Genotype": stored and stored.genotype.id,
         "Size": stored and f"{stored.config.cells} cells, {stored.config.channels} channels",
-        "Data": data.get("name"),
+        "Data": _data_name(data, recipe),
         "Training": recipe
-        and f"{recipe.train.epochs} epochs of {sizes.get('train', '?')} images, "
+        and f"{_epochs(recipe)} of {sizes.get('train', '?')} images, "
         f"recipe {recipe.name}, seed {recipe.seed}",
         "Begun with": recipe and recipe.finetune and recipe.finetune.entry,
     }
@@ -221,6 +223,23 @@ def _card(target: Target, run: Mapping[str, Any]) -> str:
         test=run.get("test"),
         facts=facts,
         terms=terms(target, recipe),
+    )
+
+
+def _data_name(data: Mapping[str, Any], recipe: Recipe | None) -> str | None:
+    """The data set's name; for a folder of images its own."""
+    name = data.get("name")
+    folder = recipe.data.data_dir if recipe and name == "folder" else None
+    return f"images of the folder {Path(folder).name}" if folder else name
+
+
+def _epochs(recipe: Recipe) -> str:
+    """`10 epochs`, or `3 epochs of a new head and 10 of everything`."""
+    if recipe.finetune is None:
+        return f"{recipe.train.epochs} epochs"
+    return (
+        f"{recipe.finetune.head_epochs} epochs of a new head and {recipe.train.epochs} of "
+        "everything"
     )
 
 

@@ -71,11 +71,11 @@ def command(
         content = _intact(path, report)
         loaded = deploy.load_target(target, labels, mean, std) if bundle else None
     else:
+        loaded = deploy.load_target(target, labels, mean, std)
         if out is None and bundle is None:
             raise click.UsageError(
                 f"Where the file goes is not known. Received: {target} without --out and --bundle."
             )
-        loaded = deploy.load_target(target, labels, mean, std)
         if bundle is not None:
             deploy.check_describes(loaded)
         path, content, report = _export(loaded, out, images, overwrite)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,11 @@ def _data(data: str, data_dir: str | None) -> dict[str, str]:
     """The recipe's data set: a folder if there is one of that name, else the embedded or TFDS'."""
     folder = Path(data).expanduser()
     if not folder.is_dir():
-        if len(folder.parts) != 1:
+        if folder.exists() or len(folder.parts) != 1 or set(data) & {"/", os.sep}:
+            problem = "is a file" if folder.exists() else "does not exist"
             raise DataError(
                 "Images are in a folder of class folders, or in a TFDS data set. "
-                f"Received: --data {data}, which does not exist. Check the path."
+                f"Received: --data {data}, which {problem}. Check the path."
             )
         if data == "digits" and data_dir is not None:
             raise DataError(

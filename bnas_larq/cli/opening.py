@@ -72,6 +72,8 @@ def start_workflow(
     recipe = _pinned(recipe, path)
     if resume and (path / "recipe.yaml").is_file():
         return _resumed(recipe, path, tensorboard)
+    if recipe.data.name == "folder":
+        RunFolder.check_outside(path, recipe.data.data_dir)
     RunFolder.check_new(path, overwrite=overwrite)
     if recipe.genotype is None:
         SearchSpace.named(recipe.search.space)

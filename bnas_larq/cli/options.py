@@ -173,7 +173,9 @@ def absolute(recipe: Recipe) -> Recipe:
     if recipe.genotype is not None and Path(recipe.genotype).is_file():
         changes["genotype"] = str(Path(recipe.genotype).resolve())
     if recipe.finetune is not None and Path(recipe.finetune.entry).is_dir():
-        entry = str(Path(recipe.finetune.entry).resolve())
+        from bnas_larq.zoo.finetune_source import reference
+
+        entry = reference(recipe.finetune.entry)
         changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})
     return recipe.model_copy(update=changes)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnas_larq.cli.stages import STAGES, Stages
+from bnas_larq.errors import RunError
 from bnas_larq.runs import read_json, write_json
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ def write_result(stages: Stages, recipe: Recipe, cost: Mapping[str, Any] | None)
         result["cost"] = dict(cost)
     if (folder / "export.json").exists():
         report = read_json(folder / "export.json")
+        if not isinstance(report, dict) or not all(key in report for key in EXPORT_KEYS):
+            raise RunError(
+                "A run's export.json must hold the whole report. "
+                f"Received: {folder / 'export.json'}. Delete it to export again."
+            )
         result["export"] = {key: report[key] for key in EXPORT_KEYS}
     result["files"] = [name for name in _files(folder.path) if name != "result.json"]
     write_json(folder / "result.json", result)

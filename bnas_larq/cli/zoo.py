@@ -170,4 +170,5 @@ def _variant_json(variant: Variant, entries: list[Entry]) -> str:
 
 
 def _number(value: Any, form: str) -> str:
-    return form.format(value) if isinstance(value, int | float) else "–"
+    # Of a stranger's entry: what is no number, or longer than any can be, is not shown.
+    return form.format(value) if isinstance(value, int | float) and abs(value) < 1e18 else "–"

@@ -49,7 +49,7 @@ def command(
     recorded number of images right. The entry is one folder: model card, recipe, genotype, weights,
     metrics, and the SHA-256 of each file.
     """
-    say("publish: evaluating the run's weights again")
+    say("publish: checking the run, then evaluating its weights again")
 
     from bnas_larq.zoo.publishing import publish_run
 
@@ -67,6 +67,11 @@ def command(
         overwrite=overwrite,
     )
     say(f"publish: {entry.summary()}")
+    if entry.variant is None:
+        say(
+            f"publish: of no variant, so load it with find_entry({name!r}).load_model(); "
+            "--variant bnas-d would make it weights of BNASD"
+        )
     if not entry.redistributable:
         say(f"publish: not to be passed on. Licence: {entry.license}")
     click.echo(entry.folder)

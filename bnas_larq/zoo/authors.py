@@ -15,6 +15,7 @@ import numpy as np
 
 from bnas_larq.errors import WeightsError
 from bnas_larq.genotype import Cell, Genotype
+from bnas_larq.layers.cells import used_states
 from bnas_larq.layers.template import CIFAR_STEM_MULTIPLIER, CellPlan, plan_cells
 from bnas_larq.models.network import NetworkConfig
 from bnas_larq.spaces import ZEROISE
@@ -135,7 +136,7 @@ def _stem(config: NetworkConfig) -> Iterator[Module]:
 
 def _cell(cell: Cell, plan: CellPlan, inputs: tuple[int, int], stem: str) -> Iterator[Module]:
     key, filters = f"cells.{plan.index}", plan.filters
-    used = {edge.state for node in cell for edge in node if edge.op != ZEROISE}
+    used = used_states(cell)
     # Their ImageNet network has a class of its own for reduction cells.
     suffix = "_red" if plan.reduction and stem == "imagenet" else ""
     for which in (0, 1):

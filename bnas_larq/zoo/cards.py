@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bnas_larq.models.network import NetworkConfig
 from bnas_larq.zoo.finished import FinishedRun
 from bnas_larq.zoo.variants import VARIANTS
 
@@ -62,7 +63,7 @@ def _overview(facts: Mapping[str, Any], run: FinishedRun) -> list[tuple[str, str
         (
             "Network",
             f"{config.cells} cells of {config.channels} channels, {config.stem} stem, "
-            f"genotype `{run.network.genotype.id}`",
+            f"genotype `{run.network.genotype.id}`{_unusual(config)}",
         ),
         (
             "MACs",
@@ -76,12 +77,20 @@ def _overview(facts: Mapping[str, Any], run: FinishedRun) -> list[tuple[str, str
     ]
 
 
+def _unusual(config: NetworkConfig) -> str:
+    """What in the template is not as usual; empty if nothing is."""
+    usual = NetworkConfig()
+    keys = ("stem_groups", "padding", "shortcut", "scheme", "full_precision")
+    own = {key: value for key in keys if (value := getattr(config, key)) != getattr(usual, key)}
+    return f"; {_pairs(own)}" if own else ""
+
+
 def _use(name: str, facts: Mapping[str, Any]) -> str:
     variant = VARIANTS.get(facts["variant"] or "")
     if variant is None:
         load = (
             "from bnas_larq.zoo import find_entry, preprocess_input\n\n"
-            f'model = find_entry("{name}").load_model()'
+            f'model = find_entry("{name}").load_model(classifier_activation="softmax")'
         )
     else:
         load = (
@@ -180,6 +189,7 @@ def _limits(facts: Mapping[str, Any], run: FinishedRun) -> list[str]:
         lines.append(f"That is little: the papers train {usual} epochs on {facts['dataset']}.")
     variant = VARIANTS.get(facts["variant"] or "")
     if variant is not None:
+        papers = variant.config()
         same_cells = variant.load_genotype().id == run.network.genotype.id
         if not (
             same_cells and (config.cells, config.channels) == (variant.cells, variant.channels)
@@ -188,6 +198,12 @@ def _limits(facts: Mapping[str, Any], run: FinishedRun) -> list[str]:
             lines.append(
                 f"It is not the papers' {variant.factory}, which has {variant.cells} cells of "
                 f"{variant.channels} channels and {cells}: their results do not hold for it."
+            )
+        elif (config.stem, config.stem_groups) != (papers.stem, papers.stem_groups):
+            lines.append(
+                f"It has the cells and the size of the papers' {variant.factory}, but not its "
+                f"stem, which is made for {'×'.join(map(str, papers.input_shape))}: their results "
+                "do not hold for it."
             )
     lines += [
         "It always answers with one of its classes, also for an image of something else.",

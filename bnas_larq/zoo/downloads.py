@@ -55,7 +55,11 @@ def download(url: str, path: str | Path, *, sha256: str, size: int | None = None
         WeightsError: it cannot be had, it is too large, or its sum is another; then nothing is put
             in place, and an earlier file at `path` is untouched.
     """
-    if urlsplit(url).scheme not in SCHEMES:
+    try:
+        known = urlsplit(url).scheme in SCHEMES
+    except ValueError:  # such as http://[x
+        known = False
+    if not known:
         raise WeightsError(
             f"A download's URL begins with {', '.join(SCHEMES)}. Received: {url!r}. Correct it."
         )
@@ -135,6 +139,7 @@ def _connect(
     if urlsplit(url).scheme == "file":
         return _copy(url, part, _limit(size))
     import requests
+    import urllib3
 
     start = part.stat().st_size if part.exists() else 0
     # Without compression: ranges and sizes are those of the file itself.
@@ -149,7 +154,8 @@ def _connect(
             if start and not _goes_on_at(start, response):
                 start = 0
             _write(response, part, start, size, show)
-    except requests.RequestException as error:
+    # requests passes on what urllib3 and urllib raise for impossible hosts and redirections.
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
         raise _CutOff(one_line(error)) from error
 
 

@@ -70,6 +70,14 @@ def read_entry(folder: Path) -> dict[str, Any]:
     return {key: values[key] for key in _RULES}
 
 
+def claims_to_be_entry(folder: Path) -> bool:
+    """Whether a folder's entry.json is one of this package, damaged in other ways or not."""
+    try:
+        return f'"{FORMAT}"' in (folder / ENTRY).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
 def check_name(name: str) -> None:
     """ZooError unless `name` may be an entry's."""
     if not _matches(NAME, name):
@@ -77,6 +85,20 @@ def check_name(name: str) -> None:
             f"A zoo entry's name must be {_RULES['name']}. Received: {name!r}. "
             "Use for example bnasd-cifar10-small."
         )
+
+
+def check_url(url: str) -> None:
+    """ZooError unless files may be downloaded from `url`."""
+    if not _matches(_URL, url):
+        raise ZooError(
+            "Files come from an http, https or file `url` of plain ASCII without spaces. "
+            f"Received: {url!r}. Correct it."
+        )
+
+
+def is_share(value: Any) -> bool:
+    """Whether it is a number between 0 and 1."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -134,7 +156,8 @@ def _check_values(values: Mapping[str, Any], place: str) -> None:
         "license": isinstance(values["license"], str) and values["license"].isprintable(),
         "description": isinstance(values["description"], str)
         and values["description"].isprintable(),
-        "metrics": _is_mapping(values["metrics"]) and _is_share(values["metrics"].get("accuracy")),
+        "metrics": _is_mapping(values["metrics"])
+        and (values["metrics"].get("accuracy") is None or is_share(values["metrics"]["accuracy"])),
         "cost": _is_mapping(values["cost"]),
         "provenance": _is_mapping(values["provenance"]),
         "files": _is_mapping(values["files"]),
@@ -187,8 +210,3 @@ def _matches(pattern: re.Pattern[str], value: Any) -> bool:
 
 def _is_mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
-
-
-def _is_share(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value is None or (number and 0 <= value <= 1)

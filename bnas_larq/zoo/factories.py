@@ -214,10 +214,15 @@ def _docstring(variant: Variant) -> str:
     title = variant.name.upper().replace("-V2", " v2")
     stem = f", its stem in {variant.stem_groups} groups" if variant.stem_groups > 1 else ""
     paper = "BNAS v2, arXiv 2110.08562" if variant.stem_groups > 1 else "BNAS, arXiv 2002.06963"
+    ours = (
+        "    They name neither groups nor width: both are this package's choice.\n"
+        if variant.stem_groups > 1
+        else ""
+    )
     return (
         f"{title}: {variant.cells} cells of {variant.channels} channels, genotype "
         f"`{variant.genotype}`{stem} ({paper}).\n\n"
-        f"    Its authors report {'; '.join(results)}.\n"
+        f"    Its authors report {'; '.join(results)}.\n{ours}"
         f"    `bnas-larq cost {variant.name}` counts its operations and bytes.\n"
         + _ARGUMENTS.format(
             shape=variant.input_shape,

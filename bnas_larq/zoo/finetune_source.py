@@ -25,8 +25,8 @@ from bnas_larq.recipe import (
     override_recipe,
     parse_recipe,
 )
-from bnas_larq.runs import sha256
-from bnas_larq.zoo.registry import resolve
+from bnas_larq.runs import RunFolder, sha256
+from bnas_larq.zoo.registry import resolve, resolve_entry
 
 
 def pinned(settings: FineTuneSettings) -> FineTuneSettings:
@@ -70,13 +70,15 @@ def source_of(recipe: Recipe) -> StoredNetwork:
 
 
 def check_out(recipe: Recipe, out: str | Path) -> None:
-    """Raise RunError if the run would replace what it begins with."""
+    """Raise RunError if the run would replace what it begins with, or lie among its images."""
     entry, out = Path(recipe.finetune.entry).resolve(), Path(out).resolve()
     if entry.is_dir() and out in (entry, *entry.parents):
         raise RunError(
             "A fine-tuning is written to another folder than it begins with. "
             f"Received: {entry} and {out}. Choose another --out."
         )
+    if recipe.data.name == "folder":
+        RunFolder.check_outside(out, recipe.data.data_dir)
 
 
 def network_settings(source: StoredNetwork) -> dict[str, Any]:
@@ -140,9 +142,18 @@ def finetune_recipe(
         },
         "network": network_settings(source),
         "train": FINE_TUNING,
-        "finetune": {"entry": str(Path(entry).resolve() if Path(entry).is_dir() else entry)},
+        "finetune": {"entry": reference(entry)},
     }
     return override_recipe(merge_values(defaults, values), overrides)
+
+
+def reference(entry: str | Path) -> str:
+    """What a recipe calls `entry`, from any folder: a name as it is, a folder's absolute path.
+
+    A folder of the entry's name that holds something else, such as an exported bundle, is not it.
+    """
+    found, path = resolve_entry(entry), Path(entry).resolve()
+    return str(path if found is None or found.folder.resolve() == path else entry)
 
 
 def _sum(source: StoredNetwork) -> str:

@@ -141,7 +141,9 @@ def _train(
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> None:
     """Both stages, from where they stopped; leaves what the CLI's stages leave."""
-    start = time.monotonic()
+    log = folder / "train" / "metrics.jsonl"
+    # What earlier calls trained took its time too.
+    start = time.monotonic() - sum(row["seconds"] for row in read_lines(log))
     normalization = Normalization.from_dict(target.normalization)
     target.save()
     folder.mark_done("search", searched=False, genotype=target.genotype.id, seconds=0.0)
@@ -171,7 +173,7 @@ def _train(
             callbacks=callbacks,
         )
     save_weights(model, target.weights)
-    last = read_lines(folder / "train" / "metrics.jsonl")[-1]
+    last = read_lines(log)[-1]
     seconds = round(time.monotonic() - start, 2)
     folder.mark_done("train", seconds=seconds, validation_accuracy=last.get("val_accuracy"))
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bnas_larq.errors import ZooError
 from bnas_larq.models.stored import StoredNetwork
-from bnas_larq.recipe import Recipe, load_recipe
+from bnas_larq.recipe import NetworkSettings, Recipe, load_recipe
 from bnas_larq.runs import RunFolder, read_json, read_lines
 from bnas_larq.zoo.lineage import Origin, origins
 
@@ -44,7 +44,7 @@ class FinishedRun:
 
         Raises:
             RunError, RecipeError: it is none, or damaged.
-            ZooError: the run is not finished.
+            ZooError: the run is not finished, or its files contradict each other.
         """
         run = RunFolder.open(folder)
         facts = {stage: run.facts(stage) for stage in ("search", "train", "evaluate")}
@@ -56,21 +56,58 @@ class FinishedRun:
                     "Finish it with `bnas-larq run --resume` or `bnas-larq evaluate`."
                 )
         recipe = load_recipe(run / RECIPE)
-        environment = run / "environment.json"
-        return cls(
+        place = run / "environment.json"
+        environment = read_json(place) if place.is_file() else {}
+        if not isinstance(environment, dict) or not isinstance(
+            environment.get("packages") or {}, dict
+        ):
+            raise ZooError(
+                "A run's environment.json must hold an object, with another one for packages. "
+                f"Received: {place}. Restore it, or delete it."
+            )
+        finished = cls(
             Path(folder),
             recipe,
             StoredNetwork.load(folder),
             facts,
-            read_json(environment) if environment.is_file() else {},
+            environment,
             read_lines(run / "train" / "metrics.jsonl"),
             origins(recipe),
         )
+        for problem in finished._contradictions():
+            raise ZooError(
+                "A run is published as what it is: its files must tell the same. "
+                f"Received: {folder} with {problem}. Restore the file, or train again."
+            )
+        return finished
+
+    def _contradictions(self) -> Iterator[str]:
+        """What one file of the run says and another does not."""
+        recipe, config = self.recipe, self.network.config
+        if not self.network.weights.is_file():
+            yield f"no {self.network.weights.name}"
+        tuning = recipe.finetune
+        epochs = recipe.train.epochs + (0 if tuning is None else tuning.head_epochs)
+        if [row.get("epoch") for row in self.epochs] != list(range(epochs)):
+            yield (
+                f"metrics of {len(self.epochs)} epochs in train/metrics.jsonl, "
+                f"not of the {epochs} that {RECIPE} asks for"
+            )
+        for key in NetworkSettings.model_fields:
+            wanted, own = getattr(recipe.network, key), getattr(config, key)
+            if wanted not in (own, "auto"):  # a stem that follows the images
+                yield f"a network of {key} {own!r}, and {wanted!r} in its {RECIPE}"
+        if self.environment.get("seed", recipe.seed) != recipe.seed:
+            yield f"seed {recipe.seed} in its {RECIPE}, and another in environment.json"
+        last = self.epochs[-1].get("val_accuracy") if self.epochs else None
+        if (recorded := self.facts["train"].get("validation_accuracy")) != last:
+            yield f"validation accuracy {recorded} in state.json, and {last} of its last epoch"
 
     @property
     def recorded(self) -> Mapping[str, Any]:
         """The test metrics that the run wrote down when it was evaluated."""
-        return self.facts["evaluate"].get("test") or {}
+        test = self.facts["evaluate"].get("test")
+        return test if isinstance(test, Mapping) else {}
 
     @property
     def dataset(self) -> str:

@@ -21,6 +21,7 @@ from bnas_larq.zoo.imported_card import LICENSE, imported_card, plain
 from bnas_larq.zoo.importing import Imported, read_import
 from bnas_larq.zoo.places import user_zoo
 from bnas_larq.zoo.preprocessing import IMAGENET
+from bnas_larq.zoo.registry import datasets
 from bnas_larq.zoo.storing import check_target, store_entry
 from bnas_larq.zoo.variants import VARIANTS, Variant
 from bnas_larq.zoo.variants import variant as named_variant
@@ -84,6 +85,11 @@ def import_entry(
     dataset = dataset or _dataset(config)
     base = family.name if family else imported.genotype.id
     name = name or f"{base}-{dataset.replace('_', '-')}-imported"
+    if name in {dataset, *datasets()}:
+        raise ZooError(
+            "An entry's name must not be a data set's, which means the best entry of that data "
+            f"set. Received: {name!r}. Choose another --name."
+        )
     zoo = Path(out) if out else user_zoo()
     check_target(zoo, name, overwrite=overwrite)
     class_names = _class_names(config, dataset, labels)

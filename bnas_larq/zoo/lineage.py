@@ -27,6 +27,7 @@ class Origin:
         sha256: of the weights.
         license: which the entry named; None for the user's own run.
         redistributable: whether that licence lets them be given to others.
+        variant: the entry's.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Origin:
     sha256: str | None
     license: str | None
     redistributable: bool
+    variant: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For an entry's provenance."""
@@ -66,8 +68,8 @@ def _origin(settings: FineTuneSettings) -> tuple[Origin, FineTuneSettings | None
             held = entry.files[WEIGHTS]["sha256"]
             if settings.sha256 not in (None, held):
                 return unknown, None
-            license = entry.license
-            return Origin(entry.name, entry.source, held, license, entry.redistributable), None
+            facts = (entry.license, entry.redistributable, entry.variant)
+            return Origin(entry.name, entry.source, held, *facts), None
         folder = Path(settings.entry)
         held = sha256(folder / WEIGHTS)
         recipe = load_recipe(folder / "recipe.yaml")

@@ -29,10 +29,16 @@ def load_image(path: str | os.PathLike, size: int | tuple[int, int] | None = Non
     Raises:
         DataError: no such file, or no readable image.
     """
+    sizes = (size, size) if isinstance(size, int) else size
+    if sizes is not None and (len(sizes) != 2 or min(sizes) < 1):
+        raise DataError(
+            "Images are stretched to a height and a width above 0. "
+            f"Received: size={size!r}. Give for example 32, or None to keep the image's own."
+        )
     path = Path(path)
     if not path.is_file():
         raise DataError(f"An image is a file. Received: {path}, which is none. Check the path.")
-    return read_image_file(path, (size, size) if isinstance(size, int) else size)
+    return read_image_file(path, sizes)
 
 
 def preprocess_input(

@@ -92,9 +92,15 @@ def find(weights: str | os.PathLike, variant: str | None = None) -> Pretrained:
         variant: name of the variant whose entries a data set's name means; None for any.
 
     Raises:
-        ZooError: nobody published it, or the entry is another variant's or damaged.
+        ZooError: nobody published it, it is neither name nor path, or the entry is another
+            variant's or damaged.
         RunError: the folder holds no network.
     """
+    if not isinstance(weights, str | os.PathLike) or not os.fspath(weights):
+        raise ZooError(
+            "Weights are the name of a data set or entry, or the folder of an entry or run. "
+            f"Received: {weights!r}. See `bnas-larq zoo list`."
+        )
     if is_name(weights):
         entry = find_entry(weights, variant)
     else:
@@ -177,9 +183,7 @@ def check_images(source: Pretrained, shape: Sequence[int] | None, include_top: b
             "Without its classifier a trained network takes images of other heights and widths, "
             f"not of other channels. {received}Convert the images."
         )
-    stem = "imagenet" if min(own[:2]) >= IMAGENET_STEM_FROM else "cifar"
-    stem = stem if config.stem == "auto" else config.stem
-    if stem != ("imagenet" if min(shape[:2]) >= IMAGENET_STEM_FROM else "cifar"):
+    if config.stem != ("imagenet" if min(shape[:2]) >= IMAGENET_STEM_FROM else "cifar"):
         raise ZooError(
             f"Images from {IMAGENET_STEM_FROM} pixels on have the ImageNet stem, smaller ones the "
             f"CIFAR stem, and weights belong to one. {received}Resize the images."

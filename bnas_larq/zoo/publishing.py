@@ -31,10 +31,11 @@ from bnas_larq.runs import write_atomic
 from bnas_larq.training import Evaluation, evaluate_network
 from bnas_larq.zoo.cards import model_card
 from bnas_larq.zoo.entries import CARD, Entry
-from bnas_larq.zoo.entry_format import DATASET
+from bnas_larq.zoo.entry_format import DATASET, check_url, is_share
 from bnas_larq.zoo.finished import RECIPE, FinishedRun
-from bnas_larq.zoo.lineage import check_may_be_given_away, license_of
+from bnas_larq.zoo.lineage import Origin, check_may_be_given_away, license_of
 from bnas_larq.zoo.places import user_zoo
+from bnas_larq.zoo.registry import datasets
 from bnas_larq.zoo.storing import check_target, store_entry
 from bnas_larq.zoo.variants import VARIANTS, variant
 
@@ -70,8 +71,9 @@ def publish_run(
     Args:
         run: folder of a trained and evaluated run.
         name: of the entry, of small letters, digits and hyphens.
-        variant: the family member it belongs to, such as "bnas-d", at whatever size. Default: the
-            one whose cells and size it has; else none, and it is found by its name only.
+        variant: the family member it belongs to, such as "bnas-d", at whatever size. Default: that
+            of the entry it was fine-tuned from, or the one whose cells and size it has; else none,
+            and it is found by its name only.
         dataset: what `weights=` finds it by; default the data set's name, or its folder's.
         out: the zoo; default the user's own.
         license: of the weights. Those fine-tuned from weights that may not be redistributed keep
@@ -93,7 +95,7 @@ def publish_run(
     check_target(zoo, name, overwrite=overwrite)
     finished = FinishedRun.load(run)
     dataset = _checked_dataset(dataset or finished.dataset, name)
-    chosen = _variant(variant, finished.network)
+    chosen = _variant(variant, finished.network, finished.began_with)
     check_may_be_given_away(finished.began_with, zoo, user_zoo())
     license, redistributable = license_of(finished.began_with, license)
     for text in (license, description, *notes):
@@ -102,6 +104,8 @@ def publish_run(
                 "An entry's licence, description and notes are one line of printable text each. "
                 f"Received: {text!r}. Correct it."
             )
+    if weights_url:
+        check_url(weights_url)
     data = data or _load_data(finished.recipe, data_dir)
     _check_data(finished, data)
 
@@ -152,12 +156,22 @@ def _checked_dataset(dataset: str, name: str) -> str:
             "An entry's name must not be its data set's, which means the best entry of that data "
             f"set. Received: {name!r}. Choose another --name."
         )
+    if name in datasets():
+        raise ZooError(
+            "An entry's name must not be a data set's, which means the best entry of that data "
+            f"set. Received: {name!r}. Choose another --name."
+        )
     return dataset
 
 
-def _variant(wanted: str | None, network: StoredNetwork) -> str | None:
+def _variant(
+    wanted: str | None, network: StoredNetwork, began_with: Sequence[Origin] = ()
+) -> str | None:
     if wanted is not None:
         return variant(wanted).name
+    for origin in began_with:  # fine-tuning changes neither cells nor size
+        if origin.variant is not None:
+            return origin.variant
     config = network.config
     own = (network.genotype.id, config.cells, config.channels, config.stem_groups)
     for one in VARIANTS.values():
@@ -229,7 +243,7 @@ def _check_accuracy(run: FinishedRun, evaluation: Evaluation) -> None:
 def _right(metrics: Mapping[str, Any], total: int) -> int | None:
     """How many test images the network gets right."""
     accuracy = metrics.get("accuracy")
-    return round(accuracy * total) if isinstance(accuracy, float | int) else None
+    return round(accuracy * total) if is_share(accuracy) else None
 
 
 def _portable(recipe: Recipe) -> Recipe:

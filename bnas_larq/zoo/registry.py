@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnas_larq.errors import BnasLarqError, ZooError
+from bnas_larq.errors import BnasLarqError, ZooError, nearest
 from bnas_larq.zoo.entries import Entry
 from bnas_larq.zoo.entry_format import ENTRY
 from bnas_larq.zoo.places import keras_home, user_zoo, zoos
@@ -39,6 +39,14 @@ def list_entries() -> list[Entry]:
     Where two zoos hold an entry of the same name, the zoo that is searched first counts.
     """
     return _intact()
+
+
+def datasets() -> set[str]:
+    """Names that mean the best entry of a data set: those of entries, and of the papers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged entries, which have no say
+        of_entries = {entry.dataset for entry in _intact()}
+    return of_entries | {one.dataset for variant in VARIANTS.values() for one in variant.reported}
 
 
 def find_entry(weights: str, variant: str | None = None) -> Entry:
@@ -165,6 +173,13 @@ def _has_own_size(entry: Entry) -> bool:
     return (config.cells, config.channels) == (variant.cells, variant.channels)
 
 
+def _close(name: str, entries: Iterable[Entry]) -> str:
+    """`: did you mean 'x'?` if a known entry or data set is called nearly so."""
+    known = {entry.name for entry in entries} | {entry.dataset for entry in entries}
+    hint = nearest(name, known) if known else ""
+    return f"; {hint.rstrip('?')}" if hint.startswith("did you mean") else ""
+
+
 def _nothing(weights: str, variant: str | None, entries: Iterable[Entry]) -> str:
     own = [entry.summary() for entry in entries if variant in (None, entry.variant)]
     others = [entry.summary() for entry in entries if variant not in (None, entry.variant)]
@@ -174,7 +189,8 @@ def _nothing(weights: str, variant: str | None, entries: Iterable[Entry]) -> str
         there_are += f"For others: {', '.join(others)}. " if others else ""
     return (
         "Published weights are named by their entry or data set. "
-        f"Received: {weights!r}{f' for {variant}' if variant else ''}, which nobody published. "
+        f"Received: {weights!r}{f' for {variant}' if variant else ''}, which nobody published"
+        f"{_close(weights, entries)}. "
         f"{there_are}Make them with `bnas-larq run` and `bnas-larq zoo publish`, or import the "
         "authors' with `bnas-larq zoo import`."
     )

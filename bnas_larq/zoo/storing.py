@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bnas_larq.errors import ZooError, one_line
+from bnas_larq.runs import replace_folder
 from bnas_larq.zoo.entries import Entry
-from bnas_larq.zoo.entry_format import ENTRY, check_name
+from bnas_larq.zoo.entry_format import check_name, claims_to_be_entry
 
 
 def store_entry(
@@ -42,7 +43,7 @@ def store_entry(
         Entry.create(temporary, name=name, **facts).verify()
         # Once more: what `fill` does may take minutes.
         check_target(zoo, name, overwrite=overwrite)
-        _replace(temporary, target)
+        replace_folder(temporary, target)
     except OSError as error:
         raise ZooError(
             f"A zoo entry must be written to disk. Received: {one_line(error)}. "
@@ -63,7 +64,7 @@ def check_target(zoo: str | Path, name: str, *, overwrite: bool = False) -> Path
     target = Path(zoo) / name
     if not os.path.lexists(target):
         return target
-    if target.is_symlink() or not (target / ENTRY).is_file():
+    if target.is_symlink() or not claims_to_be_entry(target):
         raise ZooError(
             f"Only an earlier entry is ever replaced. Received: {target}, which is none. "
             "Choose another --name or --out."
@@ -74,17 +75,3 @@ def check_target(zoo: str | Path, name: str, *, overwrite: bool = False) -> Path
             "Choose another --name, or replace it with --overwrite."
         )
     return target
-
-
-def _replace(new: Path, target: Path) -> None:
-    """Rename `new` to `target`; what was there is put back when that fails."""
-    old = target.with_name(f"{new.name}.old")
-    if target.exists():
-        os.replace(target, old)
-    try:
-        os.replace(new, target)
-    except OSError:
-        if old.exists():
-            os.replace(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -278,3 +278,12 @@ def test_wrong_sources_and_data(refuse, line, images, tmp_path):
     assert "which does not exist" in absent
     assert "digits" in refuse("finetune", source, "--data", "digits", "--data-dir", ".", *out)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_not_written_among_its_images(refuse, line, images, source):
+    inside = images / "runs" / "mine"
+    assert "into the folder of its images" in refuse(*line, "--out", inside)
+    assert not inside.parent.exists()
+    file = next(path for path in images.rglob("*.png"))
+    out = ("--out", images.parent / "elsewhere")
+    assert "which is a file" in refuse("finetune", source.folder, "--data", file, *out)

@@ -139,3 +139,10 @@ def test_tensorflow_is_told_to_be_quiet_and_to_use_keras_2(tmp_path):
         check=True,
     )
     assert done.stdout.splitlines()[0] == "2 1"
+
+
+@pytest.mark.parametrize("args", [["zoo", "show"], ["cost"]])
+def test_a_name_that_no_file_can_have_is_a_sentence(args, capsys):
+    assert main([*args, "a" * 300]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("Error: A name or path must be one") and err.count("\n") == 1

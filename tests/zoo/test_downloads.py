@@ -225,6 +225,13 @@ def test_other_schemes_are_refused(path):
         download("ftp://example.org/w.h5", path, sha256=SUM)
 
 
+def test_impossible_urls_are_refused(path):
+    with pytest.raises(WeightsError, match="begins with https, http, file"):
+        download("http://[x/w.h5", path, sha256=SUM)
+    with pytest.raises(WeightsError, match="must reach its end. Received: 0 bytes"):
+        download(f"http://{'x' * 70}.invalid/w.h5", path, sha256=SUM)
+
+
 def test_two_downloads_at_once_give_one_file(server, path):
     threads = [
         threading.Thread(target=download, args=(server.url, path), kwargs={"sha256": SUM})

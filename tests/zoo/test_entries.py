@@ -339,7 +339,10 @@ def test_only_entries_are_ever_replaced(own_zoo, tmp_path):
     (own_zoo / "toy" / "thesis.tex").write_text("years of work")
     with pytest.raises(ZooError, match="Only an earlier entry is ever replaced"):
         store(own_zoo, lambda folder: {}, overwrite=True)
-    assert names(own_zoo / "toy") == ["thesis.tex"]
+    (own_zoo / "toy" / "entry.json").write_text('{"format": "of something else"}')
+    with pytest.raises(ZooError, match="Only an earlier entry is ever replaced"):
+        store(own_zoo, lambda folder: {}, overwrite=True)
+    assert names(own_zoo / "toy") == ["entry.json", "thesis.tex"]
 
 
 def test_an_incomplete_entry_is_not_stored(own_zoo, small_network):

@@ -359,3 +359,8 @@ def test_two_sizes_in_one_model(zoo_entry, trained):
 def test_every_factory_is_a_variants():
     public = {name for name in vars(factories) if name.startswith("BNAS")}
     assert public == {one.factory for one in VARIANTS.values()}
+
+
+def test_numbers_that_are_not_the_authors_say_so():
+    ours = "neither groups nor width: both are this package's choice"
+    assert ours in BNASDv2.__doc__ and ours not in BNASD.__doc__

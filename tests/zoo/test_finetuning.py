@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import shutil
 
 import numpy as np
@@ -77,6 +78,15 @@ def test_a_name_and_a_folder_are_the_same_source(make_entry):
     assert pinned(by_name.finetune).sha256 == pinned(by_folder.finetune).sha256
 
 
+def test_a_folder_of_the_entrys_name_that_holds_something_else_is_not_it(
+    make_entry, tmp_path, monkeypatch
+):
+    make_entry("toy")
+    (tmp_path / "here" / "toy").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert finetune_recipe("toy", {}).finetune.entry == "toy"
+
+
 def test_an_interrupted_call_goes_on(small_network, digits, tmp_path):
     def tune(name, **more):
         return finetune(small_network, digits, out=tmp_path / name, **SHORT, **more)
@@ -86,7 +96,12 @@ def test_an_interrupted_call_goes_on(small_network, digits, tmp_path):
         tune("cut", callbacks=[Stop(1)])
     with pytest.raises(RunError, match="goes on with the arguments and weights it began with"):
         tune("cut", resume=True, seed=5)
+    log = tmp_path / "cut" / "train" / "metrics.jsonl"
+    (row,) = read_lines(log)
+    log.write_text(json.dumps({**row, "seconds": 1000.0}) + "\n")
     again = tune("cut", resume=True)
+    # The time of the call that was cut counts too.
+    assert 1000.0 < read_json(tmp_path / "cut" / "state.json")["train"]["seconds"] < 2000.0
     for one, other in zip(again.get_weights(), whole.get_weights(), strict=True):
         assert one.tobytes() == other.tobytes()
     # Once more: nothing is left to do.

@@ -104,6 +104,12 @@ def test_decoding_what_does_not_fit(zoo_entry, scores, top, message):
         decode_predictions(scores, NAME, top=top)
 
 
+@pytest.mark.parametrize("weights", [None, "", 7])
+def test_weights_that_are_neither_name_nor_path(weights):
+    with pytest.raises(ZooError, match=f"folder of an entry or run. Received: {weights!r}"):
+        preprocess_input(image(), weights)
+
+
 def test_imagenets_names_are_keras_own(tmp_path, monkeypatch):
     """Keras keeps the list it downloaded for as long as the process lives; here a short cut."""
     from tf_keras.src.applications import imagenet_utils

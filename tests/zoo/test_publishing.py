@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from bnas_larq.models.weights import save_weights
 from bnas_larq.recipe import parse_recipe
 from bnas_larq.runs import read_json, sha256, write_atomic, write_json
 from bnas_larq.training import evaluate_network
+from bnas_larq.zoo.cards import _limits, _unusual
+from bnas_larq.zoo.lineage import Origin
 from bnas_larq.zoo.publishing import _variant, publish_run
 from bnas_larq.zoo.registry import find_entry
 
@@ -31,11 +34,13 @@ EPOCHS = [
     {"epoch": n, "seconds": 2.0, "loss": 2.0 - n / 10, "accuracy": 0.1, "val_accuracy": None}
     for n in range(20)
 ]
+EPOCHS[-1]["val_accuracy"] = 0.25
 
 
 def write_run(folder, values):
     """A run folder as `bnas-larq run` leaves it, as far as publishing reads it."""
-    recipe = parse_recipe({"name": "test", "network": {"cells": 1, "channels": 8}, **values})
+    sizes = {"network": {"cells": 1, "channels": 8}, "train": {"epochs": len(EPOCHS)}}
+    recipe = parse_recipe({"name": "test", **sizes, **values})
     data = load_described(recipe.data, recipe.seed)
     folder.mkdir(parents=True)
     stored = StoredNetwork(
@@ -134,7 +139,7 @@ def test_the_card_says_what_it_is_and_how_little_it_was_trained(original, entry)
         "Licence of the weights: Apache-2.0",
         "bnas-larq run recipe.yaml --out runs/test",
         "| 1 | 2.0000 | 10.00% | – | – |",
-        "| 20 | 0.1000 | 10.00% | – | – |",
+        "| 20 | 0.1000 | 10.00% | – | 25.00% |",
         "OPs, counted honestly",
     ):
         assert text in card, text
@@ -254,6 +259,28 @@ def test_the_variant_is_known_by_cells_and_size(small_network):
     assert _variant(None, network("bnas_imagenet", cells=12, channels=66)) is None
     assert _variant(None, small_network) is None
     assert _variant("bnas-h", small_network) == "bnas-h"
+    entry = Origin("some-entry", "published", "0" * 64, "Apache-2.0", True, "bnas-e")
+    assert _variant(None, small_network, [entry]) == "bnas-e"
+
+
+def test_the_card_tells_a_network_of_the_papers_size_with_another_stem(small_network):
+    def limits(**size):
+        network = dataclasses.replace(
+            small_network,
+            genotype=Genotype.published("bnas_imagenet"),
+            config=NetworkConfig(cells=12, channels=64, **size),
+        )
+        run = SimpleNamespace(network=network, epochs=EPOCHS)
+        return " ".join(_limits({"variant": "bnas-d", "dataset": "cifar10"}, run))
+
+    assert "but not its stem, which is made for 224×224×3: their results" in limits()
+    assert "papers' BNASD" not in limits(input_shape=(224, 224, 3))
+
+
+def test_the_card_tells_an_unusual_template():
+    assert _unusual(NetworkConfig(cells=3, channels=8)) == ""
+    config = NetworkConfig(padding="symmetric", shortcut=False, full_precision=("cell1*",))
+    assert _unusual(config) == "; padding symmetric, shortcut False, full_precision ('cell1*',)"
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +330,9 @@ def began_with(run, entry, weights=None):
     """Let the run's recipe say that it was fine-tuned from `entry`."""
     pinned = "null" if weights is None else sha256(weights)
     text = (run / "recipe.yaml").read_text()
-    section = f"finetune:\n  entry: {json.dumps(str(entry))}\n  sha256: {pinned}\n"
+    section = (
+        f"finetune:\n  entry: {json.dumps(str(entry))}\n  sha256: {pinned}\n  head_epochs: 0\n"
+    )
     (run / "recipe.yaml").write_text(text.replace("finetune: null\n", section))
     return run
 
@@ -349,6 +378,38 @@ def test_what_began_with_other_weights_of_that_name_is_not_passed_on(run, make_e
 
 def test_a_circle_of_runs_ends(run):
     refused(began_with(run, run, run / "weights.h5"), "licence: unknown")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs: 20", "epochs: 300", "metrics of 20 epochs .* not of the 300"),
+        ("channels: 8", "channels: 64", "a network of channels 8, and 64"),
+    ],
+)
+def test_a_recipe_that_promises_more_than_was_done_is_refused(run, old, new, message):
+    text = (run / "recipe.yaml").read_text()
+    assert old in text
+    (run / "recipe.yaml").write_text(text.replace(old, new))
+    refused(run, message)
+
+
+def test_files_of_a_run_that_contradict_each_other_are_refused(run):
+    state = read_json(run / "state.json")
+    state["train"]["validation_accuracy"] = 0.99
+    write_json(run / "state.json", state)
+    refused(run, "validation accuracy 0.99 in state.json, and 0.25 of its last epoch")
+    (run / "weights.h5").unlink()
+    refused(run, "with no weights.h5")
+    (run / "environment.json").write_text("[1]")
+    refused(run, "environment.json must hold an object")
+
+
+def test_an_entry_is_not_named_as_a_data_set(run, make_entry):
+    make_entry("toy-entry", dataset="toys")
+    for name in ("toys", "imagenet", "cifar10"):
+        with pytest.raises(ZooError, match=f"must not be a data set's.*Received: '{name}'"):
+            publish_run(run, name)
 
 
 def test_a_published_entry_is_no_run(entry, own_zoo):
