@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
+from bnas_larq.cli.main import main
+
 ROOT = Path(__file__).parents[2]
 
 #: Everything that draws random numbers is switched on, so that a resumed run has to repeat it.
@@ -132,3 +134,17 @@ def finished(bnas_larq, tiny, tmp_path_factory) -> Run:
     done = bnas_larq("run", tiny, "--out", folder)
     assert done.code == 0, done.err
     return Run(done, folder)
+
+
+@pytest.fixture
+def refuse(capsys):
+    """Runs a command in this process, demands one line of error, and returns it."""
+
+    def refuse(*args: object) -> str:
+        code = main([str(arg) for arg in args])
+        err = capsys.readouterr().err
+        assert code == 2, err
+        assert err.startswith("Error: ") and err.count("\n") == 1, err
+        return err
+
+    return refuse

@@ -18,20 +18,6 @@ from bnas_larq.runs import Checkpoints, RunFolder, read_json
 
 
 @pytest.fixture
-def refuse(capsys):
-    """Runs a command in this process, demands one line of error, and returns it."""
-
-    def refuse(*args: object) -> str:
-        code = main([str(arg) for arg in args])
-        err = capsys.readouterr().err
-        assert code == 2, err
-        assert err.startswith("Error: ") and err.count("\n") == 1, err
-        return err
-
-    return refuse
-
-
-@pytest.fixture
 def begun(tiny, tmp_path):
     """A run folder that has only just begun."""
     recipe = load_recipe(tiny)

@@ -197,20 +197,6 @@ def test_its_recipe_alone_repeats_it(resumed, in_python, tmp_path):
 
 
 @pytest.fixture
-def refuse(capsys):
-    """Runs a command in this process, demands one line of error, and returns it."""
-
-    def refuse(*args: object) -> str:
-        code = main([str(arg) for arg in args])
-        err = capsys.readouterr().err
-        assert code == 2, err
-        assert err.startswith("Error: ") and err.count("\n") == 1, err
-        return err
-
-    return refuse
-
-
-@pytest.fixture
 def begun(source, tmp_path) -> tuple[Path, list[object]]:
     """A run that has only just begun, from a source that may be changed."""
     copy = tmp_path / "toy"

@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bnas_larq import spaces
 from bnas_larq.backend import keras
 from bnas_larq.genotype import Genotype
+from bnas_larq.layers import operations
 from bnas_larq.models.supernet import SuperNet
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.zoo.importing import read_import
@@ -122,3 +124,14 @@ def authors(shared: Path) -> Callable[[str], AuthorsFile]:
         return AuthorsFile(path)
 
     return open_file
+
+
+@pytest.fixture
+def own_registry(monkeypatch) -> None:
+    """Operations that a test registers are forgotten behind it."""
+    for module, name in (
+        (spaces, "_OPERATIONS"),
+        (operations, "_FACTORIES"),
+        (operations, "_SHARING"),
+    ):
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))

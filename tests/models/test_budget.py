@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from bnas_larq import spaces
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers import operations
@@ -18,14 +17,8 @@ SMALL = {"input_shape": (8, 8, 3), "num_classes": 4}
 
 
 @pytest.fixture
-def own_operation(monkeypatch):
+def own_operation(own_registry):
     """Registers `third`, whose costs follow a polynomial for one in three numbers only."""
-    for module, name in (
-        (spaces, "_OPERATIONS"),
-        (operations, "_FACTORIES"),
-        (operations, "_SHARING"),
-    ):
-        monkeypatch.setattr(module, name, dict(getattr(module, name)))
 
     @operations.register_operation("third", "a third of the channels, rounded down")
     def third(context):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from bnas_larq import spaces
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers import operations
@@ -19,14 +18,8 @@ OWN = [[("bottleneck", 0), ("avg_pool_3x3", 1)]]
 
 
 @pytest.fixture
-def own_operation(monkeypatch):
-    """Registers `bottleneck` for the time of a test."""
-    for module, name in (
-        (spaces, "_OPERATIONS"),
-        (operations, "_FACTORIES"),
-        (operations, "_SHARING"),
-    ):
-        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+def own_operation(own_registry):
+    """Registers `bottleneck`."""
 
     @operations.register_operation("bottleneck", "half the channels, then all of them")
     def bottleneck(context):
