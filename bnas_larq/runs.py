@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +23,7 @@ from bnas_larq.errors import CheckpointError, RunError, one_line
 MANIFEST = "manifest.json"
 #: Checkpoints kept for each stage: the newest, and the one before it in case the newest is damaged.
 KEPT_CHECKPOINTS = 2
+_DAY = 24 * 60 * 60
 
 
 def sha256(path: str | Path) -> str:
@@ -58,8 +61,32 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
     return path
 
 
+def temporary_folder(target: Path) -> Path:
+    """A new empty folder beside `target`, to be filled and given to `replace_folder`.
+
+    What a killed process left there is mended first: an earlier `target` that it had moved away
+    comes back, and its half-filled folders go once they are a day old (until then they may be
+    another machine's, on a shared disk).
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.\d+\.tmp(\.old)?")
+    for left in sorted(target.parent.iterdir()):
+        match = pattern.fullmatch(left.name)
+        if match and match[1] and not os.path.lexists(target):
+            os.replace(left, target)
+        elif match and time.time() - left.stat().st_mtime > _DAY:
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    return temporary
+
+
 def replace_folder(new: Path, target: Path) -> None:
-    """Rename the folder `new`, which lies beside `target`, to `target`.
+    """Rename the folder `new`, made by `temporary_folder(target)`, to `target`.
 
     What was there is deleted last, and put back if the rename fails: at no moment is `target` half
     a folder.

@@ -22,7 +22,9 @@ from bnas_larq.runs import (
     keep_lines_before,
     read_json,
     read_lines,
+    replace_folder,
     sha256,
+    temporary_folder,
     write_atomic,
     write_json,
 )
@@ -429,3 +431,30 @@ def test_a_process_that_made_the_folder_holds_it(tmp_path):
 def test_files_of_a_run_are_json_that_other_programs_read(run):
     run.mark_done("train", seconds=1.0)
     assert json.loads((run / "state.json").read_text()) == {"train": {"done": True, "seconds": 1.0}}
+
+
+# -- folders that are replaced whole ---------------------------------------------------------------
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    target = tmp_path / "entry"
+    for content in ("first", "second"):
+        new = temporary_folder(target)
+        (new / "file").write_text(content)
+        replace_folder(new, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["entry"]
+    assert (target / "file").read_text() == "second"
+
+
+def test_what_a_kill_between_the_two_renames_moved_away_comes_back(tmp_path):
+    old, half = tmp_path / ".entry.12345.tmp.old", tmp_path / ".entry.12345.tmp"
+    ancient, other = tmp_path / ".entry.999.tmp", tmp_path / ".entrance.999.tmp"
+    for folder in (old, half, ancient, other):
+        folder.mkdir()
+        (folder / "file").write_text(folder.name)
+        os.utime(folder, (0, 0) if folder in (ancient, other) else None)
+    new = temporary_folder(tmp_path / "entry")
+    assert not any(new.iterdir())
+    assert (tmp_path / "entry" / "file").read_text() == old.name
+    # Young leftovers may be another machine's at work; those of other folders are not touched.
+    assert half.exists() and other.exists() and not ancient.exists()

@@ -5,7 +5,6 @@ It is written whole or not at all. `SHA256SUMS` covers every other file.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,7 +17,7 @@ from typing import Any
 from bnas_larq.backend import keras
 from bnas_larq.errors import ExportError, RunError, one_line
 from bnas_larq.export.flat import flattened
-from bnas_larq.runs import replace_folder
+from bnas_larq.runs import replace_folder, temporary_folder
 
 MODEL, SUMS = "model.tflite", "SHA256SUMS"
 #: All that a bundle holds.
@@ -107,20 +106,21 @@ def write_bundle(
     contents = {name: c if isinstance(c, bytes) else c.encode() for name, c in files.items()}
     sums = [f"{hashlib.sha256(c).hexdigest()}  {name}\n" for name, c in sorted(contents.items())]
     contents[SUMS] = "".join(sums).encode()
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = None
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        temporary = temporary_folder(folder)
+        check_bundle(folder, overwrite=overwrite)  # it may have brought an earlier one back
         for name, content in contents.items():
             (temporary / name).write_bytes(content)
         replace_folder(temporary, folder)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(temporary)
         raise RunError(
             f"A bundle must be written to disk. Received: {one_line(error)}. "
             "Free space or choose another folder."
         ) from error
+    finally:
+        if temporary is not None:  # renamed already unless something failed
+            shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bnas_larq.errors import ZooError, one_line
-from bnas_larq.runs import replace_folder
+from bnas_larq.runs import replace_folder, temporary_folder
 from bnas_larq.zoo.entries import Entry
 from bnas_larq.zoo.entry_format import check_name, claims_to_be_entry
 
@@ -35,10 +35,9 @@ def store_entry(
         BnasLarqError: whatever `fill` raises; nothing is left behind.
     """
     target = check_target(zoo, name, overwrite=overwrite)
-    temporary = target.with_name(f".{name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = None
     try:
-        temporary.mkdir(parents=True)
+        temporary = temporary_folder(target)
         facts = fill(temporary)
         Entry.create(temporary, name=name, **facts).verify()
         # Once more: what `fill` does may take minutes.
@@ -50,7 +49,8 @@ def store_entry(
             "Free space or choose another --out; an earlier entry is untouched."
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # gone already unless something failed
+        if temporary is not None:  # renamed already unless something failed
+            shutil.rmtree(temporary, ignore_errors=True)
     return Entry.load(target)
 
 
