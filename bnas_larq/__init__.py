@@ -28,7 +28,9 @@ _HOMES = {
     "build_network": "bnas_larq.models.network",
     "count_costs": "bnas_larq.models.costs",
     "load_dataset": "bnas_larq.data",
+    "planned_costs": "bnas_larq.models.planned",
     "register_operation": "bnas_larq.layers.operations",
+    "solve_budget": "bnas_larq.models.budget",
 }
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, _HOMES)
