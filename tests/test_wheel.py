@@ -103,3 +103,18 @@ print(json.dumps({
     assert Path(found["zoo"]).is_relative_to(installed)
     assert "quickstart" in found["recipes"] and found["code"] == 0
     assert output.startswith(found["recipes"][0])
+
+
+def test_its_published_weights_load(installed, tmp_path):
+    code = """
+from bnas_larq.zoo import BNASD, find_entry
+model = BNASD(input_shape=(32, 32, 3), num_classes=10, weights="cifar10")
+print(model.count_params(), find_entry("cifar10", "bnas-d").folder)
+"""
+    own = {"PYTHONPATH": str(installed), "KERAS_HOME": str(tmp_path), "BNAS_LARQ_ZOO": ""}
+    parameters, folder = run(sys.executable, "-c", code, cwd=tmp_path, **own).split()[-2:]
+    assert Path(folder).is_relative_to(installed)
+    assert (
+        int(parameters)
+        == json.loads((Path(folder) / "entry.json").read_text())["cost"]["parameters"]
+    )
