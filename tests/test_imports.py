@@ -24,8 +24,8 @@ FLOORS = {
     "backend": 1,
     "layers": 2,
     "models": 3,
-    "fitting": 4,
-    **dict.fromkeys(("data", "search", "training", "export", "report"), 5),
+    **dict.fromkeys(("fitting", "data"), 4),
+    **dict.fromkeys(("search", "training", "export", "report"), 5),
     "zoo": 6,
     "cli": 7,
 }
@@ -315,6 +315,7 @@ def test_the_rules_catch(module, source, message):
         ("cli.a", "if TYPE_CHECKING:\n    from bnas_larq.cli.workflow import x"),
         ("cli.workflow", "import numpy\nfrom bnas_larq.models import costs"),
         ("search.a", "from bnas_larq.fitting import resume"),
+        ("training.a", "from bnas_larq.data import splits"),
         ("zoo.a", "model.eval()\nnumpy.load(path, allow_pickle=False)\nyaml.safe_load(text)"),
     ],
 )

@@ -7,7 +7,7 @@ One `Workflow` works in one run folder, stage by stage (see `bnas_larq.cli.stage
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from bnas_larq.cli.console import say
 from bnas_larq.cli.results import write_result
 from bnas_larq.cli.stages import Stages
 from bnas_larq.data import (
+    EVALUATION_BATCH,
     Augmentation,
     ImageDataset,
     Normalization,
@@ -32,21 +33,12 @@ from bnas_larq.layers.quantizers import get_scheme
 from bnas_larq.models.costs import count_costs
 from bnas_larq.models.network import NetworkConfig, build_network
 from bnas_larq.models.stored import StoredNetwork
-from bnas_larq.models.weights import save_weights
 from bnas_larq.recipe import Recipe
 from bnas_larq.report.html import write_report
 from bnas_larq.runs import RunFolder, read_lines, write_json
 from bnas_larq.search import GradientSearch
-from bnas_larq.training import (
-    Evaluation,
-    evaluate_network,
-    fine_tune_network,
-    train_network,
-)
+from bnas_larq.training import Evaluation, evaluate_network, train_stored
 from bnas_larq.zoo.finetune_source import begun_with, source_of, with_new_head
-
-#: Larger evaluation batches gain nothing on a CPU.
-EVALUATION_BATCH = 250
 
 
 class Workflow:
@@ -254,34 +246,15 @@ class Workflow:
             model = build_network(described.genotype, described.config, drop_path=drop_path)
         else:
             model = begun_with(self.source, described, drop_path=drop_path)
-        pipeline = training_pipeline(
-            data.train,
-            batch_size=settings.batch_size,
-            seed=self.recipe.seed,
-            normalization=self.normalization,
-            augmentation=self.augmentation,
-        )
         heads = "" if tuning is None else f"{tuning.head_epochs} epochs of the head, then "
         say(
-            f"train: {heads}{settings.epochs} epochs of {pipeline.steps_per_epoch} steps on "
+            f"train: {heads}{settings.epochs} epochs of {data.train.num_examples:,} images of "
             f"{data.name}, genotype {described.genotype.id}"
         )
-        stage = self.folder / "train"
-        done = len(read_lines(stage / "metrics.jsonl"))
-        fit = train_network if tuning is None else partial(fine_tune_network, finetune=tuning)
-        fit(
-            model,
-            settings,
-            dataset=pipeline.dataset,
-            steps_per_epoch=pipeline.steps_per_epoch,
-            validation_data=None if data.validation is None else self.batches(data.validation),
-            folder=stage,
-            callbacks=self._callbacks("train"),
-        )
-        save_weights(model, self.folder / "weights.h5")
-        last = read_lines(stage / "metrics.jsonl")[-1]
+        done = len(read_lines(self.folder / "train" / "metrics.jsonl"))
+        accuracy = train_stored(described, model, self.recipe, data, self._callbacks("train"))
         return {
-            "validation_accuracy": last.get("val_accuracy"),
+            "validation_accuracy": accuracy,
             "earlier_seconds": self.stages.seconds_of("train", done),
         }
 

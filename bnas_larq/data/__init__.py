@@ -7,6 +7,7 @@ from bnas_larq.data.dataset import ImageDataset
 from bnas_larq.data.examples import Examples, data_errors
 from bnas_larq.data.normalization import Normalization
 from bnas_larq.data.pipelines import (
+    EVALUATION_BATCH,
     EpochPipeline,
     bilevel_pipeline,
     evaluation_dataset,
@@ -15,6 +16,7 @@ from bnas_larq.data.pipelines import (
 from bnas_larq.data.sources import load_dataset, load_described
 
 __all__ = [
+    "EVALUATION_BATCH",
     "Augmentation",
     "EpochPipeline",
     "Examples",

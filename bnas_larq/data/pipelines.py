@@ -95,6 +95,11 @@ def bilevel_pipeline(
     return EpochPipeline(epoch, steps, weights_pipeline.batch_size)
 
 
+#: Larger evaluation batches gain nothing on a CPU, and another size may round differently: every
+#: evaluation of one network uses this one.
+EVALUATION_BATCH = 250
+
+
 def evaluation_dataset(
     examples: Examples, batch_size: int, normalization: Normalization
 ) -> tf.data.Dataset:

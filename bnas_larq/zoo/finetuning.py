@@ -9,20 +9,15 @@ from typing import Any
 
 from bnas_larq.backend import keras, make_deterministic
 from bnas_larq.data import (
-    Augmentation,
     ImageDataset,
-    Normalization,
     data_errors,
-    evaluation_dataset,
     load_described,
-    training_pipeline,
 )
 from bnas_larq.errors import DataError, RunError
 from bnas_larq.models.stored import StoredNetwork
-from bnas_larq.models.weights import save_weights
 from bnas_larq.recipe import FINE_TUNING, AugmentationSettings, Recipe
 from bnas_larq.runs import RunFolder, read_lines
-from bnas_larq.training import fine_tune_network
+from bnas_larq.training import train_stored
 from bnas_larq.zoo.entries import Entry
 from bnas_larq.zoo.finetune_source import (
     begun_with,
@@ -32,9 +27,6 @@ from bnas_larq.zoo.finetune_source import (
     source_of,
     with_new_head,
 )
-
-#: Larger evaluation batches gain nothing on a CPU.
-EVALUATION_BATCH = 250
 
 
 def finetune(
@@ -144,38 +136,14 @@ def _train(
     log = folder / "train" / "metrics.jsonl"
     # What earlier calls trained took its time too.
     start = time.monotonic() - sum(row["seconds"] for row in read_lines(log))
-    normalization = Normalization.from_dict(target.normalization)
     target.save()
     folder.mark_done("search", searched=False, genotype=target.genotype.id, seconds=0.0)
     make_deterministic(recipe.seed)
     model = begun_with(source, target, drop_path=recipe.train.drop_path > 0)
-    pipeline = training_pipeline(
-        data.train,
-        batch_size=recipe.train.batch_size,
-        seed=recipe.seed,
-        normalization=normalization,
-        augmentation=Augmentation(**recipe.data.augmentation.model_dump()),
-    )
-    held_out = data.validation
     with data_errors():
-        fine_tune_network(
-            model,
-            recipe.train,
-            recipe.finetune,
-            pipeline.dataset,
-            pipeline.steps_per_epoch,
-            validation_data=(
-                None
-                if held_out is None
-                else evaluation_dataset(held_out, EVALUATION_BATCH, normalization)
-            ),
-            folder=folder / "train",
-            callbacks=callbacks,
-        )
-    save_weights(model, target.weights)
-    last = read_lines(log)[-1]
+        accuracy = train_stored(target, model, recipe, data, callbacks)
     seconds = round(time.monotonic() - start, 2)
-    folder.mark_done("train", seconds=seconds, validation_accuracy=last.get("val_accuracy"))
+    folder.mark_done("train", seconds=seconds, validation_accuracy=accuracy)
 
 
 def _data_settings(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bnas_larq.data import (
+    EVALUATION_BATCH,
     ImageDataset,
     Normalization,
     data_errors,
@@ -39,8 +40,6 @@ from bnas_larq.zoo.registry import datasets
 from bnas_larq.zoo.storing import check_target, store_entry
 from bnas_larq.zoo.variants import VARIANTS, variant
 
-#: As `bnas-larq evaluate` does it: another batch size may round differently.
-EVALUATION_BATCH = 250
 #: Relative; rounding differs between machines by far less. Finds other images or weights that
 #: happen to give the same accuracy.
 LOSS_TOLERANCE = 1e-3
