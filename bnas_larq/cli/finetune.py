@@ -52,13 +52,7 @@ def command(entry: str, out: Path | None, resume: bool, overwrite: bool, **optio
         overwrite=overwrite,
         tensorboard=tensorboard,
     )
-    workflow.search()
-    workflow.train()
-    workflow.evaluate()
-    if workflow.recipe.export.enabled:
-        workflow.export()
-    workflow.report()
-    click.echo(workflow.folder / "result.json")
+    click.echo(workflow.run())
 
 
 def _overrides(

@@ -21,11 +21,4 @@ def command(**options: Any) -> None:
 
     Killed at any moment, it goes on with --resume and ends with the same network.
     """
-    workflow = start(**options, stages=("search", "train"))
-    workflow.search()
-    workflow.train()
-    workflow.evaluate()
-    if workflow.recipe.export.enabled:
-        workflow.export()
-    workflow.report()
-    click.echo(workflow.folder / "result.json")
+    click.echo(start(**options, stages=("search", "train")).run())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,16 @@ class Workflow:
     def _searches(self) -> bool:
         """Whether the genotype is still to be found."""
         return self.recipe.genotype is None and self.recipe.finetune is None
+
+    def run(self) -> Path:
+        """All stages that are not done yet, then the report; returns the path of result.json."""
+        self.search()
+        self.train()
+        self.evaluate()
+        if self.recipe.export.enabled:
+            self.export()
+        self.report()
+        return self.folder / "result.json"
 
     def search(self) -> None:
         """Search a genotype, or take the one that the recipe or its source names."""

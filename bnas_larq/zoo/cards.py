@@ -139,11 +139,12 @@ def _training(run: FinishedRun) -> str:
         f = recipe.finetune
         lines.append(
             f"Fine-tuned from `{run.began_with[0].name}` with a new head: {f.head_epochs} epochs "
-            f"of the head alone, then everything; rate of binary kernels × {f.binary_multiplier}."
+            f"of the head alone (adam, learning rate {f.head_learning_rate:g}, constant), then "
+            f"everything; rate of binary kernels × {f.binary_multiplier}."
         )
     t = recipe.train
     lines += [
-        f"Training: {len(run.epochs)} epochs, batch {t.batch_size}, {t.optimizer}, learning rate "
+        f"Training: {t.epochs} epochs, batch {t.batch_size}, {t.optimizer}, learning rate "
         f"{t.learning_rate:g} ({t.schedule}), weight decay {t.weight_decay:g}, drop-path "
         f"{t.drop_path:g}, label smoothing {t.label_smoothing:g}, {_time(run.facts['train'])}.",
         f"Seed {recipe.seed}; {_machine(run)}. All settings: [recipe.yaml](recipe.yaml); all "
@@ -229,7 +230,6 @@ def _provenance(facts: Mapping[str, Any], run: FinishedRun) -> Iterable[str]:
 def _repeat(facts: Mapping[str, Any], run: FinishedRun) -> str:
     name = run.recipe.data.name
     data = {"digits": "", "folder": " --data-dir FOLDER"}.get(name, " --data-dir TFDS-DIRECTORY")
-    where = "In this folder: " if run.recipe.finetune is None else ""
     if run.recipe.finetune is not None:
         source = "FOLDER" if name == "folder" else name
         first = run.began_with[0].name
@@ -240,7 +240,7 @@ def _repeat(facts: Mapping[str, Any], run: FinishedRun) -> str:
             "`--set KEY=VALUE`."
         )
     return (
-        f"{where}`bnas-larq run recipe.yaml{data} --out runs/{run.recipe.name}`. The "
+        f"In this folder: `bnas-larq run recipe.yaml{data} --out runs/{run.recipe.name}`. The "
         "same bnas-larq and TensorFlow on the same kind of machine give the same weights."
     )
 
