@@ -53,7 +53,8 @@ def training_pipeline(
     """Shuffled, augmented, normalised batches: (float32 [batch, height, width, 3], int64 [batch]).
 
     The last, smaller batch of an epoch is left out; the shuffle leaves out others in the next
-    epoch.
+    epoch. Batches are read ahead over the end of an epoch, so that examples in memory leave no gap
+    between epochs.
 
     Raises:
         DataError: `batch_size` is below 1 or above the number of examples.
@@ -104,6 +105,9 @@ def evaluation_dataset(
     examples: Examples, batch_size: int, normalization: Normalization
 ) -> tf.data.Dataset:
     """All examples once, in stored order: (float32 [≤ batch, height, width, 3], int64 [≤ batch]).
+
+    Examples in memory are normalised anew in every pass; kept as float32 they would take four times
+    the memory to save what is nothing beside the network's own work.
 
     Raises:
         DataError: `batch_size` is below 1.

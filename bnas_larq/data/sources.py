@@ -33,7 +33,9 @@ def load_dataset(
         seed: of the validation split and of `limit`. The test part never depends on it.
         limit: keep this many examples of the training part, drawn by `seed`, before validation is
             cut off.
-        memory_limit_mb: images are held in memory up to this many megabytes, and streamed beyond.
+        memory_limit_mb: parts are decoded once and held in memory while they fit into this many
+            megabytes together, and are read and decoded in every epoch beyond. While a part is
+            loaded, it is there twice.
 
     Raises:
         DataError: the data cannot be read as labelled images, or an argument is out of its range.

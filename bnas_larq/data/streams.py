@@ -33,6 +33,12 @@ class RecordSource(Protocol):
 class StreamedExamples(Examples):
     """Ranges of a record source, shuffled through a seeded buffer of undecoded images.
 
+    Every image is read and decoded again in every epoch: this is what `memory_limit_mb` of
+    `load_dataset` chooses for a part that it cannot hold. The price is the decoding (and resizing)
+    in the cores that train, a buffer of `SHUFFLE_BUFFER` undecoded images per stream (0.9 GB of
+    ImageNet's files of 110 kB; the two halves of a search hold one each), and a wait at the start
+    of an epoch while the buffer fills, which only batches read ahead can hide.
+
     Labels are unknown before reading. A split cuts ranges, beginning at a seeded place; TFDS has
     shuffled the records when it wrote them, so a range is a fair sample.
 

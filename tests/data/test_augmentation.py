@@ -176,6 +176,65 @@ def test_color_jitter_equals_numpy(images):
             np.testing.assert_allclose(found[row, y, x], np.array(expected) * 255, atol=0.1)
 
 
+def plain_color_jitter(images, draws, strength):
+    """The formulas channel by channel, as `jitter_colors` would be written without regard to cost.
+
+    Batches of earlier versions were made like this; a resumed run must get the same bits.
+    """
+
+    def factor(which):
+        low, high = 1.0 - strength[which], 1.0 + strength[which]
+        return (low + (high - low) * draws[:, which])[:, None, None, None]
+
+    def blend(images, other, share):
+        return tf.clip_by_value(images * share + other * (1.0 - share), 0.0, 255.0)
+
+    def grey(images):
+        return tf.reduce_sum(images * (0.299, 0.587, 0.114), axis=-1, keepdims=True)
+
+    images = tf.clip_by_value(tf.cast(images, tf.float32) * factor(0), 0.0, 255.0)
+    images = blend(images, tf.reduce_mean(grey(images), axis=[1, 2], keepdims=True), factor(1))
+    images = blend(images, grey(images), factor(2))
+    hue, saturation, value = tf.unstack(tf.image.rgb_to_hsv(images / 255.0), axis=-1)
+    turned = tf.math.floormod(hue + (2.0 * draws[:, 3] - 1.0)[:, None, None] * strength[3], 1.0)
+    return tf.image.hsv_to_rgb(tf.stack([turned, saturation, value], axis=-1)) * 255.0
+
+
+@pytest.mark.parametrize("size", [(9, 7), (64, 48)])
+def test_color_jitter_has_the_bits_of_the_plain_formulas(size):
+    generator = np.random.default_rng(3)
+    images = generator.integers(0, 256, (16, *size, 3), np.uint8)
+    images[:3] = np.arange(0, 255, 100)[:3, None, None, None]  # grey and black: no hue
+    draws = tf.constant(generator.random((16, 4)), tf.float32)
+    draws = tf.concat([tf.zeros([1, 4]), draws[1:]], axis=0)
+    strength = (0.4, 0.4, 0.4, 0.5)
+    np.testing.assert_array_equal(
+        module.jitter_colors(tf.constant(images), draws, strength),
+        plain_color_jitter(tf.constant(images), draws, strength),
+    )
+
+
+def test_resized_crops_read_beyond_the_edge_as_a_mirror_does(images):
+    draws = numpy_uniforms(1, 2, INDICES, 27)
+    boxes = module.crop_boxes(tf.constant(draws[:, 7:]), tf.constant(draws[:, :2]), 9, 7)
+    padded = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="SYMMETRIC")
+    top, left, tall, wide = tf.unstack(tf.cast(boxes, tf.float32), axis=1)
+    corners = [(top + 1) / 10, (left + 1) / 8, (top + tall) / 10, (left + wide) / 8]
+    expected = tf.image.crop_and_resize(padded, tf.stack(corners, 1), tf.range(12), (9, 7))
+    np.testing.assert_array_equal(module.resized_crops(tf.constant(images), boxes), expected)
+
+
+@pytest.mark.parametrize("dtype", [tf.uint8, tf.float32])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_flip_mirrors_the_named_images_and_no_others(images, dtype, share):
+    flipped = np.random.default_rng(1).random(12) < share
+    found = module.flip(tf.cast(images, dtype), tf.constant(flipped))
+    assert found.dtype == dtype and found.shape == images.shape
+    np.testing.assert_array_equal(
+        found, np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+    )
+
+
 def test_the_default_changes_nothing(images):
     tensor = tf.constant(images)
     assert Augmentation().is_identity

@@ -71,8 +71,16 @@ def test_the_stream_does_not_depend_on_the_global_seed(digits):
     assert_equal_batches(batches(pipeline(digits.train, augmentation=CROPS).dataset(), 3), first)
 
 
-def test_batches_have_static_shapes_and_types(digits):
-    spec = pipeline(digits.train, augmentation=CROPS).dataset().element_spec
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        CROPS,
+        Augmentation(flip=True),
+        Augmentation(random_resized_crop=True, flip=True, color_jitter=(0.4, 0.4, 0.4, 0.2)),
+    ],
+)
+def test_batches_have_static_shapes_and_types(digits, augmentation):
+    spec = pipeline(digits.train, augmentation=augmentation).dataset().element_spec
     assert spec == (tf.TensorSpec([32, 8, 8, 3], tf.float32), tf.TensorSpec([32], tf.int64))
 
 
@@ -159,6 +167,22 @@ def test_measured_normalization_equals_numpy():
     assert found.std[2] == 1.0  # a channel without variation
     sampled = Normalization.measure(InMemoryExamples(images, np.zeros(700)), sample=600)
     np.testing.assert_allclose(sampled.mean, (images[:600] / 255).mean((0, 1, 2)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(5, 9, 7, 3), (9, 7, 3), (4, 1, 3), (7, 3), (3,)])
+@pytest.mark.parametrize("dtype", [tf.uint8, tf.float32])
+def test_normalization_has_the_bits_of_the_plain_formula(shape, dtype):
+    """Whatever the shape and whether it is known, as it was in earlier versions' batches."""
+    norm = Normalization((0.491, 0.482, 0.447), (0.247, 0.243, 0.262))
+    images = tf.cast(np.random.default_rng(0).integers(0, 256, shape), dtype)
+    std = np.asarray(norm.std, np.float32)
+    scale = np.float32(1) / (np.float32(255) * std)
+    expected = images.numpy().astype(np.float32) * scale - np.asarray(norm.mean, np.float32) / std
+    np.testing.assert_array_equal(norm.apply(images), expected)
+    for known in (tf.TensorSpec([None] * len(shape), dtype), tf.TensorSpec(None, dtype)):
+        np.testing.assert_array_equal(
+            tf.function(norm.apply, input_signature=[known])(images), expected
+        )
 
 
 def test_normalization_goes_through_json():
