@@ -29,6 +29,7 @@ from bnas_larq.data import (
     training_pipeline,
 )
 from bnas_larq.export.exporter import export_network
+from bnas_larq.fitting.precision import recorded_precision
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.quantizers import get_scheme
 from bnas_larq.models.costs import count_costs
@@ -180,7 +181,7 @@ class Workflow:
             genotype.save(self.folder / "genotype.json")
             say(genotype.pretty())
             return {"searched": False, "genotype": genotype.id}
-        settings, data = self.recipe.search, self.data
+        settings, data = self._with_precision("search", self.recipe.search), self.data
         halves = [
             training_pipeline(
                 half,
@@ -225,6 +226,14 @@ class Workflow:
             "earlier_seconds": self.stages.seconds_of("search", done),
         }
 
+    def _with_precision(self, stage: str, settings: Any) -> Any:
+        """The stage's settings with the precision that `auto` took, now or when it began."""
+        asked = settings.mixed_precision
+        choice = recorded_precision(self.folder / stage, asked)
+        if asked != "float32":
+            say(f"{stage}: binary convolutions in {choice.name}, {choice.reason}")
+        return settings.model_copy(update={"mixed_precision": choice.name})
+
     def _search_halves(self) -> list[Any]:
         """Both halves of the search, cut to the recipe's `search.limit`."""
         halves = list(self.data.search_halves(self.recipe.seed))
@@ -262,6 +271,7 @@ class Workflow:
             f"train: {heads}{settings.epochs} epochs of {data.train.num_examples:,} images of "
             f"{data.name}, genotype {described.genotype.id}"
         )
+        self._with_precision("train", settings)
         done = len(read_lines(self.folder / "train" / "metrics.jsonl"))
         accuracy = train_stored(described, model, self.recipe, data, self._callbacks("train"))
         return {

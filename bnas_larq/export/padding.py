@@ -11,13 +11,14 @@ constant of the output's height × width × channels.
 from __future__ import annotations
 
 from bnas_larq.backend import keras, lq, tf
+from bnas_larq.layers.binary import BinaryConv2D
 
 
 def overhangs(layer: keras.layers.Layer) -> bool:
     """Whether it is a zero-padded binary convolution whose dilated kernel is larger than its input
     is high or wide."""
     if (
-        type(layer) is not lq.layers.QuantConv2D
+        type(layer) not in (lq.layers.QuantConv2D, BinaryConv2D)
         or layer.padding != "same"
         or layer.groups != 1
         or layer.input_quantizer is None

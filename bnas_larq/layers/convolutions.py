@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
+from bnas_larq.layers.binary import BinaryConv2D
 from bnas_larq.layers.quantizers import get_scheme
 
 PADDINGS = ("same", "symmetric")
@@ -181,7 +182,8 @@ def convolution(
     check_padding(padding)
     symmetric = padding == "symmetric" and strides > 1 and kernel_size % 2 == 1
     kernel = get_scheme(kernel_scheme) if kernel_scheme else None
-    return (SymmetricQuantConv2D if symmetric else lq.layers.QuantConv2D)(
+    binary = BinaryConv2D if input_scheme and kernel_scheme else lq.layers.QuantConv2D
+    return (SymmetricQuantConv2D if symmetric else binary)(
         filters,
         kernel_size,
         strides=strides,

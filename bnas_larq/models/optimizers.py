@@ -108,13 +108,14 @@ class CoupledSGD(_CoupledDecay, keras.optimizers.SGD):
         self.momentum_schedule = momentum_schedule
         super().__init__(*args, **kwargs)
 
-    def update_step(self, gradient, variable):
+    def apply_gradients(self, grads_and_vars, *args, **kwargs):
         if self.momentum_schedule is None:
-            return super().update_step(gradient, variable)
+            return super().apply_gradients(grads_and_vars, *args, **kwargs)
         constant = self.momentum
+        # Once for all variables: the graph of a schedule is larger than that of an update.
         self.momentum = self.momentum_schedule(self.iterations)
         try:
-            return super().update_step(gradient, variable)
+            return super().apply_gradients(grads_and_vars, *args, **kwargs)
         finally:
             self.momentum = constant
 

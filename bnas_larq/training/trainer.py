@@ -7,7 +7,9 @@ from pathlib import Path
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.fitting.callbacks import Progress
+from bnas_larq.fitting.precision import recorded_precision
 from bnas_larq.fitting.resume import resumable_fit
+from bnas_larq.layers.binary import compute_in
 from bnas_larq.layers.cells import DropPath
 from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.recipe import TrainSettings
@@ -93,7 +95,7 @@ def train_network(
         model: built with drop-path layers if the recipe's `drop_path` is above 0.
         dataset: (image, label) batches from the first one of a given epoch on.
         validation_data: evaluated after each epoch; never the test split.
-        folder: gets metrics.jsonl and checkpoints/.
+        folder: gets metrics.jsonl, checkpoints/ and with `auto` precision.json.
         title: what the lines of progress begin with.
         checkpoints: where else than in `folder` they go.
         first_epoch: how many epochs another stage has trained before; those of `settings` follow.
@@ -108,24 +110,26 @@ def train_network(
         loss=make_loss(settings, model.output_shape[-1]),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
     )
-    resumable_fit(
-        model,
-        dataset,
-        steps_per_epoch=steps_per_epoch,
-        epochs=epochs,
-        checkpoints=checkpoints or Checkpoints(folder / "checkpoints"),
-        log=folder / "metrics.jsonl",
-        optimizers={"optimizer": (model.optimizer, model.trainable_variables)},
-        validation_data=validation_data,
-        first_epoch=first_epoch,
-        callbacks=[
-            DropPathSchedule(settings.drop_path, settings.epochs * steps_per_epoch),
-            Progress(
-                title,
-                epochs,
-                steps_per_epoch,
-                ("loss", "accuracy", "val_loss", "val_accuracy"),
-            ),
-            *callbacks,
-        ],
-    )
+    choice = recorded_precision(folder, settings.mixed_precision)
+    with compute_in(model, choice.name):
+        resumable_fit(
+            model,
+            dataset,
+            steps_per_epoch=steps_per_epoch,
+            epochs=epochs,
+            checkpoints=checkpoints or Checkpoints(folder / "checkpoints"),
+            log=folder / "metrics.jsonl",
+            optimizers={"optimizer": (model.optimizer, model.trainable_variables)},
+            validation_data=validation_data,
+            first_epoch=first_epoch,
+            callbacks=[
+                DropPathSchedule(settings.drop_path, settings.epochs * steps_per_epoch),
+                Progress(
+                    title,
+                    epochs,
+                    steps_per_epoch,
+                    ("loss", "accuracy", "val_loss", "val_accuracy"),
+                ),
+                *callbacks,
+            ],
+        )

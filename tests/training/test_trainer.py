@@ -9,11 +9,12 @@ import pytest
 
 from bnas_larq.backend import keras, make_deterministic, tf
 from bnas_larq.genotype import Genotype
+from bnas_larq.layers.binary import BinaryConv2D
 from bnas_larq.layers.cells import DropPath
 from bnas_larq.models.network import build_network
 from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.recipe import TrainSettings
-from bnas_larq.runs import read_lines
+from bnas_larq.runs import read_lines, write_json
 from bnas_larq.training.schedules import OneCycle, OneCycleMomentum
 from bnas_larq.training.trainer import DropPathSchedule, make_loss, make_optimizer, train_network
 
@@ -138,10 +139,17 @@ class KillAfterFirstEpoch(keras.callbacks.Callback):
             raise Killed
 
 
-def test_training_lowers_the_loss_and_goes_on_after_a_kill_with_the_same_bits(tmp_path):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_lowers_the_loss_and_goes_on_after_a_kill_with_the_same_bits(tmp_path, precision):
     """A binary network with drop-path: masks, momentum and rate all follow the step."""
     make_deterministic(0)
-    settings = TrainSettings(epochs=3, batch_size=BATCH, learning_rate=0.1, drop_path=0.5)
+    settings = TrainSettings(
+        epochs=3,
+        batch_size=BATCH,
+        learning_rate=0.1,
+        drop_path=0.5,
+        mixed_precision=precision,
+    )
 
     def train(model, folder, *callbacks):
         validation = batches(99).take(2)
@@ -178,3 +186,24 @@ def test_training_lowers_the_loss_and_goes_on_after_a_kill_with_the_same_bits(tm
     schedule = OneCycle(0.1, 3 * STEPS)
     expected = [float(schedule(step)) for step in (3, 7, 11)]
     assert [row["lr"] for row in rows] == pytest.approx(expected, rel=1e-6)
+
+
+class ComputesIn(keras.callbacks.Callback):
+    """Notes what the binary convolutions compute in while training."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        layers = [layer for layer in self.model.layers if isinstance(layer, BinaryConv2D)]
+        self.seen = {layer.compute for layer in layers}
+
+
+@pytest.mark.parametrize("recorded", ["float32", "bfloat16"])
+def test_auto_keeps_what_the_run_began_with(tmp_path, recorded):
+    settings = TrainSettings(epochs=1, batch_size=BATCH, mixed_precision="auto")
+    write_json(tmp_path / "precision.json", {"name": recorded, "reason": "measured"})
+    note, model = ComputesIn(), network()
+    train_network(
+        model, settings, batches, STEPS, validation_data=None, folder=tmp_path, callbacks=[note]
+    )
+    assert note.seen == {recorded}
+    note.on_train_batch_end(0)
+    assert note.seen == {"float32"}

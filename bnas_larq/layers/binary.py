@@ -1,0 +1,217 @@
+"""The binary convolution of final networks, and how fast one training step computes it.
+
+Outside training it is larq's layer, with the graph that Larq Compute Engine recognises. While
+training it is the same function in another form: what stands around the convolution costs little
+there, and dilated convolutions are computed as such, instead of as convolutions of sub-images that
+are cut out and put together again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+
+from bnas_larq.backend import keras, lq, register, tf
+from bnas_larq.errors import BnasLarqError, nearest
+from bnas_larq.layers.quantizers import SignScale
+
+#: What the operands ±1 of binary convolutions may be multiplied in; both hold them exactly.
+COMPUTE_TYPES = ("float32", "bfloat16")
+
+#: A power of two: one minus it, plus it, is exactly 1 in float32.
+_EPSILON = 2.0**-10
+
+
+def binary_convolution(
+    inputs: tf.Tensor,
+    kernel: tf.Tensor,
+    *,
+    strides: int = 1,
+    dilation: int = 1,
+    padding: str = "SAME",
+    compute: str = "float32",
+) -> tf.Tensor:
+    """sign(inputs) convolved with a binary kernel, with the straight-through gradient.
+
+    The signs are convolved, and the result is multiplied by the scale: sums of ±1 are exact in
+    float32, so that a sum which is zero in mathematics is zero here, whatever the order of
+    addition, and a ReLU behind it passes no gradient there.
+
+    The input's gradient is that of larq's `SteSign`: passed where |inputs| <= 1.
+
+    Args:
+        inputs: [batch, height, width, in], float32.
+        kernel: [h, w, in, out], ±scale with one scale per output channel, float32.
+        strides, dilation: of height and width; one of them is 1.
+        padding: `"SAME"` (zeros behind the sign) or `"VALID"`.
+        compute: `"bfloat16"` multiplies signs in bfloat16 and adds them up in float32; outputs and
+            gradients are rounded to bfloat16's 8 bits.
+
+    Returns:
+        float32, [batch, height', width', out].
+    """
+    forward, backward = _traced(strides, dilation, padding, compute)
+
+    @tf.custom_gradient
+    def convolve(inputs, kernel):
+        outputs, signs, inside = forward(inputs, kernel)
+
+        def grad(upstream):
+            return backward(upstream, signs, inside, kernel)
+
+        return outputs, grad
+
+    return convolve(inputs, kernel)
+
+
+@functools.cache
+def _traced(strides: int, dilation: int, padding: str, compute: str) -> tuple[Callable, Callable]:
+    """Forward and backward pass. A network of a hundred convolutions has only a few shapes of them:
+    each is traced once, because tracing is slow Python."""
+    low = tf.as_dtype(compute)
+    place = {
+        "strides": [1, strides, strides, 1],
+        "padding": padding,
+        "dilations": [1, dilation, dilation, 1],
+    }
+
+    def forward(inputs, kernel):
+        signs = tf.cast(lq.math.sign(inputs), low)
+        inside = tf.abs(inputs) <= 1.0
+        scale = tf.abs(kernel[0, 0, 0])
+        sums = tf.raw_ops.Conv2D(input=signs, filter=tf.cast(lq.math.sign(kernel), low), **place)
+        return tf.cast(_scaled(sums, scale), tf.float32), signs, inside
+
+    def backward(upstream, signs, inside, kernel):
+        upstream = tf.cast(upstream, low)
+        dinputs = tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(signs), filter=tf.cast(kernel, low), out_backprop=upstream, **place
+        )
+        dkernel = tf.raw_ops.Conv2DBackpropFilter(
+            input=signs, filter_sizes=tf.shape(kernel), out_backprop=upstream, **place
+        )
+        # Several times as fast as tf.where, whose kernel is not vectorised.
+        passed = tf.cast(dinputs, tf.float32) * tf.cast(inside, tf.float32)
+        return passed, tf.cast(dkernel, tf.float32)
+
+    return tf.function(forward, autograph=False), tf.function(backward, autograph=False)
+
+
+def _scaled(sums: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    """sums·scale per channel, as an inference BatchNorm, which TensorFlow's remapper makes part of
+    the convolution, together with a ReLU that follows (with oneDNN; elsewhere it is what it says).
+    """
+    zeros = tf.zeros_like(scale)
+    return tf.raw_ops.FusedBatchNormV3(
+        x=sums,
+        scale=scale,
+        offset=zeros,
+        mean=zeros,
+        variance=tf.fill(tf.shape(scale), 1.0 - _EPSILON),
+        epsilon=_EPSILON,
+        is_training=False,
+    ).y
+
+
+@functools.cache
+def has_dilated_gradients() -> bool:
+    """Whether this TensorFlow has kernels for the gradients of dilated convolutions; on CPUs only
+    oneDNN brings them."""
+    with tf.init_scope():
+        signs, kernel = tf.ones([1, 5, 5, 1]), tf.ones([3, 3, 1, 1])
+        forward, backward = _traced(1, 2, "SAME", "float32")
+        try:
+            outputs, *kept = forward(signs, kernel)
+            backward(outputs, *kept, kernel)
+        except tf.errors.OpError:
+            return False
+    return True
+
+
+@register
+class BinaryConv2D(lq.layers.QuantConv2D):
+    """`QuantConv2D` with a faster training step; same weights, outputs and configuration.
+
+    With other quantizers than `SteSign` and `SignScale`, and with what larq's layer can do besides
+    (bias, groups, activation, padding with ones, channels first), it is larq's layer in every way.
+
+    Attributes:
+        compute: `"float32"` or `"bfloat16"`: what the signs are multiplied in while training, see
+            `binary_convolution`. It belongs to the process and not to the layer: `compute_in` sets
+            it for a while, and no file holds it.
+
+    Input shape: [batch, height, width, channels]. Output shape: [batch, height', width', filters].
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.compute = "float32"
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        if training is not True or not self.is_plain:
+            return super().call(inputs)
+        with lq.context.quantized_scope(True):
+            kernel = tf.convert_to_tensor(self.kernel)
+        return binary_convolution(
+            inputs,
+            kernel,
+            strides=self.strides[0],
+            dilation=self.dilation_rate[0],
+            padding=self.padding.upper(),
+            compute=self.compute,
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether `binary_convolution` computes this layer, on this machine."""
+        sign = self.input_quantizer
+        return (
+            type(sign) is lq.quantizers.SteSign
+            and sign.clip_value == 1.0
+            and type(self.kernel_quantizer) is SignScale
+            and not self.use_bias
+            and self.groups == 1
+            and self.activation is keras.activations.linear
+            and not tf.is_tensor(self.pad_values)
+            and self.pad_values == 0.0
+            and self.data_format == "channels_last"
+            and len(set(self.strides)) == len(set(self.dilation_rate)) == 1
+            and self.compute_dtype == "float32"
+            and (self.dilation_rate[0] == 1 or has_dilated_gradients())
+        )
+
+
+# As in `bnas_larq.layers.convolutions`: .h5 files of nested models leave the namespace out.
+keras.utils.get_custom_objects().update(BinaryConv2D=BinaryConv2D)
+
+
+@contextlib.contextmanager
+def compute_in(model: keras.Model, compute: str) -> Iterator[None]:
+    """While it lasts, `model`'s binary convolutions train in `compute`; afterwards as before.
+
+    Evaluation is float32 all the time. The training function that Keras keeps is made anew on both
+    ends, because its graph holds the type.
+
+    Args:
+        compute: one of `COMPUTE_TYPES`.
+
+    Raises:
+        BnasLarqError: an unknown type.
+    """
+    if compute not in COMPUTE_TYPES:
+        raise BnasLarqError(
+            "Binary convolutions are computed in 'float32' or 'bfloat16'. "
+            f"Received: {compute!r}; {nearest(str(compute), COMPUTE_TYPES)}"
+        )
+    layers = [layer for layer in model.submodules if isinstance(layer, BinaryConv2D)]
+    earlier = [layer.compute for layer in layers]
+    try:
+        for layer in layers:
+            layer.compute = compute
+        model.train_function = None
+        yield
+    finally:
+        for layer, before in zip(layers, earlier, strict=True):
+            layer.compute = before
+        model.train_function = None
