@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,3 +37,13 @@ def full_disk() -> Callable[[int], contextlib.AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
+
+
+@pytest.fixture(scope="session")
+def edge_by_edge() -> Callable:
+    """The reference form of the mixed cell, `tests/reference_cell.py`."""
+    path = Path(__file__).with_name("reference_cell.py")
+    spec = importlib.util.spec_from_file_location("reference_cell", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.edge_by_edge

@@ -1,117 +1,32 @@
 """The mixed cell of the supernet: every candidate on every edge, summed with the mixture weights
 (DARTS' relaxation, arXiv 1806.09055, over the binary candidates of BNAS, arXiv 2002.06963).
 
-The cell is evaluated state by state. What all edges that leave one state have in common is computed
-once: BatchNorm and sign of the state, each pool, and the convolutions of one kind as one
-convolution with edges·C output channels (scale and centring of a binary kernel belong to one output
-channel, so that is the same thing).
+The cell is evaluated state by state, see `bnas_larq.layers.mixed_state`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
+import numpy as np
 
 from bnas_larq.backend import keras, tf
-from bnas_larq.layers.operations import Context, build_operation, chain, sharing_of
+from bnas_larq.errors import BnasLarqError
+from bnas_larq.layers.binary_mixture import BinaryMixer
+from bnas_larq.layers.channel_sampling import PartialChannels
+from bnas_larq.layers.mixed_state import MixedState, flat
+from bnas_larq.layers.mixture import Mixture, SampledPath, as_mixture
+from bnas_larq.layers.operations import Context, build_chain, chain
 from bnas_larq.layers.template import CellPlan, preprocess, shortcut
-from bnas_larq.spaces import ZEROISE, SearchSpace
+from bnas_larq.spaces import SearchSpace
 
 
-@dataclasses.dataclass(frozen=True)
-class _Candidate:
-    """One operation on all edges that leave one state.
-
-    Its column of α, how it is shared, and its chains of layers (one for each edge with sharing
-    `edge`, else a single one).
-    """
-
-    column: int
-    sharing: str
-    chains: list[list[keras.layers.Layer]]
-
-
-def _flat(chains: Iterable[list[keras.layers.Layer]]) -> list[keras.layers.Layer]:
-    """All layers of some chains once, in order.
-
-    Keras' savers (`.keras`, `.weights.h5`) look into a layer's lists, but neither into lists of
-    lists nor into our dataclass: without such a list they would leave weights out, silently.
-    """
-    return list(dict.fromkeys(layer for layers in chains for layer in layers))
-
-
-class MixedState(keras.layers.Layer):
-    """All candidates on all edges that leave one state.
-
-    Args:
-        operations: candidates, in the order of the α columns.
-        rows: the edges' rows of α.
-        plan, state, context: place and settings.
-        fused: evaluate edges together where an operation allows it; otherwise edge by edge (the
-            reference form).
-
-    Call arguments:
-        inputs: the state, [batch, height, width, filters].
-        mixture: [edges of the cell, operations].
-
-    Output: list of one tensor [batch, height/strides, width/strides, filters] for each edge.
-    """
-
-    def __init__(
-        self,
-        operations: tuple[str, ...],
-        rows: list[int],
-        plan: CellPlan,
-        state: int,
-        context: Context,
-        fused: bool,
-        **kwargs,
-    ) -> None:
-        super().__init__(name=f"{plan.name}_state{state}", **kwargs)
-        self.rows = rows
-        self.filters = plan.filters
-        strides = 2 if plan.reduction and state < 2 else 1
-        shared = {} if fused else None
-        self.candidates = []
-        for column, name in enumerate(operations):
-            if name == ZEROISE:
-                # Zeroise adds nothing to a sum, whatever its weight: it needs no layer.
-                continue
-            alone = [
-                context.at(f"{plan.name}_edge{row}_{name}", plan.filters, strides, shared)
-                for row in rows
-            ]
-            sharing = sharing_of(name) if fused else "edge"
-            # Edges whose kernels differ in precision cannot be one convolution.
-            if sharing == "channels" and any(
-                place.keeps_full_precision(f"{place.name}_conv") for place in alone
-            ):
-                sharing = "edge"
-            if sharing == "edge":
-                chains = [build_operation(name, place) for place in alone]
-            else:
-                width = plan.filters * (len(rows) if sharing == "channels" else 1)
-                place = context.at(f"{plan.name}_state{state}_{name}", width, strides, shared)
-                chains = [build_operation(name, place)]
-            self.candidates.append(_Candidate(column, sharing, chains))
-        self._tracked = _flat(layers for entry in self.candidates for layers in entry.chains)
-
-    def call(
-        self, inputs: tf.Tensor, mixture: tf.Tensor, training: bool | None = None
-    ) -> list[tf.Tensor]:
-        edges = len(self.rows)
-        # Each edge's weight once per channel: one gather for all candidates.
-        channelwise = tf.gather(mixture, [row for row in self.rows for _ in range(self.filters)])
-        weights = tf.unstack(channelwise, axis=1)
-        memory: dict = {}
-        terms = []
-        for candidate in self.candidates:
-            outputs = [chain(layers, inputs, training, memory) for layers in candidate.chains]
-            if candidate.sharing == "state":
-                outputs *= edges
-            joined = tf.concat(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
-            terms.append(joined * weights[candidate.column])
-        return tf.split(tf.add_n(terms), edges, axis=-1)
+def check_alive(alive: np.ndarray, shape: tuple[int, int]) -> None:
+    """Raise BnasLarqError unless `alive` has the shape and keeps a candidate on each edge."""
+    if alive.shape != shape or not alive.any(axis=1).all():
+        raise BnasLarqError(
+            f"Pruning keeps at least one of the {shape[1]} operations on each of the "
+            f"{shape[0]} edges. Received: booleans of shape {alive.shape} with "
+            f"{int(alive.sum())} kept. Keep Zeroise to switch an edge off."
+        )
 
 
 class MixedCell(keras.layers.Layer):
@@ -122,16 +37,21 @@ class MixedCell(keras.layers.Layer):
         plan: place and size of the cell.
         stem: the network's stem, which decides on details of the preprocessing.
         context: settings for all operations.
-        fused: evaluate state by state; False evaluates edge by edge, the reference form.
+        mixer: evaluates the binary convolutions; cells that share one are traced faster. None makes
+            one of its own.
+        channel_sampling: which channels pass through the candidates; None for all of them.
 
     Call arguments:
         states: (older, newer): outputs of the two previous cells, [batch, height, width, channels]
             each.
-        mixture: weight of each candidate on each edge, [edges, operations]; rows in the order of
-            `space.edges`.
+        mixture: `Mixture`, `SampledPath`, or a tensor with the weight of each candidate on each
+            edge, [edges, operations]; rows in the order of `space.edges`.
 
     Output: [batch, height, width, nodes·filters], half the newer input's height and width in a
     reduction cell.
+
+    Raises:
+        BnasLarqError: channels that cannot be sampled so.
     """
 
     def __init__(
@@ -140,40 +60,117 @@ class MixedCell(keras.layers.Layer):
         plan: CellPlan,
         stem: str,
         context: Context,
-        fused: bool = True,
+        mixer: BinaryMixer | None = None,
+        channel_sampling: PartialChannels | None = None,
         **kwargs,
     ) -> None:
         super().__init__(name=plan.name, **kwargs)
         self.space = space
         self.plan = plan
-        operations = space.reduce if plan.reduction else space.normal
+        # A proportion of 1 leaves nothing to bypass the candidates.
+        partial = channel_sampling is not None and channel_sampling.proportion > 1
+        self.sampling = channel_sampling if partial else None
+        self.operations = space.reduce if plan.reduction else space.normal
+        mixer = mixer or BinaryMixer()
+        self.mixed_filters = plan.filters
+        if self.sampling is not None:
+            self.mixed_filters = self.sampling.mixed_filters(plan.filters)
         self.preprocess = [preprocess(plan, which, stem, context) for which in (0, 1)]
-        self._tracked = _flat(self.preprocess)
+        self._tracked = flat(self.preprocess)
         self.mixed_states = []
         for state in range(space.nodes + 1):
             rows = [row for row, (_, source) in enumerate(space.edges) if source == state]
-            self.mixed_states.append(MixedState(operations, rows, plan, state, context, fused))
+            place = context.at(plan.name, self.mixed_filters)
+            self.mixed_states.append(MixedState(self.operations, rows, plan, state, place, mixer))
         # The very first cell has no previous cell's output to add.
         self.has_shortcut = space.shortcut and plan.index > 0
         self.shortcut = list(shortcut(plan, space.nodes, context)) if self.has_shortcut else []
 
+    def keep_alive(self, alive: np.ndarray) -> None:
+        """Compute only some candidates from now on.
+
+        Args:
+            alive: booleans [edges, operations].
+
+        Raises:
+            BnasLarqError: another shape, or an edge without any candidate.
+        """
+        check_alive(alive, (len(self.space.edges), len(self.operations)))
+        for mixed in self.mixed_states:
+            mixed.alive = alive[mixed.rows]
+
+    def build(self, input_shape) -> None:
+        shapes = [
+            build_chain(layers, shape)
+            for layers, shape in zip(self.preprocess, input_shape, strict=True)
+        ]
+        if self.has_shortcut:
+            build_chain(self.shortcut, input_shape[1])
+        batch, height, width, _ = tf.TensorShape(shapes[1]).as_list()
+        if self.plan.reduction:
+            height, width = (None if n is None else -(-n // 2) for n in (height, width))
+        self.node_shape = (batch, height, width, self.plan.filters)
+        for state, mixed in enumerate(self.mixed_states):
+            shape = shapes[state] if state < 2 else self.node_shape
+            with tf.name_scope(mixed.name):
+                mixed.build((*tuple(shape)[:-1], self.mixed_filters))
+        super().build(input_shape)
+
+    def compute_output_shape(self, input_shape) -> tf.TensorShape:
+        *_, channels = self.node_shape
+        return tf.TensorShape([*self.node_shape[:-1], self.space.nodes * channels])
+
+    @tf.autograph.experimental.do_not_convert
     def call(
-        self, states: tuple[tf.Tensor, tf.Tensor], mixture: tf.Tensor, training: bool | None = None
+        self,
+        states: tuple[tf.Tensor, tf.Tensor],
+        mixture: Mixture | SampledPath | tf.Tensor,
+        training: bool | None = None,
     ) -> tf.Tensor:
+        mixture = as_mixture(mixture)
         values = [
             chain(layers, x, training) for layers, x in zip(self.preprocess, states, strict=True)
         ]
-        incoming: list[list[tf.Tensor]] = [[] for _ in range(self.space.nodes)]
+        # Sums over the states so far, of all nodes that still receive edges: one after the other
+        # along the channels. What bypasses the candidates adds up beside them.
+        sums: list[tf.Tensor] = []
+        bypasses: list[tf.Tensor] = []
         for state, mixed in enumerate(self.mixed_states):
             if state >= 2:
                 # Node state − 2 reads states 0 … state − 1, which have all been evaluated.
-                values.append(tf.add_n(incoming[state - 2]))
-            for row, term in zip(
-                mixed.rows, mixed(values[state], mixture, training=training), strict=True
-            ):
-                incoming[self.space.edges[row][0]].append(term)
-        values.append(tf.add_n(incoming[-1]))
-        output = tf.concat(values[2:], axis=-1)
+                node, sums, bypasses = self._first_node(sums, bypasses)
+                values.append(node)
+            value = values[state]
+            if self.sampling is not None:
+                value, bypass = self.sampling.split(value, mixed.strides)
+                bypasses.append(self._bypassing(bypass, mixed.rows, mixture))
+            sums += mixed(value, mixture, training=training)
+        values.append(self._first_node(sums, bypasses)[0])
+        output = tf.concat(values[2:], axis=-1) if len(values) > 3 else values[2]
         if self.has_shortcut:
             output += chain(self.shortcut, states[1], training)
         return output
+
+    def _first_node(self, sums, bypasses):
+        """The first node of the sums, and the sums of the others."""
+        node, rest = _cut(tf.add_n(sums), self.mixed_filters)
+        if self.sampling is None:
+            return node, rest, []
+        bypass, bypasses = _cut(tf.add_n(bypasses), self.plan.filters - self.mixed_filters)
+        return self.sampling.join(node, bypass), rest, bypasses
+
+    def _bypassing(self, bypass: tf.Tensor, rows: list[int], mixture) -> tf.Tensor:
+        """The bypassing channels for each edge, one after the other along the channels."""
+        if mixture.edge_weights is None:
+            return tf.tile(bypass, [1, 1, 1, len(rows)])
+        factors = tf.unstack(tf.gather(mixture.edge_weights, rows))
+        return tf.concat([bypass * factor for factor in factors], axis=-1)
+
+
+def _cut(values: tf.Tensor, channels: int) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """The first channels, and a list of the others (empty when there are none)."""
+    width = values.shape[-1]
+    if width == channels:
+        return values, []
+    first, rest = tf.split(values, [channels, width - channels], axis=-1)
+    return first, [rest]

@@ -19,6 +19,7 @@ from fnmatch import fnmatchcase
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers import convolutions
+from bnas_larq.layers.batch_norm import PlainBatchNormalization
 from bnas_larq.layers.quantizers import get_scheme
 from bnas_larq.spaces import ZEROISE, check_operation, declare_operation
 
@@ -67,9 +68,11 @@ class Context:
 
     def batch_norm(self, affine: bool | None = None) -> keras.layers.BatchNormalization:
         """BatchNorm, by default with scale and offset in final networks only."""
-        return convolutions.batch_norm(
-            f"{self.name}_bn", not self.supernet if affine is None else affine
-        )
+        affine = not self.supernet if affine is None else affine
+        name = f"{self.name}_bn"
+        if self.supernet and not affine:
+            return PlainBatchNormalization(name=name, **convolutions.BATCH_NORM)
+        return convolutions.batch_norm(name, affine)
 
     def common(self, key: str, make: Callable[[], keras.layers.Layer]) -> keras.layers.Layer:
         """The layer called `key` of this state, made once where candidates share, else anew."""
@@ -229,6 +232,23 @@ def chain(
             memory[key] = (inputs, outputs)
         inputs = outputs
     return inputs
+
+
+def build_chain(layers: Sequence[keras.layers.Layer], shape) -> tf.TensorShape:
+    """Make the weights of layers that stand one after the other, without computing anything.
+
+    Args:
+        shape: of the first one's input.
+
+    Returns:
+        The shape of the last one's output.
+    """
+    for layer in layers:
+        if not layer.built:
+            with tf.init_scope(), keras.backend.name_scope(layer.name):
+                layer.build(shape)
+        shape = layer.compute_output_shape(shape)
+    return tf.TensorShape(shape)
 
 
 @register_operation(ZEROISE, "Zeroise: outputs zeros", sharing="state")

@@ -17,6 +17,7 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.models.diversity import AnnealedEntropy
 from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.models.supernet import SuperNet
+from bnas_larq.precision import choose_precision
 from bnas_larq.recipe import SearchSettings
 from bnas_larq.runs import Checkpoints, append_line, read_lines
 from bnas_larq.spaces import ZEROISE, SearchSpace
@@ -56,6 +57,7 @@ class GradientSearch:
             cells=settings.cells,
             channels=settings.channels,
             scheme=settings.scheme,
+            mixed_precision=choose_precision(settings.mixed_precision).name,
             input_shape=input_shape,
         )
 

@@ -1,19 +1,25 @@
 """The mixed cell: evaluated state by state it must be the sum over edges of DARTS' definition.
 
-Many sums of ±a are zero in mathematics and about 1e-9 in floating point, where the order of
-addition then decides whether ReLU passes a gradient. One wide convolution and several narrow ones
-add in different orders, so gradients are compared with scales rounded to a power of two: all sums
-of ±2^k are exact, in any order.
+The cell convolves ±1 and multiplies by the scale. In the reference form the scale is inside, as the
+papers write it: there many sums of ±a are zero in mathematics and about 1e-9 in floating point,
+where rounding decides whether ReLU passes a gradient. Gradients are therefore compared with scales
+rounded to a power of two (all sums of ±2^k are exact), and with the papers' scale outside.
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from bnas_larq.backend import keras, lq, tf
+from bnas_larq.backend import lq, tf
+from bnas_larq.errors import BnasLarqError
+from bnas_larq.layers.binary_mixture import BinaryMixer
+from bnas_larq.layers.channel_sampling import PartialChannels
 from bnas_larq.layers.mixed import MixedCell
-from bnas_larq.layers.operations import Context, chain
+from bnas_larq.layers.mixture import Mixture, SampledPath
+from bnas_larq.layers.operations import Context, chain, register_operation
 from bnas_larq.layers.quantizers import CenterClip, Scheme, SignScale, register_scheme
 from bnas_larq.layers.template import CellPlan
 from bnas_larq.spaces import SearchSpace
@@ -58,60 +64,44 @@ def inputs_of(plan: CellPlan) -> tuple[tf.Tensor, tf.Tensor]:
     return older, tf.random.stateless_normal([3, 8, 8, 4 * plan.filters], [0, 2])
 
 
-def mixture_of(seed: int) -> tf.Tensor:
-    return tf.nn.softmax(tf.random.stateless_normal([EDGES, OPERATIONS], [seed, 3]))
+def mixture_of(seed: int, space: SearchSpace = SPACE) -> tf.Tensor:
+    shape = [len(space.edges), len(space.normal)]
+    return tf.nn.softmax(tf.random.stateless_normal(shape, [seed, 3]))
 
 
-def make(plan: CellPlan, fused: bool, scheme: str = "test-exact", **settings) -> MixedCell:
+def make(plan: CellPlan, scheme: str = "test-exact", space=SPACE, dtype="float32", **settings):
+    sampling = settings.pop("channel_sampling", None)
     context = Context("", plan.filters, supernet=True, scheme=scheme, **settings)
-    cell = MixedCell(SPACE, plan, "cifar", context, fused)
-    cell(inputs_of(plan), mixture_of(0))
+    cell = MixedCell(space, plan, "cifar", context, BinaryMixer(dtype), sampling)
+    cell(inputs_of(plan), mixture_of(0, space))
     return cell
 
 
-def convolution_of(layers: list[keras.layers.Layer]) -> lq.layers.QuantConv2D:
-    (conv,) = (layer for layer in layers if isinstance(layer, lq.layers.QuantConv2D))
-    return conv
-
-
-def convolutions_of(cell: MixedCell):
-    """(state, column, convolutions of that candidate's chains)"""
-    for state, mixed in enumerate(cell.mixed_states):
-        for candidate in mixed.candidates:
-            if SPACE.normal[candidate.column].startswith("bin"):
-                yield state, candidate.column, [convolution_of(c) for c in candidate.chains]
-
-
-def joined(kernels) -> np.ndarray:
-    """The kernels of one candidate's edges as the fused convolution holds them."""
-    return np.concatenate([np.asarray(kernel) for kernel in kernels], axis=-1)
-
-
-def copy_weights(fused: MixedCell, single: MixedCell) -> None:
-    pairs = zip(convolutions_of(fused), convolutions_of(single), strict=True)
-    for (state, column, wide), (other_state, other_column, narrow) in pairs:
-        assert (state, column) == (other_state, other_column)
-        kernels = [conv.get_weights()[0] for conv in wide]
-        if len(wide) == 1:
-            kernels = np.split(kernels[0], len(narrow), axis=-1)
-        for conv, kernel in zip(narrow, kernels, strict=True):
-            conv.set_weights([kernel])
-    for one, other in zip(fused.preprocess, single.preprocess, strict=True):
-        convolution_of(other).set_weights(convolution_of(one).get_weights())
-    for one, other in zip(fused.shortcut, single.shortcut, strict=True):
-        other.set_weights(one.get_weights())
-
-
-def run(cell: MixedCell, plan: CellPlan, alphas: tf.Tensor, training: bool = True):
-    """Outputs, gradient of α, and gradients of the candidates' kernels by (state, column)."""
-    kernels = {key[:2]: [c.kernel for c in key[2]] for key in convolutions_of(cell)}
+def run(compute, plan: CellPlan, alphas: tf.Tensor, variables=()):
+    """Outputs of `compute(states, mixture weights)`, gradients of α and of the kernels."""
     with tf.GradientTape() as tape:
         tape.watch(alphas)
-        outputs = cell(inputs_of(plan), tf.nn.softmax(alphas), training=training)
+        outputs = compute(inputs_of(plan), tf.nn.softmax(alphas))
         # Any uneven weighting, so that every output counts differently.
         loss = tf.reduce_sum(outputs * tf.random.stateless_normal(tf.shape(outputs), [5, 6]))
-    gradient, received = tape.gradient(loss, (alphas, kernels))
-    return outputs.numpy(), gradient.numpy(), {k: joined(v) for k, v in received.items()}
+    gradient, received = tape.gradient(loss, (alphas, list(variables)))
+    return outputs.numpy(), gradient.numpy(), [np.asarray(g) for g in received]
+
+
+def alphas_of(space: SearchSpace, seed: int = 7) -> tf.Tensor:
+    return tf.random.stateless_normal([len(space.edges), len(space.normal)], [seed, 8])
+
+
+def compare(cell: MixedCell, plan: CellPlan, reference, mixture=Mixture, **settings) -> None:
+    """Outputs and all gradients of the cell against the reference form's."""
+    alphas, variables = alphas_of(cell.space), cell.trainable_variables
+    ours = run(lambda x, w: cell(x, mixture(w), training=True), plan, alphas, variables)
+    theirs = run(lambda x, w: reference(cell, x, w, **settings), plan, alphas, variables)
+    assert_close(ours[0], theirs[0])
+    assert_close(ours[1], theirs[1])
+    for variable, one, other in zip(variables, ours[2], theirs[2], strict=True):
+        assert np.any(other), variable.name
+        assert_close(one, other)
 
 
 def assert_close(one: np.ndarray, other: np.ndarray) -> None:
@@ -119,99 +109,279 @@ def assert_close(one: np.ndarray, other: np.ndarray) -> None:
     assert np.abs(one - other).max() <= 1e-5 * np.abs(other).max()
 
 
+def positive(weights: tf.Tensor) -> Mixture:
+    return Mixture(weights, positive=True)
+
+
 # Paddings differ in strided layers only, and a normal cell has none.
 @pytest.mark.parametrize(
-    ("kind", "padding"),
-    [(k, "same") for k in PLANS] + [("reduce", "symmetric"), ("after reduce", "symmetric")],
+    ("kind", "padding", "mixture"),
+    [
+        ("normal", "same", positive),
+        ("reduce", "same", positive),
+        ("after reduce", "same", Mixture),
+        ("reduce", "symmetric", Mixture),
+        ("after reduce", "symmetric", positive),
+    ],
 )
-def test_fused_cell_equals_edge_by_edge(kind, padding):
-    plan = PLANS[kind]
-    fused, single = (make(plan, form, padding=padding) for form in (True, False))
-    copy_weights(fused, single)
-    alphas = tf.random.stateless_normal([EDGES, OPERATIONS], [7, 8])
-    outputs, gradient, received = run(fused, plan, alphas)
-    outputs_single, gradient_single, received_single = run(single, plan, alphas)
-    assert_close(outputs, outputs_single)
-    assert_close(gradient, gradient_single)
-    assert received.keys() == received_single.keys() and len(received) == 5 * 4
-    for key, kernel_gradient in received_single.items():
-        assert np.any(kernel_gradient), key
-        assert_close(received[key], kernel_gradient)
-    # Both have collected the same moving statistics, so inference agrees too.
-    assert_close(run(fused, plan, alphas, False)[0], run(single, plan, alphas, False)[0])
+def test_state_by_state_equals_edge_by_edge(kind, padding, mixture, edge_by_edge):
+    """With scales that make sums exact: the papers' kernels ±scale inside the convolution."""
+    cell = make(PLANS[kind], padding=padding)
+    compare(cell, PLANS[kind], edge_by_edge, mixture)
 
 
 @pytest.mark.parametrize("kind", PLANS)
-def test_outputs_of_both_forms_agree_with_the_papers_scale(kind):
-    plan = PLANS[kind]
-    fused, single = (make(plan, form, "sign-scale") for form in (True, False))
-    copy_weights(fused, single)
+def test_the_papers_scale_with_exact_sums(kind, edge_by_edge):
+    cell = make(PLANS[kind], "sign-scale")
+    compare(cell, PLANS[kind], edge_by_edge, positive, scale_inside=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheme"), [("normal", "sign-scale"), ("reduce", "sign-scale-plain")]
+)
+def test_outputs_with_the_scale_inside_agree(kind, scheme, edge_by_edge):
+    cell = make(PLANS[kind], scheme)
+    inputs, weights = inputs_of(PLANS[kind]), mixture_of(1)
     for training in (True, False):
-        one, other = (cell(inputs_of(plan), mixture_of(1), training) for cell in (fused, single))
-        assert_close(one.numpy(), other.numpy())
+        outputs = cell(inputs, Mixture(weights, positive=True), training=training)
+        assert_close(outputs.numpy(), edge_by_edge(cell, inputs, weights, training).numpy())
 
 
-def test_full_precision_candidates_are_not_fused():
-    plan = PLANS["normal"]
-    cells = [
-        make(plan, form, full_precision=("cell1_edge2_bin_conv_5x5_conv",))
-        for form in (True, False)
-    ]
-    for cell in cells:
-        # Edge 2 is (node 1, state 0).
-        precise = {
-            (state, column): [conv.kernel_quantizer is None for conv in convs]
-            for state, column, convs in convolutions_of(cell)
-        }
-        assert precise.pop((0, 4)) == [False, True, False, False]
-        assert not any(any(entries) for entries in precise.values())
-    copy_weights(*cells)
-    alphas = tf.random.stateless_normal([EDGES, OPERATIONS], [9, 10])
-    one, other = (run(cell, plan, alphas) for cell in cells)
-    assert_close(one[0], other[0])
-    assert_close(one[1], other[1])
+def without_relu(context: Context):
+    return [*context.binary_input(), *context.binary_conv(3)]
 
 
-@pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("kind", PLANS)
-def test_one_hot_mixture_is_that_single_path(kind, fused):
+def with_two_convolutions(context: Context):
+    second = context.at(f"{context.name}_second", context.filters)
+    first = [*context.binary_input(), *context.binary_conv(3)]
+    return [*first, *second.binary_input(), *second.binary_conv(3), second.relu()]
+
+
+@pytest.fixture
+def spaces():
+    """Spaces of other kinds: fewer nodes, no pools, users' operations."""
+    register_operation("test_no_relu", "no ReLU", sharing="channels")(without_relu)
+    register_operation("test_two", "two convolutions")(with_two_convolutions)
+    return {
+        "one node": SearchSpace("one", SPACE.normal, SPACE.reduce, nodes=1),
+        "no pools": SPACE.without_operations(["max_pool_3x3", "avg_pool_3x3"]),
+        "only pools": SPACE.without_operations([n for n in SPACE.normal if n.startswith("bin")]),
+        "no shortcut": SearchSpace("plain", SPACE.normal, SPACE.reduce, shortcut=False),
+        "own operations": SearchSpace(
+            "two", ("none", "max_pool_3x3"), ("none", "max_pool_3x3")
+        ).with_operations("test_no_relu", "test_two"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("one node", "reduce"),
+        ("no pools", "normal"),
+        ("only pools", "reduce"),
+        ("no shortcut", "normal"),
+        ("own operations", "normal"),
+        ("own operations", "reduce"),
+    ],
+)
+def test_other_spaces(name, kind, spaces, edge_by_edge):
     plan = PLANS[kind]
-    single = make(plan, False)
-    cell = single
-    if fused:
-        cell = make(plan, True)
-        copy_weights(cell, single)
-    chosen = np.random.default_rng(11).integers(0, OPERATIONS, EDGES)
+    compare(make(plan, space=spaces[name]), plan, edge_by_edge, positive)
+
+
+def test_full_precision_candidates_are_not_fused(edge_by_edge):
+    plan = PLANS["normal"]
+    cell = make(plan, full_precision=("cell1_edge2_bin_conv_5x5_conv",))
+    # Edge 2 is (node 1, state 0).
+    (candidate,) = (c for c in cell.mixed_states[0].candidates if c.column == 4)
+    kernels = [layers[-2].kernel_quantizer is None for layers in candidate.chains]
+    assert kernels == [False, True, False, False]
+    compare(cell, plan, edge_by_edge, positive)
+
+
+def one_hot(seed: int = 11) -> tuple[np.ndarray, tf.Tensor]:
+    chosen = np.random.default_rng(seed).integers(0, OPERATIONS, EDGES)
     chosen[:2] = (0, 3)  # Zeroise takes part
-    one_hot = tf.one_hot(chosen, OPERATIONS)
+    return chosen, tf.one_hot(chosen, OPERATIONS)
+
+
+@pytest.mark.parametrize("kind", ["reduce"])
+def test_a_hard_mixture_is_its_path_and_passes_every_candidates_gradient(kind, edge_by_edge):
+    plan = PLANS[kind]
+    cell = make(plan)
+    _, hard = one_hot()
+
+    def straight_through(weights):
+        return hard + weights - tf.stop_gradient(weights)
+
+    alphas = alphas_of(SPACE)
+    ours = run(lambda x, w: cell(x, straight_through(w), training=True), plan, alphas)
+    theirs = run(lambda x, w: edge_by_edge(cell, x, straight_through(w)), plan, alphas)
+    assert_close(ours[0], theirs[0])
+    assert_close(ours[1], theirs[1])
+    assert np.count_nonzero(ours[1]) > EDGES
+
+
+@pytest.mark.parametrize("kind", ["reduce"])
+def test_a_sampled_path_is_the_one_hot_mixture(kind, edge_by_edge):
+    plan = PLANS[kind]
+    cell = make(plan, "sign-scale")
+    chosen, hard = one_hot()
+    weights = tf.random.stateless_uniform([EDGES, OPERATIONS], [3, 4], 0.5, 1.5)
+    path = SampledPath(tf.constant(chosen, tf.int32), weights)
+    received = []
+    for compute in (
+        tf.function(lambda: cell(inputs_of(plan), path, training=True)),
+        lambda: edge_by_edge(cell, inputs_of(plan), hard * weights, scale_inside=False),
+    ):
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            outputs = compute()
+        gradients = tape.gradient(outputs, [weights, *cell.trainable_variables])
+        received.append([np.asarray(value) for value in (outputs, *gradients)])
+    for mine, reference in zip(*received, strict=True):
+        assert_close(mine, reference)
+
+
+def test_only_the_sampled_path_is_computed():
+    """The convolutions stand in the branches of a switch, of which one is executed."""
+    cell = make(PLANS["normal"])
+
+    @tf.function
+    def compute(chosen):
+        return cell(inputs_of(PLANS["normal"]), SampledPath(chosen), training=True)
+
+    graph = compute.get_concrete_function(tf.TensorSpec([EDGES], tf.int32)).graph
+    types = [operation.type for operation in graph.get_operations()]
+    assert types.count("Case") + types.count("StatelessCase") == EDGES
+    assert types.count("Conv2D") == 2  # both of the preprocessing
+
+
+@pytest.mark.parametrize("kind", ["normal", "reduce"])
+def test_pruned_candidates_are_neither_added_nor_computed(kind, edge_by_edge):
+    plan = PLANS[kind]
+    cell = make(plan)
+    alive = np.random.default_rng(5).random([EDGES, OPERATIONS]) < 0.4
+    alive[:, 0] = True
+    alive[[row for row, (_, state) in enumerate(SPACE.edges) if state == 2], 1:] = False
+    cell.keep_alive(alive)
+    alphas = alphas_of(SPACE)
+    variables = cell.trainable_variables
+    mask = tf.constant(alive, tf.float32)
+    ours = run(lambda x, w: cell(x, positive(w), training=True), plan, alphas, variables)
+    theirs = run(lambda x, w: edge_by_edge(cell, x, w * mask), plan, alphas, variables)
+    assert_close(ours[0], theirs[0])
+    assert_close(ours[1], theirs[1])
+    for one, other in zip(ours[2], theirs[2], strict=True):
+        # What nobody computes has no gradient; in the reference one of zeros.
+        assert_close(np.zeros_like(other) if one.dtype == object else one, other)
+
+    function = tf.function(lambda x: cell(x, positive(mixture_of(1)), training=False))
+    graph = function.get_concrete_function(inputs_of(plan)).graph
+    filters = 0
+    for inner in (graph, *(graph._get_function(n).graph for n in graph._functions)):
+        for operation in inner.get_operations():
+            if operation.type == "Conv2D" and operation.inputs[1].shape[0] in (3, 5):
+                filters += operation.inputs[1].shape[-1]
+    preprocessing = plan.filters if plan.after_reduction else 0
+    assert filters <= alive[:, 3:].sum() * plan.filters + preprocessing
+
+
+@pytest.mark.parametrize("alive", [np.ones([2, 2], bool), np.zeros([EDGES, OPERATIONS], bool)])
+def test_pruning_keeps_one_candidate_on_each_edge(alive):
+    with pytest.raises(BnasLarqError, match="keeps at least one"):
+        make(PLANS["normal"]).keep_alive(alive)
+
+
+@pytest.mark.parametrize("kind", ["normal", "reduce"])
+def test_partial_channels_mix_a_part_and_shuffle_in_the_rest(kind):
+    filters, part = 8, 2
+    plan = dataclasses.replace(PLANS[kind], filters=filters)
+    cell = make(plan, channel_sampling=PartialChannels(filters // part))
+    shapes = {tuple(w.shape) for w in cell.trainable_weights if w.shape[0] == 5}
+    assert {shape[2] for shape in shapes} == {part}
+    edge_weights = tf.random.stateless_uniform([EDGES], [1, 9])
     older, newer = inputs_of(plan)
+    weights = mixture_of(3)
+    outputs = cell((older, newer), Mixture(weights, edge_weights=edge_weights), training=False)
 
-    def path(row: int, value: tf.Tensor) -> tf.Tensor | float:
-        state = SPACE.edges[row][1]
-        mixed = single.mixed_states[state]
-        for candidate in mixed.candidates:
-            if candidate.column == chosen[row]:
-                return chain(candidate.chains[mixed.rows.index(row)], value, False)
-        assert SPACE.normal[chosen[row]] == "none"
-        return 0.0
-
-    states = [
-        chain(layers, x, False) for layers, x in zip(single.preprocess, (older, newer), strict=True)
+    values = [
+        chain(layers, x, False) for layers, x in zip(cell.preprocess, (older, newer), strict=True)
     ]
-    for node in range(4):
-        rows = [row for row, (owner, _) in enumerate(SPACE.edges) if owner == node]
-        states.append(sum(path(row, states[SPACE.edges[row][1]]) for row in rows))
-    by_hand = tf.concat(states[2:], -1) + chain(single.shortcut, newer, False)
-    outputs = cell((older, newer), one_hot, training=False)
-    side = 4 if plan.reduction else 8
-    assert outputs.shape == (3, side, side, 4 * plan.filters)
+    for node in range(SPACE.nodes):
+        total = 0.0
+        for row, (owner, state) in enumerate(SPACE.edges):
+            if owner != node:
+                continue
+            mixed = cell.mixed_states[state]
+            value = values[state]
+            bypass = value[..., part:]
+            if mixed.strides == 2:
+                bypass = tf.nn.max_pool2d(bypass, 2, 2, "SAME")
+            alone = cell_edge(cell, row, value[..., :part], weights)
+            total += edge_weights[row] * tf.concat([alone, bypass], -1)
+        groups = tf.stack(tf.split(total, filters // part, axis=-1), axis=-1)
+        values.append(tf.reshape(groups, total.shape))
+    by_hand = tf.concat(values[2:], -1) + chain(cell.shortcut, newer, False)
     assert_close(outputs.numpy(), by_hand.numpy())
+
+
+def cell_edge(cell: MixedCell, row: int, value: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """One edge of the mixed channels, out of the state's evaluation."""
+    mixed = cell.mixed_states[cell.space.edges[row][1]]
+    place = mixed.rows.index(row)
+    terms = mixed(value, Mixture(weights), training=False)
+    return tf.split(tf.add_n(terms), len(mixed.rows), axis=-1)[place]
+
+
+def test_all_channels_are_no_sampling():
+    plan = PLANS["normal"]
+    cells = [make(plan, channel_sampling=sampling) for sampling in (None, PartialChannels(1))]
+    cells[1].set_weights(cells[0].get_weights())
+    one, other = (cell(inputs_of(plan), mixture_of(2), training=False) for cell in cells)
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("proportion", [0, 3, 8])
+def test_impossible_proportions_are_refused(proportion):
+    with pytest.raises(BnasLarqError, match="Partial channels"):
+        make(
+            dataclasses.replace(PLANS["normal"], filters=8),
+            channel_sampling=PartialChannels(proportion),
+        )
+
+
+def test_bfloat16_keeps_weights_statistics_and_outputs_float32(edge_by_edge):
+    plan = PLANS["reduce"]
+    cell = make(plan, "sign-scale", dtype="bfloat16")
+    alphas, variables = alphas_of(SPACE), cell.trainable_variables
+    ours = run(lambda x, w: cell(x, positive(w), training=True), plan, alphas, variables)
+    theirs = run(lambda x, w: edge_by_edge(cell, x, w, scale_inside=False), plan, alphas, variables)
+    assert ours[0].dtype == np.float32
+    assert {w.dtype for w in cell.weights} == {tf.float32}
+    # 8 bits of mantissa: each value is within 2^-9, and sums of them a little more.
+    assert np.abs(ours[0] - theirs[0]).max() < 0.02 * np.abs(theirs[0]).max()
+    for one, other in zip([ours[1], *ours[2]], [theirs[1], *theirs[2]], strict=True):
+        cosine = np.sum(one * other) / np.linalg.norm(one) / np.linalg.norm(other)
+        assert cosine > 0.99
+
+
+def test_like_states_share_one_traced_function():
+    mixer = BinaryMixer()
+    plans = [CellPlan(index, 2, False, False) for index in (1, 2)]
+    context = Context("", 2, supernet=True)
+    cells = [MixedCell(SPACE, plan, "cifar", context, mixer) for plan in plans]
+    states = tuple(tf.random.stateless_normal([2, 4, 4, 8], [0, n]) for n in (1, 2))
+    for cell in cells:
+        states = states[1], cell(states, positive(mixture_of(1)), training=True)
+    # One for 4, 3, 2 and 1 edges each, and for their kernels of 3×3 and 5×5.
+    assert len(mixer._functions) == 4 + 4 * 2
 
 
 def test_every_edge_reads_its_own_row_of_the_mixture():
     """One changed entry of α changes its node and later ones only."""
     plan = PLANS["normal"]
-    cell = make(plan, True)
+    cell = make(plan)
     mixture = mixture_of(12).numpy()
     before = cell(inputs_of(plan), tf.constant(mixture), training=False).numpy()
     for row, (node, _) in enumerate(SPACE.edges):
@@ -226,7 +396,7 @@ def test_every_edge_reads_its_own_row_of_the_mixture():
 
 
 def test_the_first_cell_has_no_shortcut():
-    first = make(CellPlan(0, 2, False, False), True)
+    first = make(CellPlan(0, 2, False, False))
     assert not first.has_shortcut
     without = SearchSpace("plain", SPACE.normal, SPACE.reduce, shortcut=False)
     cell = MixedCell(without, PLANS["reduce"], "cifar", Context("", 4, supernet=True))
@@ -234,7 +404,7 @@ def test_the_first_cell_has_no_shortcut():
 
 
 def test_zeroise_has_no_weights_and_all_layers_are_found():
-    cell = make(PLANS["normal"], True)
+    cell = make(PLANS["normal"])
     # 2 preprocessing convolutions, and on each of 5 states one for each of 4 kinds.
     assert len(cell.trainable_weights) == 2 + 5 * 4
     # A BatchNorm each: 2 of the preprocessing, and on each state 1 common one and 2 behind pools.

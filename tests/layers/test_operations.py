@@ -184,8 +184,7 @@ def user_operation(place: Context):
     ]
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_a_users_operation_joins_space_supernet_and_network(registry, fused):
+def test_a_users_operation_joins_space_supernet_and_network(registry):
     register_operation("two_convs")(user_operation)
     assert spaces._OPERATIONS["two_convs"] == "Two binary 3x3 convolutions, one behind the other."
     assert sharing_of("two_convs") == "edge"  # right for every operation
@@ -194,7 +193,7 @@ def test_a_users_operation_joins_space_supernet_and_network(registry, fused):
         "own", ("none", "bin_conv_3x3"), ("none", "bin_conv_3x3"), nodes=2
     ).with_operations("two_convs")
     assert space.normal[-1] == space.reduce[-1] == "two_convs"
-    supernet = SuperNet(space, 3, cells=3, channels=2, fused=fused, input_shape=(8, 8, 3))
+    supernet = SuperNet(space, 3, cells=3, channels=2, input_shape=(8, 8, 3))
     x = tf.random.stateless_normal([2, 8, 8, 3], [0, 0])
     with tf.GradientTape() as tape:
         outputs = supernet(x, training=True)
@@ -207,7 +206,7 @@ def test_a_users_operation_joins_space_supernet_and_network(registry, fused):
         firsts = {id(layers[0]) for layers in chains}
         seconds = {id(layers[3]) for layers in chains}
         assert len(seconds) == len(chains) and not firsts & seconds
-        assert len(firsts) == (1 if fused else len(chains))
+        assert len(firsts) == 1
 
     prefer = np.zeros([5, 3])
     prefer[:, 2] = 5.0

@@ -3,8 +3,9 @@
 About every tenth sum in front of a ReLU is zero in mathematics (an even number of ±a), and about
 1e-9 in floating point, where the last bits of a and the order of addition decide whether ReLU
 passes the gradient. Gradients of two programs therefore agree closely only if they round alike: the
-strict test computes centring and scale in PyTorch's order of summation and BatchNorm in plain
-float32. The formulas are the same, and nothing else of the product is replaced.
+strict test computes centring and scale in PyTorch's order of summation, BatchNorm in plain float32,
+and the cells in the reference form with the scale inside (`tests/reference_cell.py`). The product
+convolves ±1 and multiplies by the scale afterwards: there these sums are 0, and pass nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras, lq, tf
+from bnas_larq.layers.mixed import MixedCell
 from bnas_larq.layers.quantizers import CenterClip, Scheme, register_scheme
 from bnas_larq.models.supernet import SuperNet
 from bnas_larq.spaces import SearchSpace
@@ -88,13 +90,21 @@ def test_what_was_binary_there_is_binary_here(authors, plain):
     assert sum(edges.values()) == 4 * 14 * 4  # cells, edges, kinds
 
 
-def test_logits_and_gradients_of_alpha_equal_the_authors_program(authors):
+def test_logits_and_gradients_of_alpha_equal_the_authors_program(
+    authors, edge_by_edge, monkeypatch
+):
+    """In the reference form, whose scales are inside the convolution as in the authors' program."""
     register_scheme("test-pytorch", Scheme(lq.quantizers.SteSign, PyTorchSignScale, CenterClip))
     file = authors("open_supernet")
     net = authors_supernet(file, "test-pytorch")
     for layer in net.submodules:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.fused = False
+
+    def reference(cell, states, mixture, training=None):
+        return edge_by_edge(cell, states, mixture.weights, training)
+
+    monkeypatch.setattr(MixedCell, "call", reference)
     logits, loss, gradients = run(net, file)
     np.testing.assert_allclose(logits, file["logits_train"], atol=1e-4)
     assert loss == pytest.approx(float(file["loss"]), rel=1e-5)

@@ -1,0 +1,451 @@
+"""Binary convolutions of a mixed cell, each with its scale, ReLU and mixture weight, at full speed.
+
+A binary kernel is its signs times one scale per output channel. Here the signs are convolved, and
+the scale multiplies the result: sums of ±1 are exact in float32, so that a sum that is zero in
+mathematics is zero here, whatever the order of addition, and ReLU's gradient there is 0. (With the
+scale inside the sum such zeros become ±1e-9, and every tenth ReLU follows the rounding.)
+
+What costs little next to a convolution is arranged so that it costs nothing:
+
+- Scale and ReLU are written as an inference BatchNorm and a ReLU, which TensorFlow's remapper
+  makes part of the convolution (oneDNN; elsewhere they are what they say).
+- Positive mixture weights are multiplied into that scale: ReLU is positively homogeneous.
+- The backward pass masks the upstream gradient with the output's sign and leaves scale and
+  weight to the kernel of the transposed convolution and to the small kernel gradient. The
+  gradient of a mixture weight is a sum over positions of upstream gradient times output, with no
+  need of a kernel gradient.
+- Of the backward pass, TensorFlow drops what nobody asks for: kernel gradients while α moves, α's
+  while the kernels do.
+- What a state computes is traced once for each set of shapes, not once for each cell and half of
+  the step: tracing is slow Python (`BinaryMixer`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from bnas_larq.backend import keras, lq, tf
+from bnas_larq.layers.convolutions import SymmetricQuantConv2D
+
+#: Exact in float32, like one minus it: the inference BatchNorm must divide by exactly 1.
+_EPSILON = 2.0**-10
+
+
+@dataclasses.dataclass(frozen=True)
+class BinaryConvolution:
+    """A layer of the supernet that this module can evaluate.
+
+    Attributes:
+        layer: convolution with a 1-bit kernel quantizer and nothing else, built.
+        relu: whether ReLU follows.
+    """
+
+    layer: lq.layers.QuantConv2D
+    relu: bool
+
+    @property
+    def settings(self) -> tuple:
+        """Everything but the kernel that the outputs depend on."""
+        layer = self.layer
+        return type(layer), layer.strides, layer.dilation_rate, layer.padding, self.relu
+
+    @classmethod
+    def of(cls, layers: Sequence[keras.layers.Layer]) -> tuple[int, BinaryConvolution] | None:
+        """(number of layers before it, the convolution) if `layers` end in one, else None.
+
+        The end is a convolution of the kind above, with or without a plain ReLU behind it.
+        """
+        relu = bool(layers) and _is_plain_relu(layers[-1])
+        place = len(layers) - 1 - relu
+        if place < 0 or not _is_binary_convolution(layers[place]):
+            return None
+        return place, cls(layers[place], relu)
+
+
+def _is_plain_relu(layer: keras.layers.Layer) -> bool:
+    return (
+        type(layer) is keras.layers.ReLU
+        and layer.max_value is None
+        and not layer.negative_slope
+        and not layer.threshold
+    )
+
+
+def _is_binary_convolution(layer: keras.layers.Layer) -> bool:
+    return (
+        type(layer) in (lq.layers.QuantConv2D, SymmetricQuantConv2D)
+        and getattr(layer.kernel_quantizer, "precision", None) == 1
+        and layer.input_quantizer is None
+        and not layer.use_bias
+        and layer.groups == 1
+        and layer.activation is keras.activations.linear
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class BinaryKernel:
+    """A binary kernel and its parts.
+
+    Attributes:
+        value: ±scale, [h, w, in, out]; gradients go through it.
+        signs: ±1, the same shape.
+        scale: one value from 0 up for each output channel, [out].
+    """
+
+    value: tf.Tensor
+    signs: tf.Tensor
+    scale: tf.Tensor
+
+    @classmethod
+    def of(cls, value: tf.Tensor) -> BinaryKernel:
+        """The parts of a quantised kernel whose output channels hold one magnitude each."""
+        return cls(value, *(tf.stop_gradient(part) for part in _signs_and_scale(value)))
+
+    def of_edges(self, live: Sequence[int], edges: int) -> BinaryKernel:
+        """The output channels of some edges."""
+        parts = (_picked(part, live, edges) for part in (self.value, self.signs, self.scale))
+        return BinaryKernel(*parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One candidate of a state, in a call of `mix`.
+
+    Attributes:
+        source: which of the call's inputs it reads.
+        column: its column of the weights.
+        live: the edges it is computed for, their rows of the weights, ascending.
+        convolution: what is applied to the input; None passes the input itself to every edge.
+    """
+
+    source: int
+    column: int
+    live: tuple[int, ...]
+    convolution: BinaryConvolution | None = None
+
+
+class BinaryMixer:
+    """How a supernet convolves: the type, the functions its cells share, kernels quantised once.
+
+    Args:
+        dtype: what is convolved in: `float32`, or `bfloat16`, in which ±1 is exact.
+    """
+
+    def __init__(self, dtype: str = "float32") -> None:
+        self.dtype = tf.as_dtype(dtype)
+        self._functions: dict = {}
+        self._shared: dict[int, BinaryKernel] = {}
+
+    def traced(self, key: Hashable, make: Callable[[], Callable]) -> Callable:
+        """The traced function called `key`, made by the first who asks.
+
+        Whoever gives the same key must mean the same function of arguments of the same shapes
+        (TensorFlow would trace a function anew for other shapes, but warns that it does).
+        """
+        if key not in self._functions:
+            function = tf.function(make(), autograph=False)
+            # TensorFlow counts by the line of code, and would take these for one function that is
+            # traced again and again.
+            function._omit_frequent_tracing_warning = True
+            self._functions[key] = function
+        return self._functions[key]
+
+    def kernel_of(self, convolution: BinaryConvolution) -> BinaryKernel:
+        """The layer's binary kernel, anew or the one of `shared_kernels`."""
+        layer = convolution.layer
+        shared = self._shared.get(id(layer))
+        if shared is not None:
+            return shared
+        latent, quantizer = tf.convert_to_tensor(layer.kernel), layer.kernel_quantizer
+        if quantizer.weights:
+            # Its own variables must not hide from tapes behind a traced function.
+            return BinaryKernel.of(quantizer(latent))
+        key = (settings_of(quantizer), latent.shape)
+        quantise = self.traced(key, lambda: _quantisation(quantizer))
+        return BinaryKernel(*quantise(latent))
+
+    @contextlib.contextmanager
+    def shared_kernels(self, convolutions: Iterable[BinaryConvolution]) -> Iterator[None]:
+        """Quantise kernels once for all evaluations inside the context.
+
+        The quantizers run here: a tape that shall see them must record now.
+        """
+        self._shared = {id(entry.layer): self.kernel_of(entry) for entry in convolutions}
+        try:
+            yield
+        finally:
+            self._shared = {}
+
+
+def settings_of(thing: keras.layers.Layer) -> tuple:
+    """Type and arguments of a layer or quantizer, without names: its own and those of its parts."""
+    config = _without_names(thing.get_config())
+    return type(thing), json.dumps(config, sort_keys=True, default=str)
+
+
+def _without_names(config):
+    if isinstance(config, dict):
+        return {key: _without_names(value) for key, value in config.items() if key != "name"}
+    if isinstance(config, list | tuple):
+        return [_without_names(value) for value in config]
+    return config
+
+
+def mix(
+    inputs: Sequence[tf.Tensor],
+    entries: Sequence[Entry],
+    kernels: Sequence[BinaryKernel],
+    weights: tf.Tensor,
+    positive: bool,
+    dtype: tf.DType,
+) -> list[tf.Tensor]:
+    """Weighted outputs of some candidates that leave one state.
+
+    Args:
+        inputs: what the candidates read, [batch, height, width, channels]: ±1 for convolutions.
+        entries: the candidates.
+        kernels: the convolutions' binary kernels, in the entries' order; their output channels are
+            those of the live edges.
+        weights: mixture weights [edges, operations].
+        positive: whether all weights of the entries are above 0.
+        dtype: what is convolved in.
+
+    Returns:
+        float32 tensors [batch, height', width', edges·channels], whose sum is what the candidates
+        add to each edge, one after the other along the channels.
+    """
+    evaluation = _Evaluation(tuple(entries), weights.shape[0], positive, dtype)
+    reads, count = len(inputs), len(kernels)
+
+    # Also what receives no gradient is an argument: TensorFlow then knows what to keep.
+    @tf.custom_gradient
+    def evaluate(weights, *arguments):
+        xs, rest = arguments[:reads], arguments[reads:]
+        values, signs, scales = rest[:count], rest[count : 2 * count], rest[2 * count :]
+        terms, kept = evaluation.forward(xs, signs, scales, weights)
+
+        def grad(*upstream):
+            # All terms are added up, so that they all receive the same gradient.
+            gradients = evaluation.backward(upstream[0], xs, values, scales, weights, kept)
+            dweights, dxs, dvalues = gradients
+            return [dweights, *dxs, *dvalues, *[None] * (2 * count)]
+
+        return terms, grad
+
+    parts = [getattr(k, part) for part in ("value", "signs", "scale") for k in kernels]
+    return evaluate(weights, *inputs, *parts)
+
+
+def _quantisation(quantizer) -> Callable:
+    """Function of a latent kernel: the binary kernel, its signs and its scale."""
+
+    def quantise(latent):
+        kernel = BinaryKernel.of(quantizer(latent))
+        return kernel.value, kernel.signs, kernel.scale
+
+    return quantise
+
+
+def _signs_and_scale(value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """±1 like `value`, and the magnitude of each output channel."""
+    return tf.where(value >= 0, 1.0, -1.0), tf.reduce_max(tf.abs(value), axis=[0, 1, 2])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluation:
+    """The two functions that are traced, for the settings of one call."""
+
+    entries: tuple[Entry, ...]
+    edges: int
+    positive: bool
+    dtype: tf.DType
+
+    @property
+    def convolutions(self) -> list[Entry]:
+        return [entry for entry in self.entries if entry.convolution is not None]
+
+    @property
+    def pools(self) -> list[Entry]:
+        return [entry for entry in self.entries if entry.convolution is None]
+
+    def forward(self, inputs, signs, scales, weights):
+        """(terms of the sum, the convolutions' outputs, which the backward pass needs)"""
+        inputs = [tf.cast(x, self.dtype) for x in inputs]
+        factors = self._factors(weights, scales)
+        terms, kept = [], []
+        for entry, sign, scale, factor in zip(
+            self.convolutions, signs, scales, factors, strict=True
+        ):
+            convolution = entry.convolution
+            sums = _convolve(convolution.layer, inputs[entry.source], tf.cast(sign, self.dtype))
+            inside = scale * factor if self.positive else scale
+            output = _scaled(sums, inside, convolution.relu)
+            kept.append(output)
+            term = output if self.positive else output * tf.cast(factor, self.dtype)
+            terms.append(_placed(term, entry.live, self.edges))
+        if self.pools:
+            terms.append(self._pooled(inputs, weights))
+        if self.dtype != tf.float32 and terms:
+            terms = [tf.cast(tf.add_n(terms), tf.float32)]
+        return terms, kept
+
+    def backward(self, upstream, inputs, kernels, scales, weights, kept):
+        """Gradients of weights, inputs and kernels."""
+        inputs = [tf.cast(x, self.dtype) for x in inputs]
+        upstream = tf.cast(upstream, self.dtype)
+        dinputs: list[list[tf.Tensor]] = [[] for _ in inputs]
+        dkernels, dfactors = [], []
+        factors = self._factors(weights, scales)
+        for entry, kernel, factor, output in zip(
+            self.convolutions, kernels, factors, kept, strict=True
+        ):
+            masked = gradient = _picked(upstream, entry.live, self.edges)
+            if entry.convolution.relu:
+                masked = tf.raw_ops.ReluGrad(gradients=gradient, features=output)
+            source, scaled = inputs[entry.source], tf.cast(kernel * factor, self.dtype)
+            # The convolution's output is not used, only its two gradients, so it is not computed.
+            with tf.GradientTape() as tape:
+                tape.watch((source, scaled))
+                sums = _convolve(entry.convolution.layer, source, scaled)
+            dinput, dscaled = tape.gradient(sums, (source, scaled), masked)
+            dinputs[entry.source].append(dinput)
+            dkernels.append(tf.cast(dscaled, kernel.dtype) * factor)
+            total = _sum_of_products(gradient, output)
+            # A softmax may underflow to 0, where its own gradient is 0 too.
+            dfactors.append(tf.math.divide_no_nan(total, factor) if self.positive else total)
+        dweights = self._weight_gradients(dfactors, weights)
+        if self.pools:
+            with tf.GradientTape() as tape:
+                sources = [inputs[entry.source] for entry in self.pools]
+                tape.watch((sources, weights))
+                pooled = self._pooled(inputs, weights)
+            dsources, dweight = tape.gradient(pooled, (sources, weights), upstream)
+            dweights += dweight
+            for entry, dsource in zip(self.pools, dsources, strict=True):
+                dinputs[entry.source].append(dsource)
+        return dweights, [tf.cast(_sum(terms), tf.float32) for terms in dinputs], dkernels
+
+    def _factors(self, weights: tf.Tensor, scales: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """For each convolution the weight of each of its output channels."""
+        if not scales:
+            return []
+        channels = scales[0].shape[0] // len(self.convolutions[0].live)
+        columns = tf.unstack(spread(weights, channels), axis=1)
+        return [
+            _picked(columns[entry.column], entry.live, self.edges) for entry in self.convolutions
+        ]
+
+    def _weight_gradients(self, dfactors: Sequence[tf.Tensor], weights: tf.Tensor) -> tf.Tensor:
+        """Gradients of the output channels' weights as those of the weights [edges, operations]."""
+        columns = [tf.zeros([self.edges])] * weights.shape[1]
+        for entry, dfactor in zip(self.convolutions, dfactors, strict=True):
+            every = _placed(dfactor, entry.live, self.edges)
+            columns[entry.column] = tf.reduce_sum(tf.reshape(every, [self.edges, -1]), axis=1)
+        return tf.stack(columns, axis=1)
+
+    def _pooled(self, inputs, weights) -> tf.Tensor:
+        """Σ over inputs that pass to all edges, as one 1×1 convolution to edges·C channels.
+
+        Its kernel is the weights times the identity: each channel goes to each edge's place.
+        """
+        values = tf.concat([inputs[entry.source] for entry in self.pools], axis=-1)
+        channels = values.shape[-1] // len(self.pools)
+        mask = np.zeros((len(self.pools), self.edges), np.float32)
+        for row, entry in zip(mask, self.pools, strict=True):
+            row[list(entry.live)] = 1.0
+        columns = tf.unstack(weights, axis=1)
+        columns = tf.stack([columns[entry.column] for entry in self.pools]) * mask
+        kernel = columns[:, None, :, None] * np.eye(channels, dtype=np.float32)[None, :, None, :]
+        kernel = tf.reshape(kernel, [1, 1, values.shape[-1], self.edges * channels])
+        return tf.nn.conv2d(values, tf.cast(kernel, self.dtype), 1, "VALID")
+
+
+def _sum(terms: Sequence[tf.Tensor]) -> tf.Tensor:
+    return tf.add_n(terms) if len(terms) > 1 else terms[0]
+
+
+def _placed(values: tf.Tensor, live: Sequence[int], edges: int) -> tf.Tensor:
+    """Outputs of the live edges, with zeros at the places of the others."""
+    if len(live) == edges:
+        return values
+    parts = dict(zip(live, tf.split(values, len(live), axis=-1), strict=True))
+    nothing = tf.zeros_like(parts[live[0]])
+    return tf.concat([parts.get(edge, nothing) for edge in range(edges)], axis=-1)
+
+
+def _picked(values: tf.Tensor, live: Sequence[int], edges: int) -> tf.Tensor:
+    """The channels of the live edges: the transpose of `_placed`."""
+    if len(live) == edges:
+        return values
+    parts = tf.split(values, edges, axis=-1)
+    return tf.concat([parts[edge] for edge in live], axis=-1)
+
+
+def _convolve(layer: lq.layers.QuantConv2D, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """The layer's convolution with another kernel."""
+    padding = layer.padding.upper()
+    if isinstance(layer, SymmetricQuantConv2D):
+        rows, columns = layer._paddings(inputs.shape[1:3])
+        inputs = tf.pad(inputs, [[0, 0], rows, columns, [0, 0]])
+    return tf.nn.conv2d(
+        inputs, kernel, strides=layer.strides, padding=padding, dilations=layer.dilation_rate
+    )
+
+
+def _scaled(sums: tf.Tensor, factor: tf.Tensor, relu: bool) -> tf.Tensor:
+    """sums · factor per channel, and ReLU, in a form that becomes part of the convolution."""
+    zeros = tf.zeros(factor.shape)
+    scaled = tf.raw_ops.FusedBatchNormV3(
+        x=sums,
+        scale=factor,
+        offset=zeros,
+        mean=zeros,
+        variance=tf.fill(factor.shape, 1.0 - _EPSILON),
+        epsilon=_EPSILON,
+        is_training=False,
+    ).y
+    return tf.nn.relu(scaled) if relu else scaled
+
+
+def spread(values: tf.Tensor, times: int) -> tf.Tensor:
+    """Each row [edges, …] for all channels of its edge, [edges·times, …].
+
+    As `tf.repeat`, which makes a graph of 30 nodes out of it.
+    """
+    shape = values.shape[1:]
+    tiled = tf.tile(tf.expand_dims(values, 1), [1, times, *[1] * len(shape)])
+    return tf.reshape(tiled, [-1, *shape])
+
+
+def weighted(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """values [batch, height, width, channels] · weights [channels]."""
+
+    @tf.custom_gradient
+    def multiply(values, weights):
+        def grad(upstream):
+            dvalues = upstream * tf.cast(weights, upstream.dtype)
+            return dvalues, _sum_of_products(upstream, values)
+
+        return values * tf.cast(weights, values.dtype), grad
+
+    return multiply(values, weights)
+
+
+def _sum_of_products(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+    """Σ one·other over batch and positions, [channels]: the filter gradient of a 1×1 depthwise
+    convolution, which reads both once.
+    """
+    channels = one.shape[-1]
+    total = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+        input=other,
+        filter_sizes=[1, 1, channels, 1],
+        out_backprop=one,
+        strides=[1, 1, 1, 1],
+        padding="VALID",
+    )
+    return tf.cast(tf.reshape(total, [channels]), tf.float32)

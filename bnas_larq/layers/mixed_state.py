@@ -1,0 +1,338 @@
+"""All candidates on all edges that leave one state of a mixed cell.
+
+What the edges have in common is computed once: BatchNorm and sign of the state, each pool, and the
+convolutions of one kind as one convolution with edges·C output channels (scale and centring of a
+binary kernel belong to one output channel, so that is the same thing).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from bnas_larq.backend import keras, tf
+from bnas_larq.layers.batch_norm import PlainBatchNormalization
+from bnas_larq.layers.binary_mixture import (
+    BinaryConvolution,
+    BinaryKernel,
+    BinaryMixer,
+    Entry,
+    mix,
+    settings_of,
+    spread,
+    weighted,
+)
+from bnas_larq.layers.mixture import Mixture, SampledPath
+from bnas_larq.layers.operations import Context, build_chain, build_operation, chain, sharing_of
+from bnas_larq.layers.template import CellPlan
+from bnas_larq.spaces import ZEROISE
+
+
+@dataclasses.dataclass
+class _Candidate:
+    """One operation on all edges that leave one state.
+
+    Attributes:
+        name: for messages and layers' names.
+        column: its column of α.
+        sharing: how it is shared, see `bnas_larq.layers.operations.SHARINGS`.
+        chains: its layers, one chain for each edge with sharing `edge`, else a single one.
+        prefix, convolution: how many layers stand before the binary convolution that ends its
+            chain; None for candidates of another kind.
+    """
+
+    name: str
+    column: int
+    sharing: str
+    chains: list[list[keras.layers.Layer]]
+    prefix: int = 0
+    convolution: BinaryConvolution | None = None
+
+
+def flat(chains: Iterable[list[keras.layers.Layer]]) -> list[keras.layers.Layer]:
+    """All layers of some chains once, in order.
+
+    Keras' savers (`.keras`, `.weights.h5`) look into a layer's lists, but neither into lists of
+    lists nor into our dataclass: without such a list they would leave weights out, silently.
+    """
+    return list(dict.fromkeys(layer for layers in chains for layer in layers))
+
+
+def shared_part(candidate: _Candidate) -> list[keras.layers.Layer] | None:
+    """The layers in front of a candidate's binary convolution, or all of a pool's.
+
+    None unless `mix` can evaluate it, and unless the layers are BatchNorm without scale and offset
+    or have no weights, so that those of one state can stand for those of another.
+    """
+    if candidate.convolution is not None:
+        layers = candidate.chains[0][: candidate.prefix]
+    elif candidate.sharing == "state":
+        layers = candidate.chains[0]
+    else:
+        return None
+    return layers if all(_normalises(layer) or not layer.weights for layer in layers) else None
+
+
+def _normalises(layer: keras.layers.Layer) -> bool:
+    return type(layer) is PlainBatchNormalization
+
+
+def _apply(layer, inputs, moving, training) -> tf.Tensor:
+    """A layer's output; the statistics of BatchNorm are those given, not the layer's own."""
+    if _normalises(layer):
+        return layer.normalise(inputs, *moving[layer], training)
+    return layer(inputs)
+
+
+class MixedState(keras.layers.Layer):
+    """All candidates on all edges that leave one state.
+
+    Args:
+        operations: candidates, in the order of the α columns.
+        rows: the edges' rows of α.
+        plan, state, context: place and settings; `context.filters` are the channels of the state
+            and of each edge's output.
+        mixer: evaluates the binary convolutions.
+
+    Attributes:
+        alive: booleans [edges of this state, operations]: the candidates that are computed; others
+            add nothing, whatever their weight. A traced function does not see a later change.
+
+    Call arguments:
+        inputs: the state, [batch, height, width, filters].
+        mixture: for all edges of the cell.
+
+    Output: list of tensors [batch, height/strides, width/strides, edges·filters], float32, whose
+    sum holds the edges' outputs, one after the other.
+    """
+
+    def __init__(
+        self,
+        operations: tuple[str, ...],
+        rows: list[int],
+        plan: CellPlan,
+        state: int,
+        context: Context,
+        mixer: BinaryMixer,
+        **kwargs,
+    ) -> None:
+        super().__init__(name=f"{plan.name}_state{state}", **kwargs)
+        self.rows = rows
+        self.filters = context.filters
+        self.strides = 2 if plan.reduction and state < 2 else 1
+        self.alive = np.ones((len(rows), len(operations)), bool)
+        self._mixer = mixer
+        shared: dict = {}
+        self.candidates = []
+        for column, name in enumerate(operations):
+            if name == ZEROISE:
+                # Zeroise adds nothing to a sum, whatever its weight: it needs no layer.
+                continue
+            alone = [
+                context.at(f"{plan.name}_edge{row}_{name}", self.filters, self.strides, shared)
+                for row in rows
+            ]
+            sharing = sharing_of(name)
+            # Edges whose kernels differ in precision cannot be one convolution.
+            if sharing == "channels" and any(
+                place.keeps_full_precision(f"{place.name}_conv") for place in alone
+            ):
+                sharing = "edge"
+            if sharing == "edge":
+                chains = [build_operation(name, place) for place in alone]
+            else:
+                width = self.filters * (len(rows) if sharing == "channels" else 1)
+                place = context.at(f"{plan.name}_state{state}_{name}", width, self.strides, shared)
+                chains = [build_operation(name, place)]
+            candidate = _Candidate(name, column, sharing, chains)
+            found = BinaryConvolution.of(chains[0]) if sharing == "channels" else None
+            if found is not None:
+                candidate.prefix, candidate.convolution = found
+            self.candidates.append(candidate)
+        self._tracked = flat(layers for entry in self.candidates for layers in entry.chains)
+
+    def build(self, input_shape) -> None:
+        for candidate in self.candidates:
+            for layers in candidate.chains:
+                build_chain(layers, input_shape)
+        super().build(input_shape)
+
+    @tf.autograph.experimental.do_not_convert
+    def call(
+        self,
+        inputs: tf.Tensor,
+        mixture: Mixture | SampledPath,
+        training: bool | None = None,
+    ) -> list[tf.Tensor]:
+        if isinstance(mixture, SampledPath):
+            return [self._sampled(inputs, mixture, training)]
+        weights = tf.gather(mixture.weights, self.rows)
+        if mixture.edge_weights is not None:
+            weights *= tf.gather(mixture.edge_weights, self.rows)[:, None]
+        return self._mixed(inputs, weights, mixture.positive, training)
+
+    # -- all candidates ----------------------------------------------------------------------------
+
+    def _mixed(self, inputs, weights, positive, training) -> list[tf.Tensor]:
+        memory: dict = {}
+        parts, terms = [], []
+        for candidate in self.candidates:
+            live = tuple(np.flatnonzero(self.alive[:, candidate.column]).tolist())
+            if not live:
+                continue
+            prefix = shared_part(candidate)
+            if prefix is None:
+                terms.append(self._other(candidate, live, inputs, weights, training, memory))
+            else:
+                parts.append((candidate, live, prefix))
+        if parts:
+            terms += self._shared(parts, inputs, weights, positive, bool(training))
+        return terms or [self._zeros(inputs, len(self.rows))]
+
+    def _shared(self, parts, inputs, weights, positive, training) -> list[tf.Tensor]:
+        """The candidates that `mix` can evaluate, in a function that all like states share."""
+        norms = list(dict.fromkeys(x for *_, prefix in parts for x in prefix if _normalises(x)))
+        kernels = [
+            self._kernel(candidate, live)
+            for candidate, live, _ in parts
+            if candidate.convolution is not None
+        ]
+        mixer, edges = self._mixer, len(self.rows)
+
+        def make() -> Callable:
+            def evaluate(inputs, weights, kernels, statistics):
+                moving = dict(zip(norms, statistics, strict=True))
+                memory: dict = {}
+                reads: list[tf.Tensor] = []
+                entries = []
+                for candidate, live, prefix in parts:
+                    read = inputs
+                    for layer in prefix:
+                        # Equal prefixes of the candidates are the same layers: once is enough.
+                        place = (id(layer), id(read))
+                        if place not in memory:
+                            memory[place] = read, _apply(layer, read, moving, training)
+                        read = memory[place][1]
+                    if not any(read is known for known in reads):
+                        reads.append(read)
+                    source = next(i for i, known in enumerate(reads) if known is read)
+                    entries.append(Entry(source, candidate.column, live, candidate.convolution))
+                binary = [BinaryKernel(*kernel) for kernel in kernels]
+                return mix(reads, entries, binary, weights, positive, mixer.dtype)
+
+            return evaluate
+
+        order = {layer: number for number, layer in enumerate(norms)}
+        key = (
+            inputs.shape,
+            inputs.dtype,
+            edges,
+            positive,
+            training,
+            tuple(
+                (
+                    candidate.column,
+                    live,
+                    candidate.convolution and candidate.convolution.settings,
+                    tuple(order.get(layer, settings_of(layer)) for layer in prefix),
+                )
+                for candidate, live, prefix in parts
+            ),
+        )
+        return mixer.traced(key, make)(
+            inputs,
+            weights,
+            [(kernel.value, kernel.signs, kernel.scale) for kernel in kernels],
+            [(norm.moving_mean, norm.moving_variance) for norm in norms],
+        )
+
+    def _kernel(self, candidate: _Candidate, live: Sequence[int]) -> BinaryKernel:
+        """A candidate's kernel for some edges."""
+        return self._mixer.kernel_of(candidate.convolution).of_edges(live, len(self.rows))
+
+    def convolutions(self) -> list[BinaryConvolution]:
+        """The binary convolutions whose kernels are used, for `BinaryMixer.shared_kernels`."""
+        return [
+            candidate.convolution
+            for candidate in self.candidates
+            if candidate.convolution is not None and self.alive[:, candidate.column].any()
+        ]
+
+    def _other(self, candidate, live, inputs, weights, training, memory) -> tf.Tensor:
+        """Candidates that only their own layers know how to compute."""
+        column = weights[:, candidate.column]
+        column *= tf.constant(self.alive[:, candidate.column], column.dtype)
+        if candidate.sharing == "channels":
+            outputs = chain(candidate.chains[0], inputs, training, memory)
+        else:
+            # An edge without its candidate still needs something at its place.
+            edges = [
+                (
+                    chain(candidate.chains[edge], inputs, training, memory)
+                    if edge in live
+                    else self._zeros(inputs, 1)
+                )
+                for edge in range(len(self.rows))
+            ]
+            outputs = tf.concat(edges, axis=-1)
+        return weighted(outputs, spread(column, self.filters))
+
+    # -- one candidate on each edge ----------------------------------------------------------------
+
+    def _sampled(self, inputs, path: SampledPath, training) -> tf.Tensor:
+        """Only the chosen candidate of each edge.
+
+        BatchNorm and sign of the state are common, and kernels are quantised in any case: both cost
+        little next to a convolution.
+        """
+        memory: dict = {}
+        reads = {
+            candidate.column: chain(
+                candidate.chains[0][: candidate.prefix], inputs, training, memory
+            )
+            for candidate in self.candidates
+            if candidate.convolution is not None
+        }
+        outputs = []
+        for edge, row in enumerate(self.rows):
+            chosen = path.chosen[row]
+            branches = [lambda: self._zeros(inputs, 1)] * self.alive.shape[1]
+            for candidate in self.candidates:
+                branches[candidate.column] = self._branch(candidate, edge, inputs, training, reads)
+            output = tf.switch_case(chosen, branches)
+            if path.weights is not None:
+                weight = path.weights[row, chosen]
+                output = weighted(output, tf.fill([self.filters], weight))
+            outputs.append(output)
+        output = tf.concat(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
+        if path.edge_weights is not None:
+            factors = tf.gather(path.edge_weights, self.rows)
+            output = weighted(output, spread(factors, self.filters))
+        return output
+
+    def _branch(self, candidate: _Candidate, edge: int, inputs, training, reads):
+        """Function without arguments: the candidate's output on one edge."""
+        if candidate.convolution is not None:
+            entry = Entry(0, 0, (0,), candidate.convolution)
+            kernel, read = self._kernel(candidate, [edge]), reads[candidate.column]
+
+            def convolve() -> tf.Tensor:
+                # Tensors of the branch's own graph: the gradient of a switch knows no others.
+                parts = (kernel.value, kernel.signs, kernel.scale)
+                own = BinaryKernel(*(tf.identity(part) for part in parts))
+                weights, dtype = tf.ones([1, 1]), self._mixer.dtype
+                return mix([tf.identity(read)], [entry], [own], weights, True, dtype)[0]
+
+            return convolve
+        if candidate.sharing == "channels":
+            layers, edges = candidate.chains[0], len(self.rows)
+            return lambda: tf.split(chain(layers, inputs, training), edges, axis=-1)[edge]
+        layers = candidate.chains[edge if candidate.sharing == "edge" else 0]
+        return lambda: chain(layers, inputs, training)
+
+    def _zeros(self, inputs: tf.Tensor, edges: int) -> tf.Tensor:
+        """Zeroise on some edges."""
+        strided = tf.zeros_like(inputs[:, :: self.strides, :: self.strides])
+        return tf.tile(strided, [1, 1, 1, edges])

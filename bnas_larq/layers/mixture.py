@@ -1,0 +1,47 @@
+"""What a relaxation hands to the mixed cells: how the candidates of each edge are mixed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bnas_larq.backend import tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """All candidates of every edge, each times its weight.
+
+    Attributes:
+        weights: [edges, operations]. Any values; a hard one-hot mixture is one whose weights are
+            one-hot, and still passes the gradient of every candidate's weight.
+        positive: whether every weight is above 0, as a softmax's are. ReLU(w·x) = w·ReLU(x) then
+            lets the weight be part of the convolution's own scale.
+        edge_weights: [edges], factors of whole edges (PC-DARTS' edge normalisation, arXiv
+            1907.05737, eq. 3), or None for 1.
+    """
+
+    weights: tf.Tensor
+    positive: bool = False
+    edge_weights: tf.Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledPath:
+    """One candidate of every edge; the others are not computed.
+
+    Attributes:
+        chosen: integers [edges], columns of α.
+        weights: [edges, operations]; the chosen entry multiplies the candidate's output, and
+            receives its gradient (1 for a plain path; a straight-through estimator otherwise).
+            None for 1.
+        edge_weights: as for `Mixture`.
+    """
+
+    chosen: tf.Tensor
+    weights: tf.Tensor | None = None
+    edge_weights: tf.Tensor | None = None
+
+
+def as_mixture(mixture: Mixture | SampledPath | tf.Tensor) -> Mixture | SampledPath:
+    """`mixture` itself; a plain tensor [edges, operations] becomes a `Mixture` of any weights."""
+    return mixture if isinstance(mixture, Mixture | SampledPath) else Mixture(mixture)
