@@ -7,6 +7,8 @@ Every other module imports `tf`, `keras` and `lq` from here.
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import tensorflow as tf
 
 from bnas_larq.errors import BnasLarqError
@@ -40,4 +42,11 @@ def make_deterministic(seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-__all__ = ["NAMESPACE", "keras", "lq", "make_deterministic", "register", "tf"]
+def xplane_protocol() -> ModuleType:
+    """The protocol of `tf.profiler`'s traces, which `tf` does not hand out."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    return xplane_pb2
+
+
+__all__ = ["NAMESPACE", "keras", "lq", "make_deterministic", "register", "tf", "xplane_protocol"]

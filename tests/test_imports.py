@@ -21,12 +21,12 @@ FLOORS = {
     **dict.fromkeys(
         ("errors", "lazy", "genotype", "spaces", "discretize", "recipe", "runs", "resources"), 0
     ),
-    "backend": 1,
+    **dict.fromkeys(("backend", "precision"), 1),
     "layers": 2,
     "models": 3,
     **dict.fromkeys(("fitting", "data"), 4),
     **dict.fromkeys(("search", "training", "export", "report"), 5),
-    "zoo": 6,
+    **dict.fromkeys(("zoo", "benchmark"), 6),
     "cli": 7,
 }
 #: Floors whose parts meet only further up. Elsewhere a floor may import itself, without cycles.

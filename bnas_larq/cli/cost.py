@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from bnas_larq.cli.parameters import ImageSize, Numbers
 
 if TYPE_CHECKING:
     from bnas_larq.cli.cost_targets import CellTarget, Counted, Size
@@ -17,41 +18,11 @@ if TYPE_CHECKING:
 SHOWN = 12
 
 
-class _Numbers(click.ParamType):
-    """Positive numbers, `12`, `8,12` or `8-20`, as a list."""
-
-    name = "numbers"
-
-    def convert(self, value, param, ctx):
-        """The numbers in `value`, sorted."""
-        found: set[int] = set()
-        for part in str(value).split(","):
-            match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
-            numbers = match and range(int(match[1]), int(match[2] or match[1]) + 1)
-            if not numbers or numbers[0] < 1:
-                self.fail(f"{value!r} is no number, list such as 8,12 or range such as 8-20.")
-            found.update(numbers)
-        return sorted(found)
-
-
-class _ImageSize(click.ParamType):
-    """Height and width of images, `224` or `96x128`."""
-
-    name = "size"
-
-    def convert(self, value, param, ctx):
-        """(height, width)."""
-        match = re.fullmatch(r"([1-9]\d{0,4})(?:[x×]([1-9]\d{0,4}))?", str(value))
-        if not match:
-            self.fail(f"{value!r} is no size such as 224 or 96x128.")
-        return int(match[1]), int(match[2] or match[1])
-
-
 @click.command()
 @click.argument("targets", metavar="[TARGET]...", nargs=-1)
 @click.option(
     "--input-size",
-    type=_ImageSize(),
+    type=ImageSize(),
     metavar="SIZE",
     help="Of the images, such as 224 or 96x128. Default: each target's own, 224 for a genotype.",
 )
@@ -60,8 +31,8 @@ class _ImageSize(click.ParamType):
     type=click.IntRange(min=2),
     help="Outputs of the classifier. Default: each target's own, 1000 for a genotype.",
 )
-@click.option("--cells", type=_Numbers(), help="Number of cells; with --budget also 8,12 or 8-20.")
-@click.option("--channels", type=_Numbers(), help="Channels of the first cell's nodes; likewise.")
+@click.option("--cells", type=Numbers(), help="Number of cells; with --budget also 8,12 or 8-20.")
+@click.option("--channels", type=Numbers(), help="Channels of the first cell's nodes; likewise.")
 @click.option(
     "--stem-groups", type=click.IntRange(min=1), help="Groups of the ImageNet stem's convolutions."
 )

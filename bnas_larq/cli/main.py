@@ -45,6 +45,9 @@ COMMANDS = {
     "cost": LazyCommand(
         "bnas_larq.cli.cost", "MACs, OPs, bytes of networks; sizes that meet a budget."
     ),
+    "benchmark": LazyCommand(
+        "bnas_larq.cli.benchmark", "Time a step of search or training against the machine's limit."
+    ),
     "report": LazyCommand(
         "bnas_larq.cli.report", "Draw a run's cells and curves, and write its HTML report."
     ),

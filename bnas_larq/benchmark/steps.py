@@ -1,0 +1,259 @@
+"""Measures one step of a search, or of a final network's training, against its floor."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bnas_larq.backend import keras, make_deterministic
+from bnas_larq.benchmark.arithmetic import (
+    StepArithmetic,
+    bilevel_arithmetic,
+    training_arithmetic,
+)
+from bnas_larq.benchmark.feeding import Feed
+from bnas_larq.benchmark.machine import machine, matmul_rates, peak_memory
+from bnas_larq.benchmark.profiling import profile_steps
+from bnas_larq.benchmark.timing import StepLoop, Timing
+from bnas_larq.errors import BnasLarqError
+from bnas_larq.genotype import Genotype
+from bnas_larq.layers.binary import compute_in
+from bnas_larq.models.network import NetworkConfig, build_network
+from bnas_larq.models.supernet import SuperNet
+from bnas_larq.precision import choose_precision
+from bnas_larq.recipe import TrainSettings
+from bnas_larq.spaces import SearchSpace
+from bnas_larq.training.trainer import DropPathSchedule, make_loss, make_optimizer
+
+#: Steps of an epoch, for schedules: no measured step depends on it.
+STEPS_PER_EPOCH = 1000
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measuring:
+    """What all measurements have in common.
+
+    Attributes:
+        batch_size: examples of a batch (of each half's, in a search).
+        mixed_precision: `"float32"`, `"bfloat16"` or `"auto"`.
+        steps: how many are timed after the first.
+        profile: also tell where their time goes.
+    """
+
+    batch_size: int = 64
+    mixed_precision: str = "float32"
+    steps: int = 5
+    profile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.steps < 1:
+            raise BnasLarqError(
+                "A measurement needs at least one example and one step after the first. "
+                f"Received: batch_size={self.batch_size}, steps={self.steps}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ready:
+    """A compiled model.
+
+    Attributes:
+        model: its weights are there, and its optimizers' too.
+        optimizers: the names that its optimizers work under.
+        before_step: called before each step.
+        training: entered while it trains.
+    """
+
+    model: keras.Model
+    optimizers: tuple[str, ...]
+    before_step: Callable[[], None] | None = None
+    training: contextlib.AbstractContextManager = contextlib.nullcontext()
+
+
+def search_step(
+    space: SearchSpace, feed: Feed, measuring: Measuring, *, cells: int, channels: int
+) -> dict[str, Any]:
+    """Measure the bilevel step of a supernet with the papers' optimizers.
+
+    Returns:
+        The measurement for JSON, see `_measure`.
+
+    Raises:
+        BnasLarqError: impossible sizes, an unknown precision or too few data.
+    """
+    arithmetic = bilevel_arithmetic(
+        space, feed.num_classes, cells=cells, channels=channels, input_shape=feed.input_shape
+    )
+
+    def build(precision: str) -> _Ready:
+        supernet = SuperNet(
+            space,
+            feed.num_classes,
+            cells=cells,
+            channels=channels,
+            input_shape=feed.input_shape,
+            mixed_precision=precision,
+        )
+        supernet.compile()
+        supernet.optimizer.build(supernet.network_variables)
+        supernet.alpha_optimizer.build(supernet.alphas)
+        optimizers = (supernet.optimizer, supernet.alpha_optimizer)
+        return _Ready(supernet, tuple(optimizer.name for optimizer in optimizers))
+
+    settings = {"space": space.name, "cells": cells, "channels": channels}
+    batches = feed.bilevel_batches(measuring.batch_size)
+    return _measure("search-step", settings, arithmetic, build, batches, feed, measuring)
+
+
+def train_step(
+    genotype: Genotype, config: NetworkConfig, feed: Feed, measuring: Measuring, name: str = ""
+) -> dict[str, Any]:
+    """Measure the training step of a final network with the optimizer and drop-path of recipes.
+
+    Args:
+        config: its size, with the feed's input shape and classes.
+        name: what the user calls it.
+
+    Returns:
+        The measurement for JSON, see `_measure`.
+
+    Raises:
+        BnasLarqError, GenotypeError: impossible sizes, an unknown precision or too few data.
+    """
+    train = TrainSettings()
+    arithmetic = training_arithmetic(genotype, config)
+
+    def build(precision: str) -> _Ready:
+        model = build_network(genotype, config, drop_path=train.drop_path > 0)
+        model.compile(
+            optimizer=make_optimizer(train, STEPS_PER_EPOCH),
+            loss=make_loss(train, config.num_classes),
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        )
+        model.optimizer.build(model.trainable_variables)
+        schedule = DropPathSchedule(train.drop_path, train.epochs * STEPS_PER_EPOCH)
+        schedule.set_model(model)
+        schedule.on_train_begin()
+        return _Ready(
+            model,
+            (model.optimizer.name,),
+            lambda: schedule.on_train_batch_begin(0),
+            compute_in(model, precision),
+        )
+
+    settings = {
+        "target": name or genotype.id,
+        "genotype": genotype.id,
+        "cells": config.cells,
+        "channels": config.channels,
+        "stem": config.stem,
+        "drop_path": train.drop_path > 0,
+    }
+    batches = feed.batches(measuring.batch_size)
+    return _measure("train-step", settings, arithmetic, build, batches, feed, measuring)
+
+
+def _measure(
+    name: str,
+    settings: dict[str, Any],
+    arithmetic: StepArithmetic,
+    build: Callable[[str], _Ready],
+    batches: Any,
+    feed: Feed,
+    measuring: Measuring,
+) -> dict[str, Any]:
+    """Measure matrix products and steps in this process.
+
+    Returns:
+        For JSON, with seconds, bytes and FLOP/s as units:
+        `matmul`: rate by type, the better of before and after the steps, as a machine shared with
+        others may change its pace. `floor_seconds`: `arithmetic` at the rate of the step's type.
+        `step`, `ratio`: the steps after the first, and how many floors they last. `first_step`:
+        from the first line of building the model to the first step's results, in parts; loading
+        TensorFlow, the data and their first batch are not in it. `memory`: of the whole process.
+        `waiting`: share of the loop's time in which the step waits for data.
+    """
+    choice = choose_precision(measuring.mixed_precision)
+    rates = matmul_rates(*DTYPES)
+    if rates[choice.name] is None:
+        raise BnasLarqError(
+            "A floor needs matrix products of the step's type on this machine. "
+            f"Received: {choice.name}, which TensorFlow has none of here. Take float32."
+        )
+    make_deterministic(0)  # as every search and training does
+    before = peak_memory()
+
+    start = time.perf_counter()
+    ready = build(choice.name)
+    built = time.perf_counter() - start
+    loop = StepLoop(ready.model, batches, ready.before_step)
+    with ready.training:
+        timing = loop.run(measuring.steps)
+    peak = peak_memory()
+    rates = _best(rates, matmul_rates(choice.name))
+
+    record = {
+        "benchmark": name,
+        "settings": {
+            **settings,
+            "batch_size": measuring.batch_size,
+            "mixed_precision": measuring.mixed_precision,
+            "data": feed.name,
+            "input_shape": list(feed.input_shape),
+            "num_classes": feed.num_classes,
+            "steps": measuring.steps,
+        },
+        "precision": dataclasses.asdict(choice),
+        "machine": machine(),
+        "matmul": rates,
+        "arithmetic": arithmetic.to_dict(measuring.batch_size),
+        **_compared(timing, arithmetic.floor(measuring.batch_size, rates[choice.name])),
+        "first_step": _first_step(built, timing),
+        "memory": {"before_bytes": before, "peak_bytes": peak},
+        "waiting": {
+            "share": timing.waiting,
+            "seconds": list(timing.waits),
+            "first_batch_seconds": timing.first_batch,
+        },
+    }
+    if measuring.profile:
+        record["profile"] = profile_steps(loop.again, ready.optimizers)
+    return record
+
+
+def _best(*measured: dict[str, float | None]) -> dict[str, float | None]:
+    """The better rate of each type."""
+    found: dict[str, float | None] = {}
+    for rates in measured:
+        for dtype, rate in rates.items():
+            found[dtype] = max(rate or 0.0, found.get(dtype) or 0.0) or None
+    return found
+
+
+def _compared(timing: Timing, floor: float) -> dict[str, Any]:
+    """Floor, steps and their ratio."""
+    return {
+        "floor_seconds": floor,
+        "step": {
+            "median_seconds": timing.median,
+            "best_seconds": timing.best,
+            "seconds": list(timing.steps),
+        },
+        "ratio": {"median": timing.median / floor, "best": timing.best / floor},
+    }
+
+
+def _first_step(built: float, timing: Timing) -> dict[str, float]:
+    """The time to the first step and its parts."""
+    return {
+        "build_seconds": built,
+        "trace_seconds": timing.trace,
+        "compile_and_run_seconds": timing.first_step,
+        # An estimate: what the first step takes longer than the others.
+        "compile_seconds": max(0.0, timing.first_step - timing.median),
+        "total_seconds": built + timing.trace + timing.first_step,
+    }

@@ -1,0 +1,166 @@
+"""`bnas-larq benchmark` on the smallest settings, and on what it refuses. Figures are not tested:
+only that they are there, and that those that follow from others do.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+import pytest
+
+from bnas_larq.cli.benchmark_runs import Configuration, configurations
+from bnas_larq.errors import BnasLarqError
+
+TINY = "--cells 1 --channels 2 --batch-size 4 --image-size 8 --steps 2".split()
+
+
+@pytest.fixture(scope="module")
+def measured(in_one_process, tmp_path_factory):
+    """Four commands: a search step, a training step, the JSON file of another, its text."""
+    path = tmp_path_factory.mktemp("benchmark") / "steps.json"
+    lines = [
+        ["benchmark", "search-step", *TINY, "--mixed-precision", "bfloat16", "--json"],
+        ["benchmark", "train-step", "bnas_imagenet", *TINY, "--json", "--profile"],
+        ["benchmark", "train-step", *TINY, "--data", "synthetic", "--output", path],
+        ["benchmark", "train-step", *TINY, "--output", path],
+    ]
+    done = in_one_process(lines)
+    assert [one.code for one in done] == [0, 0, 0, 2], [one.err for one in done]
+    return done, path
+
+
+def test_a_search_step(measured):
+    (record,) = json.loads(measured[0][0].out)
+    assert record["benchmark"] == "search-step"
+    assert record["settings"] == {
+        "space": "bnas",
+        "cells": 1,
+        "channels": 2,
+        "batch_size": 4,
+        "mixed_precision": "bfloat16",
+        "data": "digits",
+        "input_shape": [8, 8, 3],
+        "num_classes": 10,
+        "steps": 2,
+    }
+    assert record["precision"]["name"] == "bfloat16"
+    check_arithmetic(record)
+
+
+def test_a_training_step_and_its_profile(measured):
+    (record,) = json.loads(measured[0][1].out)
+    settings = record["settings"]
+    assert (settings["target"], settings["stem"]) == ("bnas_imagenet", "cifar")
+    assert settings["genotype"].startswith("bnas") or settings["genotype"]
+    check_arithmetic(record)
+    profile = record["profile"]
+    kinds = {row["name"] for row in profile["kinds"]}
+    assert {"convolutions, forward", "convolutions, kernel gradients", "optimizer"} <= kinds
+    assert sum(row["share"] for row in profile["kinds"]) == pytest.approx(1)
+
+
+def check_arithmetic(record):
+    """What follows from other figures of the record."""
+    settings, step, name = record["settings"], record["step"], record["precision"]["name"]
+    macs = sum(record["arithmetic"]["macs_per_image"].values())
+    assert record["arithmetic"]["flops"] == 2 * settings["batch_size"] * macs
+    assert set(record["matmul"]) == {"float32", "bfloat16"}
+    floor = record["arithmetic"]["flops"] / record["matmul"][name]
+    assert record["floor_seconds"] == pytest.approx(floor)
+    assert len(step["seconds"]) == settings["steps"]
+    assert step["median_seconds"] == pytest.approx(statistics.median(step["seconds"]))
+    assert step["best_seconds"] == min(step["seconds"])
+    for which in ("median", "best"):
+        assert record["ratio"][which] == pytest.approx(step[f"{which}_seconds"] / floor)
+    first = record["first_step"]
+    parts = ("build_seconds", "trace_seconds", "compile_and_run_seconds")
+    assert first["total_seconds"] == pytest.approx(sum(first[part] for part in parts))
+    waits = record["waiting"]["seconds"]
+    share = sum(waits) / (sum(waits) + sum(step["seconds"]))
+    assert record["waiting"]["share"] == pytest.approx(share)
+    assert record["memory"]["peak_bytes"] >= record["memory"]["before_bytes"] > 0
+    assert record["machine"]["cores"] >= 1 and record["machine"]["cpu"]
+    assert record["environment"]["packages"]["tensorflow"]
+
+
+def test_the_text_and_the_file_say_the_same(measured):
+    done, path = measured
+    (record,) = json.loads(path.read_text())
+    first, *lines = done[2].out.splitlines()
+    assert first.startswith(
+        "train-step: bnas_cifar, 1 cells, 2 channels, batch 4, 8×8×3, 10 classes, float32, data "
+        "synthetic"
+    )
+    assert record["settings"]["data"] == "synthetic"
+    labels = ("machine", "matrix products", "floor", "step", "ratio", "first step", "memory")
+    for label in labels:
+        assert any(line.startswith(label) for line in lines), label
+    assert f"{record['ratio']['median']:.2f} × floor" in done[2].out
+
+
+def test_a_file_is_not_overwritten_unasked(measured):
+    done, path = measured
+    assert done[3].errors == [
+        f"Error: Nothing is overwritten unasked. Received: {path}, which exists. "
+        "Choose another file or add --overwrite."
+    ]
+
+
+def test_several_configurations_make_a_table_of_separate_processes(bnas_larq, tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text("earlier")
+    sizes = "--cells 1,2 --channels 2 --batch-size 4 --image-size 8 --steps 1".split()
+    done = bnas_larq("benchmark", "train-step", "random:3", *sizes, "--output", path, "--overwrite")
+    assert done.code == 0, done.err
+    records = json.loads(path.read_text())
+    assert [record["settings"]["cells"] for record in records] == [1, 2]
+    assert len({record["first_step"]["total_seconds"] for record in records}) == 2
+    header, *rows = done.out.splitlines()
+    assert header.split()[:4] == ["cells", "channels", "batch", "precision"]
+    assert [row.split()[:4] for row in rows[:2]] == [
+        ["1", "2", "4", "float32"],
+        ["2", "2", "4", "float32"],
+    ]
+
+
+def test_a_table_varies_cells_and_batch_one_at_a_time():
+    found = configurations([8], [16], [64], "both", table=True)
+    sizes = [(4, 64), (8, 64), (16, 64), (8, 32), (8, 128)]
+    assert found == [
+        Configuration(cells, 16, batch, precision)
+        for precision in ("float32", "bfloat16")
+        for cells, batch in sizes
+    ]
+    assert configurations([4, 8], [2, 6], [1], "auto", table=False) == [
+        Configuration(4, 2, 1, "auto"),
+        Configuration(8, 2, 1, "auto"),
+        Configuration(4, 6, 1, "auto"),
+        Configuration(8, 6, 1, "auto"),
+    ]
+    with pytest.raises(BnasLarqError, match="--table varies one number"):
+        configurations([4, 8], [16], [64], "float32", table=True)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["search-step", "--space", "bnsa"], "Received: 'bnsa'; did you mean 'bnas'"),
+        (["search-step", "--cells", "0"], "'0' is no number"),
+        (["search-step", "--channels", "1"], "at least two channels"),
+        (["search-step", "--batch-size", "x"], "'x' is no number"),
+        (["search-step", "--steps", "0"], "--steps"),
+        (["search-step", "--image-size", "0"], "'0' is no size"),
+        (["search-step", "--mixed-precision", "float16"], "'float16' is not one of"),
+        (["search-step", "--table", "--cells", "2,3"], "--table varies one number"),
+        (["search-step", "--output", "gone/steps.json"], "a folder that exists"),
+        (["search-step", "--data", "digits", "--data-dir", "."], "in no folder"),
+        (["search-step", "--data", "digits", "--batch-size", "5000"], "larger than the training"),
+        (["train-step", "bnas_cifra"], "did you mean 'bnas_cifar'"),
+        (["train-step", "larq_zoo:QuickNet"], "networks made of cells"),
+        (["train-step", "--cells", "0"], "'0' is no number"),
+        (["train-stop"], "did you mean 'train-step'"),
+    ],
+)
+def test_mistakes_end_with_one_sentence(refuse, args, message):
+    assert message in refuse("benchmark", *args)
