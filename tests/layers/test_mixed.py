@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bnas_larq.backend import lq, tf
+from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers.binary_mixture import BinaryMixer
 from bnas_larq.layers.channel_sampling import PartialChannels
@@ -71,6 +71,7 @@ def mixture_of(seed: int, space: SearchSpace = SPACE) -> tf.Tensor:
 
 def make(plan: CellPlan, scheme: str = "test-exact", space=SPACE, dtype="float32", **settings):
     sampling = settings.pop("channel_sampling", None)
+    keras.utils.set_random_seed(0)
     context = Context("", plan.filters, supernet=True, scheme=scheme, **settings)
     cell = MixedCell(space, plan, "cifar", context, BinaryMixer(dtype), sampling)
     cell(inputs_of(plan), mixture_of(0, space))
