@@ -231,6 +231,7 @@ class MixedState(keras.layers.Layer):
             edges,
             positive,
             training,
+            tuple((norm.epsilon, norm.momentum) for norm in norms),
             tuple(
                 (
                     candidate.column,
