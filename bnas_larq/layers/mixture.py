@@ -14,8 +14,8 @@ class Mixture:
     Attributes:
         weights: [edges, operations]. Any values; a hard one-hot mixture is one whose weights are
             one-hot, and still passes the gradient of every candidate's weight.
-        positive: whether every weight is above 0, as a softmax's are, edge weights included. ReLU(w·x) = w·ReLU(x) then
-            lets the weight be part of the convolution's own scale.
+        positive: whether every weight is above 0, as a softmax's are, edge weights included.
+            ReLU(w·x) = w·ReLU(x) then lets the weight be part of the convolution's own scale.
         edge_weights: [edges], factors of whole edges (PC-DARTS' edge normalisation, arXiv
             1907.05737, eq. 3), or None for 1.
     """
