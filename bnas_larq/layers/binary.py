@@ -81,7 +81,7 @@ def _traced(strides: int, dilation: int, padding: str, compute: str) -> tuple[Ca
         inside = tf.abs(inputs) <= 1.0
         scale = tf.abs(kernel[0, 0, 0])
         sums = tf.raw_ops.Conv2D(input=signs, filter=tf.cast(lq.math.sign(kernel), low), **place)
-        return tf.cast(_scaled(sums, scale), tf.float32), signs, inside
+        return tf.cast(scaled(sums, scale), tf.float32), signs, inside
 
     def backward(upstream, signs, inside, kernel):
         upstream = tf.cast(upstream, low)
@@ -95,20 +95,29 @@ def _traced(strides: int, dilation: int, padding: str, compute: str) -> tuple[Ca
         passed = tf.cast(dinputs, tf.float32) * tf.cast(inside, tf.float32)
         return passed, tf.cast(dkernel, tf.float32)
 
-    return tf.function(forward, autograph=False), tf.function(backward, autograph=False)
+    return traced_by_shape(forward), traced_by_shape(backward)
 
 
-def _scaled(sums: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+def traced_by_shape(function: Callable) -> Callable:
+    """`function` as a graph that is traced once for each set of shapes and inlined where called."""
+    traced = tf.function(function, autograph=False)
+    # Many shapes are the purpose: TensorFlow would warn of frequent retracing, and counts by the
+    # line of code.
+    traced._omit_frequent_tracing_warning = True
+    return traced
+
+
+def scaled(sums: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """sums·scale per channel, as an inference BatchNorm, which TensorFlow's remapper makes part of
     the convolution, together with a ReLU that follows (with oneDNN; elsewhere it is what it says).
     """
-    zeros = tf.zeros_like(scale)
+    zeros = tf.zeros(scale.shape)
     return tf.raw_ops.FusedBatchNormV3(
         x=sums,
         scale=scale,
         offset=zeros,
         mean=zeros,
-        variance=tf.fill(tf.shape(scale), 1.0 - _EPSILON),
+        variance=tf.fill(scale.shape, 1.0 - _EPSILON),
         epsilon=_EPSILON,
         is_training=False,
     ).y

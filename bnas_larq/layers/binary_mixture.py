@@ -30,10 +30,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 import numpy as np
 
 from bnas_larq.backend import keras, lq, tf
+from bnas_larq.layers.binary import has_dilated_gradients, scaled, traced_by_shape
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
-
-#: Exact in float32, like one minus it: the inference BatchNorm must divide by exactly 1.
-_EPSILON = 2.0**-10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,15 +142,10 @@ class BinaryMixer:
     def traced(self, key: Hashable, make: Callable[[], Callable]) -> Callable:
         """The traced function called `key`, made by the first who asks.
 
-        Whoever gives the same key must mean the same function of arguments of the same shapes
-        (TensorFlow would trace a function anew for other shapes, but warns that it does).
+        Whoever gives the same key must mean the same function of its arguments.
         """
         if key not in self._functions:
-            function = tf.function(make(), autograph=False)
-            # TensorFlow counts by the line of code, and would take these for one function that is
-            # traced again and again.
-            function._omit_frequent_tracing_warning = True
-            self._functions[key] = function
+            self._functions[key] = traced_by_shape(make())
         return self._functions[key]
 
     def kernel_of(self, convolution: BinaryConvolution) -> BinaryKernel:
@@ -284,7 +277,8 @@ class _Evaluation:
             convolution = entry.convolution
             sums = _convolve(convolution.layer, inputs[entry.source], tf.cast(sign, self.dtype))
             inside = scale * factor if self.positive else scale
-            output = _scaled(sums, inside, convolution.relu)
+            output = scaled(sums, inside)
+            output = tf.nn.relu(output) if convolution.relu else output
             kept.append(output)
             term = output if self.positive else output * tf.cast(factor, self.dtype)
             terms.append(_placed(term, entry.live, self.edges))
@@ -392,24 +386,11 @@ def _convolve(layer: lq.layers.QuantConv2D, inputs: tf.Tensor, kernel: tf.Tensor
     if isinstance(layer, SymmetricQuantConv2D):
         rows, columns = layer._paddings(inputs.shape[1:3])
         inputs = tf.pad(inputs, [[0, 0], rows, columns, [0, 0]])
-    return tf.nn.conv2d(
-        inputs, kernel, strides=layer.strides, padding=padding, dilations=layer.dilation_rate
-    )
-
-
-def _scaled(sums: tf.Tensor, factor: tf.Tensor, relu: bool) -> tf.Tensor:
-    """sums · factor per channel, and ReLU, in a form that becomes part of the convolution."""
-    zeros = tf.zeros(factor.shape)
-    scaled = tf.raw_ops.FusedBatchNormV3(
-        x=sums,
-        scale=factor,
-        offset=zeros,
-        mean=zeros,
-        variance=tf.fill(factor.shape, 1.0 - _EPSILON),
-        epsilon=_EPSILON,
-        is_training=False,
-    ).y
-    return tf.nn.relu(scaled) if relu else scaled
+    place = {"strides": layer.strides, "padding": padding, "dilations": layer.dilation_rate}
+    if max(layer.dilation_rate) > 1 and not has_dilated_gradients():
+        # The form that cuts out sub-images has gradients everywhere.
+        return tf.nn.convolution(inputs, kernel, **place)
+    return tf.nn.conv2d(inputs, kernel, **place)
 
 
 def spread(values: tf.Tensor, times: int) -> tf.Tensor:
