@@ -10,6 +10,7 @@ import pytest
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError, WeightsError
+from bnas_larq.layers.channel_sampling import PartialChannels
 from bnas_larq.layers.quantizers import centre_and_clip
 from bnas_larq.models.diversity import AnnealedEntropy
 from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
@@ -393,3 +394,65 @@ def test_impossible_settings_are_refused(settings, message):
         supernet(**settings)
     with pytest.raises(BnasLarqError, match="at least two classes. Received: num_classes=1"):
         SuperNet(SPACE, 1)
+
+
+# -- pruning, channels, precision ------------------------------------------------------------------
+
+
+def kept_only(*operations: str) -> np.ndarray:
+    """Booleans [edges, operations] that keep these on every edge."""
+    space = SearchSpace.bnas()
+    return np.tile([name in operations for name in space.normal], (len(space.edges), 1))
+
+
+def test_pruned_candidates_do_not_compete_and_come_back_from_the_config():
+    alive = kept_only("bin_conv_3x3", "max_pool_3x3"), kept_only("none", "avg_pool_3x3")
+    net = SuperNet(SearchSpace.bnas(), 3, cells=3, channels=2, input_shape=(8, 8, 3))
+    net.set_alphas(np.tile(np.arange(7.0), (14, 1)), np.tile(np.arange(7.0), (14, 1)))
+    net.prune(*alive)
+    shares = {name: float(share) for name, share in net.shares().items()}
+    assert shares["bin_dil_conv_5x5"] == 0.0 and shares["bin_conv_3x3"] > 0.0
+    assert float(net.entropy()) < np.log(2)
+    genotype = net.genotype()
+    assert {edge.op for node in genotype.normal for edge in node} == {"bin_conv_3x3"}
+    assert {edge.op for node in genotype.reduce for edge in node} == {"avg_pool_3x3"}
+    again = SuperNet.from_config(net.get_config())
+    for one, other in zip(again.alive, alive, strict=True):
+        np.testing.assert_array_equal(one, other)
+    again.set_weights(net.get_weights())
+    images = tf.random.stateless_normal([2, 8, 8, 3], [0, 0])
+    np.testing.assert_array_equal(again(images, training=False), net(images, training=False))
+
+
+def test_a_refused_pruning_changes_nothing():
+    net = SuperNet(SearchSpace.bnas(), 3, cells=1, channels=2, input_shape=(8, 8, 3))
+    with pytest.raises(BnasLarqError, match="keeps at least one"):
+        net.prune(kept_only("none"), kept_only())
+    assert all(kept.all() for kept in net.alive)
+
+
+def test_partial_channels_come_back_from_the_config():
+    net = SuperNet(
+        SearchSpace.bnas(),
+        3,
+        cells=1,
+        channels=8,
+        channel_sampling=PartialChannels(4),
+        input_shape=(8, 8, 3),
+    )
+    again = SuperNet.from_config(net.get_config())
+    assert [w.shape for w in again.weights] == [w.shape for w in net.weights]
+    assert again.cells[0].mixed_filters == 2
+
+
+def test_the_precision_is_a_known_one():
+    with pytest.raises(BnasLarqError, match="'float32' or 'bfloat16'"):
+        SuperNet(SearchSpace.bnas(), 3, cells=1, channels=2, mixed_precision="auto")
+
+
+def test_batches_without_halves_are_refused():
+    net = SuperNet(SearchSpace.bnas(), 3, cells=1, channels=2, input_shape=(8, 8, 3))
+    net.compile()
+    plain = tf.data.Dataset.from_tensors((tf.zeros([2, 8, 8, 3]), tf.zeros([2], tf.int32)))
+    with pytest.raises(BnasLarqError, match="batches of both halves"):
+        net.fit(plain)
