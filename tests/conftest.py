@@ -47,3 +47,17 @@ def edge_by_edge() -> Callable:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.edge_by_edge
+
+
+@pytest.fixture
+def registry() -> Iterator[None]:
+    """Forgets what a test registers."""
+    from bnas_larq import spaces
+    from bnas_larq.layers import operations
+
+    books = (spaces._OPERATIONS, operations._FACTORIES, operations._SHARING)
+    kept = [dict(book) for book in books]
+    yield
+    for book, content in zip(books, kept, strict=True):
+        book.clear()
+        book.update(content)

@@ -159,7 +159,7 @@ def with_two_convolutions(context: Context):
 
 
 @pytest.fixture
-def spaces():
+def spaces(registry):
     """Spaces of other kinds: fewer nodes, no pools, users' operations."""
     register_operation("test_no_relu", "no ReLU", sharing="channels")(without_relu)
     register_operation("test_two", "two convolutions")(with_two_convolutions)

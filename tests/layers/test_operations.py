@@ -24,17 +24,6 @@ from bnas_larq.spaces import SearchSpace, operation_names
 BUILT_IN = SearchSpace.bnas().normal
 
 
-@pytest.fixture
-def registry():
-    """Forgets what a test registers."""
-    books = (spaces._OPERATIONS, operations._FACTORIES, operations._SHARING)
-    kept = [dict(book) for book in books]
-    yield
-    for book, content in zip(books, kept, strict=True):
-        book.clear()
-        book.update(content)
-
-
 def context(strides: int = 1, padding: str = "same", supernet: bool = False) -> Context:
     shared = {} if supernet else None
     return Context("place", 4, strides, padding, supernet, shared=shared)
