@@ -32,6 +32,7 @@ import numpy as np
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.layers.binary import has_dilated_gradients, scaled, traced_by_shape
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
+from bnas_larq.layers.quantizers import SignScale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class BinaryConvolution:
     """A layer of the supernet that this module can evaluate.
 
     Attributes:
-        layer: convolution with a 1-bit kernel quantizer and nothing else, built.
+        layer: convolution with a kernel quantizer that gives ±scale, and nothing else.
         relu: whether ReLU follows.
     """
 
@@ -65,6 +66,16 @@ class BinaryConvolution:
         return place, cls(layers[place], relu)
 
 
+#: Kernel quantizers whose values are ±scale, one scale for each output channel.
+_SIGNS = (
+    SignScale,
+    lq.quantizers.SteSign,
+    lq.quantizers.ApproxSign,
+    lq.quantizers.SwishSign,
+    lq.quantizers.MagnitudeAwareSign,
+)
+
+
 def _is_plain_relu(layer: keras.layers.Layer) -> bool:
     return (
         type(layer) is keras.layers.ReLU
@@ -77,7 +88,11 @@ def _is_plain_relu(layer: keras.layers.Layer) -> bool:
 def _is_binary_convolution(layer: keras.layers.Layer) -> bool:
     return (
         type(layer) in (lq.layers.QuantConv2D, SymmetricQuantConv2D)
-        and getattr(layer.kernel_quantizer, "precision", None) == 1
+        # Not every 1-bit quantizer gives ±scale: `SteHeaviside` gives 0 and 1, `NoOp` anything.
+        and isinstance(layer.kernel_quantizer, _SIGNS)
+        and layer.data_format == "channels_last"
+        and not tf.is_tensor(layer.pad_values)
+        and layer.pad_values == 0.0
         and layer.input_quantizer is None
         and not layer.use_bias
         and layer.groups == 1

@@ -301,7 +301,9 @@ class MixedState(keras.layers.Layer):
             chosen = path.chosen[row]
             branches = [lambda: self._zeros(inputs, 1)] * self.alive.shape[1]
             for candidate in self.candidates:
-                branches[candidate.column] = self._branch(candidate, edge, inputs, training, reads)
+                if self.alive[edge, candidate.column]:
+                    branch = self._branch(candidate, edge, inputs, training, reads)
+                    branches[candidate.column] = branch
             output = tf.switch_case(chosen, branches)
             if path.weights is not None:
                 weight = path.weights[row, chosen]
