@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
+from bnas_larq.layers.projection import PCNNProjection
 from bnas_larq.layers.quantizers import SignScale
 
 #: What the operands ±1 of binary convolutions may be multiplied in; both hold them exactly.
@@ -98,9 +99,14 @@ def _traced(strides: int, dilation: int, padding: str, compute: str) -> tuple[Ca
     return traced_by_shape(forward), traced_by_shape(backward)
 
 
-def traced_by_shape(function: Callable) -> Callable:
-    """`function` as a graph that is traced once for each set of shapes and inlined where called."""
-    traced = tf.function(function, autograph=False)
+def traced_by_shape(function: Callable, inline: bool = True) -> Callable:
+    """`function` as a graph that is traced once for each set of shapes.
+
+    Args:
+        inline: whether TensorFlow may copy it to where it is called, and optimise it there.
+    """
+    attributes = None if inline else {"_noinline": True}
+    traced = tf.function(function, autograph=False, experimental_attributes=attributes)
     # Many shapes are the purpose: TensorFlow would warn of frequent retracing, and counts by the
     # line of code.
     traced._omit_frequent_tracing_warning = True
@@ -142,8 +148,9 @@ def has_dilated_gradients() -> bool:
 class BinaryConv2D(lq.layers.QuantConv2D):
     """`QuantConv2D` with a faster training step; same weights, outputs and configuration.
 
-    With other quantizers than `SteSign` and `SignScale`, and with what larq's layer can do besides
-    (bias, groups, activation, padding with ones, channels first), it is larq's layer in every way.
+    With other quantizers than `SteSign`, and `SignScale` or `PCNNProjection`, and with what larq's
+    layer can do besides (bias, groups, activation, padding with ones, channels first), it is larq's
+    layer in every way.
 
     Attributes:
         compute: `"float32"` or `"bfloat16"`: what the signs are multiplied in while training, see
@@ -178,7 +185,7 @@ class BinaryConv2D(lq.layers.QuantConv2D):
         return (
             type(sign) is lq.quantizers.SteSign
             and sign.clip_value == 1.0
-            and type(self.kernel_quantizer) is SignScale
+            and type(self.kernel_quantizer) in (SignScale, PCNNProjection)
             and not self.use_bias
             and self.groups == 1
             and self.activation is keras.activations.linear
