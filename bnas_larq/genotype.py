@@ -191,17 +191,20 @@ class Genotype:
 
     @classmethod
     def load(cls, source: str | Path) -> Genotype:
-        """A genotype from a file (JSON or DARTS' notation), a published name or `random:SEED`."""
+        """A genotype from a file (JSON or DARTS' notation), a published name or a random one:
+        `random:SEED` of the space `bnas`, or `random:SPACE:SEED`.
+        """
         text = str(source)
         if text in PUBLISHED:
             return cls.published(text)
         if text.startswith("random:"):
-            seed = text.removeprefix("random:")
+            space, _, seed = text.removeprefix("random:").rpartition(":")
             if not seed.isdecimal():
                 raise GenotypeError(
-                    f"A random genotype is `random:SEED`, SEED a number. Received: {text!r}."
+                    "A random genotype is `random:SPACE:SEED`, or in BNAS' space `random:SEED`, "
+                    f"SEED a number. Received: {text!r}."
                 )
-            return cls.random(SearchSpace.bnas(), int(seed))
+            return cls.random(SearchSpace.named(space or "bnas"), int(seed))
         path = Path(source)
         try:
             content = path.read_text(encoding="utf-8")

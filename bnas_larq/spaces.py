@@ -13,6 +13,9 @@ from bnas_larq.errors import GenotypeError, nearest
 
 #: The operation that outputs zeros; it competes as a candidate (Zeroise of BNAS, arXiv 2002.06963).
 ZEROISE = "none"
+#: The other operations without a convolution. Early in a search they lose the least, as they have
+#: nothing to learn: too many of them are the usual sign of a collapse.
+PARAMETER_FREE = ("max_pool_3x3", "avg_pool_3x3", "identity")
 
 _OPERATIONS: dict[str, str] = {
     ZEROISE: "Zeroise: outputs zeros",
@@ -22,6 +25,15 @@ _OPERATIONS: dict[str, str] = {
     "bin_conv_5x5": "BatchNorm, sign, 5x5 binary convolution, ReLU",
     "bin_dil_conv_3x3": "BatchNorm, sign, 3x3 binary convolution with dilation 2, ReLU",
     "bin_dil_conv_5x5": "BatchNorm, sign, 5x5 binary convolution with dilation 2, ReLU",
+    "identity": "the input itself; with strides BatchNorm, sign, binary factorised reduction",
+    "bin_conv_3x3_linear": "BatchNorm, sign, 3x3 binary convolution",
+    "bin_conv_5x5_linear": "BatchNorm, sign, 5x5 binary convolution",
+    "bin_dil_conv_3x3_linear": "BatchNorm, sign, 3x3 binary convolution with dilation 2",
+    "bin_dil_conv_5x5_linear": "BatchNorm, sign, 5x5 binary convolution with dilation 2",
+    "bin_sep_conv_3x3": "twice: binary 3x3 depthwise and pointwise convolution, ReLU",
+    "bin_sep_conv_5x5": "twice: binary 5x5 depthwise and pointwise convolution, ReLU",
+    "bin_dil_sep_conv_3x3": "binary 3x3 depthwise with dilation 2 and pointwise convolution, ReLU",
+    "bin_dil_sep_conv_5x5": "binary 5x5 depthwise with dilation 2 and pointwise convolution, ReLU",
 }
 
 
@@ -41,6 +53,12 @@ def declare_operation(name: str, description: str) -> None:
 def operation_names() -> tuple[str, ...]:
     """Names of all operations known so far, the built-in ones first."""
     return tuple(_OPERATIONS)
+
+
+def describe(name: str) -> str:
+    """One line for people about a known operation; GenotypeError for others."""
+    check_operation(name)
+    return _OPERATIONS[name]
 
 
 def check_operation(name: str) -> None:
@@ -112,6 +130,43 @@ class SearchSpace:
         return cls(name="bnas", normal=names, reduce=names)
 
     @classmethod
+    def bnas_ucb(cls) -> SearchSpace:
+        """BNAS-UCB (Chen et al., arXiv 2009.04247): Zeroise, two pools, identity, four binary
+        convolutions without ReLU in place of DARTS' separable ones.
+
+        The cell is that of DARTS and PC-DARTS, which the method builds on: the inter-cell shortcut
+        belongs to BNAS (Kim et al.), another method.
+        """
+        names = (
+            ZEROISE,
+            "max_pool_3x3",
+            "avg_pool_3x3",
+            "identity",
+            "bin_dil_conv_3x3_linear",
+            "bin_dil_conv_5x5_linear",
+            "bin_conv_3x3_linear",
+            "bin_conv_5x5_linear",
+        )
+        return cls(name="bnas-ucb", normal=names, reduce=names, shortcut=False)
+
+    @classmethod
+    def darts_binary(cls) -> SearchSpace:
+        """The space and cell of DARTS (arXiv 1806.09055, §3.1.1), its convolutions binarised: what
+        BNAS compares itself with. See `bnas_larq.layers.separable` for what that means here.
+        """
+        names = (
+            ZEROISE,
+            "max_pool_3x3",
+            "avg_pool_3x3",
+            "identity",
+            "bin_sep_conv_3x3",
+            "bin_sep_conv_5x5",
+            "bin_dil_sep_conv_3x3",
+            "bin_dil_sep_conv_5x5",
+        )
+        return cls(name="darts-binary", normal=names, reduce=names, shortcut=False)
+
+    @classmethod
     def named(cls, name: str) -> SearchSpace:
         """The published space called `name`: one of `SPACES`."""
         if name not in SPACES:
@@ -163,4 +218,8 @@ class SearchSpace:
         )
 
 
-SPACES = {"bnas": SearchSpace.bnas}
+SPACES = {
+    "bnas": SearchSpace.bnas,
+    "bnas-ucb": SearchSpace.bnas_ucb,
+    "darts-binary": SearchSpace.darts_binary,
+}

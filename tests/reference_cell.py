@@ -6,12 +6,18 @@ It reads the weights of a `MixedCell`, and is what that cell is compared with.
 from __future__ import annotations
 
 from bnas_larq.backend import keras, lq, tf
+from bnas_larq.layers.edges import RepeatChannels
 from bnas_larq.layers.mixed import MixedCell
 from bnas_larq.layers.operations import chain
 
 
 def edge_by_edge(
-    cell: MixedCell, states, weights: tf.Tensor, training: bool = True, scale_inside: bool = True
+    cell: MixedCell,
+    states,
+    weights: tf.Tensor,
+    training: bool = True,
+    scale_inside: bool = True,
+    edge_weights: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """The cell's output.
 
@@ -19,6 +25,7 @@ def edge_by_edge(
         weights: of the mixture, [edges, operations].
         scale_inside: convolve ±scale, as the papers write it; False convolves ±1 and multiplies by
             the scale, which is the same but for rounding.
+        edge_weights: of whole edges, [edges], their bypassing channels included.
     """
     values = [chain(layers, x, training) for layers, x in zip(cell.preprocess, states, strict=True)]
     for node in range(cell.space.nodes):
@@ -26,13 +33,33 @@ def edge_by_edge(
         for row, (owner, state) in enumerate(cell.space.edges):
             if owner == node:
                 mixed = cell.mixed_states[state]
+                value, bypass = parts_of(cell, values[state], mixed.strides)
+                edge = 0.0
                 for candidate in mixed.candidates:
                     place = mixed.rows.index(row), len(mixed.rows)
-                    output = on_one_edge(candidate, place, values[state], training, scale_inside)
-                    total += output * weights[row, candidate.column]
-        values.append(total)
+                    output = on_one_edge(candidate, place, value, training, scale_inside)
+                    edge += output * weights[row, candidate.column]
+                if bypass is not None:
+                    edge = tf.concat([edge, bypass], axis=-1)
+                total += edge if edge_weights is None else edge * edge_weights[row]
+        values.append(total if cell.sampling is None else shuffled(cell, total))
     output = tf.concat(values[2:], axis=-1)
     return output + chain(cell.shortcut, states[1], training) if cell.has_shortcut else output
+
+
+def parts_of(cell: MixedCell, value, strides):
+    """The channels that the candidates see, and those that bypass them."""
+    if cell.sampling is None:
+        return value, None
+    mixed, bypass = value[..., : cell.mixed_filters], value[..., cell.mixed_filters :]
+    return mixed, bypass if strides == 1 else tf.nn.max_pool2d(bypass, 2, 2, "SAME")
+
+
+def shuffled(cell: MixedCell, node):
+    """The node's channels, one of each group in turn."""
+    groups = tf.split(node, cell.plan.filters // cell.mixed_filters, axis=-1)
+    channels = [tf.unstack(group, axis=-1) for group in groups]
+    return tf.stack([one for turn in zip(*channels, strict=True) for one in turn], axis=-1)
 
 
 def on_one_edge(candidate, place, value, training=True, scale_inside=True) -> tf.Tensor:
@@ -45,6 +72,15 @@ def on_one_edge(candidate, place, value, training=True, scale_inside=True) -> tf
         elif isinstance(layer, lq.layers.QuantConv2D) and candidate.sharing == "channels":
             kernel = tf.convert_to_tensor(layer.kernel)
             value = convolve(layer, value, tf.split(kernel, edges, axis=-1)[edge], scale_inside)
+        elif isinstance(layer, lq.layers.QuantDepthwiseConv2D) and candidate.sharing == "channels":
+            latent = tf.split(tf.convert_to_tensor(layer.depthwise_kernel), edges, axis=2)[edge]
+            strides = [1, *layer.strides, 1]
+            kernel = layer.depthwise_quantizer(latent)
+            value = tf.nn.depthwise_conv2d(
+                value, kernel, strides, "SAME", dilations=layer.dilation_rate
+            )
+        elif isinstance(layer, RepeatChannels):
+            continue
         else:
             value = layer(value)
     return value

@@ -110,7 +110,7 @@ def test_a_changed_file_is_read_without_its_id(genotype):
         ),
         (
             [("sep_conv_3x3", 0)],
-            r"must be registered. Received: 'sep_conv_3x3'; did you mean 'bin_c",
+            r"must be registered. Received: 'sep_conv_3x3'; did you mean 'bin_sep_c",
         ),
         ([], r"list of at least one edge. Received: \[\] as node 0 of the normal cell"),
         ("none", "list of at least one edge. Received: 'none' as node 0"),
@@ -262,7 +262,17 @@ def test_a_random_cell_is_never_all_zeroise():
     assert any(Genotype.random(space, seed).count("none") == 2 for seed in range(100))
 
 
-@pytest.mark.parametrize("text", ["random:", "random:x", "random:-1", "random:1.5", "random:²"])
+def test_a_random_genotype_of_another_space_is_given_by_its_name():
+    found = Genotype.load("random:bnas-ucb:5")
+    assert found == Genotype.random(SearchSpace.named("bnas-ucb"), 5)
+    assert Genotype.load("random:bnas:5") == Genotype.load("random:5") != found
+    with pytest.raises(GenotypeError, match="did you mean 'bnas-ucb'"):
+        Genotype.load("random:bnas-ubc:5")
+
+
+@pytest.mark.parametrize(
+    "text", ["random:", "random:x", "random:-1", "random:1.5", "random:²", "random:bnas:"]
+)
 def test_a_random_genotype_needs_a_number(text):
     with pytest.raises(GenotypeError, match="`random:SEED`, SEED a number. Received: 'random:"):
         Genotype.load(text)

@@ -30,6 +30,48 @@ def test_the_space_of_bnas():
     assert SearchSpace.named("bnas") == space
 
 
+def test_the_space_of_bnas_ucb():
+    """BNAS-UCB's eight, in DARTS' order; the cell is DARTS', without BNAS' shortcut."""
+    space = SearchSpace.named("bnas-ucb")
+    assert space.normal == space.reduce
+    assert space.normal == (
+        "none",
+        "max_pool_3x3",
+        "avg_pool_3x3",
+        "identity",
+        "bin_dil_conv_3x3_linear",
+        "bin_dil_conv_5x5_linear",
+        "bin_conv_3x3_linear",
+        "bin_conv_5x5_linear",
+    )
+    assert (space.name, space.nodes, space.edges_per_node) == ("bnas-ucb", 4, 2)
+    assert not space.shortcut
+
+
+def test_the_space_of_darts_binarised():
+    space = SearchSpace.named("darts-binary")
+    assert space.normal == space.reduce
+    assert space.normal == (
+        "none",
+        "max_pool_3x3",
+        "avg_pool_3x3",
+        "identity",
+        "bin_sep_conv_3x3",
+        "bin_sep_conv_5x5",
+        "bin_dil_sep_conv_3x3",
+        "bin_dil_sep_conv_5x5",
+    )
+    assert (space.name, space.nodes, space.edges_per_node) == ("darts-binary", 4, 2)
+    assert not space.shortcut
+
+
+@pytest.mark.parametrize("name", spaces.SPACES)
+def test_every_published_space_has_its_name_and_known_operations(name):
+    space = SearchSpace.named(name)
+    assert space.name == name and SearchSpace.from_dict(space.to_dict()) == space
+    assert all(spaces.describe(operation) for operation in space.normal)
+
+
 def test_node_i_reads_every_earlier_state():
     assert edges_of_cell(1) == ((0, 0), (0, 1))
     assert edges_of_cell(2) == ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2))
@@ -56,7 +98,9 @@ def test_a_declared_operation_joins_a_space(monkeypatch):
     with pytest.raises(GenotypeError, match="must be registered. Received: 'bin_shuffle'"):
         SearchSpace.bnas().with_operations("bin_shuffle")
     declare_operation("bin_shuffle", "a user's own")
-    assert spaces.operation_names() == (*BNAS, "bin_shuffle")
+    assert spaces.operation_names()[: len(BNAS)] == BNAS
+    assert spaces.operation_names()[-1] == "bin_shuffle"
+    assert spaces.describe("bin_shuffle") == "a user's own"
     assert SearchSpace.bnas().with_operations("bin_shuffle").reduce == (*BNAS, "bin_shuffle")
 
 
@@ -71,6 +115,8 @@ def test_an_unknown_operation_is_answered_with_the_nearest():
     message = r"Received: 'bin_conv_3x4'; did you mean 'bin_conv_3x3'\? Import the module"
     with pytest.raises(GenotypeError, match=message):
         check_operation("bin_conv_3x4")
+    with pytest.raises(GenotypeError, match=message):
+        spaces.describe("bin_conv_3x4")
     with pytest.raises(GenotypeError, match="did you mean 'max_pool_3x3'"):
         SearchSpace.bnas().without_operations(["maxpool_3x3"])
 

@@ -20,6 +20,7 @@ from bnas_larq.backend import keras, lq
 from bnas_larq.errors import ExportError, one_line
 from bnas_larq.export.engine import compute_engine
 from bnas_larq.export.flat import calls, flattened
+from bnas_larq.layers.identity import FactorizedReduction
 
 #: What a reader of a damaged flatbuffer runs into: offsets that point outside or elsewhere.
 _DAMAGE = (
@@ -140,6 +141,8 @@ def _kernels(layer: keras.layers.Layer) -> list[np.ndarray]:
         return [_depthwise(value(layer.depthwise_kernel))]
     if isinstance(layer, keras.layers.Conv2DTranspose):
         return []  # another operation of TensorFlow Lite, which is not listed
+    if isinstance(layer, FactorizedReduction):
+        return np.split(value(layer.kernel), [layer.halves[0]], axis=-1)
     if isinstance(layer, keras.layers.Conv1D) and layer.kernel.shape.rank == 3:
         return [value(layer.kernel)[None]]
     if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):

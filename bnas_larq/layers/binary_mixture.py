@@ -32,6 +32,7 @@ import numpy as np
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.layers.binary import has_dilated_gradients, scaled, traced_by_shape
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
+from bnas_larq.layers.projection import PCNNProjection
 from bnas_larq.layers.quantizers import SignScale
 
 
@@ -69,6 +70,7 @@ class BinaryConvolution:
 #: Kernel quantizers whose values are ±scale, one scale for each output channel.
 _SIGNS = (
     SignScale,
+    PCNNProjection,
     lq.quantizers.SteSign,
     lq.quantizers.ApproxSign,
     lq.quantizers.SwishSign,
@@ -108,16 +110,13 @@ class BinaryKernel:
         value: ±scale, [h, w, in, out]; gradients go through it.
         signs: ±1, the same shape.
         scale: one value from 0 up for each output channel, [out].
+        distance: of a kernel with a projection loss, see `PCNNProjection.latest`.
     """
 
     value: tf.Tensor
     signs: tf.Tensor
     scale: tf.Tensor
-
-    @classmethod
-    def of(cls, value: tf.Tensor) -> BinaryKernel:
-        """The parts of a quantised kernel whose output channels hold one magnitude each."""
-        return cls(value, *(tf.stop_gradient(part) for part in _signs_and_scale(value)))
+    distance: tf.Tensor | None = None
 
     def of_edges(self, live: Sequence[int], edges: int) -> BinaryKernel:
         """The output channels of some edges."""
@@ -154,40 +153,71 @@ class BinaryMixer:
         self._functions: dict = {}
         self._shared: dict[int, BinaryKernel] = {}
 
-    def traced(self, key: Hashable, make: Callable[[], Callable]) -> Callable:
+    def traced(self, key: Hashable, make: Callable[[], Callable], inline: bool = True) -> Callable:
         """The traced function called `key`, made by the first who asks.
 
         Whoever gives the same key must mean the same function of its arguments.
         """
         if key not in self._functions:
-            self._functions[key] = traced_by_shape(make())
+            self._functions[key] = traced_by_shape(make(), inline)
         return self._functions[key]
 
     def kernel_of(self, convolution: BinaryConvolution) -> BinaryKernel:
         """The layer's binary kernel, anew or the one of `shared_kernels`."""
         layer = convolution.layer
         shared = self._shared.get(id(layer))
-        if shared is not None:
-            return shared
-        latent, quantizer = tf.convert_to_tensor(layer.kernel), layer.kernel_quantizer
-        if quantizer.weights:
-            # Its own variables must not hide from tapes behind a traced function.
-            return BinaryKernel.of(quantizer(latent))
-        key = (settings_of(quantizer), latent.shape)
-        quantise = self.traced(key, lambda: _quantisation(quantizer))
-        return BinaryKernel(*quantise(latent))
+        if shared is None:
+            return _quantised([layer])[0]
+        if shared.distance is not None:
+            # Others may have quantised it since, in a pass that is over.
+            layer.kernel_quantizer.latest = shared.distance
+        return shared
 
     @contextlib.contextmanager
     def shared_kernels(self, convolutions: Iterable[BinaryConvolution]) -> Iterator[None]:
         """Quantise kernels once for all evaluations inside the context.
 
-        The quantizers run here: a tape that shall see them must record now.
+        The quantizers run here: a tape that shall see them must record now. Inside, a context of
+        its own takes over: one of no kernels quantises all of them anew.
         """
-        self._shared = {id(entry.layer): self.kernel_of(entry) for entry in convolutions}
+        groups: dict[Hashable, list[lq.layers.QuantConv2D]] = {}
+        for convolution in convolutions:
+            layer, quantizer = convolution.layer, convolution.layer.kernel_quantizer
+            # A quantizer with variables of its own belongs to its one kernel.
+            alike = id(layer) if quantizer.weights else settings_of(quantizer)
+            groups.setdefault((alike, *layer.kernel.shape[:-1]), []).append(layer)
+        shared = {}
+        for layers in groups.values():
+            shared.update(zip(map(id, layers), _quantised(layers), strict=True))
+        before, self._shared = self._shared, shared
         try:
             yield
         finally:
-            self._shared = {}
+            self._shared = before
+
+
+def _quantised(layers: Sequence[lq.layers.QuantConv2D]) -> list[BinaryKernel]:
+    """The binary kernels of some layers whose quantizers and kernels are alike but for the number
+    of output channels.
+
+    What the quantizers do to one output channel does not depend on the others, so they are all
+    quantised as one kernel: a supernet has two hundred.
+    """
+    latents = [tf.convert_to_tensor(layer.kernel) for layer in layers]
+    value = layers[0].kernel_quantizer(_joined(latents))
+    # From here on no gradient passes: it goes through the value.
+    signs, scale = _signs_and_scale(tf.stop_gradient(value))
+    if len(layers) == 1:
+        distance = getattr(layers[0].kernel_quantizer, "latest", None)
+        return [BinaryKernel(value, signs, scale, distance)]
+    sizes = [latent.shape[-1] for latent in latents]
+    parts = (tf.split(part, sizes, axis=-1) for part in (value, signs, scale))
+    return [BinaryKernel(*kernel) for kernel in zip(*parts, strict=True)]
+
+
+def _joined(kernels: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Kernels side by side along their output channels."""
+    return tf.concat(kernels, axis=-1) if len(kernels) > 1 else kernels[0]
 
 
 def settings_of(thing: keras.layers.Layer) -> tuple:
@@ -247,16 +277,6 @@ def mix(
 
     parts = [getattr(k, part) for part in ("value", "signs", "scale") for k in kernels]
     return evaluate(weights, *inputs, *parts)
-
-
-def _quantisation(quantizer) -> Callable:
-    """Function of a latent kernel: the binary kernel, its signs and its scale."""
-
-    def quantise(latent):
-        kernel = BinaryKernel.of(quantizer(latent))
-        return kernel.value, kernel.signs, kernel.scale
-
-    return quantise
 
 
 def _signs_and_scale(value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

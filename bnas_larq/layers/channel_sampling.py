@@ -48,11 +48,13 @@ class PartialChannels:
 
     def split(self, state: tf.Tensor, strides: int) -> tuple[tf.Tensor, tf.Tensor]:
         """(channels to mix, bypassing channels brought to the strided shape by 2×2 max pooling)."""
-        mixed = self.mixed_filters(state.shape[-1])
-        bypass = state[..., mixed:]
+        channels = state.shape[-1]
+        mixed = self.mixed_filters(channels)
+        # Gradients of two slices would be two padded tensors and their sum, a third of a step.
+        chosen, bypass = tf.split(state, [mixed, channels - mixed], axis=-1)
         if strides > 1:
             bypass = tf.nn.max_pool2d(bypass, 2, strides, "SAME")
-        return state[..., :mixed], bypass
+        return chosen, bypass
 
     def join(self, mixed: tf.Tensor, bypass: tf.Tensor) -> tf.Tensor:
         """A node of its mixed and its bypassing channels, shuffled over the S groups."""

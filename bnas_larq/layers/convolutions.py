@@ -10,6 +10,7 @@ from __future__ import annotations
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers.binary import BinaryConv2D
+from bnas_larq.layers.edges import EdgewiseConv2D
 from bnas_larq.layers.quantizers import get_scheme
 
 PADDINGS = ("same", "symmetric")
@@ -17,9 +18,13 @@ PADDINGS = ("same", "symmetric")
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
 
 
-def initializer() -> keras.initializers.Initializer:
-    """U(−1/√fan_in, 1/√fan_in), PyTorch's default, what the papers' programs start from."""
-    return keras.initializers.VarianceScaling(1.0 / 3.0, mode="fan_in", distribution="uniform")
+def initializer(fewer: float = 1.0) -> keras.initializers.Initializer:
+    """U(−1/√fan_in, 1/√fan_in), PyTorch's default, what the papers' programs start from.
+
+    Args:
+        fewer: how many times smaller the fan-in is than Keras makes it from the kernel's shape.
+    """
+    return keras.initializers.VarianceScaling(fewer / 3.0, mode="fan_in", distribution="uniform")
 
 
 def batch_norm(name: str, affine: bool = True) -> keras.layers.BatchNormalization:
@@ -165,6 +170,21 @@ def pooling(kind: str, strides: int, padding: str, name: str) -> keras.layers.La
     return layer(3, strides, padding="same", name=name)
 
 
+def quantizers(
+    input_scheme: str | None, kernel_scheme: str | None, edges: int = 1
+) -> dict[str, object]:
+    """Arguments of a `QuantConv2D` whose input and kernel are quantised by registered schemes, or
+    (None) not.
+
+    Args:
+        edges: how many kernels of a supernet's edges it holds side by side.
+    """
+    return {
+        "input_quantizer": get_scheme(input_scheme).input_quantizer() if input_scheme else None,
+        **(get_scheme(kernel_scheme).kernel_settings(edges) if kernel_scheme else {}),
+    }
+
+
 def convolution(
     filters: int,
     kernel_size: int,
@@ -177,13 +197,18 @@ def convolution(
     kernel_scheme: str | None,
     use_bias: bool = False,
     groups: int = 1,
+    edges: int = 1,
 ) -> lq.layers.QuantConv2D:
-    """A convolution whose input and kernel are quantised by registered schemes, or (None) not."""
+    """A convolution whose input and kernel are quantised, see `quantizers`."""
     check_padding(padding)
     symmetric = padding == "symmetric" and strides > 1 and kernel_size % 2 == 1
-    kernel = get_scheme(kernel_scheme) if kernel_scheme else None
-    binary = BinaryConv2D if input_scheme and kernel_scheme else lq.layers.QuantConv2D
-    return (SymmetricQuantConv2D if symmetric else binary)(
+    quantisation = quantizers(input_scheme, kernel_scheme, edges)
+    is_binary = all(quantisation.get(f"{part}_quantizer") for part in ("input", "kernel"))
+    if groups == edges > 1:
+        plain = EdgewiseConv2D
+    else:
+        plain = BinaryConv2D if is_binary else lq.layers.QuantConv2D
+    return (SymmetricQuantConv2D if symmetric else plain)(
         filters,
         kernel_size,
         strides=strides,
@@ -191,9 +216,33 @@ def convolution(
         groups=groups,
         padding="valid" if symmetric else "same",
         use_bias=use_bias,
-        input_quantizer=get_scheme(input_scheme).input_quantizer() if input_scheme else None,
-        kernel_quantizer=kernel.kernel_quantizer() if kernel else None,
-        kernel_constraint=kernel.kernel_constraint() if kernel else None,
         kernel_initializer=initializer(),
         name=name,
+        **quantisation,
+    )
+
+
+def depthwise(
+    channels: int,
+    kernel_size: int,
+    *,
+    name: str,
+    strides: int = 1,
+    dilation: int = 1,
+    input_scheme: str | None,
+    kernel_scheme: str | None,
+    edges: int = 1,
+) -> lq.layers.QuantDepthwiseConv2D:
+    """A depthwise convolution without bias and with SAME padding, quantised as `convolution`."""
+    return lq.layers.QuantDepthwiseConv2D(
+        kernel_size,
+        strides=strides,
+        dilation_rate=dilation,
+        padding="same",
+        use_bias=False,
+        input_quantizer=get_scheme(input_scheme).input_quantizer() if input_scheme else None,
+        # Keras takes all channels for the fan-in, of which each filter reads one.
+        depthwise_initializer=initializer(channels),
+        name=name,
+        **(get_scheme(kernel_scheme).depthwise_settings(edges) if kernel_scheme else {}),
     )

@@ -127,6 +127,19 @@ class MixedCell(keras.layers.Layer):
         mixture: Mixture | SampledPath | tf.Tensor,
         training: bool | None = None,
     ) -> tf.Tensor:
+        return self.joined(self.values(states, mixture, training), states, training)
+
+    def values(
+        self,
+        states: tuple[tf.Tensor, tf.Tensor],
+        mixture: Mixture | SampledPath | tf.Tensor,
+        training: bool | None = None,
+    ) -> list[tf.Tensor]:
+        """The cell's states: both preprocessed inputs and all nodes.
+
+        Args:
+            states, mixture: as in a call.
+        """
         mixture = as_mixture(mixture)
         values = [
             chain(layers, x, training) for layers, x in zip(self.preprocess, states, strict=True)
@@ -146,6 +159,15 @@ class MixedCell(keras.layers.Layer):
                 bypasses.append(self._bypassing(bypass, mixed.rows, mixture))
             sums += mixed(value, mixture, training=training)
         values.append(self._first_node(sums, bypasses)[0])
+        return values
+
+    def joined(
+        self,
+        values: list[tf.Tensor],
+        states: tuple[tf.Tensor, tf.Tensor],
+        training: bool | None = None,
+    ) -> tf.Tensor:
+        """The cell's output, given its `values`: the nodes side by side, and the shortcut."""
         output = tf.concat(values[2:], axis=-1) if len(values) > 3 else values[2]
         if self.has_shortcut:
             output += chain(self.shortcut, states[1], training)

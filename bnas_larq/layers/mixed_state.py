@@ -26,6 +26,7 @@ from bnas_larq.layers.binary_mixture import (
 )
 from bnas_larq.layers.mixture import Mixture, SampledPath
 from bnas_larq.layers.operations import Context, build_chain, build_operation, chain, sharing_of
+from bnas_larq.layers.sampled import Option, convolution, one_of
 from bnas_larq.layers.template import CellPlan
 from bnas_larq.spaces import ZEROISE
 
@@ -73,6 +74,14 @@ def shared_part(candidate: _Candidate) -> list[keras.layers.Layer] | None:
     else:
         return None
     return layers if all(_normalises(layer) or not layer.weights for layer in layers) else None
+
+
+def _keeps_some(operation: str, context: Context) -> bool:
+    """Whether a pattern keeps a convolution of the operation in full precision."""
+    if not context.full_precision:
+        return False
+    layers = build_operation(operation, dataclasses.replace(context, shared=None))
+    return any(context.keeps_full_precision(layer.name) for layer in layers)
 
 
 def _normalises(layer: keras.layers.Layer) -> bool:
@@ -134,17 +143,21 @@ class MixedState(keras.layers.Layer):
                 context.at(f"{plan.name}_edge{row}_{name}", self.filters, self.strides, shared)
                 for row in rows
             ]
-            sharing = sharing_of(name)
+            sharing = sharing_of(name, self.strides)
             # Edges whose kernels differ in precision cannot be one convolution.
-            if sharing == "channels" and any(
-                place.keeps_full_precision(f"{place.name}_conv") for place in alone
-            ):
+            if sharing == "channels" and any(_keeps_some(name, place) for place in alone):
                 sharing = "edge"
             if sharing == "edge":
                 chains = [build_operation(name, place) for place in alone]
             else:
-                width = self.filters * (len(rows) if sharing == "channels" else 1)
-                place = context.at(f"{plan.name}_state{state}_{name}", width, self.strides, shared)
+                edges = len(rows) if sharing == "channels" else 1
+                place = context.at(
+                    f"{plan.name}_state{state}_{name}",
+                    self.filters * edges,
+                    self.strides,
+                    shared,
+                    edges,
+                )
                 chains = [build_operation(name, place)]
             candidate = _Candidate(name, column, sharing, chains)
             found = BinaryConvolution.of(chains[0]) if sharing == "channels" else None
@@ -289,25 +302,34 @@ class MixedState(keras.layers.Layer):
         little next to a convolution.
         """
         memory: dict = {}
-        reads = {
-            candidate.column: chain(
-                candidate.chains[0][: candidate.prefix], inputs, training, memory
-            )
-            for candidate in self.candidates
-            if candidate.convolution is not None
-        }
+        options = []
+        for candidate in self.candidates:
+            if not self.alive[:, candidate.column].any():
+                continue
+            if shared_part(candidate) is None:
+                options.append(self._own_layers(candidate, training))
+            elif candidate.convolution is None:
+                options.append(self._pool(candidate, training))
+            else:
+                read = chain(candidate.chains[0][: candidate.prefix], inputs, training, memory)
+                kernel = self._mixer.kernel_of(candidate.convolution)
+                options.append(
+                    convolution(
+                        candidate.column,
+                        read,
+                        candidate.convolution,
+                        kernel,
+                        len(self.rows),
+                        self._mixer.dtype,
+                    )
+                )
+        columns = tf.unstack(tf.gather(path.chosen, self.rows))
         outputs = []
-        for edge, row in enumerate(self.rows):
-            chosen = path.chosen[row]
-            branches = [lambda: self._zeros(inputs, 1)] * self.alive.shape[1]
-            for candidate in self.candidates:
-                if self.alive[edge, candidate.column]:
-                    branch = self._branch(candidate, edge, inputs, training, reads)
-                    branches[candidate.column] = branch
-            output = tf.switch_case(chosen, branches)
+        for edge, (row, column) in enumerate(zip(self.rows, columns, strict=True)):
+            alive = [option for option in options if self.alive[edge, option.column]]
+            output = one_of(alive, edge, column, inputs, self.strides, self._mixer)
             if path.weights is not None:
-                weight = path.weights[row, chosen]
-                output = weighted(output, tf.fill([self.filters], weight))
+                output = weighted(output, tf.fill([self.filters], path.weights[row, column]))
             outputs.append(output)
         output = tf.concat(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
         if path.edge_weights is not None:
@@ -315,25 +337,36 @@ class MixedState(keras.layers.Layer):
             output = weighted(output, spread(factors, self.filters))
         return output
 
-    def _branch(self, candidate: _Candidate, edge: int, inputs, training, reads):
-        """Function without arguments: the candidate's output on one edge."""
-        if candidate.convolution is not None:
-            entry = Entry(0, 0, (0,), candidate.convolution)
-            kernel, read = self._kernel(candidate, [edge]), reads[candidate.column]
+    def _pool(self, candidate: _Candidate, training) -> Option:
+        """A candidate that is the same for all edges and has no weights but statistics."""
+        layers = candidate.chains[0]
+        norms = [layer for layer in layers if _normalises(layer)]
 
-            def convolve() -> tf.Tensor:
-                # Tensors of the branch's own graph: the gradient of a switch knows no others.
-                parts = (kernel.value, kernel.signs, kernel.scale)
-                own = BinaryKernel(*(tf.identity(part) for part in parts))
-                weights, dtype = tf.ones([1, 1]), self._mixer.dtype
-                return mix([tf.identity(read)], [entry], [own], weights, True, dtype)[0]
+        def compute(inputs, *statistics):
+            moving = dict(zip(norms, statistics, strict=True))
+            for layer in layers:
+                inputs = _apply(layer, inputs, moving, bool(training))
+            return inputs
 
-            return convolve
-        if candidate.sharing == "channels":
-            layers, edges = candidate.chains[0], len(self.rows)
-            return lambda: tf.split(chain(layers, inputs, training), edges, axis=-1)[edge]
-        layers = candidate.chains[edge if candidate.sharing == "edge" else 0]
-        return lambda: chain(layers, inputs, training)
+        statistics = tuple((norm.moving_mean, norm.moving_variance) for norm in norms)
+        key = bool(training), tuple(
+            (layer.epsilon, layer.momentum) if layer in norms else settings_of(layer)
+            for layer in layers
+        )
+        return Option(candidate.column, compute, [statistics] * len(self.rows), key)
+
+    def _own_layers(self, candidate: _Candidate, training) -> Option:
+        """A candidate that only its own layers know how to compute."""
+        edges = len(self.rows)
+
+        def compute(inputs, edge):
+            layers = candidate.chains[edge if candidate.sharing == "edge" else 0]
+            outputs = chain(layers, inputs, training)
+            if candidate.sharing == "channels":
+                return tf.split(outputs, edges, axis=-1)[edge]
+            return outputs
+
+        return Option(candidate.column, compute, [(edge,) for edge in range(edges)])
 
     def _zeros(self, inputs: tf.Tensor, edges: int) -> tf.Tensor:
         """Zeroise on some edges."""

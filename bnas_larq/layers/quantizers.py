@@ -4,12 +4,24 @@ Activations use larq's `SteSign`: sign forward, gradient passed where |x| <= 1 (
 straight-through estimator). Kernels use `SignScale`: sign(W) times one scale per output channel,
 mean |W|, as XNOR-Net (arXiv 1603.05279) and BNAS (arXiv 2002.06963). The latent kernel is kept
 centred over its input channels and clamped to [-1, 1] by `CenterClip`.
+
+Centring kills a depthwise convolution: each of its filters reads one input channel, and a number
+minus its own mean is 0. Schemes therefore say apart what becomes of depthwise kernels:
+
+- `sign-scale`: BNAS' Sign + Scale; depthwise kernels are clamped, but not centred (ours).
+- `sign-scale-plain`: the same with larq's gradient.
+- `sign-scale-centred`: as published, depthwise kernels are centred too: they are exactly 0.
+- `xnor`: XNOR-Net's, no kernel is centred.
+- `full-precision`: nothing is quantised: the twin to compare a binary network with.
+
+`bnas_larq.layers.projection` adds `pcnn`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
@@ -23,11 +35,12 @@ def centre_and_clip(kernel: tf.Tensor, clip_value: float = 1.0) -> tf.Tensor:
     return tf.clip_by_value(centred, -clip_value, clip_value)
 
 
-def sign_scale(kernel: tf.Tensor, gradient: str = "xnor") -> tf.Tensor:
+def sign_scale(kernel: tf.Tensor, gradient: str = "xnor", centred: bool = True) -> tf.Tensor:
     """sign(W)·mean(|W|), the mean over all axes but the last (output channels).
 
     Args:
         kernel: latent kernel [h, w, in, out] (or [in, out]).
+        centred: whether the kernel has been centred over its input channels.
         gradient: what the latent kernel receives, with g the gradient of the binary kernel, a the
             channel's scale and n = h·w·in the fan-in.
 
@@ -35,7 +48,8 @@ def sign_scale(kernel: tf.Tensor, gradient: str = "xnor") -> tf.Tensor:
 
             `"xnor"`: the derivative through the scale too, a·g·[|W| <= 1] + sign(W)·Σ(g·sign(W))/n,
             times n·(1 − 1/in), as in XNOR-Net's and BNAS' programs. With SGD this factor decides
-            how fast latent kernels move; Adam does not see it.
+            how fast latent kernels move; Adam does not see it. 1 − 1/in is the derivative of the
+            centring, so it is left out for kernels that are not centred.
 
     Returns:
         Tensor of the kernel's shape with two values per output channel, ±a.
@@ -44,7 +58,7 @@ def sign_scale(kernel: tf.Tensor, gradient: str = "xnor") -> tf.Tensor:
     fan_in = 1
     for size in kernel.shape[:-1]:
         fan_in *= size
-    factor = fan_in * (1.0 - 1.0 / kernel.shape[-2])
+    factor = fan_in * (1.0 - 1.0 / kernel.shape[-2] if centred else 1.0)
 
     @tf.custom_gradient
     def quantize(latent):
@@ -74,7 +88,6 @@ class SignScale(lq.quantizers.Quantizer):
             so after each update; doing it here as well makes freshly initialised and imported
             kernels right from the first step. Its own derivative is left out on purpose: the
             papers' programs change the latent weight in place.
-
     Raises:
         BnasLarqError: an unknown gradient.
     """
@@ -94,37 +107,141 @@ class SignScale(lq.quantizers.Quantizer):
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         if self.centre:
             inputs = inputs + tf.stop_gradient(centre_and_clip(inputs) - inputs)
-        return super().call(sign_scale(inputs, self.gradient))
+        return super().call(sign_scale(inputs, self.gradient, centred=self.centre))
+
+    def scales(self, shape: Sequence[int]) -> int:
+        """How many scales a kernel of this shape has."""
+        return shape[-1]
 
     def get_config(self) -> dict:
         return {**super().get_config(), "gradient": self.gradient, "centre": self.centre}
 
 
 @register
-class CenterClip(keras.constraints.Constraint):
-    """Keeps a latent kernel centred over its input channels and within ±clip_value."""
+class DepthwiseQuantizer(lq.quantizers.Quantizer):
+    """A kernel quantizer for depthwise kernels, [h, w, in, multiplier].
 
-    def __init__(self, clip_value: float = 1.0) -> None:
+    Each of the in·multiplier filters reads one input channel. The quantizer sees them as those of
+    an ordinary convolution, [h, w, 1, in·multiplier], so that what it does to each output channel
+    it does to each filter. One that centres over the input channels makes the kernel exactly 0, and
+    its gradient too.
+
+    Args:
+        quantizer: for kernels [h, w, in, out]; an object, or its configuration.
+    """
+
+    def __init__(self, quantizer: lq.quantizers.Quantizer | dict, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if isinstance(quantizer, dict):
+            quantizer = keras.utils.deserialize_keras_object(quantizer)
+        self.quantizer = quantizer
+        self.precision = quantizer.precision
+
+    def build(self, input_shape) -> None:
+        if not self.quantizer.built:
+            self.quantizer.build(_filters_last(input_shape))
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(self.quantizer(self.filters_last(inputs)), inputs.shape)
+
+    def filters_last(self, kernel: tf.Tensor) -> tf.Tensor:
+        """The kernel as its quantizer sees it, [h, w, 1, in·multiplier]."""
+        return tf.reshape(kernel, _filters_last(kernel.shape))
+
+    def scales(self, shape: Sequence[int]) -> int:
+        """How many scales a kernel of this shape has."""
+        return number_of_scales(self.quantizer, _filters_last(shape))
+
+    def get_config(self) -> dict:
+        quantizer = keras.utils.serialize_keras_object(self.quantizer)
+        return {**super().get_config(), "quantizer": quantizer}
+
+
+def _filters_last(shape: Sequence[int]) -> list[int]:
+    return [*shape[:2], 1, shape[2] * shape[3]]
+
+
+def number_of_scales(quantizer: object, shape: Sequence[int]) -> int:
+    """How many scales a quantised kernel of this shape keeps besides its signs."""
+    if hasattr(quantizer, "scales"):
+        return quantizer.scales(shape)
+    return shape[-1] if isinstance(quantizer, lq.quantizers.MagnitudeAwareSign) else 0
+
+
+@register
+class CenterClip(keras.constraints.Constraint):
+    """Keeps a latent kernel centred over its input channels and within ±clip_value.
+
+    Args:
+        depthwise: of a depthwise kernel, whose filters read one channel each: it becomes 0.
+    """
+
+    def __init__(self, clip_value: float = 1.0, depthwise: bool = False) -> None:
         self.clip_value = clip_value
+        self.depthwise = depthwise
 
     def __call__(self, kernel: tf.Tensor) -> tf.Tensor:
+        if self.depthwise:
+            return tf.zeros_like(kernel)
         return centre_and_clip(kernel, self.clip_value)
 
     def get_config(self) -> dict:
-        return {"clip_value": self.clip_value}
+        return {"clip_value": self.clip_value, "depthwise": self.depthwise}
 
 
 # In .h5 files larq looks quantizers and constraints up by their bare names, without our namespace.
-keras.utils.get_custom_objects().update(SignScale=SignScale, CenterClip=CenterClip)
+keras.utils.get_custom_objects().update(
+    SignScale=SignScale, DepthwiseQuantizer=DepthwiseQuantizer, CenterClip=CenterClip
+)
+
+
+def nothing() -> None:
+    """The factory of schemes that leave something out."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """How a binary convolution quantises: factories, because every layer owns its quantizers."""
+    """How a binary convolution quantises: factories, because every layer owns its quantizers.
+
+    Each may return None, which leaves that part out.
+
+    Attributes:
+        input_quantizer, kernel_quantizer, kernel_constraint, kernel_regularizer: of a convolution.
+        depthwise_quantizer, depthwise_constraint: of a depthwise convolution; None for the same as
+            of others. The quantizer is put into a `DepthwiseQuantizer`.
+        by_layer: whether a kernel's values depend on more of it than their own output channel.
+            Quantizers are then made with `parts=`: how many layers' filters a kernel of the
+            supernet holds side by side.
+    """
 
     input_quantizer: Callable[[], object]
-    kernel_quantizer: Callable[[], object]
+    kernel_quantizer: Callable[..., object]
     kernel_constraint: Callable[[], object]
+    kernel_regularizer: Callable[[], object] = nothing
+    depthwise_quantizer: Callable[..., object] | None = None
+    depthwise_constraint: Callable[[], object] | None = None
+    by_layer: bool = False
+
+    def kernel_settings(self, parts: int = 1) -> dict[str, object]:
+        """Arguments of a new `QuantConv2D` that concern its kernel."""
+        return {
+            "kernel_quantizer": self.kernel_quantizer(**self._parts(parts)),
+            "kernel_constraint": self.kernel_constraint(),
+            "kernel_regularizer": self.kernel_regularizer(),
+        }
+
+    def depthwise_settings(self, parts: int = 1) -> dict[str, object]:
+        """Arguments of a new `QuantDepthwiseConv2D` that concern its kernel."""
+        quantizer = (self.depthwise_quantizer or self.kernel_quantizer)(**self._parts(parts))
+        return {
+            "depthwise_quantizer": quantizer and DepthwiseQuantizer(quantizer),
+            "depthwise_constraint": (self.depthwise_constraint or self.kernel_constraint)(),
+            "depthwise_regularizer": self.kernel_regularizer(),
+        }
+
+    def _parts(self, parts: int) -> dict[str, int]:
+        return {"parts": parts} if self.by_layer else {}
 
 
 _SCHEMES: dict[str, Scheme] = {}
@@ -150,12 +267,21 @@ def scheme_names() -> tuple[str, ...]:
     return tuple(_SCHEMES)
 
 
-for _name, _gradient in (("sign-scale", "xnor"), ("sign-scale-plain", "plain")):
-    register_scheme(
-        _name,
-        Scheme(
-            input_quantizer=lq.quantizers.SteSign,
-            kernel_quantizer=lambda gradient=_gradient: SignScale(gradient),
-            kernel_constraint=CenterClip,
+def _sign_scale_scheme(gradient: str, centre: bool, centre_depthwise: bool) -> Scheme:
+    clip = functools.partial(lq.constraints.WeightClip, 1.0)
+    return Scheme(
+        input_quantizer=lq.quantizers.SteSign,
+        kernel_quantizer=functools.partial(SignScale, gradient, centre),
+        kernel_constraint=CenterClip if centre else clip,
+        depthwise_quantizer=functools.partial(SignScale, gradient, centre_depthwise),
+        depthwise_constraint=(
+            functools.partial(CenterClip, depthwise=True) if centre_depthwise else clip
         ),
     )
+
+
+register_scheme("sign-scale", _sign_scale_scheme("xnor", True, False))
+register_scheme("sign-scale-plain", _sign_scale_scheme("plain", True, False))
+register_scheme("sign-scale-centred", _sign_scale_scheme("xnor", True, True))
+register_scheme("xnor", _sign_scale_scheme("xnor", False, False))
+register_scheme("full-precision", Scheme(nothing, nothing, nothing))

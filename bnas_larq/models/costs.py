@@ -11,7 +11,8 @@ Papers count differently, so every figure names its convention:
 - `ops_honest`: the same, but with those shortcut convolutions counted as what they are.
 - Bytes: as deployed. 1 bit for each binary weight, 4 bytes for each scale of a scaled binary kernel
   (one per output channel), 4 bytes for every other weight; BatchNorm with all vectors it stores,
-  although converters fold them away. The latent kernels of a Keras file are not what is counted.
+  although converters fold them away. The latent kernels of a Keras file are not what is counted,
+  nor the weights of kernel quantizers, which only training needs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError, nearest
+from bnas_larq.layers.quantizers import number_of_scales
 from bnas_larq.models.multiplications import (
     CONVOLUTIONS,
     FULL_PRECISION,
@@ -39,8 +41,6 @@ BINARY_MACS_PER_OP = 64
 CONVENTIONS = ("paper", "honest")
 #: In the name of every inter-cell shortcut convolution of a BNAS network.
 SHORTCUT_MARK = "_shortcut_conv"
-#: Kernel quantizers, by class name, that keep one scale for each output channel.
-SCALED_QUANTIZERS = frozenset({"SignScale", "MagnitudeAwareSign"})
 
 
 @dataclass(frozen=True)
@@ -292,6 +292,11 @@ def layer_cost(
     """
     trainable = {id(weight) for weight in layer.trainable_weights}
     macs = dict(calls.macs.get(path, {}))
+    of_quantizers = {
+        id(weight)
+        for kernel in weights
+        for weight in getattr(getattr(kernel, "quantizer", None), "weights", ())
+    }
     return LayerCost(
         name=path,
         kind=type(layer).__name__,
@@ -299,7 +304,7 @@ def layer_cost(
         macs=macs,
         parameters=sum(map(size, weights)),
         trainable_parameters=sum(size(w) for w in weights if id(w) in trainable),
-        bits=sum(map(_stored_bits, weights)),
+        bits=sum(_stored_bits(weight) for weight in weights if id(weight) not in of_quantizers),
         shortcut=SHORTCUT_MARK in layer.name and isinstance(layer, CONVOLUTIONS) and 1 not in macs,
         countable=multiplies(layer) or not any(map(_is_matrix, weights)),
     )
@@ -311,5 +316,5 @@ def _is_matrix(weight: tf.Variable) -> bool:
 
 
 def _stored_bits(weight: tf.Variable) -> int:
-    scaled = type(getattr(weight, "quantizer", None)).__name__ in SCALED_QUANTIZERS
-    return size(weight) * weight_bits(weight) + (FULL_PRECISION * weight.shape[-1] if scaled else 0)
+    scales = number_of_scales(getattr(weight, "quantizer", None), weight.shape)
+    return size(weight) * weight_bits(weight) + FULL_PRECISION * scales

@@ -9,6 +9,7 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.export.converter import convert
 from bnas_larq.export.exporter import export_network
 from bnas_larq.export.parity import check_parity
+from bnas_larq.export.precision import judge
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.convolutions import convolution
 from bnas_larq.models.network import build_network
@@ -44,6 +45,48 @@ def test_everything_but_stem_shortcut_and_classifier_is_one_bit(tmp_path):
     listed = [row["name"] for row in report["convolutions"] if row["kind"] == "convolution"]
     assert sorted(listed) == sorted(convolutions)
     assert {row["named_by"] for row in report["convolutions"]} == {"kernel"}
+
+
+def small(cell, **settings):
+    """Three cells of one node, each of which reduces or not, with statistics as after training."""
+    settings = {"input_shape": (8, 8, 3), "channels": 4, "shortcut": False, **settings}
+    genotype = Genotype([cell], [cell])
+    model = build_network(genotype, num_classes=3, cells=3, **settings)
+    generator = np.random.default_rng(1)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            for weight in layer.weights:
+                near = 1.0 if "gamma" in weight.name or "variance" in weight.name else 0.0
+                weight.assign(near + generator.uniform(-0.2, 0.2, weight.shape))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("operations", "settings", "float_kinds"),
+    [
+        (("identity", "bin_dil_conv_3x3_linear"), {}, set()),
+        (("identity", "bin_conv_3x3_linear"), {"input_shape": (7, 7, 3), "scheme": "pcnn"}, set()),
+        # Larq Compute Engine has no 1-bit depthwise kernel: those stay float, and compute the same.
+        (("bin_sep_conv_3x3", "bin_dil_sep_conv_5x5"), {}, {"depthwise"}),
+        (("bin_sep_conv_3x3", "identity"), {"scheme": "sign-scale-centred"}, {"depthwise"}),
+    ],
+    ids=["skip", "pcnn", "separable", "blind"],
+)
+def test_further_operations_and_schemes_compute_the_same_in_the_file(
+    operations, settings, float_kinds, tmp_path
+):
+    model = small([(operations[0], 0), (operations[1], 1)], **settings)
+    images = np.random.default_rng(2).normal(size=(8, *model.input_shape[1:])).astype(np.float32)
+    report = export_network(model, tmp_path / "model.tflite", images)
+    assert report["parity"]["max_abs_difference"] < 1e-4
+    assert {row["named_by"] for row in report["convolutions"]} == {"kernel"}
+    designed = {"stem_conv", "classifier"}
+    lost = {row["kind"] for row in report["convolutions"] if not row["binary"]}
+    assert lost == {"convolution", "dense"} | float_kinds
+    for row in report["convolutions"]:
+        assert row["binary"] == (row["kind"] == "convolution" and row["name"] not in designed)
+    verdicts = judge(model)
+    assert all(verdicts[row["name"]].binary == row["binary"] for row in report["convolutions"])
 
 
 @pytest.mark.parametrize("size", [6, 7])

@@ -54,7 +54,13 @@ class ExactScale(SignScale):
 
 @pytest.fixture(autouse=True, scope="module")
 def exact_scheme():
-    register_scheme("test-exact", Scheme(lq.quantizers.SteSign, ExactScale, CenterClip))
+    exact = Scheme(
+        lq.quantizers.SteSign,
+        ExactScale,
+        CenterClip,
+        depthwise_quantizer=lambda: ExactScale(centre=False),
+    )
+    register_scheme("test-exact", exact)
 
 
 def inputs_of(plan: CellPlan) -> tuple[tf.Tensor, tf.Tensor]:
@@ -168,6 +174,8 @@ def spaces(registry):
         "no pools": SPACE.without_operations(["max_pool_3x3", "avg_pool_3x3"]),
         "only pools": SPACE.without_operations([n for n in SPACE.normal if n.startswith("bin")]),
         "no shortcut": SearchSpace("plain", SPACE.normal, SPACE.reduce, shortcut=False),
+        "bnas-ucb": dataclasses.replace(SearchSpace.bnas_ucb(), nodes=2),
+        "darts-binary": dataclasses.replace(SearchSpace.darts_binary(), nodes=2),
         "own operations": SearchSpace(
             "two", ("none", "max_pool_3x3"), ("none", "max_pool_3x3")
         ).with_operations("test_no_relu", "test_two"),
@@ -181,6 +189,9 @@ def spaces(registry):
         ("no pools", "normal"),
         ("only pools", "reduce"),
         ("no shortcut", "normal"),
+        ("bnas-ucb", "normal"),
+        ("bnas-ucb", "reduce"),
+        ("darts-binary", "reduce"),
         ("own operations", "normal"),
         ("own operations", "reduce"),
     ],
@@ -188,6 +199,38 @@ def spaces(registry):
 def test_other_spaces(name, kind, spaces, edge_by_edge):
     plan = PLANS[kind]
     compare(make(plan, space=spaces[name]), plan, edge_by_edge, positive)
+
+
+@pytest.mark.parametrize("name", ["bnas-ucb", "darts-binary"])
+@pytest.mark.parametrize("kind", ["normal", "reduce"])
+def test_sampled_paths_of_other_spaces(name, kind, edge_by_edge):
+    """Each candidate once on each edge, then a mixture of those that are left."""
+    plan = dataclasses.replace(PLANS[kind], filters=4)
+    space = dataclasses.replace(SearchSpace.named(name), nodes=1)
+    cell = make(plan, "sign-scale", space)
+    compute = tf.function(lambda chosen: cell(inputs_of(plan), SampledPath(chosen), training=True))
+    for first in range(8):
+        chosen = tf.constant([first, 7 - first])
+        outputs = compute(chosen)
+        expected = edge_by_edge(cell, inputs_of(plan), tf.one_hot(chosen, 8), scale_inside=False)
+        assert_close(outputs.numpy(), expected.numpy())
+    alive = np.arange(16).reshape(2, 8) % 3 == 0
+    cell.keep_alive(alive)
+    weights = mixture_of(1, space)
+    outputs = cell(inputs_of(plan), positive(weights), training=True)
+    expected = edge_by_edge(cell, inputs_of(plan), weights * alive, scale_inside=False)
+    assert_close(outputs.numpy(), expected.numpy())
+
+
+@pytest.mark.parametrize("name", ["bnas-ucb", "darts-binary"])
+def test_partial_channels_of_other_spaces(name):
+    space = dataclasses.replace(SearchSpace.named(name), nodes=1)
+    plan = dataclasses.replace(PLANS["reduce"], filters=8)
+    cell = make(plan, "sign-scale", space, channel_sampling=PartialChannels(4))
+    candidates = [w for mixed in cell.mixed_states for w in mixed.trainable_weights]
+    assert {weight.shape[2] for weight in candidates} == {2}
+    outputs = cell(inputs_of(plan), positive(mixture_of(1, space)), training=True)
+    assert outputs.shape == (3, 4, 4, 8) and np.any(outputs)
 
 
 def test_full_precision_candidates_are_not_fused(edge_by_edge):
@@ -247,7 +290,8 @@ def test_a_sampled_path_is_the_one_hot_mixture(kind, edge_by_edge):
 
 
 def test_only_the_sampled_path_is_computed():
-    """The convolutions stand in the branches of a switch, of which one is executed."""
+    """The convolutions stand in the branches of a switch in a function that edges of one shape
+    share; one branch is executed."""
     cell = make(PLANS["normal"])
 
     @tf.function
@@ -255,9 +299,19 @@ def test_only_the_sampled_path_is_computed():
         return cell(inputs_of(PLANS["normal"]), SampledPath(chosen), training=True)
 
     graph = compute.get_concrete_function(tf.TensorSpec([EDGES], tf.int32)).graph
-    types = [operation.type for operation in graph.get_operations()]
-    assert types.count("Case") + types.count("StatelessCase") == EDGES
+    definition = graph.as_graph_def()
+    functions = {function.signature.name: function for function in definition.library.function}
+    types = [node.op for node in definition.node]
     assert types.count("Conv2D") == 2  # both of the preprocessing
+    called = [node.attr["f"].func.name for node in definition.node if "Partitioned" in node.op]
+    switches = [name for name in called if _types(functions[name]) & {"Case", "StatelessCase"}]
+    assert len(switches) == EDGES
+    assert len(set(switches)) == 1
+    assert "Conv2D" not in _types(functions[switches[0]])
+
+
+def _types(function):
+    return {node.op for node in function.node_def}
 
 
 @pytest.mark.parametrize("kind", ["normal", "reduce"])
@@ -377,8 +431,8 @@ def test_like_states_share_one_traced_function():
     states = tuple(tf.random.stateless_normal([2, 4, 4, 8], [0, n]) for n in (1, 2))
     for cell in cells:
         states = states[1], cell(states, positive(mixture_of(1)), training=True)
-    # One for 4, 3, 2 and 1 edges each, and for their kernels of 3×3 and 5×5.
-    assert len(mixer._functions) == 4 + 4 * 2
+    # One for 4, 3, 2 and 1 edges each.
+    assert len(mixer._functions) == 4
 
 
 def test_every_edge_reads_its_own_row_of_the_mixture():

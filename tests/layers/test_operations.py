@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -10,6 +14,7 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError, GenotypeError
 from bnas_larq.genotype import Edge, Genotype
 from bnas_larq.layers import operations
+from bnas_larq.layers.binary_mixture import BinaryConvolution
 from bnas_larq.layers.operations import (
     Context,
     build_operation,
@@ -22,6 +27,7 @@ from bnas_larq.models.supernet import SuperNet
 from bnas_larq.spaces import SearchSpace, operation_names
 
 BUILT_IN = SearchSpace.bnas().normal
+OPERATIONS = operation_names()
 
 
 def context(strides: int = 1, padding: str = "same", supernet: bool = False) -> Context:
@@ -132,6 +138,31 @@ def test_candidates_of_one_state_share_batch_norm_and_sign():
     assert place.at("third", 4).shared is None
 
 
+@pytest.mark.parametrize("name", [name for name in operation_names() if name.endswith("_linear")])
+def test_linear_convolutions_are_the_others_without_relu(name):
+    """A ReLU would erase the −1 side (BNAS-UCB)."""
+    for supernet in (True, False):
+        place = context(2, supernet=supernet)
+        linear = build_operation(name, place)
+        *others, relu = build_operation(name.removesuffix("_linear"), place)
+        assert isinstance(relu, keras.layers.ReLU)
+        assert [type(layer) for layer in linear] == [type(layer) for layer in others]
+        for one, other in zip(linear, others, strict=True):
+            for setting in ("kernel_size", "strides", "dilation_rate"):
+                assert getattr(one, setting, None) == getattr(other, setting, None)
+    assert sharing_of(name) == sharing_of(name, 2) == "channels"
+    # The supernet's fast way takes it.
+    place, convolution = BinaryConvolution.of(build_operation(name, context(supernet=True)))
+    assert (place, convolution.relu) == (2, False)
+
+
+def test_descriptions_are_those_of_the_plain_list():
+    """The list that is read without TensorFlow names everything that is registered with it."""
+    code = "from bnas_larq import spaces; print(spaces._OPERATIONS)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout) == {name: spaces.describe(name) for name in OPERATIONS}
+
+
 def test_sharing_of_the_built_in_operations():
     assert {name: sharing_of(name) for name in BUILT_IN} == {
         "none": "state",
@@ -232,6 +263,8 @@ def test_sharing_by_channels_or_state_is_the_same_mathematics(registry):
 def test_bad_registrations(registry):
     with pytest.raises(BnasLarqError, match="Received: 'chanels'; did you mean 'channels'"):
         register_operation("own", sharing="chanels")
+    with pytest.raises(BnasLarqError, match="Received: 'egde'; did you mean 'edge'"):
+        register_operation("own", sharing=("state", "egde"))
     with pytest.raises(GenotypeError, match="Python identifier. Received: '3x3'"):
         register_operation("3x3")(user_operation)
 

@@ -11,6 +11,7 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers.quantizers import (
     CenterClip,
+    DepthwiseQuantizer,
     Scheme,
     SignScale,
     centre_and_clip,
@@ -144,9 +145,14 @@ def test_quantizer_binarises_the_centred_kernel_and_passes_the_gradient_to_the_l
 
 
 def test_quantizer_without_centring():
+    """XNOR-Net's kernel. The factor 1 − 1/in is the derivative of the centring, so it goes too."""
     kernel = latent_kernel((3, 3, 4, 5)) + 0.3
-    outputs = SignScale(centre=False)(tf.constant(kernel)).numpy()
+    upstream = np.random.default_rng(6).normal(size=kernel.shape).astype(np.float32)
+    quantizer = get_scheme("xnor").kernel_quantizer()
+    outputs, received = value_and_gradient(quantizer, kernel, upstream)
     np.testing.assert_allclose(outputs, sign_scale_by_hand(kernel), rtol=1e-5)
+    by_hand = gradient_by_hand(kernel, upstream, "xnor") / (1 - 1 / 4)
+    np.testing.assert_allclose(received, by_hand, rtol=1e-4, atol=1e-5 * np.abs(by_hand).max())
 
 
 @pytest.mark.parametrize("gradient", ["xnor", "plain"])
@@ -174,9 +180,8 @@ def test_every_scheme_trains_and_survives_its_config(name):
             3,
             3,
             input_quantizer=scheme.input_quantizer(),
-            kernel_quantizer=scheme.kernel_quantizer(),
-            kernel_constraint=scheme.kernel_constraint(),
             use_bias=False,
+            **scheme.kernel_settings(),
         )
 
     inputs = tf.random.stateless_normal([2, 6, 6, 4], [0, 1])
@@ -188,6 +193,9 @@ def test_every_scheme_trains_and_survives_its_config(name):
     np.testing.assert_array_equal(clone(inputs).numpy(), first)
 
     layer = model.layers[0]
+    if name == "full-precision":
+        assert layer.input_quantizer is layer.kernel_quantizer is layer.kernel_constraint is None
+        return
     assert layer.input_quantizer.precision == layer.kernel_quantizer.precision == 1
     # Layers own their quantizers: a shared one would be tracked by both.
     assert scheme.kernel_quantizer() is not scheme.kernel_quantizer()
@@ -201,11 +209,23 @@ def test_every_scheme_trains_and_survives_its_config(name):
     model.train_on_batch(inputs, first + 1.0)
     after = layer.get_weights()[0]
     assert not np.array_equal(before, after)
-    np.testing.assert_allclose(after.mean(axis=2), 0.0, atol=1e-6)  # the constraint has acted
+    # The constraint has acted.
+    if name.startswith("sign-scale"):
+        np.testing.assert_allclose(after.mean(axis=2), 0.0, atol=1e-6)
     assert np.abs(after).max() <= 1.0
 
 
-@pytest.mark.parametrize("made", [SignScale("plain", centre=False), SignScale(), CenterClip(0.7)])
+@pytest.mark.parametrize(
+    "made",
+    [
+        SignScale("plain", centre=False),
+        SignScale(),
+        DepthwiseQuantizer(SignScale("plain")),
+        DepthwiseQuantizer(lq.quantizers.SteSign()),
+        CenterClip(0.7),
+        CenterClip(depthwise=True),
+    ],
+)
 def test_config_round_trip(made):
     config = json.loads(json.dumps(keras.utils.serialize_keras_object(made)))
     again = keras.utils.deserialize_keras_object(config)

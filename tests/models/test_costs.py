@@ -9,6 +9,7 @@ import pytest
 from bnas_larq.backend import keras, lq
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Genotype
+from bnas_larq.layers.operations import Context, build_operation
 from bnas_larq.layers.quantizers import SignScale
 from bnas_larq.models.costs import count_costs
 from bnas_larq.models.network import build_network
@@ -168,6 +169,40 @@ def test_scaled_kernels_store_one_scale_per_output_channel(quantizer):
     assert cost.bytes == 3 * 3 * 16 * 24 // 8 + 4 * 24
     assert cost.parameters == 3 * 3 * 16 * 24
     assert cost.binary_macs == 30 * 30 * 3 * 3 * 16 * 24
+
+
+def test_depthwise_kernels_store_one_scale_per_filter():
+    (layer,) = Context("place", 16).binary_depthwise(3)
+    cost = single(layer)
+    assert cost.bytes == 3 * 3 * 16 // 8 + 4 * 16
+    assert cost.binary_macs == 32 * 32 * 3 * 3 * 16
+
+
+def test_pcnn_stores_one_scale_per_layer_and_no_projection():
+    (layer,) = Context("place", 24, scheme="pcnn").binary_conv(3)
+    cost = single(layer)
+    assert cost.bytes == 3 * 3 * 16 * 24 // 8 + 4
+    # Training moves the projection too, one for all filters.
+    assert cost.trainable_parameters == 3 * 3 * 16 * 24 + 3 * 3 * 16
+    assert cost.binary_macs == 32 * 32 * 3 * 3 * 16 * 24
+
+
+def test_a_factorised_reduction_reads_half_of_the_pixels_with_half_of_the_filters():
+    layer = build_operation("identity", Context("place", 16, strides=2))[-1]
+    cost = single(layer)
+    assert cost.binary_macs == 16 * 16 * 16 * 16
+    assert cost.bytes == 16 * 16 // 8 + 4 * 16
+
+
+def test_the_full_precision_twin_counts_four_bytes_and_no_binary_mac():
+    place = Context("place", 16, scheme="full-precision")
+    for (layer,), weights in (
+        (place.binary_conv(3), 3 * 3 * 16 * 16),
+        (place.binary_depthwise(3), 3 * 3 * 16),
+    ):
+        cost = single(layer)
+        assert (cost.binary_macs, cost.full_precision_macs) == (0, 32 * 32 * weights)
+        assert cost.bytes == 4 * weights
 
 
 def test_shortcut_convolutions_are_divided_in_the_papers_convention_only():

@@ -13,6 +13,9 @@ from bnas_larq.genotype import Edge, Genotype
 from bnas_larq.layers.cells import DropPath
 from bnas_larq.layers.convolutions import convolution
 from bnas_larq.models.network import NetworkConfig, build_network
+from bnas_larq.models.optimizers import latent_kernels
+from bnas_larq.models.saved import load_saved_model
+from bnas_larq.models.weights import load_weights, save_weights
 
 SMALL = {"input_shape": (8, 8, 3), "num_classes": 4, "channels": 2, "cells": 3}
 GENOTYPES = ["bnas_cifar", "bnas_imagenet"]
@@ -180,6 +183,26 @@ def test_survives_saving_as_hdf5(tmp_path):
     model.save(tmp_path / "model.h5")
     loaded = keras.models.load_model(tmp_path / "model.h5", compile=False)
     np.testing.assert_allclose(loaded(images()), model(images()), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.parametrize("scheme", ["sign-scale", "pcnn", "full-precision"])
+def test_further_operations_survive_every_kind_of_file(scheme, tmp_path):
+    cell = [[("identity", 0), ("bin_sep_conv_3x3", 1)], [("bin_dil_sep_conv_3x3", 0), ("none", 2)]]
+    genotype = Genotype(cell, [[("identity", 0), ("bin_conv_3x3_linear", 1)]])
+    settings = {"input_shape": (8, 8, 3), "num_classes": 3, "channels": 2, "cells": 3}
+    model = build_network(genotype, shortcut=False, scheme=scheme, **settings)
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    for suffix in ("keras", "h5"):
+        model.save(tmp_path / f"model.{suffix}")
+        loaded = load_saved_model(tmp_path / f"model.{suffix}")
+        np.testing.assert_array_equal(loaded(images), model(images))
+        assert len(latent_kernels(loaded)) == len(latent_kernels(model))
+    save_weights(model, tmp_path / "weights.h5")
+    again = build_network(genotype, shortcut=False, scheme=scheme, **settings)
+    load_weights(again, tmp_path / "weights.h5")
+    for one, other in zip(again.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_no_lambda_layers_and_every_layer_is_registered():

@@ -14,6 +14,8 @@ from bnas_larq.models.planned import dead_parameters, planned_costs
 SMALL = {"input_shape": (8, 8, 3), "num_classes": 4, "channels": 2, "cells": 3}
 LARGE = {"input_shape": (96, 97, 3), "num_classes": 4, "cells": 2}
 ZEROS = [[("none", 0)], [("bin_conv_3x3", 2)]]
+SKIPPED = [[("identity", 0), ("identity", 1)], [("bin_conv_5x5_linear", 2)]]
+SEPARABLE = [[("bin_sep_conv_3x3", 0), ("bin_dil_sep_conv_5x5", 1)]]
 OWN = [[("bottleneck", 0), ("avg_pool_3x3", 1)]]
 
 
@@ -39,6 +41,9 @@ def own_operation(own_registry):
         (([[("max_pool_3x3", 0)]], ZEROS), {**LARGE, "channels": 2, "shortcut": False}),
         ((ZEROS, ZEROS), {"shortcut": False}),
         ((OWN, OWN), {"channels": 5}),
+        ((SKIPPED, SEPARABLE), {"scheme": "pcnn"}),
+        ((SEPARABLE, SKIPPED), {"scheme": "full-precision", "channels": 3}),
+        ((SEPARABLE, SEPARABLE), {"padding": "symmetric"}),
     ],
 )
 def test_equal_to_the_built_network(own_operation, genotype, settings):

@@ -1,0 +1,213 @@
+"""What the layers of an operation depend on: its place in a network, and the network's settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+from bnas_larq.backend import keras
+from bnas_larq.errors import BnasLarqError
+from bnas_larq.layers import convolutions
+from bnas_larq.layers.batch_norm import PlainBatchNormalization
+from bnas_larq.layers.edges import RepeatChannels
+from bnas_larq.layers.quantizers import get_scheme
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What an operation needs to know of its place.
+
+    Attributes:
+        name: prefix of the layers' names, such as `cell3_edge0_bin_conv_3x3`.
+        filters: channels in and out.
+        strides: 1, or 2 on edges from the inputs of a reduction cell.
+        padding: `"same"` or `"symmetric"`.
+        supernet: candidates of the supernet have BatchNorm without scale and offset, and one behind
+            each pool, so that their sizes stay comparable while they compete.
+        scheme: binarisation scheme of binary convolutions, a registered name. With one that
+            quantises nothing (`full-precision`), the same layers stand there without signs.
+        full_precision: patterns (as in a shell) of the names of convolutions whose kernel stays
+            full precision.
+        shared: layers without trainable weights that all candidates reading one state have in
+            common; the supernet gives one dictionary for each state, final networks none.
+        edges: how many edges' filters stand side by side in its layers; `filters` counts them all.
+            1 but for a supernet's operations that are shared by channels.
+    """
+
+    name: str
+    filters: int
+    strides: int = 1
+    padding: str = "same"
+    supernet: bool = False
+    scheme: str = "sign-scale"
+    full_precision: tuple[str, ...] = ()
+    shared: dict | None = dataclasses.field(default=None, compare=False)
+    edges: int = 1
+
+    def at(
+        self,
+        name: str,
+        filters: int,
+        strides: int = 1,
+        shared: dict | None = None,
+        edges: int = 1,
+    ) -> Context:
+        """The same settings at another place, which shares no layers unless told which.
+
+        Also for the further convolutions of one operation: they read another tensor than the state,
+        so they need a BatchNorm of their own.
+        """
+        return dataclasses.replace(
+            self, name=name, filters=filters, strides=strides, shared=shared, edges=edges
+        )
+
+    def batch_norm(self, affine: bool | None = None) -> keras.layers.BatchNormalization:
+        """BatchNorm, by default with scale and offset in final networks only."""
+        affine = not self.supernet if affine is None else affine
+        name = f"{self.name}_bn"
+        if self.supernet and not affine:
+            return PlainBatchNormalization(name=name, **convolutions.BATCH_NORM)
+        return convolutions.batch_norm(name, affine)
+
+    def common(
+        self, key: str, make: Callable[[], keras.layers.Layer | None]
+    ) -> keras.layers.Layer | None:
+        """The layer called `key` of this state, made once where candidates share, else anew."""
+        if self.shared is None:
+            return make()
+        if key not in self.shared:
+            self.shared[key] = make()
+        return self.shared[key]
+
+    def binary_input(self) -> list[keras.layers.Layer]:
+        """What stands in front of a binary convolution: BatchNorm; in the supernet the sign too, as
+        candidates share both.
+
+        Once for each context: an operation's second convolution has its context from `at`.
+        """
+        if not self.supernet:
+            return [self.batch_norm()]
+        layers = [self.common("bn", self.batch_norm), self.common("sign", self._sign)]
+        return [layer for layer in layers if layer is not None]
+
+    def _sign(self) -> keras.layers.Layer | None:
+        quantizer = get_scheme(self.scheme).input_quantizer()
+        return quantizer and keras.layers.Activation(quantizer, name=f"{self.name}_sign")
+
+    def binary_conv(
+        self, kernel_size: int, dilation: int = 1, *, apart: bool = False
+    ) -> list[keras.layers.Layer]:
+        """A convolution without bias on the sign of its input, to stand behind `binary_input`.
+
+        Its kernel is binary unless a pattern says otherwise.
+
+        A dilated one with strides becomes a subsampling and an undilated one: with stride and
+        dilation 2 only every second pixel is ever read, so both are equal, and TensorFlow and LCE
+        have kernels for the second form only.
+
+        Args:
+            apart: the input is not the state, but what the operation made of it: where there are
+                several edges, each has channels of its own, which its filters read.
+
+        Raises:
+            BnasLarqError: a dilation that is no multiple of the strides.
+        """
+        subsampling, strides, dilation = self._places(dilation)
+        conv = convolutions.convolution(
+            self.filters,
+            kernel_size,
+            name=self.conv_name,
+            strides=strides,
+            dilation=dilation,
+            padding=self.padding,
+            groups=self.edges if apart else 1,
+            **self._schemes,
+            edges=self.edges,
+        )
+        return [*subsampling, conv]
+
+    def binary_depthwise(
+        self, kernel_size: int, dilation: int = 1, *, apart: bool = False
+    ) -> list[keras.layers.Layer]:
+        """As `binary_conv`, but each output channel reads one input channel.
+
+        Padded symmetrically, a strided one is the unstrided one, of which every second pixel is
+        taken: equal to padding both sides alike.
+
+        Raises:
+            BnasLarqError: a dilation that is no multiple of the strides.
+        """
+        before, strides, dilation = self._places(dilation)
+        if self.edges > 1 and not apart:
+            before.append(RepeatChannels(self.edges, name=f"{self.name}_repeat"))
+        after = []
+        if self.padding == "symmetric" and strides > 1:
+            after, strides = [_subsampling(f"{self.name}_subsample", strides)], 1
+        conv = convolutions.depthwise(
+            self.filters,
+            kernel_size,
+            name=self.conv_name,
+            strides=strides,
+            dilation=dilation,
+            **self._schemes,
+            edges=self.edges,
+        )
+        return [*before, conv, *after]
+
+    def quantizers(self) -> dict[str, object]:
+        """Arguments of a larq convolution of another kind, called `{name}_conv`."""
+        return convolutions.quantizers(**self._schemes, edges=self.edges)
+
+    def float_conv(self, kernel_size: int, groups: int = 1) -> keras.layers.Layer:
+        """A full-precision convolution without bias."""
+        return convolutions.convolution(
+            self.filters,
+            kernel_size,
+            name=self.conv_name,
+            strides=self.strides,
+            padding=self.padding,
+            input_scheme=None,
+            kernel_scheme=None,
+            groups=groups,
+        )
+
+    def keeps_full_precision(self, name: str) -> bool:
+        """Whether a pattern excludes the convolution `name` from binarisation."""
+        return any(fnmatchcase(name, pattern) for pattern in self.full_precision)
+
+    def relu(self) -> keras.layers.ReLU:
+        """ReLU."""
+        return keras.layers.ReLU(name=f"{self.name}_relu")
+
+    @property
+    def conv_name(self) -> str:
+        """Of the place's convolution."""
+        return f"{self.name}_conv"
+
+    @property
+    def _schemes(self) -> dict[str, str | None]:
+        keeps = self.keeps_full_precision(self.conv_name)
+        return {
+            # In the supernet a layer of its own takes the sign.
+            "input_scheme": None if self.supernet else self.scheme,
+            "kernel_scheme": None if keeps else self.scheme,
+        }
+
+    def _places(self, dilation: int) -> tuple[list[keras.layers.Layer], int, int]:
+        """(subsampling in front of the convolution, its strides, its dilation)."""
+        if self.strides == 1 or dilation == 1:
+            return [], self.strides, dilation
+        if dilation % self.strides:
+            raise BnasLarqError(
+                "A strided convolution's dilation must be a multiple of its strides. "
+                f"Received: dilation={dilation}, strides={self.strides}."
+            )
+        pool = _subsampling(f"{self.name}_subsample", self.strides)
+        subsampling = self.common(f"subsample{self.strides}", lambda: pool)
+        return [subsampling], 1, dilation // self.strides
+
+
+def _subsampling(name: str, strides: int) -> keras.layers.Layer:
+    """Every `strides`-th pixel."""
+    return keras.layers.MaxPooling2D(1, strides, padding="same", name=name)

@@ -1,0 +1,226 @@
+"""PCNN: binary kernels by a learned projection, and the projection loss that trains it.
+
+Source: Gu et al., "Projection Convolutional Neural Networks for 1-bit CNNs via Discrete Back
+Propagation", arXiv 1811.12755; with a single projection per layer.
+
+A layer's latent kernel C becomes Ĉ = a·sign(W̄∘C): a is the mean of |C| over the whole layer, W the
+projection, one for all filters of the layer, W̄ its mean over the input channels. Besides the task
+loss L_S, a projection loss keeps the two close:
+
+    L_P = λ/2·‖Ĉ − W∘(C + η·δ)‖²,    δ = ∂L_S/∂Ĉ
+
+δ is known in the backward pass only, so that L_P cannot be written as an ordinary function of the
+forward pass. Here one function, `pcnn_projection`, gives both Ĉ and the distance ½‖Ĉ − W∘C‖², and
+its custom gradient is told what both of them receive: δ of Ĉ, and λ of the distance, if a
+`ProjectionLoss` is part of what is minimised. With Ĉ and δ held constant in L_P, as in the paper,
+the gradients are exact:
+
+    ∂L/∂C = δ∘1(|W̄∘C| ≤ 1)∘W̄ + λ·R∘W,          R = W∘(C + η·δ) − Ĉ
+    ∂L/∂W = mean over the input channels of Σ δ∘1(|W̄∘C| ≤ 1)∘C + λ·Σ R∘(C + η·δ)
+
+(sums over the filters; the first terms are the straight-through estimator, without the factor a).
+Only the reported value of the loss has δ = 0.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Sequence
+
+from bnas_larq.backend import keras, lq, register, tf
+from bnas_larq.errors import BnasLarqError
+from bnas_larq.layers.quantizers import DepthwiseQuantizer, Scheme, register_scheme
+
+
+def pcnn_projection(
+    kernel: tf.Tensor, projection: tf.Tensor, step: float = 0.0
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The binary kernel of a latent one and their distance, with the gradients of the module's
+    docstring.
+
+    Args:
+        kernel: C, [h, w, in, out] or [in, out].
+        projection: W, positive, [h, w, in, parts] or [in, parts]. The kernel holds the filters of
+            so many layers, one layer after the other along `out`, each with its own scale.
+        step: η.
+
+    Returns:
+        Ĉ of the kernel's shape, ±a with one a for each part; ½‖Ĉ − W∘C‖², a scalar, whose gradient
+        is that of ½‖Ĉ − W∘(C + η·δ)‖².
+    """
+    parts = projection.shape[-1]
+    shape = [*kernel.shape[:-1], parts, kernel.shape[-1] // parts]
+    channels = len(shape) - 3  # axis of the input channels
+    others = [axis for axis in range(len(shape)) if axis != len(shape) - 2]
+
+    @tf.custom_gradient
+    def project(kernel, projection):
+        latent = tf.reshape(kernel, shape)
+        weights = projection[..., None]
+        mean = tf.reduce_mean(weights, axis=channels, keepdims=True)
+        scale = tf.reduce_mean(tf.abs(latent), axis=others, keepdims=True)
+        binary = scale * lq.math.sign(mean * latent)
+        distance = 0.5 * tf.reduce_sum(tf.square(binary - weights * latent))
+
+        def grad(received, factor):
+            delta = tf.reshape(received, shape)
+            passed = delta * tf.cast(tf.abs(mean * latent) <= 1.0, delta.dtype)
+            ahead = latent + step * delta
+            rest = factor * (weights * ahead - binary)
+            dkernel = passed * mean + rest * weights
+            task = tf.reduce_mean(passed * latent, axis=channels, keepdims=True)
+            dprojection = tf.reduce_sum(task + rest * ahead, axis=-1)
+            return tf.reshape(dkernel, kernel.shape), dprojection
+
+        return (tf.reshape(binary, kernel.shape), distance), grad
+
+    return project(kernel, projection)
+
+
+@register
+class Magnitude(keras.constraints.Constraint):
+    """Keeps a weight positive by dropping its sign: W ← |W|, as PCNN does with its projection."""
+
+    def __call__(self, weight: tf.Tensor) -> tf.Tensor:
+        return tf.abs(weight)
+
+
+@register
+class PCNNProjection(lq.quantizers.Quantizer):
+    """Kernel quantizer a·sign(W̄∘C) with a learned projection W, which starts at 1 (ours).
+
+    Alone it trains W through the straight-through estimator only; the kernel regulariser
+    `ProjectionLoss` adds the paper's projection loss:
+
+        lq.layers.QuantConv2D(
+            64, 3, kernel_quantizer=PCNNProjection(), kernel_regularizer=ProjectionLoss()
+        )
+
+    W is needed for training alone: a deployed kernel is its signs and one scale.
+
+    Args:
+        step: η of the projection loss; ours: 0.025, the learning rate that searches begin with.
+        parts: how many layers' filters a kernel holds side by side, each with a projection and a
+            scale of its own. The supernet convolves the kernels of several edges at once.
+
+    Raises:
+        BnasLarqError: filters that cannot be cut into so many parts (when the layer is built).
+    """
+
+    precision = 1
+
+    def __init__(self, step: float = 0.025, parts: int = 1, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.step = step
+        self.parts = parts
+        # In a plain object: Keras would look for variables in it.
+        self._uses = types.SimpleNamespace(latest=None)
+
+    def build(self, input_shape) -> None:
+        *window, filters = input_shape
+        if filters % self.parts:
+            raise BnasLarqError(
+                "A kernel's filters are cut into equal parts, one for each layer. "
+                f"Received: {filters} filters, parts={self.parts}."
+            )
+        self.projection = self.add_weight(
+            "projection", [*window, self.parts], initializer="ones", constraint=Magnitude()
+        )
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        binary, self.latest = self._project(inputs)
+        return super().call(binary)
+
+    @property
+    def latest(self) -> tf.Tensor | None:
+        """The distance that belongs to the latest use of the kernel: through it the projection
+        loss learns δ. Whoever uses a kernel again that was quantised earlier sets it anew."""
+        return self._uses.latest
+
+    @latest.setter
+    def latest(self, distance: tf.Tensor | None) -> None:
+        self._uses.latest = distance
+
+    def distance(self, kernel: tf.Tensor) -> tf.Tensor:
+        """½‖Ĉ − W∘C‖² of the latent kernel that it quantises.
+
+        Where the kernel has been used before, in the same graph and under the same tape, its
+        gradient is that of the projection loss: δ comes from the latest use, if there are several.
+        Else δ is 0.
+        """
+        if not self.built:
+            self.build(kernel.shape)
+        _, distance = self._project(kernel)
+        latest = self.latest
+        if latest is None or not _is_here(latest):
+            return distance
+        # The value may be of an earlier step, where nobody has quantised the kernel since.
+        return latest + tf.stop_gradient(distance - latest)
+
+    def _project(self, kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return pcnn_projection(kernel, tf.convert_to_tensor(self.projection), self.step)
+
+    def scales(self, shape: Sequence[int]) -> int:
+        """How many scales a kernel of this shape has."""
+        return self.parts
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "step": self.step, "parts": self.parts}
+
+
+def _is_here(tensor: tf.Tensor) -> bool:
+    """Whether what is computed now can use the tensor, which may belong to an earlier graph."""
+    graph = getattr(tensor, "graph", None)  # tensors with values have none
+    return graph is (None if tf.executing_eagerly() else tf.compat.v1.get_default_graph())
+
+
+@register
+class ProjectionLoss(keras.regularizers.Regularizer):
+    """PCNN's projection loss, as regulariser of a kernel whose quantizer is `PCNNProjection`.
+
+    Its value has δ = 0: λ/2·‖Ĉ − W∘C‖².
+
+    Args:
+        weight: λ; ours: 1e-4.
+
+    Raises:
+        BnasLarqError: a kernel with another quantizer (when the loss is computed).
+    """
+
+    def __init__(self, weight: float = 1e-4) -> None:
+        self.weight = weight
+
+    def __call__(self, kernel: tf.Variable) -> tf.Tensor:
+        quantizer = getattr(kernel, "quantizer", None)
+        with lq.context.quantized_scope(False):
+            latent = tf.convert_to_tensor(kernel)
+        if isinstance(quantizer, DepthwiseQuantizer):
+            quantizer, latent = quantizer.quantizer, quantizer.filters_last(latent)
+        if not isinstance(quantizer, PCNNProjection):
+            raise BnasLarqError(
+                "The projection loss belongs to a kernel that PCNNProjection quantises. "
+                f"Received: {getattr(kernel, 'name', kernel)!r} with {type(quantizer).__name__}. "
+                "Give the layer kernel_quantizer=PCNNProjection()."
+            )
+        return self.weight * quantizer.distance(latent)
+
+    def get_config(self) -> dict:
+        return {"weight": self.weight}
+
+
+# As in `bnas_larq.layers.quantizers`: larq looks them up by their bare names.
+keras.utils.get_custom_objects().update(
+    PCNNProjection=PCNNProjection, ProjectionLoss=ProjectionLoss, Magnitude=Magnitude
+)
+
+register_scheme(
+    "pcnn",
+    Scheme(
+        input_quantizer=lq.quantizers.SteSign,
+        kernel_quantizer=PCNNProjection,
+        kernel_constraint=lq.constraints.WeightClip,
+        kernel_regularizer=ProjectionLoss,
+        by_layer=True,
+    ),
+)
