@@ -20,21 +20,36 @@ def softmax(alphas: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
+def softmax_by_node(betas: np.ndarray, nodes: int) -> np.ndarray:
+    """β [edges] as weights: softmax over the edges that enter the same node, in float64."""
+    betas = np.asarray(betas, np.float64)
+    weights = np.full(betas.shape, np.nan)
+    owners = np.array([node for node, _ in edges_of_cell(nodes)])
+    # Of another shape they are refused with a message, by whoever uses them.
+    for node in range(nodes if betas.shape == owners.shape else 0):
+        weights[owners == node] = softmax(betas[owners == node])
+    return weights
+
+
 @dataclasses.dataclass(frozen=True)
 class ArgmaxDiscretizer:
-    """Per edge the most probable operation, Zeroise included; per node the strongest edges.
+    """Per edge the most probable operation; per node the strongest edges.
 
-    Source: BNAS (arXiv 2002.06963), §4.1 and its transferability parameter γ.
+    Sources: BNAS (arXiv 2002.06963), §4.1 and its transferability parameter γ; DARTS (arXiv
+    1806.09055, §2.4) without Zeroise; PC-DARTS (arXiv 1907.05737, §3.3) with weights of edges.
 
     Attributes:
         gamma: the probability of Zeroise is divided by this before choosing (1 changes nothing; the
             authors use 3 for networks that are moved to ImageNet, so that a large network keeps
             more convolutions).
         edges_per_node: edges that each node keeps; None takes the search space's number.
+        zeroise_competes: whether Zeroise may be chosen, as in BNAS. DARTS leaves it out of the
+            arg-max and of the edges' strengths, but not of the softmax.
     """
 
     gamma: float = 1.0
     edges_per_node: int | None = None
+    zeroise_competes: bool = True
 
     def __post_init__(self) -> None:
         if not self.gamma > 0:
@@ -48,12 +63,18 @@ class ArgmaxDiscretizer:
             )
 
     def cell(
-        self, probabilities: np.ndarray, operations: tuple[str, ...], nodes: int, keep: int
+        self,
+        probabilities: np.ndarray,
+        operations: tuple[str, ...],
+        nodes: int,
+        keep: int,
+        edge_weights: np.ndarray | None = None,
     ) -> Cell:
         """Discretise one cell.
 
         Args:
             probabilities: [edges, operations], rows in the order of `edges_of_cell(nodes)`.
+            edge_weights: [edges], what the strength of each edge is multiplied by.
         """
         edges = edges_of_cell(nodes)
         probabilities = np.array(probabilities, np.float64)
@@ -63,12 +84,22 @@ class ArgmaxDiscretizer:
                 f"{[len(edges), len(operations)]}. Received: {list(probabilities.shape)}. "
                 "Use the search space that they were trained in."
             )
-        if not np.all(np.isfinite(probabilities)):
+        weights = np.ones(len(edges)) if edge_weights is None else np.asarray(edge_weights)
+        if weights.shape != (len(edges),):
+            raise GenotypeError(
+                f"Weights of edges must have the shape [edges] = {[len(edges)]}. "
+                f"Received: {list(weights.shape)}. "
+                "Use the search space that they were trained in."
+            )
+        if not (np.all(np.isfinite(probabilities)) and np.all(np.isfinite(weights))):
             raise GenotypeError("Architecture weights must be finite. Received: NaN or infinity.")
         if ZEROISE in operations:
-            probabilities[:, operations.index(ZEROISE)] /= self.gamma
+            zeroise = probabilities[:, operations.index(ZEROISE)]
+            zeroise /= self.gamma
+            if not self.zeroise_competes:
+                zeroise[:] = -1.0
         best = probabilities.argmax(axis=1)
-        strength = probabilities.max(axis=1)
+        strength = probabilities.max(axis=1) * weights
         cell = []
         for node in range(nodes):
             rows = [row for row, (owner, _) in enumerate(edges) if owner == node]
@@ -84,12 +115,29 @@ class ArgmaxDiscretizer:
         space: SearchSpace,
         name: str | None = None,
         provenance: Mapping[str, Any] | None = None,
+        *,
+        betas: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Genotype:
-        """The genotype of `normal` and `reduce`: α before the softmax, [edges, operations]."""
+        """The genotype of `normal` and `reduce`: α before the softmax, [edges, operations].
+
+        Args:
+            betas: β of normal and reduction cells before the softmax over each node's edges,
+                [edges]; None if edges have no weights.
+        """
         keep = self.edges_per_node or space.edges_per_node
-        return Genotype(
-            self.cell(softmax(normal), space.normal, space.nodes, keep),
-            self.cell(softmax(reduce), space.reduce, space.nodes, keep),
-            name,
-            {"space": space.name, "gamma": self.gamma, **(provenance or {})},
-        )
+        cells = [
+            self.cell(
+                softmax(alphas),
+                operations,
+                space.nodes,
+                keep,
+                None if betas is None else softmax_by_node(betas[number], space.nodes),
+            )
+            for number, (alphas, operations) in enumerate(
+                [(normal, space.normal), (reduce, space.reduce)]
+            )
+        ]
+        made = {"space": space.name, "gamma": self.gamma}
+        if not self.zeroise_competes:
+            made["zeroise_competes"] = False
+        return Genotype(*cells, name, {**made, **(provenance or {})})

@@ -43,16 +43,155 @@ class DataSettings(_Section):
     augmentation: AugmentationSettings = AugmentationSettings()
 
 
-class SearchSettings(_Section):
-    """The search of BNAS (arXiv 2002.06963), its published settings as defaults.
+class BanditSettings(_Section):
+    """Sampling and reduction of BNAS-UCB (arXiv 2009.04247); used by `searcher: bandit`.
+
+    Of `search.epochs`, the last `finish_epochs` train α of the surviving candidates by gradient;
+    the draws before them share the other epochs equally.
 
     Attributes:
+        rounds: T, how often each of an edge's K candidates is drawn before one is abandoned.
+        exploration: δ of the upper confidence bound m + δ·sqrt(2·ln N / n).
+        floor: candidates that each edge keeps for the finish.
+        finish_epochs: epochs of the gradient search over them.
+        credit_examples: images of the α half on which a draw is measured; None for all.
+    """
+
+    rounds: int = pydantic.Field(3, gt=0)
+    exploration: float = pydantic.Field(1.0, ge=0)
+    floor: int = pydantic.Field(2, gt=0)
+    finish_epochs: int = pydantic.Field(10, ge=0)
+    credit_examples: int | None = pydantic.Field(None, gt=0)
+
+
+class TunerSettings(_Section):
+    """Search by keras-tuner over discrete genotypes; used by `searcher: tuner`.
+
+    A trial trains the final network (section `network`) on the training part as the section `train`
+    says, for its own number of epochs, and measures it on the validation part.
+
+    Attributes:
+        oracle: who proposes; `evolution` is regularised evolution (arXiv 1802.01548).
+        trials: networks to train in all (Hyperband: what its brackets need, at most this many).
+        epochs: of a trial; Hyperband's largest number, which the learning rate is planned for.
+        population, sample: of the evolution: how many live, how many compete to be the parent.
+        hyperband_factor: Hyperband keeps 1/factor of the trials of a round.
+        hyperparameters: further things to tune: key of section `train` by what it may be, either a
+            list of choices or {min: …, max: …, log: true|false}.
+        cost: what is counted of each network for the Pareto front, in the papers' convention; None
+            for nothing. The oracle itself seeks accuracy.
+        workers: processes that try at the same time, besides one that proposes; with 1 the search
+            is repeatable.
+    """
+
+    oracle: Literal["random", "bayesian", "hyperband", "evolution"] = "evolution"
+    trials: int = pydantic.Field(50, gt=0)
+    epochs: int = pydantic.Field(10, gt=0)
+    population: int = pydantic.Field(20, gt=1)
+    sample: int = pydantic.Field(5, gt=0)
+    hyperband_factor: int = pydantic.Field(3, gt=1)
+    hyperparameters: dict[str, list | dict[str, int | float | bool]] = pydantic.Field(
+        default_factory=dict
+    )
+    cost: Literal["ops", "bytes"] | None = "ops"
+    workers: int = pydantic.Field(1, gt=0)
+
+    @pydantic.field_validator("hyperparameters")
+    @classmethod
+    def _tunable(cls, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+        """Each as the section `train` would take it, so that no trial fails for its settings."""
+        return {key: _tunable_values(key, allowed) for key, allowed in hyperparameters.items()}
+
+
+def _tunable_values(key: str, allowed: Any) -> Any:
+    """Choices or limits of one setting, converted to its type; ValueError says what is wrong."""
+    known = [name for name in TrainSettings.model_fields if name != "epochs"]
+    if key not in known:
+        hint = nearest(key, known).rstrip("?.")
+        raise ValueError(f"{key!r} cannot be tuned, keys of train but epochs can ({hint})")
+
+    def value(given: Any) -> Any:
+        try:
+            return getattr(TrainSettings.model_validate({key: given}), key)
+        except pydantic.ValidationError as error:
+            raise ValueError(f"train.{key} cannot be {given!r}") from error
+
+    if isinstance(allowed, list):
+        choices = [value(choice) for choice in allowed]
+        if not choices or any(choice in choices[:place] for place, choice in enumerate(choices)):
+            raise ValueError(f"{key!r} needs choices, each of them once")
+        return choices
+    if not {"min", "max"} <= set(allowed) <= {"min", "max", "log"}:
+        raise ValueError(f"a range is {{min: …, max: …, log: true|false}}, which {key!r} has not")
+    low, high, log = value(allowed["min"]), value(allowed["max"]), allowed.get("log", False)
+    numbers = all(isinstance(limit, (int, float)) for limit in (low, high))
+    if not numbers or not low < high or not isinstance(log, bool) or (log and low <= 0):
+        raise ValueError(
+            f"{key!r} needs numbers with min below max, and min above 0 if log is true"
+        )
+    return {"min": low, "max": high, "log": log}
+
+
+class CostTermSettings(_Section):
+    """A differentiable cost in the loss of α; see `bnas_larq.models.expected_cost`.
+
+    Attributes:
+        measure: what is counted of the network that α stand for, at the size that the section
+            `network` gives it.
+        target: what it may cost, in the measure's unit (OPs with shortcuts in full precision,
+            bytes, milliseconds). Up to it the term is 0.
+        weight: factor of the term.
+        table: for `latency`, a YAML or JSON file: milliseconds by operation, see
+            `bnas_larq.models.latency`.
+    """
+
+    measure: Literal["ops", "bytes", "latency"] = "ops"
+    target: float = pydantic.Field(gt=0)
+    weight: float = pydantic.Field(0.1, gt=0)
+    table: str | None = None
+
+
+class AlarmSettings(_Section):
+    """What a search warns of; see `bnas_larq.search.alarms`.
+
+    Attributes:
+        action: `warn` says it and goes on, `stop` ends the search with the reason.
+        zeroise, pooling: largest share of kept edges with Zeroise, or with pooling or identity.
+        entropy: least mean entropy, as a share of its maximum, in the first half of the epochs.
+        dead_signs: largest share of the channels that candidates take the sign of, and whose sign
+            never changes or passes no gradient.
+    """
+
+    action: Literal["off", "warn", "stop"] = "warn"
+    zeroise: float = pydantic.Field(0.75, gt=0, le=1)
+    pooling: float = pydantic.Field(0.75, gt=0, le=1)
+    entropy: float = pydantic.Field(0.1, ge=0, lt=1)
+    dead_signs: float = pydantic.Field(0.5, gt=0, le=1)
+
+
+class SearchSettings(_Section):
+    """A search; the published settings of BNAS (arXiv 2002.06963) as defaults.
+
+    Attributes:
+        searcher: `gradient` (BNAS, DARTS, SNAS, GDAS, PC-DARTS: they differ in the keys below),
+            `bandit` (BNAS-UCB), or `tuner` (keras-tuner).
+        relaxation: `softmax` (DARTS), `gumbel-hard` (GDAS) or `concrete` (SNAS).
+        temperature: of `gumbel-hard` and `concrete`, in the first and in the last epoch.
+        temperature_decay: how it gets from one to the other.
+        order: 1, or 2 for the second-order gradient of α (DARTS, eq. 7); `single-level` moves α
+            with the other weights on the same batch, in one backward pass (SNAS).
+        alpha_start_epoch: epochs in which α rests while the other weights train.
+        channel_proportion: 1/S of a node's channels pass the candidates (PC-DARTS); 1 for all.
+        edge_normalization: weights of edges, learnt beside α (PC-DARTS).
+        zeroise_competes: whether Zeroise may be chosen (BNAS); DARTS leaves it out of the arg-max.
+        cost: a cost term in the loss of α; None for none.
         mixed_precision: what the candidates' binary convolutions are computed in; `auto` takes
             bfloat16 where a short measurement shows that it pays.
         select: genotype of the epoch with the supernet's best held-out accuracy, or of the last.
         limit: search on so many training examples only, both halves together; None takes all.
     """
 
+    searcher: Literal["gradient", "bandit", "tuner"] = "gradient"
     space: str = "bnas"
     cells: int = pydantic.Field(8, gt=0)
     channels: int = pydantic.Field(16, ge=2)
@@ -70,6 +209,18 @@ class SearchSettings(_Section):
     entropy_tau: float = pydantic.Field(7.7, gt=0)
     gamma: float = pydantic.Field(1.0, gt=0)
     scheme: str = "sign-scale"
+    relaxation: Literal["softmax", "gumbel-hard", "concrete"] = "softmax"
+    temperature: tuple[float, float] = (10.0, 0.1)
+    temperature_decay: Literal["linear", "exponential"] = "linear"
+    order: Literal[1, 2, "single-level"] = 1
+    alpha_start_epoch: int = pydantic.Field(0, ge=0)
+    channel_proportion: int = pydantic.Field(1, gt=0)
+    edge_normalization: bool = False
+    zeroise_competes: bool = True
+    cost: CostTermSettings | None = None
+    alarms: AlarmSettings = AlarmSettings()
+    bandit: BanditSettings = BanditSettings()
+    tuner: TunerSettings = TunerSettings()
     select: Literal["best", "final"] = "best"
     limit: int | None = pydantic.Field(None, gt=1)
     mixed_precision: Precision = "float32"
@@ -147,6 +298,27 @@ FINE_TUNING: Mapping[str, Any] = {
 }
 
 
+class LayerStudySettings(_Section):
+    """Networks made of one kind of layer alone (BNAS, arXiv 2002.06963); see `bnas-larq run`.
+
+    Each is trained with the sections `network` and `train` of the recipe; `network.scheme` is the
+    row's.
+
+    Attributes:
+        layers: kinds of layers, in the table's order; also any registered operation.
+        precisions: the table's rows. `binary` is the papers' Sign+Scale, whose latent kernels are
+            centred over their input channels. A depthwise kernel has one, so this makes it 0;
+            `uncentred` leaves depthwise kernels as they are, and has separable layers only.
+    """
+
+    layers: tuple[str, ...] = ("conv_3x3", "conv_5x5", "dil_3x3", "dil_5x5", "sep_3x3", "sep_5x5")
+    precisions: tuple[Literal["full", "binary", "uncentred"], ...] = (
+        "full",
+        "binary",
+        "uncentred",
+    )
+
+
 class ExportSettings(_Section):
     """Conversion to Larq Compute Engine at the end of a run."""
 
@@ -161,6 +333,7 @@ class Recipe(_Section):
         description: one line for `bnas-larq recipes list`.
         genotype: skip the search and build this one: a file, a published name or `random:SEED`.
         finetune: begin with another network's weights, genotype and size; None for new weights.
+        layer_study: a study instead of one network; None for a plain run.
     """
 
     name: str = "recipe"
@@ -173,6 +346,7 @@ class Recipe(_Section):
     network: NetworkSettings = NetworkSettings()
     train: TrainSettings = TrainSettings()
     finetune: FineTuneSettings | None = None
+    layer_study: LayerStudySettings | None = None
     export: ExportSettings = ExportSettings()
 
     def to_yaml(self) -> str:
@@ -198,9 +372,16 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         RecipeError: no such recipe, damaged YAML, an unknown key or an impossible value.
     """
+    return override_recipe(load_values(source), overrides)
+
+
+def load_values(source: str | Path) -> dict[str, Any]:
+    """What a recipe and those it extends say, without defaults and unchecked, to be merged with
+    others; RecipeError for no such recipe or damaged YAML.
+    """
     values = _with_parents(source, seen=[])
     values.setdefault("name", Path(str(source)).stem)
-    return override_recipe(values, overrides)
+    return values
 
 
 def override_recipe(values: Mapping[str, Any], overrides: Iterable[str]) -> Recipe:

@@ -203,3 +203,52 @@ def test_gamma_must_be_positive(gamma):
 def test_a_node_keeps_at_least_one_edge(edges):
     with pytest.raises(GenotypeError, match=f"at least one edge. Received: edges_per_node={edges}"):
         ArgmaxDiscretizer(edges_per_node=edges)
+
+
+# -- DARTS and PC-DARTS ----------------------------------------------------------------------------
+
+
+def test_zeroise_may_be_left_out_of_the_arg_max():
+    """Its share counts in the softmax, neither for the choice nor for the strength of an edge."""
+    table = np.log(
+        [
+            [0.9, 0.1, 1e-9],
+            [0.4, 0.3, 0.3],  # of equal operations the first
+            [0.5, 0.1, 0.4],
+            [0.9, 0.0 + 1e-9, 0.1],  # strength 0.1, the weakest of node 1
+            [0.0 + 1e-9, 0.3, 0.7],
+        ]
+    )
+    genotype = ArgmaxDiscretizer(zeroise_competes=False)(table, table, TWO_NODES)
+    assert genotype.normal == (
+        (Edge("max_pool_3x3", 0), Edge("max_pool_3x3", 1)),
+        (Edge("bin_conv_3x3", 0), Edge("bin_conv_3x3", 2)),
+    )
+    assert genotype.provenance == {"space": "two", "gamma": 1.0, "zeroise_competes": False}
+
+
+def test_weights_of_edges_are_part_of_their_strength():
+    """softmax(β) over the edges of a node, times the largest share: 0.6·0.2 < 0.4·0.4 = 0.4·0.4.
+    Operations are chosen by α alone."""
+    shares = np.log([[0.1, 0.3, 0.6]] * 2 + [[0.2, 0.2, 0.6], [0.2, 0.4, 0.4], [0.2, 0.4, 0.4]])
+    betas = np.log([1.0, 9.0, 1.0, 2.0, 2.0])  # node 1: 0.2, 0.4, 0.4
+    even = np.zeros(5)
+    plain = ArgmaxDiscretizer()(shares, shares, TWO_NODES)
+    assert [edge.state for edge in plain.normal[1]] == [0, 1]
+    genotype = ArgmaxDiscretizer()(shares, shares, TWO_NODES, betas=(betas, even))
+    assert genotype.normal[1] == (Edge("max_pool_3x3", 1), Edge("max_pool_3x3", 2))
+    assert genotype.normal[0] == plain.normal[0] and genotype.reduce == plain.reduce
+
+
+@pytest.mark.parametrize(
+    ("betas", "message"),
+    [
+        (np.zeros(4), r"shape \[edges\] = \[5\]. Received: \[4\]. Use the search space"),
+        (np.zeros((5, 1)), r"Received: \[5, 1\]"),
+        (np.array([0.0, 0.0, np.nan, 0.0, 0.0]), "must be finite"),
+    ],
+)
+def test_weights_of_edges_that_do_not_fit_are_refused(betas, message):
+    alphas = np.zeros((5, 3))
+    with pytest.raises(GenotypeError, match=message):
+        ArgmaxDiscretizer()(alphas, alphas, TWO_NODES, betas=(np.zeros(5), betas))

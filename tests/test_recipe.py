@@ -8,8 +8,11 @@ import yaml
 from bnas_larq.errors import RecipeError
 from bnas_larq.recipe import (
     FINE_TUNING,
+    CostTermSettings,
     FineTuneSettings,
+    LayerStudySettings,
     Recipe,
+    SearchSettings,
     known_keys,
     load_recipe,
     override_recipe,
@@ -83,8 +86,12 @@ def test_round_trip_of_a_recipe_with_every_kind_of_value(write):
 
 
 def test_a_resolved_recipe_names_every_setting():
-    tuned = Recipe(finetune=FineTuneSettings(entry="other"))
-    values = yaml.safe_load(tuned.to_yaml())
+    whole = Recipe(
+        search=SearchSettings(cost=CostTermSettings(target=1)),
+        finetune=FineTuneSettings(entry="other"),
+        layer_study=LayerStudySettings(),
+    )
+    values = yaml.safe_load(whole.to_yaml())
     for key in known_keys():
         place = values
         for part in key.split("."):

@@ -1,0 +1,125 @@
+"""Dead sign activations, planted in the statistics of BatchNorm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bnas_larq.backend import keras, lq, tf
+from bnas_larq.layers import operations
+from bnas_larq.layers.channel_sampling import PartialChannels
+from bnas_larq.models.dead_signs import dead_channels, dead_sign_share
+from bnas_larq.models.supernet import SuperNet
+from bnas_larq.spaces import ZEROISE, SearchSpace
+
+NAMES = (ZEROISE, "max_pool_3x3", "bin_conv_3x3", "bin_dil_conv_3x3")
+CHANNELS, CELLS, NODES = 4, 3, 2
+#: Both inputs and the first node of each cell: candidates share the sign of a state.
+SIGNS = (1 + 2 + 4) * CHANNELS * (NODES + 1)
+
+
+def test_a_channel_is_dead_if_it_never_changes_or_passes_no_gradient():
+    flips = np.tile([1.0, -1.0], 8).reshape(1, 4, 4, 1)
+    values = np.concatenate([0.5 * flips, 0.5 + abs(flips), 0 * flips - 0.1, 2 * flips], axis=-1)
+    inputs = tf.constant(values, tf.float32)
+    dead = dead_channels(lq.quantizers.SteSign(), inputs)
+    assert dead.numpy().tolist() == [False, True, True, True]
+    # A sign whose gradient reaches further.
+    dead = dead_channels(lq.quantizers.SteSign(clip_value=3.0), inputs)
+    assert dead.numpy().tolist() == [False, True, True, False]
+
+
+@pytest.fixture(scope="module")
+def images():
+    return tf.random.stateless_normal((16, 8, 8, 3), seed=(0, 1))
+
+
+def settled(images, names=NAMES, **settings):
+    """A supernet whose moving statistics are those of the images."""
+    keras.utils.set_random_seed(0)
+    space = SearchSpace("small", names, names, nodes=NODES)
+    net = SuperNet(space, 4, CELLS, CHANNELS, input_shape=images.shape[1:], **settings)
+    for _ in range(30):
+        net(images, training=True)
+    return net
+
+
+@pytest.fixture(scope="module")
+def net(images):
+    return settled(images)
+
+
+def norm_of(net, cell, state):
+    """BatchNorm in front of a state's sign."""
+    candidates = net.cells[cell].mixed_states[state].candidates
+    return next(c for c in candidates if c.convolution is not None).chains[0][0]
+
+
+def test_planted_channels_are_found(net, images):
+    before = [weight.numpy() for weight in net.weights]
+    healthy = dead_sign_share(net, images)
+    assert healthy < 0.2
+    for after, value in zip(net.weights, before, strict=True):
+        np.testing.assert_array_equal(after.numpy(), value)
+    # Three of the 8 channels that the first node of the second cell has.
+    norm = norm_of(net, cell=1, state=2)
+    mean = norm.moving_mean.numpy()
+    norm.moving_mean.assign(np.where(np.arange(8) < 3, 1e3, mean))
+    share = dead_sign_share(net, images)
+    norm.moving_mean.assign(mean)
+    assert share == pytest.approx(healthy + 3 / SIGNS)
+
+
+def test_candidates_that_nobody_computes_do_not_count(net, images):
+    """Without convolutions on the edges from the first input, its sign is not taken."""
+    norms = [norm_of(net, cell, 0) for cell in range(CELLS)]
+    kept = [norm.moving_mean.numpy() for norm in norms]
+    for norm in norms:
+        norm.moving_mean.assign(1e3 * np.ones(norm.moving_mean.shape))
+    assert dead_sign_share(net, images) >= 1 / 3
+    everything = alive = np.ones((len(net.space.edges), len(NAMES)), bool)
+    for states, share in (((0,), 0.0), ((0, 1, 2), None)):
+        alive = alive.copy()
+        alive[np.isin([state for _, state in net.space.edges], states), 2:] = False
+        net.prune(alive, alive)
+        found = dead_sign_share(net, images)
+        assert found is None if share is None else found < 0.2
+    net.prune(everything, everything)
+    for norm, mean in zip(norms, kept, strict=True):
+        norm.moving_mean.assign(mean)
+
+
+def test_signs_inside_of_a_candidate_count(images, registry):
+    """A user's operation with two convolutions, of which the second reads half the channels."""
+
+    @operations.register_operation("narrow")
+    def narrow(context):
+        """1×1 to half the channels, 3×3 back to all of them"""
+        first = context.at(f"{context.name}_first", context.filters // 2)
+        second = context.at(f"{context.name}_second", context.filters, context.strides)
+        return [
+            *first.binary_input(),
+            *first.binary_conv(1),
+            *second.binary_input(),
+            *second.binary_conv(3),
+        ]
+
+    net = settled(images, (ZEROISE, "narrow"))
+    # Each edge has its own operation, of C and C/2 channels: (1 + 1/2)·5 edges.
+    total = (1 + 2 + 4) * CHANNELS * 1.5 * len(net.space.edges)
+    healthy = dead_sign_share(net, images)
+    norm = net.cells[2].mixed_states[0].candidates[0].chains[0][3]
+    assert norm.moving_mean.shape == (8,)
+    norm.moving_mean.assign(1e3 * np.ones(8))
+    found = dead_sign_share(net, images)
+    assert 1 <= round((found - healthy) * total, 3) <= 8
+
+
+def test_partial_channels(images):
+    net = settled(images, channel_sampling=PartialChannels(2))
+    norm = norm_of(net, cell=0, state=2)
+    assert norm.moving_mean.shape == (2,)
+    healthy = dead_sign_share(net, images)
+    norm.moving_mean.assign([1e3, 1e3])
+    # Half of the channels pass the candidates.
+    assert dead_sign_share(net, images) == pytest.approx(healthy + 2 / (SIGNS / 2))
