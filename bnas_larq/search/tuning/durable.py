@@ -1,0 +1,89 @@
+"""keras-tuner's oracles, made to be killed at any moment. Imports keras-tuner: import it lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras_tuner
+
+from bnas_larq.runs import write_json
+from bnas_larq.search.tuning.encoding import Encoding
+
+#: What keras-tuner calls the state of an oracle.
+STATE = "oracle.json"
+
+
+class DurableOracle(keras_tuner.Oracle):
+    """What all oracles here have in common; the first base of each one.
+
+    keras-tuner writes an oracle's state and every trial to a file of its own. Here each file is
+    written whole or not at all, and the state decides: a trial that it does not know was never
+    created, and one that it does not know as ended is run again. So an oracle that was killed
+    proposes what it would have proposed.
+
+    Args:
+        encoding: what trials may vary.
+        on_end: is called with all ended trials, in the order of their end, whenever there is one
+            more, and when they are read from disk.
+        settings: as of the keras-tuner oracle.
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        on_end: Callable[[list[Any]], None],
+        max_trials: int,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            objective=keras_tuner.Objective("accuracy", "max"),
+            hyperparameters=encoding.hyperparameters(),
+            allow_new_entries=False,
+            tune_new_entries=False,
+            # A failed trial is one whose loss is no longer finite; again it would do the same. And
+            # keras-tuner's limit to failures ends a chief without a word to its workers.
+            max_consecutive_failed_trials=max_trials + 1,
+            **settings,
+        )
+        # Not every oracle takes it as an argument.
+        self.max_trials = max_trials
+        self.encoding = encoding
+        self.on_end = on_end
+        self.verbose = 0
+
+    def save(self) -> None:
+        write_json(self._get_oracle_fname(), self.get_state())
+
+    def _save_trial(self, trial: Any) -> None:
+        write_json(f"{self._get_trial_dir(trial.trial_id)}/trial.json", trial.get_state())
+
+    def reload(self) -> None:
+        super().reload()
+        self.trials = {trial_id: self.trials[trial_id] for trial_id in self.start_order}
+        ended = set(self.end_order)
+        # The last one is taken first.
+        self._retry_queue = sorted(set(self._retry_queue) - ended, reverse=True)
+        for trial_id in self._retry_queue:
+            trial = self.trials[trial_id]
+            blank = type(trial)(trial.hyperparameters, trial_id, "RUNNING")
+            trial.set_state(blank.get_state())
+        self.on_end(self._ended())
+
+    @keras_tuner.synchronized
+    def end_trial(self, trial: Any) -> None:
+        if trial.trial_id in self.end_order:
+            # A chief that was started again hands out what still runs at another worker.
+            ongoing = self.ongoing_trials.items()
+            self.ongoing_trials = {k: t for k, t in ongoing if t.trial_id != trial.trial_id}
+            return
+        self._retry_queue = [number for number in self._retry_queue if number != trial.trial_id]
+        super().end_trial(trial)
+        self.on_end(self._ended())
+
+    def _ended(self) -> list[Any]:
+        return [self.trials[trial_id] for trial_id in self.end_order]
+
+    def _duplicate(self, values: dict[str, Any]) -> bool:
+        # What keras-tuner draws again: trials that were there, and networks without a signal.
+        return not self.encoding.sensible(values) or super()._duplicate(values)

@@ -1,0 +1,79 @@
+"""The oracles of a recipe: who proposes the next trial. Imports keras-tuner: import it lazily."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, RandomSearchOracle
+from threadpoolctl import threadpool_limits  # comes with scikit-learn
+
+from bnas_larq.recipe import TunerSettings
+from bnas_larq.search.tuning.durable import DurableOracle
+from bnas_larq.search.tuning.encoding import Encoding
+from bnas_larq.search.tuning.evolution import EvolutionOracle
+
+
+class RandomOracle(DurableOracle, RandomSearchOracle):
+    """keras-tuner's random search."""
+
+
+class HyperOracle(DurableOracle, HyperbandOracle):
+    """keras-tuner's Hyperband (Li et al., arXiv 1603.06560), run once over all its brackets."""
+
+
+class BayesianOracle(DurableOracle, BayesianOptimizationOracle):
+    """keras-tuner's Bayesian optimisation: a Gaussian process with a Matérn kernel, UCB.
+
+    Choices are numbers to it, in the order of their list. Where it proposes what was tried before,
+    something random is tried instead.
+    """
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Values of the next trial; see `keras_tuner.Oracle.populate_space`."""
+        # keras-tuner forgets this generator when it is killed.
+        self._random_state = np.random.RandomState((self.seed + len(self.trials)) % 2**32)
+        # Its matrices are tiny: threads cost more than they bring (half of the time on two cores).
+        with threadpool_limits(1), warnings.catch_warnings():
+            # The kernel's length scale at a bound of its range: nothing that a user could mend.
+            warnings.filterwarnings("ignore", module="sklearn")
+            proposal = super().populate_space(trial_id)
+        if proposal["status"] == "RUNNING" and self._duplicate(proposal["values"]):
+            return self._random_populate_space()
+        return proposal
+
+
+def make_oracle(
+    settings: TunerSettings, encoding: Encoding, seed: int, on_end: Callable[[list[Any]], None]
+) -> DurableOracle:
+    """The oracle that the settings name; the other arguments are as of `DurableOracle`."""
+    shared = {
+        "encoding": encoding,
+        "on_end": on_end,
+        "max_trials": settings.trials,
+        "seed": spread(seed),
+    }
+    if settings.oracle == "random":
+        return RandomOracle(**shared)
+    if settings.oracle == "bayesian":
+        # keras-tuner's default is thrice the number of hyperparameters: of a genotype, 72 and more.
+        points = min(3 * len(encoding.hyperparameters().space), max(2, settings.trials // 3))
+        return BayesianOracle(num_initial_points=points, **shared)
+    if settings.oracle == "hyperband":
+        return HyperOracle(max_epochs=settings.epochs, factor=settings.hyperband_factor, **shared)
+    return EvolutionOracle(
+        population_size=settings.population, sample_size=settings.sample, **shared
+    )
+
+
+def spread(seed: int) -> int:
+    """A seed for keras-tuner, far from those of neighbouring seeds and never 0.
+
+    keras-tuner takes 0 for no seed, and counts its seed up with each value that it draws: searches
+    with seeds 1 and 2 would draw the same values, moved by one place.
+    """
+    digest = hashlib.sha256(f"tuner {seed}".encode()).digest()
+    return 1 + int.from_bytes(digest[:4], "big") % (2**31 - 1)

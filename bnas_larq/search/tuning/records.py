@@ -1,0 +1,141 @@
+"""What a search by keras-tuner writes down: its trials, and their Pareto front."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from bnas_larq.genotype import Genotype
+from bnas_larq.runs import write_atomic, write_json
+from bnas_larq.search.tuning.encoding import KINDS, Encoding, Values
+from bnas_larq.search.tuning.pareto import pareto_front
+
+#: Files in the folder of the search.
+TRIALS, FRONT = "trials.jsonl", "pareto.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialResult:
+    """What a trial measured.
+
+    Attributes:
+        accuracy: on the validation part, 0 to 1.
+        cost: of the network for one image, or None if the search asks for none.
+    """
+
+    accuracy: float
+    cost: float | None = None
+
+
+class TrialFunction(Protocol):
+    """Trains one network and measures it."""
+
+    def __call__(
+        self,
+        genotype: Genotype,
+        train_overrides: Mapping[str, Any],
+        epochs: int,
+        folder: Path,
+        seed: int,
+    ) -> TrialResult:
+        """Train to the end of epoch `epochs` and measure.
+
+        Args:
+            train_overrides: keys of the recipe's section `train` with their values in this trial.
+            folder: of this genotype with these settings. A trial that was killed here, or that
+                stopped after fewer epochs, goes on from its `checkpoints/`, which are removed once
+                no trial can need them.
+            seed: the same for all trials, so that networks alone differ.
+
+        Raises:
+            TrainingStopped: this network cannot be trained; the search goes on without it.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One trial as hyperparameters describe it.
+
+    Attributes:
+        number: keras-tuner's id of it.
+        genotype: what is trained.
+        overrides: keys of the section `train` with their values.
+        epochs: how many, those of the trial that it continues included.
+        continues: the trial of the same network that it goes on from, or None.
+        folder: where it works; equal for equal genotypes with equal settings.
+    """
+
+    number: str
+    genotype: Genotype
+    overrides: dict[str, Any]
+    epochs: int
+    continues: str | None
+    folder: Path
+
+    @classmethod
+    def of(
+        cls, number: str, values: Values, encoding: Encoding, epochs: int, search: Path
+    ) -> Trial:
+        """The trial with these hyperparameters; `epochs` counts unless Hyperband says otherwise."""
+        genotype, overrides = encoding.genotype(values), encoding.overrides(values)
+        name = genotype.id
+        if overrides:
+            text = json.dumps(overrides, sort_keys=True)
+            name += "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+        return cls(
+            number,
+            genotype,
+            overrides,
+            int(values.get("tuner/epochs", epochs)),
+            values.get("tuner/trial_id"),
+            search / "trials" / name,
+        )
+
+    @property
+    def outcome(self) -> Path:
+        """The file with what it measured. A trial that is run again, or comes twice, reads it."""
+        return self.folder / f"outcome-{self.epochs:05d}.json"
+
+    def row(self, outcome: Mapping[str, Any]) -> dict[str, Any]:
+        """Its line in trials.jsonl."""
+        cells = zip(KINDS, self.genotype.cells, strict=True)
+        return {
+            "trial": self.number,
+            "genotype": self.genotype.id,
+            "accuracy": outcome.get("accuracy"),
+            "cost": outcome.get("cost"),
+            "epochs": self.epochs,
+            "seconds": outcome.get("seconds"),
+            "hyperparameters": self.overrides,
+            "continues": self.continues,
+            "failed": outcome.get("failed"),
+            **{kind: [[list(edge) for edge in node] for node in cell] for kind, cell in cells},
+        }
+
+
+def write_records(folder: Path, rows: Sequence[Mapping[str, Any]], cost: str | None) -> None:
+    """Write trials.jsonl, and pareto.json if there is a cost (its name, such as `ops`)."""
+    write_atomic(folder / TRIALS, "".join(json.dumps(row) + "\n" for row in rows))
+    if cost is None:
+        return
+    measured = [row for row in rows if row["accuracy"] is not None and row["cost"] is not None]
+    front = pareto_front([(row["accuracy"], row["cost"]) for row in measured])
+    keys = ("trial", "genotype", "accuracy", "cost", "epochs", "hyperparameters", *KINDS)
+    write_json(
+        folder / FRONT,
+        {
+            "cost": cost,
+            "trials": len(measured),
+            "front": [{key: measured[index][key] for key in keys} for index in front],
+        },
+    )
+
+
+def best_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The most accurate trial; of equal ones the cheapest, then the first. None without any."""
+    measured = [row for row in rows if row["accuracy"] is not None]
+    return max(measured, key=lambda row: (row["accuracy"], -(row["cost"] or 0.0)), default=None)

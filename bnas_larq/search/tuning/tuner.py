@@ -1,0 +1,106 @@
+"""keras-tuner's tuner whose trials train genotypes. Imports keras-tuner: import it lazily."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+from keras_tuner.errors import FailedTrialError, FatalError
+
+from bnas_larq.errors import RunError, TrainingStopped, one_line
+from bnas_larq.runs import Checkpoints, read_json, write_json
+from bnas_larq.search.tuning.durable import STATE, DurableOracle
+from bnas_larq.search.tuning.records import Trial, TrialFunction
+
+PROJECT = "tuner"
+
+
+class GenotypeTuner(keras_tuner.Tuner):
+    """Runs the trials of an oracle, here or as chief and workers (KERASTUNER_TUNER_ID and so on).
+
+    Args:
+        oracle: who proposes; a worker asks the chief's instead.
+        run: trains and measures.
+        folder: of the search; keras-tuner's project is in its folder `tuner`.
+        epochs: of a trial, unless the oracle says another number.
+        seed: of every trial.
+        may_continue: whether a later trial may go on from an earlier one (Hyperband).
+    """
+
+    def __init__(
+        self,
+        oracle: DurableOracle,
+        run: TrialFunction,
+        *,
+        folder: Path,
+        epochs: int,
+        seed: int,
+        may_continue: bool,
+    ) -> None:
+        self.encoding = oracle.encoding
+        self.run, self.folder = run, folder
+        self.epochs, self.seed, self.may_continue = epochs, seed, may_continue
+        self._idle = False
+        super().__init__(oracle, directory=str(folder), project_name=PROJECT)
+
+    def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The validation accuracy of a trial; see `keras_tuner.Tuner.run_trial`."""
+        values = trial.hyperparameters.values
+        work = Trial.of(trial.trial_id, values, self.encoding, self.epochs, self.folder)
+        try:
+            if not work.outcome.is_file():
+                write_json(work.outcome, self._measured(work))
+            outcome = read_json(work.outcome)
+            if not self.may_continue:
+                Checkpoints(work.folder / "checkpoints").clear()
+        except Exception as error:
+            # keras-tuner would note any error and go on; only what concerns one network may do so.
+            raise FatalError(one_line(error)) from error
+        if outcome.get("failed"):
+            raise FailedTrialError(outcome["failed"])
+        return {"accuracy": outcome["accuracy"]}
+
+    def _measured(self, work: Trial) -> dict[str, Any]:
+        work.folder.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        try:
+            result = self.run(work.genotype, work.overrides, work.epochs, work.folder, self.seed)
+            outcome = {"accuracy": result.accuracy, "cost": result.cost}
+        except TrainingStopped as error:
+            outcome = {"failed": one_line(error)}
+        return {**outcome, "seconds": round(time.monotonic() - start, 3)}
+
+    # While the oracle waits for other workers' trials, keras-tuner asks it without a pause.
+
+    def pre_create_trial(self) -> None:
+        if self._idle:
+            time.sleep(0.5)
+        self._idle = True
+
+    def on_trial_begin(self, trial: Any) -> None:
+        self._idle = False
+        super().on_trial_begin(trial)
+
+    def on_trial_end(self, trial: Any) -> None:
+        if trial.status == "INVALID":
+            # Not the network, but writing down its result has failed: the trial is still to be run.
+            raise RunError(
+                "A trial's result must reach the oracle. "
+                f"Received: {one_line(trial.message.strip().splitlines()[-1])}. Mend it and resume."
+            )
+        super().on_trial_end(trial)
+
+    # The tuner has no state of its own: there is something to go on from if the oracle's is there.
+
+    def _get_tuner_fname(self) -> str:
+        return str(Path(self.project_dir) / STATE)
+
+    def save(self) -> None:
+        if not self._is_worker():
+            self.oracle.save()
+
+    def reload(self) -> None:
+        if not self._is_worker():
+            self.oracle.reload()

@@ -1,0 +1,118 @@
+"""A search by keras-tuner that really trains: tiny networks on the digits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from bnas_larq.cli.opening import start_workflow
+from bnas_larq.cli.tuner_trials import NetworkTrial
+from bnas_larq.errors import DataError, RecipeError
+from bnas_larq.genotype import Genotype
+from bnas_larq.models.costs import count_costs
+from bnas_larq.models.network import build_network
+from bnas_larq.recipe import parse_recipe
+from bnas_larq.report.pictures import save_pictures
+from bnas_larq.runs import read_json, read_lines
+from bnas_larq.search.tuning import TunerSearch
+from bnas_larq.spaces import SearchSpace
+
+#: One node only: graphs that are built quickly.
+SPACE = SearchSpace("quick", *[("none", "max_pool_3x3", "bin_conv_3x3")] * 2, nodes=1)
+TINY = {
+    "data": {"name": "digits", "limit": 160, "validation_fraction": 0.25},
+    "network": {"cells": 1, "channels": 4},
+    "train": {"batch_size": 40, "optimizer": "adam", "schedule": "cosine", "drop_path": 0.2},
+    "search": {
+        "searcher": "tuner",
+        "tuner": {
+            "trials": 3,
+            "epochs": 1,
+            "population": 2,
+            "sample": 2,
+            "hyperparameters": {"learning_rate": {"min": "1e-3", "max": 1e-2, "log": True}},
+        },
+    },
+}
+
+
+@pytest.fixture
+def workflow(tmp_path):
+    """The workflow of a run that searches with keras-tuner; sections may be changed."""
+
+    def make(**changes):
+        recipe = parse_recipe({**TINY, **changes})
+        return start_workflow(recipe, tmp_path / "run", stages=())
+
+    return make
+
+
+def test_three_trials_from_images_to_the_front(workflow, tmp_path):
+    workflow = workflow()
+    # No trial touches the test part: there is none.
+    workflow.data = dataclasses.replace(workflow.data, test=None)
+    trained = []
+
+    def trial(*args):
+        trained.append(args[3])
+        return NetworkTrial(workflow)(*args)
+
+    search = TunerSearch(workflow.recipe.search.tuner, SPACE, trial, seed=workflow.recipe.seed)
+    folder = tmp_path / "run" / "search"
+    result = search.run(folder=folder, provenance={})
+    rows = read_lines(folder / "trials.jsonl")
+    assert len(trained) == len(rows) == 3
+    for row, work in zip(rows, trained, strict=True):
+        genotype = Genotype(row["normal"], row["reduce"])
+        assert genotype.id == row["genotype"]
+        costs = count_costs(build_network(genotype, workflow.network_config))
+        assert row["cost"] == costs.ops_paper
+        # Of 40 held-out images.
+        assert row["accuracy"] * 40 == pytest.approx(round(row["accuracy"] * 40))
+        assert 1e-3 <= row["hyperparameters"]["learning_rate"] <= 1e-2
+        (epoch,) = read_lines(work / "metrics.jsonl")
+        # The last of the epoch's three steps: (1 + cos(2/3 · π)) / 2 of the trial's own rate.
+        assert epoch["lr"] == pytest.approx(row["hyperparameters"]["learning_rate"] / 4)
+        assert not (work / "checkpoints").exists()
+    assert result.validation_accuracy == max(row["accuracy"] for row in rows)
+    front = read_json(folder / "pareto.json")["front"]
+    assert result.genotype.id in {point["genotype"] for point in front}
+    drawn = {path.name for path in save_pictures(tmp_path / "run")}
+    assert {"pareto.png", "pareto.svg"} <= drawn
+
+
+def test_a_trial_that_goes_on_is_one_that_never_stopped(workflow, tmp_path):
+    tuner = {**TINY["search"]["tuner"], "oracle": "hyperband", "epochs": 2}
+    trial = NetworkTrial(workflow(search={"searcher": "tuner", "tuner": tuner}))
+    genotype = Genotype.random(SPACE, 0)
+
+    def metrics(name, *epochs):
+        for number in epochs:
+            result = trial(genotype, {"learning_rate": 0.005}, number, tmp_path / name, 3)
+        rows = read_lines(tmp_path / name / "metrics.jsonl")
+        assert [row["epoch"] for row in rows] == [0, 1]
+        return result.accuracy, [(row["loss"], row["lr"]) for row in rows]
+
+    assert metrics("pieces", 1, 2) == metrics("whole", 2)
+
+
+def test_what_would_stop_every_trial_is_found_before(workflow):
+    without = NetworkTrial(workflow(data={**TINY["data"], "validation_fraction": 0}))
+    with pytest.raises(RecipeError, match="Received: data.validation_fraction 0. Use 0.1."):
+        without.check()
+
+
+@pytest.mark.parametrize(
+    ("train", "hyperparameters"),
+    [
+        ({"batch_size": 121}, {}),
+        ({}, {"batch_size": [40, 121]}),
+        ({}, {"batch_size": {"min": 40, "max": 121}}),
+    ],
+)
+def test_the_largest_batch_must_fit(workflow, train, hyperparameters):
+    tuner = {**TINY["search"]["tuner"], "hyperparameters": hyperparameters}
+    made = workflow(train={**TINY["train"], **train}, search={"searcher": "tuner", "tuner": tuner})
+    with pytest.raises(DataError, match="batch size 121 for 120 examples"):
+        NetworkTrial(made).check()
