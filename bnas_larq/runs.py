@@ -149,9 +149,13 @@ def append_line(path: str | Path, row: Mapping[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def keep_lines_before(path: str | Path, epoch: int) -> None:
-    """Drop the lines of epoch `epoch` and later: a resumed run writes them again."""
-    rows = [row for row in read_lines(path) if row["epoch"] < epoch]
+def keep_lines_before(path: str | Path, number: int, key: str = "epoch") -> None:
+    """Drop the lines of epoch `number` and later: a resumed run writes them again.
+
+    Args:
+        key: what the lines are numbered by.
+    """
+    rows = [row for row in read_lines(path) if row[key] < number]
     if Path(path).exists():
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
 

@@ -16,13 +16,13 @@ import numpy as np
 from bnas_larq.backend import keras, tf
 from bnas_larq.cli.console import say
 from bnas_larq.cli.results import write_result
+from bnas_larq.cli.searchers import check_search, describe_search, make_searcher
 from bnas_larq.cli.stages import Stages
 from bnas_larq.data import (
     EVALUATION_BATCH,
     Augmentation,
     ImageDataset,
     Normalization,
-    bilevel_pipeline,
     data_errors,
     evaluation_dataset,
     load_described,
@@ -31,14 +31,13 @@ from bnas_larq.data import (
 from bnas_larq.export.exporter import export_network
 from bnas_larq.fitting.precision import recorded_precision
 from bnas_larq.genotype import Genotype
-from bnas_larq.layers.quantizers import get_scheme
 from bnas_larq.models.costs import count_costs
 from bnas_larq.models.network import NetworkConfig, build_network
 from bnas_larq.models.stored import StoredNetwork
 from bnas_larq.recipe import Recipe
 from bnas_larq.report.html import write_report
 from bnas_larq.runs import RunFolder, read_lines, write_json
-from bnas_larq.search import GradientSearch
+from bnas_larq.search import SearchData
 from bnas_larq.training import Evaluation, evaluate_network, train_stored
 from bnas_larq.zoo.finetune_source import begun_with, source_of, with_new_head
 
@@ -139,7 +138,7 @@ class Workflow:
         with data_errors():
             batches = []
             if "search" in stages and self._searches:
-                get_scheme(self.recipe.search.scheme)
+                check_search(self)
                 batches += [(half, self.recipe.search.batch_size) for half in self._search_halves()]
             if "train" in stages:
                 self.network_config  # noqa: B018 - raises for an unknown scheme or source
@@ -182,7 +181,8 @@ class Workflow:
             say(genotype.pretty())
             return {"searched": False, "genotype": genotype.id}
         settings, data = self._with_precision("search", self.recipe.search), self.data
-        halves = [
+        halves = self._search_halves()
+        pipelines = [
             training_pipeline(
                 half,
                 batch_size=settings.batch_size,
@@ -190,21 +190,18 @@ class Workflow:
                 normalization=self.normalization,
                 augmentation=self.augmentation,
             )
-            for offset, half in enumerate(self._search_halves())
+            for offset, half in enumerate(halves)
         ]
-        pipeline = bilevel_pipeline(*halves)
-        searcher = GradientSearch(settings, data.num_classes, data.image_shape)
-        say(
-            f"search: {settings.epochs} epochs of {pipeline.steps_per_epoch} steps on {data.name}, "
-            f"{settings.cells} cells, {settings.channels} channels; "
-            "the first step builds the graph and takes longest"
-        )
+        searcher = make_searcher(self, settings)
+        say(f"search: {data.name}, {describe_search(settings)}")
         stage = self.folder / "search"
         done = len(read_lines(stage / "metrics.jsonl"))
         result = searcher.run(
-            pipeline.dataset,
-            pipeline.steps_per_epoch,
-            validation_data=None if data.validation is None else self.batches(data.validation),
+            SearchData(
+                *pipelines,
+                credit=self.batches(halves[1]),
+                validation=None if data.validation is None else self.batches(data.validation),
+            ),
             folder=stage,
             provenance={
                 "source": f"bnas-larq search, recipe {self.recipe.name}",

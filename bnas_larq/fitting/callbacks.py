@@ -35,6 +35,20 @@ class MetricsLog(keras.callbacks.Callback):
         append_line(self.path, {"epoch": epoch, "seconds": seconds, "lr": rate, **plain(logs)})
 
 
+def stop_unless_finite(name: str, value: float, where: str) -> None:
+    """Raise TrainingStopped if a loss is NaN or infinite.
+
+    Args:
+        where: when it was measured, such as `epoch 3`.
+    """
+    if not math.isfinite(value):
+        kind, _, _ = where.partition(" ")
+        raise TrainingStopped(
+            f"The loss must stay finite. Received: {name} = {value} in {where}. "
+            f"Lower the learning rate; checkpoints before this {kind} are kept."
+        )
+
+
 class StopWhenNotFinite(keras.callbacks.Callback):
     """Stops with TrainingStopped when a loss is NaN or infinite; the last epoch's checkpoint stays.
 
@@ -43,11 +57,8 @@ class StopWhenNotFinite(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         for name, value in plain(logs).items():
-            if "loss" in name and not math.isfinite(value):
-                raise TrainingStopped(
-                    f"The loss must stay finite. Received: {name} = {value} in epoch {epoch + 1}. "
-                    "Lower the learning rate; checkpoints before this epoch are kept."
-                )
+            if "loss" in name:
+                stop_unless_finite(name, value, f"epoch {epoch + 1}")
 
 
 class EpochHook(keras.callbacks.Callback):
@@ -76,11 +87,15 @@ class Progress(keras.callbacks.Callback):
         epochs: last epoch of the whole stage.
         steps: steps of one epoch.
         shown: metrics to print.
+        unit: what an epoch is called.
     """
 
-    def __init__(self, title: str, epochs: int, steps: int, shown: tuple[str, ...]) -> None:
+    def __init__(
+        self, title: str, epochs: int, steps: int, shown: tuple[str, ...], unit: str = "epoch"
+    ) -> None:
         super().__init__()
         self.title, self.epochs, self.steps, self.shown = title, epochs, steps, shown
+        self.unit = unit
         self._done = 0
         self._moving = sys.stderr.isatty()
 
@@ -106,7 +121,7 @@ class Progress(keras.callbacks.Callback):
             self._first_step = now
         if self._moving and now - self._last > 0.5:
             self._last = now
-            where = f"epoch {self._epoch + 1}/{self.epochs}, step {batch + 1}/{self.steps}"
+            where = f"{self.unit} {self._epoch + 1}/{self.epochs}, step {batch + 1}/{self.steps}"
             text = f"{self.title} {where}, {self._left(batch + 1)}"
             print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
 
@@ -114,5 +129,5 @@ class Progress(keras.callbacks.Callback):
         values = plain(logs)
         parts = [f"{name} {values[name]:.4f}" for name in self.shown if name in values]
         parts.append(self._left(self.steps))
-        line = f"{self.title} epoch {epoch + 1}/{self.epochs}: {', '.join(parts)}"
+        line = f"{self.title} {self.unit} {epoch + 1}/{self.epochs}: {', '.join(parts)}"
         print(("\r\x1b[2K" if self._moving else "") + line, file=sys.stderr, flush=True)

@@ -6,50 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bnas_larq.backend import keras, tf
-from bnas_larq.errors import CheckpointError, WeightsError, one_line
 from bnas_larq.fitting.callbacks import MetricsLog, StopWhenNotFinite
+from bnas_larq.fitting.state import TrainingState
 from bnas_larq.runs import Checkpoints, keep_lines_before
-
-_PREFIX = "state"
 
 
 class _SaveState(keras.callbacks.Callback):
     """Writes a checkpoint at the end of each epoch; the last callback, so that all have acted."""
 
-    def __init__(self, checkpoint: tf.train.Checkpoint, checkpoints: Checkpoints) -> None:
+    def __init__(self, state: TrainingState) -> None:
         super().__init__()
-        self.checkpoint = checkpoint
-        self.checkpoints = checkpoints
+        self.state = state
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self.checkpoints.save(epoch + 1, self._write)
-
-    def _write(self, folder: Path) -> None:
-        try:
-            self.checkpoint.write(str(folder / _PREFIX))
-        except tf.errors.OpError as error:
-            # TensorFlow has its own exceptions for a full disk; `Checkpoints` knows the system's.
-            raise OSError(one_line(error)) from error
-
-
-def _restore(checkpoint: tf.train.Checkpoint, checkpoints: Checkpoints) -> int:
-    """Restore the newest intact checkpoint; return the number of epochs it has behind it."""
-    for epoch, folder in checkpoints.candidates():
-        try:
-            checkpoint.read(str(folder / _PREFIX)).assert_existing_objects_matched()
-        except (ValueError, AssertionError) as error:
-            raise WeightsError(
-                "A checkpoint must hold the weights of this very model. "
-                f"Received: {folder} ({one_line(error)[:200]}). "
-                "Resume with the recipe that the run began with."
-            ) from error
-        except tf.errors.OpError as error:
-            raise CheckpointError(
-                f"A checkpoint must be readable. Received: {folder} "
-                f"({one_line(error)[:200]}). Delete it and resume."
-            ) from error
-        return epoch
-    return 0
+        self.state.save(epoch + 1)
 
 
 def resumable_fit(
@@ -83,13 +53,8 @@ def resumable_fit(
         CheckpointError, WeightsError: no usable checkpoint.
         TrainingStopped: the loss is no longer finite.
     """
-    for optimizer, variables in optimizers.values():
-        optimizer.build(list(variables))
-    # `save_counter` and the like are no part of the model: only what is named here is saved.
-    checkpoint = tf.train.Checkpoint(
-        model=model, **{name: optimizer for name, (optimizer, _) in optimizers.items()}
-    )
-    start = max(first_epoch, _restore(checkpoint, checkpoints))
+    state = TrainingState(model, optimizers, checkpoints)
+    start = max(first_epoch, state.restore()[0])
     for path in (log, *logs):
         keep_lines_before(path, start)
     if start < epochs:
@@ -104,7 +69,7 @@ def resumable_fit(
                 StopWhenNotFinite(),
                 MetricsLog(log),
                 *callbacks,
-                _SaveState(checkpoint, checkpoints),
+                _SaveState(state),
             ],
         )
     return start

@@ -1,62 +1,91 @@
-"""The gradient search of BNAS: resumable bilevel training of the supernet, α recorded by epoch."""
+"""The search by gradient: resumable training of the supernet, α recorded by epoch."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from bnas_larq.backend import keras, tf
+from bnas_larq.data import bilevel_pipeline
 from bnas_larq.discretize import ArgmaxDiscretizer
 from bnas_larq.errors import RunError, TrainingStopped
 from bnas_larq.fitting.callbacks import EpochHook, Progress
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.genotype import Genotype
+from bnas_larq.layers.channel_sampling import PartialChannels
+from bnas_larq.layers.relaxations import (
+    Concrete,
+    GumbelHard,
+    Relaxation,
+    Softmax,
+    TemperatureSchedule,
+)
+from bnas_larq.models.bilevel import FirstOrder, SecondOrder, SingleLevel
 from bnas_larq.models.diversity import AnnealedEntropy
+from bnas_larq.models.expected_cost import ExpectedCost, network_of
+from bnas_larq.models.network import NetworkConfig
 from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.models.supernet import SuperNet
 from bnas_larq.precision import choose_precision
 from bnas_larq.recipe import SearchSettings
 from bnas_larq.runs import Checkpoints, append_line, read_lines
+from bnas_larq.search.alarms import RECORD as ALARMS
+from bnas_larq.search.alarms import Alarms
+from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
 from bnas_larq.spaces import ZEROISE, SearchSpace
 
-
-@dataclasses.dataclass(frozen=True)
-class SearchResult:
-    """What a search found.
-
-    Attributes:
-        genotype: the chosen one.
-        epoch: number of epochs behind the α it was derived from.
-        validation_accuracy: accuracy of the supernet with that α on held-out images, or None.
-    """
-
-    genotype: Genotype
-    epoch: int
-    validation_accuracy: float | None
+#: File of a stage's folder: α by epoch.
+RECORD = "alphas.jsonl"
 
 
-class GradientSearch:
-    """First-order bilevel search (DARTS, arXiv 1806.09055), BNAS' loss (arXiv 2002.06963).
+_GRADIENTS = {1: FirstOrder, 2: SecondOrder, "single-level": SingleLevel}
+
+
+def make_relaxation(settings: SearchSettings) -> Relaxation:
+    """What is made of α, as the settings say."""
+    if settings.relaxation == "softmax":
+        return Softmax()
+    kind = {"gumbel-hard": GumbelHard, "concrete": Concrete}[settings.relaxation]
+    return kind(
+        TemperatureSchedule(*settings.temperature, settings.epochs, settings.temperature_decay)
+    )
+
+
+class GradientSearch(Searcher):
+    """Search by the gradient of α: BNAS (arXiv 2002.06963), DARTS (1806.09055), SNAS (1812.09926),
+    GDAS (1910.04465) and PC-DARTS (1907.05737), which differ in their settings.
 
     Args:
         settings: the recipe's section `search`.
         num_classes, input_shape: of the data.
+        seed: of the relaxation's draws.
+        network: size of the final network, for a cost term; None for the supernet's own size.
     """
 
     def __init__(
-        self, settings: SearchSettings, num_classes: int, input_shape: tuple[int, int, int]
+        self,
+        settings: SearchSettings,
+        num_classes: int,
+        input_shape: tuple[int, int, int],
+        seed: int = 0,
+        *,
+        network: NetworkConfig | None = None,
     ) -> None:
         self.settings = settings
         self.space = SearchSpace.named(settings.space)
+        self.network = network
         self.supernet = SuperNet(
             self.space,
             num_classes,
             cells=settings.cells,
             channels=settings.channels,
             scheme=settings.scheme,
+            relaxation=make_relaxation(settings),
+            channel_sampling=PartialChannels(settings.channel_proportion),
+            edge_normalization=settings.edge_normalization,
+            seed=seed,
             mixed_precision=choose_precision(settings.mixed_precision).name,
             input_shape=input_shape,
         )
@@ -85,49 +114,78 @@ class GradientSearch:
                 l2=settings.alpha_weight_decay,
             ),
             diversity=AnnealedEntropy(settings.entropy_weight, settings.entropy_tau),
+            cost=self._cost(),
+            alpha_gradient=_GRADIENTS[settings.order](),
+            alpha_start_epoch=settings.alpha_start_epoch,
+        )
+
+    def _cost(self) -> ExpectedCost | None:
+        settings = self.settings
+        if settings.cost is None:
+            return None
+        return ExpectedCost.from_settings(
+            settings.cost,
+            self.space,
+            self.network or network_of(self.supernet),
+            gamma=settings.gamma,
+            zeroise_competes=settings.zeroise_competes,
         )
 
     def run(
         self,
-        dataset: Callable[[int], tf.data.Dataset],
-        steps_per_epoch: int,
+        data: SearchData,
         *,
-        validation_data: tf.data.Dataset | None,
         folder: Path,
         provenance: dict,
-        callbacks: tuple[keras.callbacks.Callback, ...] = (),
+        callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> SearchResult:
-        """Search, from the newest checkpoint in `folder` if there is one.
-
-        Args:
-            dataset: bilevel batches from the first one of a given epoch on.
-            validation_data: held-out (image, label) batches, evaluated after each epoch.
-            folder: gets metrics.jsonl, alphas.jsonl and checkpoints/.
-            provenance: goes into the genotype.
+        """See `Searcher.run`; also writes alphas.jsonl (α, and β of edges, by epoch) and
+        alarms.jsonl.
 
         Raises:
-            TrainingStopped: the loss is not finite, or the derived normal cell is all Zeroise.
+            TrainingStopped: the loss is not finite, an alarm shall end the search, or the derived
+                normal cell is all Zeroise.
+        """
+        self.compile(bilevel_pipeline(data.weights, data.alphas).steps_per_epoch)
+        self.fit(data, folder=folder, callbacks=callbacks)
+        return self.choose(read_lines(folder / RECORD), provenance)
+
+    def fit(
+        self,
+        data: SearchData,
+        *,
+        folder: Path,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        first_epoch: int = 0,
+    ) -> None:
+        """Train the compiled supernet to the last epoch, from the newest checkpoint if any.
+
+        Args:
+            data, folder, callbacks: as for `run`.
+            first_epoch: number of the first epoch, when something else has trained before.
+
+        Raises:
+            TrainingStopped: the loss is not finite, or an alarm shall end the search.
         """
         settings, supernet = self.settings, self.supernet
-        self.compile(steps_per_epoch)
-        alphas = folder / "alphas.jsonl"
+        pipeline = bilevel_pipeline(data.weights, data.alphas)
+        steps_per_epoch = pipeline.steps_per_epoch
+        alphas = folder / RECORD
 
         def record(epoch: int, logs: dict[str, float]) -> None:
-            normal, reduce = (alpha.numpy() for alpha in supernet.alphas)
-            accuracy = logs.get("val_accuracy")
-            append_line(
-                alphas,
-                {
-                    "epoch": epoch,
-                    "val_accuracy": accuracy,
-                    "normal": normal.tolist(),
-                    "reduce": reduce.tolist(),
-                },
-            )
+            row = {"epoch": epoch, "val_accuracy": logs.get("val_accuracy")}
+            append_line(alphas, {**row, **self._architecture()})
 
+        watch = Alarms(
+            settings.alarms,
+            epochs=range(first_epoch, settings.epochs),
+            log=folder / ALARMS,
+            probe=data.credit,
+            genotype=lambda: self._genotype(self._architecture(), {}),
+        )
         resumable_fit(
             supernet,
-            dataset,
+            pipeline.dataset,
             steps_per_epoch=steps_per_epoch,
             epochs=settings.epochs,
             checkpoints=Checkpoints(folder / "checkpoints"),
@@ -135,9 +193,10 @@ class GradientSearch:
             logs=(alphas,),
             optimizers={
                 "optimizer": (supernet.optimizer, supernet.network_variables),
-                "alpha_optimizer": (supernet.alpha_optimizer, supernet.alphas),
+                "alpha_optimizer": (supernet.alpha_optimizer, supernet.architecture_variables),
             },
-            validation_data=validation_data,
+            validation_data=data.validation,
+            first_epoch=first_epoch,
             callbacks=[
                 EpochHook(record),
                 Progress(
@@ -146,10 +205,28 @@ class GradientSearch:
                     steps_per_epoch,
                     ("loss", "accuracy", "alpha_loss", "alpha_accuracy", "val_accuracy", "entropy"),
                 ),
+                watch,
                 *callbacks,
             ],
         )
-        return self.choose(read_lines(alphas), provenance)
+        # Also where all epochs lay behind.
+        watch.check()
+
+    def _architecture(self) -> dict[str, list]:
+        """The present α, and β of edges, for JSON."""
+        names = ("normal", "reduce", "betas_normal", "betas_reduce")
+        values = map(tf.convert_to_tensor, [*self.supernet.live_alphas(), *self.supernet.betas])
+        return {name: value.numpy().tolist() for name, value in zip(names, values, strict=False)}
+
+    def _genotype(self, row: dict, provenance: dict) -> Genotype:
+        """The genotype of the α (and β) of a line of alphas.jsonl."""
+        betas = None
+        if "betas_normal" in row:
+            betas = np.array(row["betas_normal"]), np.array(row["betas_reduce"])
+        settings = self.settings
+        discretizer = ArgmaxDiscretizer(settings.gamma, zeroise_competes=settings.zeroise_competes)
+        normal, reduce = np.array(row["normal"]), np.array(row["reduce"])
+        return discretizer(normal, reduce, self.space, provenance=provenance, betas=betas)
 
     def choose(self, rows: list[dict], provenance: dict) -> SearchResult:
         """The genotype of the recorded α with the best held-out accuracy, or the last (`select`).
@@ -166,11 +243,8 @@ class GradientSearch:
         if self.settings.select == "best" and measured:
             # Of equal accuracies the later α, which was trained longer.
             chosen = max(measured, key=lambda row: (row["val_accuracy"], row["epoch"]))
-        genotype = ArgmaxDiscretizer(self.settings.gamma)(
-            np.array(chosen["normal"]),
-            np.array(chosen["reduce"]),
-            self.space,
-            provenance={**provenance, "epoch": chosen["epoch"] + 1, "select": self.settings.select},
+        genotype = self._genotype(
+            chosen, {**provenance, "epoch": chosen["epoch"] + 1, "select": self.settings.select}
         )
         if all(edge.op == ZEROISE for node in genotype.normal for edge in node):
             raise TrainingStopped(

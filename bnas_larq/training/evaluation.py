@@ -81,7 +81,15 @@ def _csv(rows: Sequence[Sequence[object]]) -> str:
 def evaluate_network(model: keras.Model, dataset: tf.data.Dataset) -> Evaluation:
     """Run `model` (logits) over finite (image, label) batches."""
     logits, labels = [], []
-    for images, targets in dataset:
-        logits.append(model.predict_on_batch(images))
-        labels.append(np.asarray(targets))
+    # From the fifth network of a process on, TensorFlow takes their functions for one that is
+    # traced again and again, and warns.
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        for images, targets in dataset:
+            logits.append(model.predict_on_batch(images))
+            labels.append(np.asarray(targets))
+    finally:
+        logger.setLevel(level)
     return Evaluation(np.concatenate(logits), np.concatenate(labels).astype(np.int64))

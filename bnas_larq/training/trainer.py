@@ -88,6 +88,7 @@ def train_network(
     checkpoints: Checkpoints | None = None,
     first_epoch: int = 0,
     rate_multipliers: Mapping[str, float] | None = None,
+    until: int | None = None,
 ) -> None:
     """Train `model` to the last epoch, from the newest checkpoint in `folder` if there is one.
 
@@ -100,11 +101,13 @@ def train_network(
         checkpoints: where else than in `folder` they go.
         first_epoch: how many epochs another stage has trained before; those of `settings` follow.
         rate_multipliers: by a weight's name, what its learning rate is multiplied by.
+        until: stop after this epoch, with schedules as for all of them: called again with a later
+            one, or none, it ends with the weights of one uninterrupted training.
 
     Raises:
         TrainingStopped: the loss is no longer finite.
     """
-    epochs = first_epoch + settings.epochs
+    epochs = first_epoch + settings.epochs if until is None else until
     model.compile(
         optimizer=make_optimizer(settings, steps_per_epoch, rate_multipliers),
         loss=make_loss(settings, model.output_shape[-1]),

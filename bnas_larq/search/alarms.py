@@ -1,0 +1,196 @@
+"""Alarms: what a search warns of while it runs, because nothing good is likely to come of it.
+
+supernet.fit(..., callbacks=[Alarms(AlarmSettings(action="stop"), probe=images)])
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnas_larq.backend import keras, tf
+from bnas_larq.errors import TrainingStopped
+from bnas_larq.genotype import Genotype
+from bnas_larq.layers.convolutions import BATCH_NORM
+from bnas_larq.models.dead_signs import dead_sign_share
+from bnas_larq.recipe import AlarmSettings
+from bnas_larq.runs import append_line, keep_lines_before, read_lines
+from bnas_larq.spaces import PARAMETER_FREE, ZEROISE
+
+#: File of a stage's folder: one row for each epoch.
+RECORD = "alarms.jsonl"
+#: Images that the signs are probed with.
+PROBED = 64
+
+#: What each alarm says of the measured share and its limit, and what may help.
+_SENTENCES = {
+    "zeroise": (
+        "Zeroise on {value:.0%} of the kept edges (limit {limit:.0%})",
+        "raise search.gamma, or lower search.alpha_learning_rate",
+    ),
+    "pooling": (
+        "pooling or identity on {value:.0%} of the kept edges (limit {limit:.0%})",
+        "raise search.entropy_weight or search.alpha_start_epoch",
+    ),
+    "entropy": (
+        "entropy of α at {value:.0%} of its maximum in the first half of the search "
+        "(at least {limit:.0%})",
+        "lower search.alpha_learning_rate, or raise search.entropy_weight",
+    ),
+    "dead_signs": (
+        "{value:.0%} of the sign activations dead (limit {limit:.0%}): they never change, or "
+        "their gradient is 0 everywhere",
+        "lower search.learning_rate",
+    ),
+}
+
+
+class Alarms(keras.callbacks.Callback):
+    """Measures a supernet at the end of each epoch; warns, or stops, when a limit is passed.
+
+    - `zeroise`, `pooling`: shares among the kept edges, of both cells, of the genotype that would
+      be derived now;
+    - `entropy`: mean entropy over the edges, as a share of what equal weights of all candidates
+      that are not pruned have; judged in the first half of the epochs only: later it should fall;
+    - `dead_signs`: see `bnas_larq.models.dead_signs`; not measured before BatchNorm's moving
+      statistics have settled, which takes 44 steps.
+
+    A warning stands on stderr when its alarm begins, and is not repeated while it lasts. With
+    `stop`, `fit` ends with TrainingStopped at the begin of the next epoch, or behind the last one,
+    so that whatever saves the epoch has saved it. A resumed `fit` stops at once if the last epoch's
+    numbers still are an alarm.
+
+    Args:
+        settings: limits and action; with `off` nothing is measured.
+        epochs: all epochs of the search, also those of a resumed one that lie behind; None for
+            those from 0 to `fit`'s `epochs`.
+        log: JSON-lines file of the numbers by epoch; rows of epochs that are done again are
+            dropped. None for no file.
+        probe: images [n, height, width, channels] as the supernet takes them, or a data set of
+            (images, labels) batches, whose first one is taken; of both at most `PROBED` images.
+            None leaves dead signs out.
+        genotype: gives the genotype that would be derived now; default the model's `genotype()`.
+    """
+
+    def __init__(
+        self,
+        settings: AlarmSettings | None = None,
+        *,
+        epochs: range | None = None,
+        log: str | Path | None = None,
+        probe: Any = None,
+        genotype: Callable[[], Genotype] | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings = settings or AlarmSettings()
+        self.epochs = epochs
+        self.log = None if log is None else Path(log)
+        self.genotype = genotype
+        self.rows: list[dict[str, Any]] = []
+        self.params: dict[str, Any] = {}
+        self._probe = probe
+        self._begun = False
+
+    # -- Keras -------------------------------------------------------------------------------------
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self._begun = False
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        if self.settings.action == "off":
+            return
+        if not self._begun:
+            self._begun = True
+            if self.log is not None:
+                keep_lines_before(self.log, epoch)
+                self.rows = read_lines(self.log)
+            self.rows = [row for row in self.rows if row["epoch"] < epoch]
+        self.check()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if self.settings.action == "off":
+            return
+        before = self.raised()
+        row = {"epoch": epoch, **self.measure()}
+        self.rows.append(row)
+        raised = self.raised()
+        if self.log is not None:
+            append_line(self.log, {**row, "alarms": list(raised)})
+        for name, (sentence, advice) in raised.items():
+            if name not in before:
+                _print(f"alarm in epoch {epoch + 1}: {sentence}. What may help: {advice}.")
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self.check()
+
+    # -- alarms ------------------------------------------------------------------------------------
+
+    def measure(self) -> dict[str, float | None]:
+        """The numbers that alarms are raised for; None where there is nothing to measure."""
+        genotype = (self.genotype or self.model.genotype)()
+        kept = sum(len(node) for cell in genotype.cells for node in cell)
+        # Of a single candidate the entropy is 0 and says nothing.
+        most = float(np.mean([np.log(edges.sum(axis=1)).mean() for edges in self.model.alive]))
+        # Moving statistics that still hold much of their initial values would make any sign dead.
+        steps = int(self.model.optimizer.iterations)
+        images = self._images() if BATCH_NORM["momentum"] ** steps < 0.01 else None
+        return {
+            "zeroise": genotype.count(ZEROISE) / kept,
+            "pooling": sum(map(genotype.count, PARAMETER_FREE)) / kept,
+            "entropy": float(self.model.entropy()) / most if most > 0 else None,
+            "dead_signs": None if images is None else dead_sign_share(self.model, images),
+        }
+
+    def raised(self) -> dict[str, tuple[str, str]]:
+        """Alarms of the last epoch: name → (what is wrong, what may help)."""
+        if not self.rows or self.settings.action == "off":
+            return {}
+        row = self.rows[-1]
+        found = {}
+        for name, (sentence, advice) in _SENTENCES.items():
+            value, limit = row.get(name), getattr(self.settings, name)
+            if value is None:
+                continue
+            early = name != "entropy" or self._in_first_half(row["epoch"])
+            if early and (value < limit if name == "entropy" else value > limit):
+                found[name] = sentence.format(value=value, limit=limit), advice
+        return found
+
+    def check(self) -> None:
+        """Raise TrainingStopped if the last epoch has an alarm and the action is `stop`.
+
+        Behind `fit`, for a resumed search that has no epoch left to do: it ends as it did before.
+        """
+        if not self.rows and self.log is not None:
+            self.rows = read_lines(self.log)
+        raised = self.raised()
+        if self.settings.action == "stop" and raised:
+            sentences, advice = zip(*raised.values(), strict=True)
+            raise TrainingStopped(
+                "A search with search.alarms.action=stop ends at an alarm. "
+                f"Received: {'; '.join(sentences)}, in epoch {self.rows[-1]['epoch'] + 1}. "
+                f"What may help: {'; '.join(advice)}. The epoch's checkpoint is kept: resume with "
+                "search.alarms.action=warn to go on all the same."
+            )
+
+    def _in_first_half(self, epoch: int) -> bool:
+        # Without `fit` nothing is known of the epochs: then the search is over.
+        epochs = self.epochs or range(self.params.get("epochs", 0))
+        return epoch - epochs.start < len(epochs) / 2
+
+    def _images(self) -> tf.Tensor | None:
+        """The probe, read once."""
+        if isinstance(self._probe, tf.data.Dataset):
+            self._probe = next(iter(self._probe))[0]
+        if self._probe is not None:
+            self._probe = tf.convert_to_tensor(self._probe[:PROBED])
+        return self._probe
+
+
+def _print(message: str) -> None:
+    """Like `bnas_larq.fitting.callbacks.Progress`: on stderr, in place of its moving line."""
+    print(("\r\x1b[2K" if sys.stderr.isatty() else "") + message, file=sys.stderr, flush=True)

@@ -1,0 +1,193 @@
+"""The table of BNAS-UCB's bandit: what is drawn, what it earned, what is abandoned. Plain NumPy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from bnas_larq.discretize import softmax
+from bnas_larq.errors import BnasLarqError
+
+
+class UcbTable:
+    """Draws without replacement, upper confidence bounds and operation-space reduction, by edge.
+
+    A round is K draws, K being the candidates that are left; in it every edge draws each of its
+    candidates once. What a draw earned is credited to every candidate that it drew. After T rounds
+    each edge abandons the candidate with the smallest bound, and K falls by one, down to the floor.
+
+    The bound of candidate k is UCB_k = m_k + δ·sqrt(2·ln N / n_k) with m_k the mean of its credits,
+    n_k their number and N the draws on the edge so far; credits of earlier rounds keep counting,
+    and draws of abandoned candidates stay in N. As rounds draw every candidate of an edge equally
+    often, δ moves all of its bounds alike, and the smallest mean decides. (It is only where normal
+    and reduction edges have different numbers of candidates that the n_k of an edge differ: the
+    edges with fewer begin to draw anew before a round ends.)
+
+    Source: Chen et al., "Binarized Neural Architecture Search for Efficient Object Recognition",
+    arXiv 2009.04247.
+
+    Args:
+        alive: booleans [edges, operations], the candidates; normal and reduction edges are rows of
+            one table.
+        rounds: T.
+        floor: candidates that stay on each edge; an edge with fewer keeps them all.
+        exploration: δ.
+        seed: of the draws, from 0; the order in a round is a function of it and of the round.
+
+    Raises:
+        BnasLarqError: an edge without candidates, or a floor that leaves nothing to abandon.
+    """
+
+    def __init__(
+        self,
+        alive: np.ndarray,
+        *,
+        rounds: int = 3,
+        floor: int = 2,
+        exploration: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        alive = np.array(alive, bool)
+        if alive.ndim != 2 or not alive.any(axis=1).all():
+            raise BnasLarqError(
+                "A bandit needs booleans [edges, operations] with a candidate on every edge. "
+                f"Received: shape {alive.shape}, {int(alive.sum())} candidates."
+            )
+        most = int(alive.sum(axis=1).max())
+        if rounds < 1 or not 1 <= floor < most:
+            raise BnasLarqError(
+                "BNAS-UCB abandons candidates from the space's number down to the floor, after at "
+                f"least one round each. Received: floor {floor} for {most} candidates, {rounds} "
+                "rounds. Choose search.bandit.floor from 1 up and below the space's candidates."
+            )
+        self.rounds, self.floor = rounds, floor
+        self.exploration, self.seed = exploration, seed
+        self._alive = alive
+        self._credits: list[list[list[float]]] = [[[] for _ in row] for row in alive]
+        self._round = self._drawn = 0
+        self._order: np.ndarray | None = None
+        #: How many draws there will be in all.
+        self.planned = rounds * sum(range(floor + 1, most + 1))
+
+    # -- draws -------------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Whether every edge is down to the floor."""
+        return int(self._alive.sum(axis=1).max()) <= self.floor
+
+    @property
+    def round(self) -> int:
+        """How many rounds are complete."""
+        return self._round
+
+    @property
+    def alive(self) -> np.ndarray:
+        """Booleans [edges, operations]: candidates that are not abandoned."""
+        return self._alive.copy()
+
+    def order(self) -> np.ndarray:
+        """The operations of this round's draws, integers [draws, edges]."""
+        if self._order is None:
+            draws = int(self._alive.sum(axis=1).max())
+            columns = []
+            for edge, alive in enumerate(self._alive):
+                generator = np.random.default_rng([self.seed, self._round, edge])
+                candidates = np.flatnonzero(alive)
+                # An edge with fewer candidates than others starts once more within the round.
+                passes = -(-draws // len(candidates))
+                drawn = [generator.permutation(candidates) for _ in range(passes)]
+                columns.append(np.concatenate(drawn)[:draws])
+            self._order = np.stack(columns, axis=1)
+        return self._order
+
+    def path(self) -> np.ndarray:
+        """The next draw: one operation of each edge, integers [edges]."""
+        return self.order()[self._drawn].copy()
+
+    def credit(self, accuracy: float) -> None:
+        """Credit `accuracy` to every operation of `path()` and move on to the next draw.
+
+        Ends a round with its last draw, and abandons after T rounds with the same candidates.
+        """
+        for edge, operation in enumerate(self.path()):
+            self._credits[edge][operation].append(float(accuracy))
+        self._drawn += 1
+        if self._drawn == len(self.order()):
+            self._round, self._drawn = self._round + 1, 0
+            if self._round % self.rounds == 0:
+                self._abandon()
+            self._order = None
+
+    def _abandon(self) -> None:
+        """Abandon the smallest bound of each edge; of equal ones the first in the space's order."""
+        bounds = np.where(self._alive, self.bounds(), np.inf)
+        for edge, alive in enumerate(self._alive):
+            if alive.sum() > self.floor:
+                alive[bounds[edge].argmin()] = False
+
+    # -- scores ------------------------------------------------------------------------------------
+
+    def counts(self) -> np.ndarray:
+        """n_k, how often each operation was drawn, [edges, operations]."""
+        return np.array([[len(credits) for credits in row] for row in self._credits])
+
+    def means(self) -> np.ndarray:
+        """m_k, the mean credit of each operation, [edges, operations]; 0 of one never drawn."""
+        # `fsum` is exact, so that the order of the same credits cannot break a tie.
+        return np.array(
+            [[math.fsum(c) / len(c) if c else 0.0 for c in row] for row in self._credits]
+        )
+
+    def bounds(self) -> np.ndarray:
+        """UCB_k, [edges, operations]; infinite for an operation never drawn."""
+        counts = self.counts()
+        total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        bonus = self.exploration * np.sqrt(2 * np.log(total) / np.maximum(counts, 1))
+        return np.where(counts > 0, self.means() + bonus, np.inf)
+
+    def shares(self) -> np.ndarray:
+        """Softmax of m over the candidates left on each edge, for reports; 0 for the others."""
+        return softmax(np.where(self._alive, self.means(), -np.inf))
+
+    def report(self, operations: list[tuple[str, ...]]) -> list[dict[str, dict[str, Any]]]:
+        """For each edge {operation: {alive, draws, mean, ucb, share}}, for JSON.
+
+        Args:
+            operations: names of each edge's operations, in the order of the columns.
+        """
+        counts, means = self.counts(), self.means()
+        bounds, shares = self.bounds(), self.shares()
+        return [
+            {
+                name: {
+                    "alive": bool(self._alive[edge, k]),
+                    "draws": int(counts[edge, k]),
+                    "mean": float(means[edge, k]),
+                    "ucb": float(bounds[edge, k]) if counts[edge, k] else None,
+                    "share": float(shares[edge, k]),
+                }
+                for k, name in enumerate(names)
+            }
+            for edge, names in enumerate(operations)
+        ]
+
+    # -- state -------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """What happened so far, for JSON; `restore` takes it back."""
+        return {
+            "round": self._round,
+            "drawn": self._drawn,
+            "alive": self._alive.tolist(),
+            "credits": [[list(credits) for credits in row] for row in self._credits],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state` of a table with the same arguments."""
+        self._round, self._drawn = int(state["round"]), int(state["drawn"])
+        self._alive = np.array(state["alive"], bool)
+        self._credits = [[list(credits) for credits in row] for row in state["credits"]]
+        self._order = None

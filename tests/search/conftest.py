@@ -1,0 +1,44 @@
+"""A tiny space and made-up data to search in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from bnas_larq.backend import tf
+from bnas_larq.data import EpochPipeline
+from bnas_larq.search import SearchData
+from bnas_larq.spaces import SPACES, SearchSpace
+
+OPERATIONS = ("none", "max_pool_3x3", "bin_conv_3x3")
+STEPS, BATCH = 3, 4
+
+
+@pytest.fixture(scope="module")
+def tiny_space() -> Iterator[None]:
+    """A space of one node and three candidates, known to recipes as `tiny`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SPACES, "tiny", lambda: SearchSpace("tiny", OPERATIONS, OPERATIONS, nodes=1))
+        yield
+
+
+def half(offset: int) -> EpochPipeline:
+    """Three batches of four images 8×8 of two classes, each a function of its number."""
+
+    def batch(number):
+        labels = tf.random.stateless_uniform([BATCH], [number, offset], maxval=2, dtype=tf.int64)
+        noise = tf.random.stateless_normal([BATCH, 8, 8, 3], [number, offset + 2])
+        return noise + tf.cast(labels, tf.float32)[:, None, None, None], labels
+
+    def epoch(number):
+        return tf.data.Dataset.range(number * STEPS, (number + 1) * STEPS).map(batch)
+
+    return EpochPipeline(epoch, STEPS, BATCH)
+
+
+@pytest.fixture
+def search_data() -> SearchData:
+    """Both halves, and held-out images that also give credit."""
+    held_out = half(9).epoch(99)
+    return SearchData(half(0), half(1), held_out, held_out)
