@@ -19,7 +19,7 @@ from typing import Any
 from bnas_larq.backend import keras
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers import template
-from bnas_larq.layers.operations import Context, build_operation
+from bnas_larq.layers.operations import Context, build_layer, build_operation
 from bnas_larq.models.multiplications import FULL_PRECISION, Multiplications
 from bnas_larq.models.network import NetworkConfig
 from bnas_larq.models.planned import planned_costs
@@ -173,8 +173,7 @@ class _Count:
 def _multiplied(layer: keras.layers.Layer, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
     """(MACs for one image, output shape) of a layer on an input shape, both without batch."""
     if not layer.built:
-        layer.build((None, *shape))
-        layer.built = True
+        build_layer(layer, (None, *shape))
     result = tuple(layer.compute_output_shape((None, *shape)))[1:]
     calls = Multiplications()
     calls.add(layer.name, layer, shape, result, FULL_PRECISION)

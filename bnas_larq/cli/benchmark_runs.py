@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
-
 from bnas_larq.cli.console import say
+from bnas_larq.cli.processes import own_command, own_environment
 from bnas_larq.errors import BnasLarqError
 
 #: What `both` stands for.
@@ -104,18 +101,12 @@ def measured_apart(
     Raises:
         BnasLarqError: a process failed; what it said is on stderr.
     """
-    plugins = click.get_current_context().find_root().params.get("plugins", ())
-    head = [sys.executable, "-m", "bnas_larq.cli.main"]
-    head += [text for plugin in plugins for text in ("--plugin", plugin)]
-    # The very package that runs here, wherever it was imported from.
-    places = (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
     records = []
     for number, one in enumerate(wanted, 1):
         say(f"{name} {number}/{len(wanted)}: {' '.join(one.options())}")
-        arguments = [*head, "benchmark", name, *one.options(), *given, "--json"]
+        arguments = [*own_command(), "benchmark", name, *one.options(), *given, "--json"]
         done = subprocess.run(
-            arguments, env=environment, stdout=subprocess.PIPE, text=True, check=False
+            arguments, env=own_environment(), stdout=subprocess.PIPE, text=True, check=False
         )
         if done.returncode:
             reason = "was killed, perhaps for its memory" if done.returncode < 0 else "failed"

@@ -45,8 +45,14 @@ COMMANDS = {
     "cost": LazyCommand(
         "bnas_larq.cli.cost", "MACs, OPs, bytes of networks; sizes that meet a budget."
     ),
+    "compare": LazyCommand(
+        "bnas_larq.cli.compare", "Several searches on the same data, budget and seeds."
+    ),
     "benchmark": LazyCommand(
         "bnas_larq.cli.benchmark", "Time a step of search or training against the machine's limit."
+    ),
+    "worker": LazyCommand(
+        "bnas_larq.cli.tuner_workers", "Run trials for a search by keras-tuner elsewhere."
     ),
     "report": LazyCommand(
         "bnas_larq.cli.report", "Draw a run's cells and curves, and write its HTML report."

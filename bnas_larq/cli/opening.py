@@ -45,7 +45,7 @@ def open_workflow(path: Path, *, lock: bool = True, tensorboard: bool = False) -
             work in it.
     """
     folder = RunFolder.open(path, lock=lock)
-    recipe = _recipe_of(folder)
+    recipe = recipe_of(folder)
     from bnas_larq.cli.workflow import Workflow
 
     return Workflow(folder, recipe, tensorboard)
@@ -93,13 +93,26 @@ def start_workflow(
 
 def _resumed(recipe: Recipe, path: Path, tensorboard: bool) -> Workflow:
     folder = RunFolder.open(path, lock=True)
-    begun = _recipe_of(folder)
+    begun = recipe_of(folder)
     if recipe.finetune and begun.finetune and recipe.finetune.sha256 != begun.finetune.sha256:
         raise RunError(
             "A fine-tuning goes on with the weights it began with. "
             f"Received: {recipe.finetune.entry}, whose weights are not those that "
             f"{path / 'recipe.yaml'} names. Restore them, or choose another --out."
         )
+    # Alarms change no weight: a search that one of them stopped may go on with others.
+    alarms = {"alarms": recipe.search.alarms}
+    begun = begun.model_copy(update={"search": begun.search.model_copy(update=alarms)})
+    check_recipe(recipe, begun, path)
+    if not (folder / "environment.json").is_file():  # killed before it was written
+        write_json(folder / "environment.json", environment(recipe.seed))
+    from bnas_larq.cli.workflow import Workflow
+
+    return Workflow(folder, begun, tensorboard)
+
+
+def check_recipe(recipe: Recipe, begun: Recipe, path: Path) -> None:
+    """Raise RunError unless `recipe` is the one that the run in the folder `path` began with."""
     differing = [
         key for key in type(recipe).model_fields if getattr(recipe, key) != getattr(begun, key)
     ]
@@ -109,11 +122,6 @@ def _resumed(recipe: Recipe, path: Path, tensorboard: bool) -> Workflow:
             f"Received: another {', '.join(differing)} than in {path / 'recipe.yaml'}. "
             "Leave the change away, or choose another --out."
         )
-    if not (folder / "environment.json").is_file():  # killed before it was written
-        write_json(folder / "environment.json", environment(recipe.seed))
-    from bnas_larq.cli.workflow import Workflow
-
-    return Workflow(folder, begun, tensorboard)
 
 
 def _pinned(recipe: Recipe, path: Path) -> Recipe:
@@ -126,7 +134,8 @@ def _pinned(recipe: Recipe, path: Path) -> Recipe:
     return recipe.model_copy(update={"finetune": pinned(recipe.finetune)})
 
 
-def _recipe_of(folder: RunFolder) -> Recipe:
+def recipe_of(folder: RunFolder) -> Recipe:
+    """The recipe that a run began with; RunError or RecipeError when it cannot be read."""
     from bnas_larq.recipe import parse_recipe
 
     path = folder / "recipe.yaml"

@@ -84,11 +84,13 @@ def start(
     check_flags(resume, overwrite)
     resolved = _resolve(recipe, overrides, data_dir, seed, genotype)
     path = out or Path("runs") / resolved.name
+    if resolved.layer_study is not None:
+        stages = _stages_of_study(resolved, stages)
 
     from bnas_larq.runs import RunFolder
 
     given = resolved.genotype is not None or resolved.finetune is not None
-    if not given and "search" not in stages:
+    if not given and resolved.layer_study is None and "search" not in stages:
         if not (resume and RunFolder(path).stage_done("search")):
             raise click.UsageError(
                 "Training needs a genotype. Received: none. "
@@ -102,6 +104,19 @@ def start(
         overwrite=overwrite,
         tensorboard=tensorboard,
     )
+
+
+def _stages_of_study(recipe: Recipe, stages: Collection[str]) -> Collection[str]:
+    """What of a layer study must fit the data; RecipeError unless it can be run, and as a whole."""
+    from bnas_larq.cli.layer_study import check_study
+
+    if not {"search", "train"} <= set(stages):
+        raise RecipeError(
+            "A layer study is run as a whole. Received: a recipe with layer_study for one step. "
+            "Use `bnas-larq run`."
+        )
+    check_study(recipe)
+    return ("train",)
 
 
 def check_flags(resume: bool, overwrite: bool) -> None:
@@ -177,6 +192,11 @@ def absolute(recipe: Recipe) -> Recipe:
 
         entry = reference(recipe.finetune.entry)
         changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})
+    cost = recipe.search.cost
+    if cost is not None and cost.table is not None:
+        table = str(Path(cost.table).expanduser().resolve())
+        pinned = cost.model_copy(update={"table": table})
+        changes["search"] = recipe.search.model_copy(update={"cost": pinned})
     return recipe.model_copy(update=changes)
 
 

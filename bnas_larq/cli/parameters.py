@@ -8,9 +8,12 @@ import click
 
 
 class Numbers(click.ParamType):
-    """Positive numbers, `12`, `8,12` or `8-20`, as a list."""
+    """Whole numbers from `minimum` on, `12`, `8,12` or `8-20`, as a list."""
 
     name = "numbers"
+
+    def __init__(self, minimum: int = 1) -> None:
+        self.minimum = minimum
 
     def convert(self, value, param, ctx):
         """The numbers in `value`, sorted."""
@@ -18,7 +21,7 @@ class Numbers(click.ParamType):
         for part in str(value).split(","):
             match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
             numbers = match and range(int(match[1]), int(match[2] or match[1]) + 1)
-            if not numbers or numbers[0] < 1:
+            if not numbers or numbers[0] < self.minimum:
                 self.fail(f"{value!r} is no number, list such as 8,12 or range such as 8-20.")
             found.update(numbers)
         return sorted(found)

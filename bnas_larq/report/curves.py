@@ -1,4 +1,4 @@
-"""Curves of a run: the search, the architecture weights, the training, and the confusion matrix.
+"""Curves of a run: the architecture weights, the training, and the confusion matrix.
 
 Every function takes plain data as it stands in the run folder, writes one PNG, and returns its
 path, or None when the data hold nothing to draw. Missing and non-finite values are left out.
@@ -7,78 +7,18 @@ path, or None when the data hold nothing to draw. Missing and non-finite values 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
-from bnas_larq.report.palette import GREY, INK, new_figure, operation_colour, save_figure
+from bnas_larq.report.axes import FIRST, SECOND, Rows, column, epochs_of, finish, line
+from bnas_larq.report.palette import INK, new_figure, operation_colour, save_figure
 from bnas_larq.spaces import edges_of_cell
 
-Rows = Sequence[Mapping[str, Any]]
-
-_FIRST, _SECOND = "#2f6db3", "#c8511b"
 #: Confusion matrices with more classes show colours only.
 _MAX_WRITTEN_CLASSES = 20
-
-
-def save_search_curves(metrics: Rows, folder: str | Path) -> Path | None:
-    """Write `search_curves.png`: loss and accuracy on both halves, entropy with λ·exp(−t/τ), shares
-    of operations.
-
-    Args:
-        metrics: rows of `search/metrics.jsonl`: `loss`, `accuracy`, `alpha_loss`, `alpha_accuracy`,
-            `entropy`, `diversity_weight`, `share_<operation>`, each where known.
-        folder: folder of the picture.
-    """
-    if not metrics:
-        return None
-    epochs = _epochs(metrics)
-    figure = new_figure(10, 6.4)
-    loss, accuracy, entropy, shares = figure.subplots(2, 2).ravel()
-    for axes, key, title in ((loss, "loss", "Loss"), (accuracy, "accuracy", "Accuracy")):
-        _line(axes, epochs, _column(metrics, key), _FIRST, "half of the weights")
-        _line(axes, epochs, _column(metrics, f"alpha_{key}"), _SECOND, "half of α")
-        _finish(axes, title, epochs)
-    _line(entropy, epochs, _column(metrics, "entropy"), _FIRST, "entropy (nats)")
-    weight = entropy.twinx()
-    _line(
-        weight,
-        epochs,
-        _column(metrics, "diversity_weight"),
-        GREY,
-        "λ·exp(−t/τ), right",
-        dashed=True,
-    )
-    weight.spines[["top", "left"]].set_visible(False)
-    weight.tick_params(labelsize=8, colors=INK)
-    _from_zero(entropy)
-    _from_zero(weight)
-    _finish(entropy, "Diversity", epochs, also=weight)
-    names = [key.removeprefix("share_") for key in metrics[0] if key.startswith("share_")]
-    if names:
-        values = np.nan_to_num([_column(metrics, f"share_{name}") for name in names])
-        colours = [operation_colour(name) for name in names]
-        if len(epochs) == 1:  # an area needs two ends
-            values = np.repeat(values, 2, axis=1)
-        ends = epochs if len(epochs) > 1 else epochs[0] + np.array([-0.4, 0.4])
-        shares.stackplot(ends, values, colors=colours, labels=names, linewidth=0)
-        shares.set_ylim(0, max(1.0, float(values.sum(axis=0).max())))
-        handles, labels = shares.get_legend_handles_labels()
-        shares.legend(
-            handles[::-1],
-            labels[::-1],
-            loc="center left",
-            bbox_to_anchor=(1.01, 0.5),
-            frameon=False,
-            fontsize=8,
-        )
-    _finish(shares, "Share of each operation", epochs, legend=False)
-    figure.tight_layout()
-    return save_figure(figure, Path(folder) / "search_curves.png")
 
 
 def save_alpha_history(alphas: Rows, operations: Sequence[str], folder: str | Path) -> Path | None:
@@ -92,7 +32,7 @@ def save_alpha_history(alphas: Rows, operations: Sequence[str], folder: str | Pa
     """
     if not alphas:
         return None
-    epochs = _epochs(alphas)
+    epochs = epochs_of(alphas)
     kinds = {"normal": "Normal cell", "reduce": "Reduction cell"}
     shares = {kind: _softmax(np.array([row[kind] for row in alphas], float)) for kind in kinds}
     edges = shares["normal"].shape[1]
@@ -103,11 +43,11 @@ def save_alpha_history(alphas: Rows, operations: Sequence[str], folder: str | Pa
     for axes, (kind, title) in zip(
         parts[0].subplots(1, 2, sharey=True), kinds.items(), strict=True
     ):
-        for column, name in enumerate(operations):
-            _line(
-                axes, epochs, shares[kind][:, :, column].mean(axis=1), operation_colour(name), name
+        for number, name in enumerate(operations):
+            line(
+                axes, epochs, shares[kind][:, :, number].mean(axis=1), operation_colour(name), name
             )
-        _finish(axes, f"{title}, mean over the edges", epochs, legend=False)
+        finish(axes, f"{title}, mean over the edges", epochs, legend=False)
     # The axis is shared: its limit must hold the larger cell's curves.
     axes.set_ylim(0, 1.05 * max(float(share.mean(axis=1).max()) for share in shares.values()))
     handles, labels = axes.get_legend_handles_labels()
@@ -144,15 +84,15 @@ def save_training_curves(metrics: Rows, folder: str | Path) -> Path | None:
     figure = new_figure(12, 3.4)
     loss, accuracy, rate = figure.subplots(1, 3)
     for axes, key, title in ((loss, "loss", "Loss"), (accuracy, "accuracy", "Accuracy")):
-        _line(axes, epochs, _column(metrics, key), _FIRST, "training")
-        _line(axes, epochs, _column(metrics, f"val_{key}"), _SECOND, "validation")
-        _finish(axes, title, epochs)
-    rates = _column(metrics, "lr")
-    _line(rate, epochs, rates, _FIRST, "lr")
+        line(axes, epochs, column(metrics, key), FIRST, "training")
+        line(axes, epochs, column(metrics, f"val_{key}"), SECOND, "validation")
+        finish(axes, title, epochs)
+    rates = column(metrics, "lr")
+    line(rate, epochs, rates, FIRST, "lr")
     if np.isfinite(rates).any() and np.nanmin(rates) > 0:
         rate.set_yscale("log")
         rate.tick_params(which="minor", labelsize=7)
-    _finish(rate, "Learning rate at the epoch's end", epochs, legend=False)
+    finish(rate, "Learning rate at the epoch's end", epochs, legend=False)
     figure.tight_layout()
     return save_figure(figure, Path(folder) / "train_curves.png")
 
@@ -227,61 +167,9 @@ def _edge_maps(
             axes.set_xticks(sorted({int(epochs[0]), int(epochs[-1])}))
 
 
-def _epochs(rows: Rows) -> np.ndarray:
-    return np.array([row.get("epoch", number) for number, row in enumerate(rows)])
-
-
-def _column(rows: Rows, key: str) -> np.ndarray:
-    """Values of a key, NaN where it is missing or no number."""
-    values = (row.get(key) for row in rows)
-    return np.array(
-        [v if isinstance(v, (int, float)) and math.isfinite(v) else math.nan for v in values], float
-    )
-
-
 def _softmax(alphas: np.ndarray) -> np.ndarray:
     exponentials = np.exp(alphas - alphas.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
-
-
-def _line(
-    axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str, dashed: bool = False
-) -> None:
-    """A curve through the known values; a single one gets a mark, which a line would not show."""
-    known = np.isfinite(y)
-    if known.any():
-        mark = "o" if known.sum() == 1 else None
-        style = {"linewidth": 1.6, "linestyle": (0, (4, 2)) if dashed else "-", "markersize": 4}
-        axes.plot(x[known], y[known], color=colour, label=label, marker=mark, **style)
-
-
-def _from_zero(axes: Axes) -> None:
-    axes.set_ylim(bottom=0, top=max(axes.get_ylim()[1], 1e-6))
-
-
-def _finish(
-    axes: Axes, title: str, epochs: np.ndarray, *, legend: bool = True, also: Axes | None = None
-) -> None:
-    """Title, grid, whole epochs on the axis, and one legend for both vertical axes."""
-    axes.set_title(title, fontsize=10, color=INK, loc="left")
-    axes.set_xlabel("epoch", fontsize=8, color=INK)
-    axes.tick_params(labelsize=8, colors=INK)
-    axes.grid(True, color="#e4e7eb", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    single = len(epochs) == 1
-    axes.set_xlim(epochs[0] - 0.5 * single, epochs[-1] + 0.5 * single)
-    if single:
-        axes.set_xticks(epochs)
-    handles, labels = axes.get_legend_handles_labels()
-    if also is not None:
-        more = also.get_legend_handles_labels()
-        handles, labels = handles + more[0], labels + more[1]
-    if legend and handles:
-        # Beside the title, where no curve can run through it.
-        place = {"loc": "lower right", "bbox_to_anchor": (1.0, 0.985), "borderaxespad": 0.2}
-        axes.legend(handles, labels, ncols=2, frameon=False, fontsize=8, columnspacing=1.2, **place)
 
 
 def _plain(text: str) -> str:

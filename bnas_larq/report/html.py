@@ -11,8 +11,9 @@ from typing import Any
 from bnas_larq.errors import BnasLarqError, RunError
 from bnas_larq.genotype import Genotype
 from bnas_larq.report import markup
+from bnas_larq.report.alarms import alarm_epochs, spans
 from bnas_larq.report.pictures import save_pictures
-from bnas_larq.runs import read_json, write_atomic
+from bnas_larq.runs import read_json, read_lines, write_atomic
 
 NAME = "report.html"
 #: Figures that stand in large type, if a result has them: (end of the key, caption).
@@ -64,7 +65,9 @@ def write_report(run_path: str | Path) -> Path:
         markup.section("Genotype", text),
         markup.section(
             "Search",
+            _alarms(run),
             _image(run, "search_curves", "loss, accuracy, entropy and shares over the search"),
+            _image(run, "pareto", "accuracy and cost of all trials, with their Pareto front"),
         ),
         markup.section(
             "Architecture weights α", _image(run, "alphas", "softmax of the architecture weights")
@@ -146,6 +149,13 @@ def _genotype(run: Path) -> tuple[Genotype | None, str]:
 
 def _image(run: Path, name: str, description: str) -> str:
     return markup.picture(run / "pictures" / f"{name}.png", description)
+
+
+def _alarms(run: Path) -> str:
+    """One line for each alarm of the search."""
+    found = alarm_epochs(read_lines(run / "search" / "alarms.jsonl"))
+    lines = (f"Alarm {name} in epoch {spans(epochs)}" for name, epochs in found.items())
+    return "".join(f'<p class="note">{markup.text(line)}</p>' for line in lines)
 
 
 def _cells(run: Path) -> list[str]:

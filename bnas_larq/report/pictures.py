@@ -7,20 +7,23 @@ from pathlib import Path
 
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Genotype
+from bnas_larq.recipe import load_recipe
 from bnas_larq.report.cells import save_cell_pictures
 from bnas_larq.report.curves import (
     save_alpha_history,
     save_confusion,
-    save_search_curves,
     save_training_curves,
 )
+from bnas_larq.report.pareto import save_pareto
+from bnas_larq.report.search_curves import save_search_curves
 from bnas_larq.runs import read_json, read_lines
 
 _KINDS = ("normal", "reduce")
 
 
 def save_pictures(run_path: str | Path) -> list[Path]:
-    """Draw into `pictures/` what the run folder has data for: cells, curves, α, confusion matrix.
+    """Draw into `pictures/` what the run folder has data for: cells, curves, α, Pareto front,
+    confusion matrix.
 
     A file that is absent, or that a kill left damaged, leaves its picture out.
 
@@ -40,10 +43,16 @@ def save_pictures(run_path: str | Path) -> list[Path]:
     )
     alphas = [row for row in read_lines(run / "search" / "alphas.jsonl") if _fits(row, operations)]
     written = [
-        save_search_curves(search, folder),
+        save_search_curves(
+            search,
+            folder,
+            read_lines(run / "search" / "alarms.jsonl"),
+            _target(run / "recipe.yaml"),
+        ),
         save_alpha_history(alphas, operations, folder),
         save_training_curves(read_lines(run / "train" / "metrics.jsonl"), folder),
     ]
+    written += save_pareto(run / "search", folder)
     genotype = _genotype(run / "genotype.json")
     if genotype is not None:
         written += save_cell_pictures(
@@ -75,6 +84,15 @@ def read_confusion(path: str | Path) -> tuple[list[list[int]], list[str]] | None
     if any(len(row) != len(counts) for row in counts):
         return None
     return counts, names or [str(number) for number in range(len(counts))]
+
+
+def _target(path: Path) -> tuple[float, str] | None:
+    """Target and measure of a recipe's cost term."""
+    try:
+        cost = load_recipe(path).search.cost
+    except BnasLarqError:
+        return None
+    return None if cost is None else (cost.target, cost.measure)
 
 
 def _fits(row: dict, operations: list[str]) -> bool:

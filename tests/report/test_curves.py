@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from bnas_larq.report.curves import (
     save_alpha_history,
     save_confusion,
-    save_search_curves,
     save_training_curves,
 )
+from bnas_larq.report.search_curves import save_search_curves
 from bnas_larq.spaces import SearchSpace
 
 OPERATIONS = SearchSpace.bnas().normal
@@ -65,6 +66,37 @@ def test_curves_are_png_files(tmp_path, epochs):
 def test_curves_are_the_same_each_time(tmp_path):
     first = save_search_curves(search_rows(3), tmp_path / "a").read_bytes()
     assert first == save_search_curves(search_rows(3), tmp_path / "b").read_bytes()
+
+
+def alarm_rows(epochs):
+    """Rows of search/alarms.jsonl; dead signs are not measured in the first epoch."""
+    return [
+        {
+            "epoch": epoch,
+            "zeroise": 0.5 + epoch / 8,
+            "pooling": 0.1,
+            "entropy": 0.9,
+            "dead_signs": 0.3 if epoch else None,
+            "alarms": ["zeroise"] if epoch > 1 else [],
+        }
+        for epoch in range(epochs)
+    ]
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_cost_and_alarms_get_a_row_of_their_own(tmp_path, epochs):
+    rows = [{**row, "expected_cost": 2e7 - 1e6 * row["epoch"]} for row in search_rows(epochs)]
+    sizes = {}
+    for name, metrics, alarms, target in (
+        ("plain", search_rows(epochs), [], None),
+        ("cost", rows, [], (1.5e7, "ops")),
+        ("alarms", search_rows(epochs), alarm_rows(epochs), None),
+        ("both", rows, alarm_rows(epochs), (1.5e7, "ops")),
+    ):
+        path = save_search_curves(metrics, tmp_path / name, alarms, target)
+        sizes[name] = imread(path).shape[:2]
+    assert sizes["plain"][0] * 3 == sizes["both"][0] * 2
+    assert sizes["cost"] == sizes["alarms"] == sizes["both"]
 
 
 def test_nothing_to_draw_draws_nothing(tmp_path):

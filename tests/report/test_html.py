@@ -87,6 +87,8 @@ def run(tmp_path):
 
 
 def test_a_finished_run_is_reported_in_one_file(run):
+    for epoch, alarms in enumerate(([], ["zeroise"], ["zeroise", EVIL], [EVIL], ["zeroise"])):
+        append_line(run / "search" / "alarms.jsonl", {"epoch": epoch, "alarms": alarms})
     path = write_report(run)
     assert path == run / "report.html"
     page = _Reader(path.read_text(encoding="utf-8"))
@@ -95,6 +97,7 @@ def test_a_finished_run_is_reported_in_one_file(run):
         "1.48e+08",
         "1.5 MB",
         "100.00 %",
+        "Alarm zeroise in epoch 2–3, 5",
         "123,456",
         "stem_conv",
         "full precision by design",

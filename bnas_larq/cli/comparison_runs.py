@@ -1,0 +1,188 @@
+"""The folder of a comparison, and its runs one after the other, each in a process of its own.
+
+recipe.yaml          the budget
+plan.json            the runs in order, and what the budget changed of their methods' settings
+recipes/<run>.yaml   each run's recipe, complete
+runs/<run>/          an ordinary run folder
+logs/<run>.log       what the run said
+failures.json        why runs ended without a result
+comparison.*         the table and the picture
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnas_larq.cli.console import say
+from bnas_larq.cli.opening import check_recipe, environment, recipe_of
+from bnas_larq.cli.processes import dies_with_parent, own_command, own_environment
+from bnas_larq.errors import RunError
+from bnas_larq.runs import RunFolder, read_json, write_atomic, write_json
+
+if TYPE_CHECKING:
+    from bnas_larq.cli.comparison_plan import PlannedRun
+    from bnas_larq.recipe import Recipe
+
+#: Exit code of a run that Ctrl-C ended.
+INTERRUPTED = 130
+
+
+class ComparisonFolder:
+    """A comparison's folder, locked by whoever opened it."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    @classmethod
+    def begin(
+        cls,
+        path: Path,
+        budget: Recipe,
+        runs: Sequence[PlannedRun],
+        *,
+        resume: bool,
+        overwrite: bool,
+    ) -> ComparisonFolder:
+        """A new comparison, or with `resume` one that goes on, perhaps with further runs.
+
+        Raises:
+            RunError: the folder exists and is not to be resumed or replaced; or it was begun with
+                another budget, or with other recipes.
+        """
+        if resume and (path / "recipe.yaml").is_file():
+            opened = cls.open(path)
+            opened._add(budget, runs)
+            return opened
+        cls.check_new(path, budget, overwrite=overwrite)
+        folder = RunFolder.create(path, budget.to_yaml(), overwrite=overwrite)
+        write_json(folder / "environment.json", environment(budget.seed))
+        created = cls(folder)
+        created._write(runs, [])
+        return created
+
+    @staticmethod
+    def check_new(path: Path, budget: Recipe, *, overwrite: bool) -> None:
+        """Raise RunError unless a new comparison may be made here; nothing is touched."""
+        if budget.data.name == "folder":
+            RunFolder.check_outside(path, budget.data.data_dir)
+        RunFolder.check_new(path, overwrite=overwrite)
+
+    @classmethod
+    def open(cls, path: Path) -> ComparisonFolder:
+        """The comparison in a folder; RunError when there is none."""
+        if not (path / "plan.json").is_file() and not (path / "recipe.yaml").is_file():
+            raise RunError(
+                f"A comparison's folder holds plan.json. Received: {path}, which does not. "
+                "Give METHODS to begin one."
+            )
+        return cls(RunFolder.open(path, lock=True))
+
+    def _add(self, budget: Recipe, runs: Sequence[PlannedRun]) -> None:
+        """Plan further runs; those that are planned already must be the same."""
+        check_recipe(budget, recipe_of(self.folder), self.folder.path)
+        known = self.plan()
+        names = {one["name"] for one in known}
+        for run in runs:
+            path = self._recipe(run.name)
+            if run.name in names and path.read_text(encoding="utf-8") != run.recipe.to_yaml():
+                raise RunError(
+                    "A comparison goes on with the recipes it began with. "
+                    f"Received: another recipe for {run.name} than {path}. "
+                    "Leave the change away, or choose another --out."
+                )
+        self._write([run for run in runs if run.name not in names], known)
+
+    def _write(self, runs: Sequence[PlannedRun], known: Sequence[dict[str, Any]]) -> None:
+        for run in runs:
+            write_atomic(self._recipe(run.name), run.recipe.to_yaml())
+        # Last: a run that stands in the plan has its recipe.
+        write_json(self.folder / "plan.json", [*known, *(run.describe() for run in runs)])
+
+    def _recipe(self, name: str) -> Path:
+        return self.folder / "recipes" / f"{name}.yaml"
+
+    def run_path(self, name: str) -> Path:
+        """The run folder called `name`."""
+        return self.folder / "runs" / name
+
+    def plan(self) -> list[dict[str, Any]]:
+        """The runs in order, as `PlannedRun.describe` gives them."""
+        path = self.folder / "plan.json"
+        return read_json(path) if path.is_file() else []
+
+    def failures(self) -> dict[str, str]:
+        """By the run's name, why it ended without a result."""
+        path = self.folder / "failures.json"
+        return read_json(path) if path.is_file() else {}
+
+    def is_done(self, name: str) -> bool:
+        """Whether a run has its result."""
+        path = self.run_path(name) / "result.json"
+        return path.is_file() and bool(read_json(path).get("finished"))
+
+    def run_all(self, after_each: Any) -> None:
+        """Do all runs that have no result yet, also those that failed before.
+
+        Args:
+            after_each: called without arguments when a run has ended.
+
+        Raises:
+            KeyboardInterrupt: a run was interrupted.
+        """
+        planned = self.plan()
+        for number, one in enumerate(planned, 1):
+            name = one["name"]
+            if self.is_done(name):
+                say(f"run {number}/{len(planned)}, {name}: already done")
+                continue
+            say(f"run {number}/{len(planned)}, {name}")
+            failure = self._run(name)
+            failures = {key: text for key, text in self.failures().items() if key != name}
+            if failure is not None:
+                failures[name] = failure
+                say(f"run {name} failed: {failure}")
+            write_json(self.folder / "failures.json", failures)
+            after_each()
+
+    def _run(self, name: str) -> str | None:
+        """Start or go on with one run; None, or why it ended without a result."""
+        arguments = [*own_command(), "run", str(self._recipe(name))]
+        path = self.run_path(name)
+        arguments += ["--out", str(path)]
+        arguments += ["--resume"] if (path / "recipe.yaml").is_file() else []
+        log = self.folder / "logs" / f"{name}.log"
+        log.parent.mkdir(exist_ok=True)
+        last = ""
+        with (
+            open(log, "a", encoding="utf-8") as stream,
+            subprocess.Popen(
+                arguments,
+                env=own_environment(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                preexec_fn=dies_with_parent(),
+            ) as process,
+        ):
+            for line in process.stderr:
+                stream.write(line)
+                line = line.rstrip()
+                last = line or last
+                if not line.startswith("Error: "):
+                    say(line)
+        code = process.returncode
+        if code == INTERRUPTED or code == -signal.SIGINT:
+            raise KeyboardInterrupt
+        if code == 0:
+            return None
+        if last.startswith("Error: "):
+            return last.removeprefix("Error: ")
+        if code < 0:
+            return f"The process was ended by signal {-code}, perhaps for its memory. See {log}."
+        return f"The process ended with exit code {code}: {last}. See {log}."

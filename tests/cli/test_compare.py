@@ -1,0 +1,203 @@
+"""`bnas-larq compare` in processes of its own: killed in a run, resumed, with a run that fails."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from bnas_larq.cli.main import main
+from bnas_larq.runs import RunFolder, read_json, read_lines
+
+BUDGET = """\
+data: {name: digits, limit: 200}
+search: {cells: 1, channels: 2, epochs: 1, batch_size: 32, limit: 128}
+network: {cells: 1, channels: 2}
+train: {epochs: 6, batch_size: 60, optimizer: adam, schedule: cosine, drop_path: 0.0}
+export: {enabled: false}
+"""
+RUNS = ["given-seed3", "searched-seed3", "random-bnas-0"]
+
+
+class Compared(NamedTuple):
+    """A comparison that was killed, resumed with a damaged recipe, and resumed once more."""
+
+    folder: Path
+    killed_at: list[dict]
+    half: object
+    half_result: dict
+    done: object
+
+
+@pytest.fixture(scope="module")
+def methods(tmp_path_factory):
+    """Arguments: two methods and a budget. A given genotype takes no search, and so little time."""
+    root = tmp_path_factory.mktemp("methods")
+    (root / "given.yaml").write_text("genotype: random:3\n")
+    (root / "searched.yaml").write_text("search: {epochs: 10, batch_size: 32}\n")
+    (root / "budget.yaml").write_text(BUDGET)
+    return (root / "given.yaml", root / "searched.yaml", "--budget", root / "budget.yaml")
+
+
+@pytest.fixture(scope="module")
+def compared(start, bnas_larq, methods, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared") / "out"
+    process = start("compare", *methods, "--seeds", "3", "--random", "1", "--out", folder)
+    run = folder / "runs" / RUNS[0]
+    while not (run / "train" / "checkpoints" / "epoch-00002").is_dir():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    killed_at = read_lines(run / "train" / "metrics.jsonl")
+    # The run's own process must not go on and hold the folder.
+    wait_for_lock(run)
+    recipe = folder / "recipes" / f"{RUNS[2]}.yaml"
+    content = recipe.read_text()
+    recipe.write_text(content.replace("channels", "chanels"))
+    half = bnas_larq("compare", "--out", folder, "--resume")
+    half_result = read_json(folder / "comparison.json")
+    recipe.write_text(content)
+    done = bnas_larq(
+        "compare", *methods, "--seeds", "3", "--random", "1", "--out", folder, "--resume"
+    )
+    assert done.code == 0, done.err
+    return Compared(folder, killed_at, half, half_result, done)
+
+
+def wait_for_lock(path: Path) -> None:
+    """Lock a run folder as soon as nobody else does, and give it free again."""
+    from bnas_larq.errors import RunError
+
+    end = time.monotonic() + 30
+    while True:
+        folder = RunFolder(path)
+        try:
+            folder.lock()
+        except RunError:
+            assert time.monotonic() < end, "the run outlives the comparison"
+            time.sleep(0.05)
+        else:
+            folder.unlock()
+            return
+
+
+def test_a_killed_run_goes_on_and_finished_ones_are_left_alone(compared):
+    rows = read_lines(compared.folder / "runs" / RUNS[0] / "train" / "metrics.jsonl")
+    assert [row["epoch"] for row in rows] == list(range(6))
+    # What was trained before the kill was not trained again: also its times are the same.
+    assert 2 <= len(compared.killed_at) < 6 and rows[:2] == compared.killed_at[:2]
+    for number, name in enumerate(RUNS[:2], 1):
+        assert f"run {number}/3, {name}: already done" in compared.done.err
+    assert f"run 3/3, {RUNS[2]}: already done" not in compared.done.err
+
+
+def test_a_failed_run_is_recorded_with_its_sentence_and_tried_again(compared):
+    assert compared.half.code == 0, compared.half.err
+    runs = {run["name"]: run for run in compared.half_result["runs"]}
+    assert [runs[name]["status"] for name in RUNS] == ["finished", "finished", "failed"]
+    assert "did you mean 'channels'" in runs[RUNS[2]]["reason"]
+    assert f"{RUNS[2]} failed: A recipe has known keys only" in compared.half.out
+    assert compared.half_result["finished"] is False
+    result = read_json(compared.folder / "comparison.json")
+    assert result["finished"] is True
+    assert [run["status"] for run in result["runs"]] == ["finished"] * 3
+    assert " failed" not in compared.done.out
+
+
+def test_the_table_has_a_row_for_each_method_and_one_for_chance(compared):
+    result = read_json(compared.folder / "comparison.json")
+    assert [row["method"] for row in result["methods"]] == ["given", "searched", "random (bnas)"]
+    given, searched, random = result["methods"]
+    assert given["search_seconds"]["n"] == random["search_seconds"]["n"] == 0
+    assert searched["search_seconds"]["mean"] > 0
+    for row, name in zip(result["methods"], RUNS, strict=True):
+        own = read_json(compared.folder / "runs" / name / "result.json")
+        assert row["test_accuracy"] == {"mean": own["test_accuracy"], "std": None, "n": 1}
+        assert row["bytes"]["mean"] == own["cost"]["bytes"] > 0
+        assert row["genotypes"] == [own["genotype"]]
+    lines = compared.done.out.splitlines()
+    assert lines[-1] == str(compared.folder / "comparison.json")
+    assert any(line.startswith("random (bnas)") for line in lines)
+    for suffix in ("csv", "md", "png"):
+        assert (compared.folder / f"comparison.{suffix}").stat().st_size > 200
+
+
+def test_all_networks_are_trained_with_the_budget(compared):
+    budget = yaml.safe_load((compared.folder / "recipe.yaml").read_text())
+    for name in RUNS:
+        recipe = yaml.safe_load((compared.folder / "runs" / name / "recipe.yaml").read_text())
+        assert {recipe[key] == budget[key] for key in ("data", "network", "train")} == {True}
+        assert recipe["seed"] == 3
+    adapted = {one["key"]: one for one in read_json(compared.folder / "plan.json")[1]["adapted"]}
+    assert adapted["entropy_tau"]["own"] == 7.7 and adapted["entropy_tau"]["used"] == 0.77
+
+
+def test_another_recipe_for_the_same_run_is_refused(refuse, compared, methods):
+    before = (compared.folder / "plan.json").read_bytes()
+    where = ("--seeds", "3", "--random", "1", "--out", compared.folder, "--resume")
+    message = refuse("compare", *methods, *where, "--set", "search.alpha_learning_rate=0.5")
+    assert f"another recipe for {RUNS[0]}" in message
+    message = refuse("compare", *methods, *where, "--set", "train.epochs=7")
+    assert "another train than in" in message
+    assert (compared.folder / "plan.json").read_bytes() == before
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(methods, tmp_path, capsys):
+    arguments = ["compare", *methods, "--out", tmp_path / "out", "--dry-run"]
+    assert main([str(argument) for argument in arguments]) == 0
+    out = capsys.readouterr().out
+    assert "search.entropy_tau 7.7 -> 0.77" in out and out.endswith("6 runs\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ((), "A comparison needs METHODS"),
+        (("--resume", "--seeds", "1"), "A comparison needs METHODS"),
+        (("--resume",), "holds plan.json"),
+        (("quickstrat",), "did you mean 'quickstart'"),
+        (("quickstart", "--budget", "no.yaml"), "does not exist"),
+        (("quickstart", "--budget", "quickstart"), "Received: 'search.alpha_learning_rate'"),
+        (("quickstart", "--seeds", "x"), "is no number"),
+        (("quickstart", "--random", "0"), "--random"),
+        (("quickstart", "--resume", "--overwrite"), "resumed or replaced"),
+        (("quickstart", "--set", "search.epochs"), "KEY=VALUE"),
+    ],
+)
+def test_bad_input_is_one_sentence(refuse, tmp_path, arguments, part):
+    assert part in refuse("compare", "--out", tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_does_not_fit_the_data_is_found_before_anything_is_written(refuse, methods, tmp_path):
+    wrong = ("--set", "train.batch_size=181", "--out", tmp_path / "out")
+    message = refuse("compare", *methods, *wrong)
+    assert "Method given: " in message and "batch size 181 for 180 examples" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_things_is_left_alone(refuse, methods, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    for more in ((), ("--overwrite",)):
+        refuse("compare", *methods, "--out", tmp_path, *more)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_without_any_result_the_exit_code_is_2(bnas_larq, compared, tmp_path):
+    """Only a damaged recipe is left of the plan, which fails before TensorFlow is loaded."""
+    folder = tmp_path / "out"
+    (folder / "recipes").mkdir(parents=True)
+    (folder / "recipe.yaml").write_bytes((compared.folder / "recipe.yaml").read_bytes())
+    (folder / "plan.json").write_text(json.dumps([read_json(compared.folder / "plan.json")[0]]))
+    (folder / "recipes" / f"{RUNS[0]}.yaml").write_text("serach: {}\n")
+    done = bnas_larq("compare", "--out", folder, "--resume")
+    assert done.code == 2 and len(done.errors) == 1
+    assert "No run of the comparison has a result" in done.errors[0]
+    assert "did you mean 'search'" in done.errors[0]
