@@ -17,7 +17,7 @@ from bnas_larq.runs import read_json, read_lines
 STUDY = """\
 data: {name: digits, limit: 200, validation_fraction: 0.0}
 layer_study: {layers: [sep_3x3]}
-network: {cells: 1, channels: 4, shortcut: false}
+network: {cells: 3, channels: 4, shortcut: false}
 train: {epochs: 8, batch_size: 50, optimizer: adam, schedule: cosine, learning_rate: 0.01,
   drop_path: 0.0}
 export: {enabled: false}

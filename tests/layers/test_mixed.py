@@ -99,7 +99,9 @@ def alphas_of(space: SearchSpace, seed: int = 7) -> tf.Tensor:
     return tf.random.stateless_normal([len(space.edges), len(space.normal)], [seed, 8])
 
 
-def compare(cell: MixedCell, plan: CellPlan, reference, mixture=Mixture, **settings) -> None:
+def compare(
+    cell: MixedCell, plan: CellPlan, reference, mixture=Mixture, bound: float = 1e-5, **settings
+) -> None:
     """Outputs and all gradients of the cell against the reference form's."""
     alphas, variables = alphas_of(cell.space), cell.trainable_variables
     ours = run(lambda x, w: cell(x, mixture(w), training=True), plan, alphas, variables)
@@ -108,12 +110,12 @@ def compare(cell: MixedCell, plan: CellPlan, reference, mixture=Mixture, **setti
     assert_close(ours[1], theirs[1])
     for variable, one, other in zip(variables, ours[2], theirs[2], strict=True):
         assert np.any(other), variable.name
-        assert_close(one, other)
+        assert_close(one, other, bound)
 
 
-def assert_close(one: np.ndarray, other: np.ndarray) -> None:
+def assert_close(one: np.ndarray, other: np.ndarray, bound: float = 1e-5) -> None:
     """Equal to 1e-5 of the largest entry."""
-    assert np.abs(one - other).max() <= 1e-5 * np.abs(other).max()
+    assert np.abs(one - other).max() <= bound * np.abs(other).max()
 
 
 def positive(weights: tf.Tensor) -> Mixture:
@@ -198,7 +200,10 @@ def spaces(registry):
 )
 def test_other_spaces(name, kind, spaces, edge_by_edge):
     plan = PLANS[kind]
-    compare(make(plan, space=spaces[name]), plan, edge_by_edge, positive)
+    # Behind the first kernel of a separable chain stand three BatchNorms, each of which takes most
+    # of the gradient away: rounding of the whole weighs more in what is left (2e-5 was seen).
+    bound = 5e-5 if name == "darts-binary" else 1e-5
+    compare(make(plan, space=spaces[name]), plan, edge_by_edge, positive, bound)
 
 
 @pytest.mark.parametrize("name", ["bnas-ucb", "darts-binary"])
