@@ -27,6 +27,7 @@ FILES = {
     "predictions.csv",
     "recipe.yaml",
     "report.html",
+    "search/alarms.jsonl",
     "search/alphas.jsonl",
     "search/metrics.jsonl",
     "state.json",
