@@ -19,8 +19,9 @@ PACKAGE = "bnas_larq"
 
 FLOORS = {
     **dict.fromkeys(
-        ("errors", "lazy", "genotype", "spaces", "discretize", "recipe", "runs", "resources"), 0
+        ("errors", "lazy", "genotype", "spaces", "discretize", "settings", "recipe", "runs"), 0
     ),
+    "resources": 0,
     **dict.fromkeys(("backend", "precision"), 1),
     "layers": 2,
     "models": 3,

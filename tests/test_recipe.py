@@ -6,19 +6,15 @@ import pytest
 import yaml
 
 from bnas_larq.errors import RecipeError
-from bnas_larq.recipe import (
+from bnas_larq.recipe import Recipe, known_keys, load_recipe, override_recipe, parse_recipe
+from bnas_larq.resources import recipe_names
+from bnas_larq.settings import (
     FINE_TUNING,
     CostTermSettings,
     FineTuneSettings,
     LayerStudySettings,
-    Recipe,
     SearchSettings,
-    known_keys,
-    load_recipe,
-    override_recipe,
-    parse_recipe,
 )
-from bnas_larq.resources import recipe_names
 
 
 @pytest.fixture

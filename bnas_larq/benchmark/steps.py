@@ -24,7 +24,7 @@ from bnas_larq.layers.binary import compute_in
 from bnas_larq.models.network import NetworkConfig, build_network
 from bnas_larq.models.supernet import SuperNet
 from bnas_larq.precision import choose_precision
-from bnas_larq.recipe import TrainSettings
+from bnas_larq.settings import TrainSettings
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.training.trainer import DropPathSchedule, make_loss, make_optimizer
 

@@ -156,7 +156,7 @@ def train_step(
     """
     from bnas_larq.cli.cost_targets import CellTarget, Size, open_target
     from bnas_larq.errors import BnasLarqError
-    from bnas_larq.recipe import NetworkSettings
+    from bnas_larq.settings import NetworkSettings
 
     opened = open_target(target)
     if not isinstance(opened, CellTarget):

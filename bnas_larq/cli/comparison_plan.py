@@ -13,13 +13,7 @@ from typing import Any, NamedTuple
 
 from bnas_larq.cli.comparison_scaling import Adaptation, adapt
 from bnas_larq.errors import RecipeError, nearest
-from bnas_larq.recipe import (
-    Recipe,
-    load_values,
-    merge_values,
-    override_recipe,
-    parse_recipe,
-)
+from bnas_larq.recipe import Recipe, load_values, merge_values, override_recipe, parse_recipe
 from bnas_larq.spaces import SearchSpace
 
 #: Sections that the budget gives as a whole, so that all networks are trained equally.

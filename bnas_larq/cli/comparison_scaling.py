@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from bnas_larq.recipe import SearchSettings
+from bnas_larq.settings import SearchSettings
 
 
 class Rule(NamedTuple):

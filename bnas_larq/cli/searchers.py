@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bnas_larq.cli.run_parts import RunParts
-from bnas_larq.recipe import SearchSettings
+from bnas_larq.settings import SearchSettings
 
 if TYPE_CHECKING:
     from bnas_larq.search import Searcher

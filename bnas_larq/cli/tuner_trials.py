@@ -13,8 +13,8 @@ from bnas_larq.errors import RecipeError
 
 if TYPE_CHECKING:
     from bnas_larq.genotype import Genotype
-    from bnas_larq.recipe import TrainSettings
     from bnas_larq.search.tuning import TrialResult, TunerSearch
+    from bnas_larq.settings import TrainSettings
 
 
 class NetworkTrial:

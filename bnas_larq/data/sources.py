@@ -7,7 +7,7 @@ from bnas_larq.data.digits import load_digits
 from bnas_larq.data.folder import load_folder
 from bnas_larq.data.tfds_source import load_tfds
 from bnas_larq.errors import DataError
-from bnas_larq.recipe import DataSettings
+from bnas_larq.settings import DataSettings
 
 
 def load_dataset(

@@ -31,7 +31,7 @@ from bnas_larq.models import candidate_costs
 from bnas_larq.models.kept_edges import inclusion
 from bnas_larq.models.latency import LatencyTable
 from bnas_larq.models.network import NetworkConfig
-from bnas_larq.recipe import CostTermSettings
+from bnas_larq.settings import CostTermSettings
 from bnas_larq.spaces import ZEROISE, SearchSpace
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from bnas_larq.errors import TrainingStopped
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.convolutions import BATCH_NORM
 from bnas_larq.models.dead_signs import dead_sign_share
-from bnas_larq.recipe import AlarmSettings
 from bnas_larq.runs import append_line, keep_lines_before, read_lines
+from bnas_larq.settings import AlarmSettings
 from bnas_larq.spaces import PARAMETER_FREE, ZEROISE
 
 #: File of a stage's folder: one row for each epoch.

@@ -19,11 +19,11 @@ from bnas_larq.layers.relaxations import FixedPath
 from bnas_larq.models.architecture import PRUNED
 from bnas_larq.models.network import NetworkConfig
 from bnas_larq.models.supernet import SuperNet
-from bnas_larq.recipe import SearchSettings
 from bnas_larq.runs import Checkpoints, append_line, keep_lines_before, read_lines, write_json
 from bnas_larq.search.gradient import RECORD, GradientSearch
 from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
 from bnas_larq.search.ucb import UcbTable
+from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import SearchSpace
 
 #: A checkpoint of the draws is written when the last one is this old, in seconds: a killed search

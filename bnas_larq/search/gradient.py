@@ -29,11 +29,11 @@ from bnas_larq.models.network import NetworkConfig
 from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.models.supernet import SuperNet
 from bnas_larq.precision import choose_precision
-from bnas_larq.recipe import SearchSettings
 from bnas_larq.runs import Checkpoints, append_line, read_lines
 from bnas_larq.search.alarms import RECORD as ALARMS
 from bnas_larq.search.alarms import Alarms
 from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
+from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import ZEROISE, SearchSpace
 
 #: File of a stage's folder: α by epoch.

@@ -8,8 +8,8 @@ from pathlib import Path
 from bnas_larq.backend import keras, tf
 from bnas_larq.layers.template import CLASSIFIER
 from bnas_larq.models.optimizers import latent_kernels
-from bnas_larq.recipe import FineTuneSettings, TrainSettings
 from bnas_larq.runs import Checkpoints
+from bnas_larq.settings import FineTuneSettings, TrainSettings
 from bnas_larq.training.trainer import train_network
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bnas_larq.backend import keras, register, tf
-from bnas_larq.recipe import TrainSettings
+from bnas_larq.settings import TrainSettings
 
 
 def _piecewise_linear(step: tf.Tensor, knots: list[tuple[float, float]]) -> tf.Tensor:

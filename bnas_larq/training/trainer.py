@@ -12,8 +12,8 @@ from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.layers.binary import compute_in
 from bnas_larq.layers.cells import DropPath
 from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
-from bnas_larq.recipe import TrainSettings
 from bnas_larq.runs import Checkpoints
+from bnas_larq.settings import TrainSettings
 from bnas_larq.training.schedules import OneCycleMomentum, learning_rate
 
 

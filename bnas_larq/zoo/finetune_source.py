@@ -15,17 +15,9 @@ from bnas_larq.errors import RecipeError, RunError, WeightsError
 from bnas_larq.models.network import build_network
 from bnas_larq.models.stored import StoredNetwork
 from bnas_larq.models.weights import load_weights
-from bnas_larq.recipe import (
-    FINE_TUNING,
-    AugmentationSettings,
-    FineTuneSettings,
-    NetworkSettings,
-    Recipe,
-    merge_values,
-    override_recipe,
-    parse_recipe,
-)
+from bnas_larq.recipe import Recipe, merge_values, override_recipe, parse_recipe
 from bnas_larq.runs import RunFolder, sha256
+from bnas_larq.settings import FINE_TUNING, AugmentationSettings, FineTuneSettings, NetworkSettings
 from bnas_larq.zoo.registry import resolve, resolve_entry
 
 
@@ -121,7 +113,7 @@ def finetune_recipe(
     """The recipe of a fine-tuning, before its weights are pinned.
 
     Images get the size and the augmentation that the network was trained with, unless `values` or
-    `overrides` say otherwise; `bnas_larq.recipe.FINE_TUNING` is the section `train`.
+    `overrides` say otherwise; `bnas_larq.settings.FINE_TUNING` is the section `train`.
 
     Args:
         entry: see `bnas_larq.zoo.registry.resolve`; a path becomes absolute.

@@ -15,8 +15,9 @@ from bnas_larq.data import (
 )
 from bnas_larq.errors import DataError, RunError
 from bnas_larq.models.stored import StoredNetwork
-from bnas_larq.recipe import FINE_TUNING, AugmentationSettings, Recipe
+from bnas_larq.recipe import Recipe
 from bnas_larq.runs import RunFolder, read_lines
+from bnas_larq.settings import FINE_TUNING, AugmentationSettings
 from bnas_larq.training import train_stored
 from bnas_larq.zoo.entries import Entry
 from bnas_larq.zoo.finetune_source import (
@@ -63,7 +64,7 @@ def finetune(
         learning_rate: Adam's peak for everything, which falls to 0 along a cosine.
         head_learning_rate: Adam's for the head alone.
         binary_multiplier: the rate of latent binary kernels, as a share of `learning_rate`.
-        train: further keys of `bnas_larq.recipe.TrainSettings`, such as `optimizer`.
+        train: further keys of `bnas_larq.settings.TrainSettings`, such as `optimizer`.
         image_size: None takes the network's own.
         augmentation: keys of `bnas_larq.data.Augmentation`; None takes what it was trained with.
         seed: of the head's first weights, of the validation split and of the batches.

@@ -9,8 +9,9 @@ from typing import Any
 
 from bnas_larq.errors import ZooError
 from bnas_larq.models.stored import StoredNetwork
-from bnas_larq.recipe import NetworkSettings, Recipe, load_recipe
+from bnas_larq.recipe import Recipe, load_recipe
 from bnas_larq.runs import RunFolder, read_json, read_lines
+from bnas_larq.settings import NetworkSettings
 from bnas_larq.zoo.lineage import Origin, origins
 
 RECIPE = "recipe.yaml"

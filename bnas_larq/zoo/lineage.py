@@ -8,8 +8,9 @@ from typing import Any
 
 from bnas_larq.errors import RecipeError, ZooError
 from bnas_larq.models.stored import WEIGHTS
-from bnas_larq.recipe import FineTuneSettings, Recipe, load_recipe
+from bnas_larq.recipe import Recipe, load_recipe
 from bnas_larq.runs import sha256
+from bnas_larq.settings import FineTuneSettings
 from bnas_larq.zoo.registry import resolve_entry
 
 UNKNOWN = "unknown, the weights it began with are not there to tell"

@@ -7,7 +7,8 @@ import pytest
 from bnas_larq.cli.comparison_plan import load_budget, plan, plan_text
 from bnas_larq.cli.comparison_scaling import ADAPTED, adapt
 from bnas_larq.errors import GenotypeError, RecipeError
-from bnas_larq.recipe import Recipe, SearchSettings, load_recipe
+from bnas_larq.recipe import Recipe, load_recipe
+from bnas_larq.settings import SearchSettings
 
 BUDGET = """\
 data: {name: digits, limit: 200}

@@ -23,8 +23,8 @@ def entry(folder: Path) -> list[str]:
 
 def make_search(folder: Path, launch=None):
     """The search; its trials wait until both workers run one, and as long as a file `wait` says."""
-    from bnas_larq.recipe import TunerSettings
     from bnas_larq.search.tuning import TrialResult, TunerSearch
+    from bnas_larq.settings import TunerSettings
     from bnas_larq.spaces import SearchSpace
 
     def trial(genotype, train_overrides, epochs, work, seed):

@@ -19,7 +19,7 @@ from bnas_larq.models.latency import LatencyTable
 from bnas_larq.models.network import NetworkConfig, build_network
 from bnas_larq.models.planned import planned_costs
 from bnas_larq.models.supernet import SuperNet
-from bnas_larq.recipe import CostTermSettings
+from bnas_larq.settings import CostTermSettings
 from bnas_larq.spaces import SPACES, ZEROISE, SearchSpace
 
 SMALL = {"input_shape": (8, 8, 3), "num_classes": 4, "channels": 2, "cells": 3}

@@ -9,9 +9,9 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.errors import TrainingStopped
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.models.supernet import SuperNet
-from bnas_larq.recipe import AlarmSettings
 from bnas_larq.runs import Checkpoints, read_lines
 from bnas_larq.search.alarms import Alarms
+from bnas_larq.settings import AlarmSettings
 from bnas_larq.spaces import SearchSpace
 
 NAMES = ("none", "max_pool_3x3", "bin_conv_3x3", "identity")

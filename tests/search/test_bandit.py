@@ -11,10 +11,10 @@ from bnas_larq.backend import keras, make_deterministic, tf
 from bnas_larq.data import EpochPipeline
 from bnas_larq.errors import BnasLarqError, RecipeError, TrainingStopped
 from bnas_larq.layers.relaxations import FixedPath
-from bnas_larq.recipe import SearchSettings
 from bnas_larq.runs import Checkpoints, read_json, read_lines
 from bnas_larq.search.bandit import BanditSearch, SinglePath
 from bnas_larq.search.searcher import SearchData
+from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import SPACES, SearchSpace
 
 OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "bin_conv_3x3")

@@ -11,9 +11,9 @@ from bnas_larq.backend import keras, make_deterministic
 from bnas_larq.errors import RunError, TrainingStopped
 from bnas_larq.genotype import Edge
 from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
-from bnas_larq.recipe import SearchSettings
 from bnas_larq.runs import Checkpoints, read_lines
 from bnas_larq.search.gradient import GradientSearch
+from bnas_larq.settings import SearchSettings
 
 OPERATIONS = ("none", "max_pool_3x3", "bin_conv_3x3")
 pytestmark = pytest.mark.usefixtures("tiny_space")

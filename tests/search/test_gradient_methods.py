@@ -7,9 +7,9 @@ import pytest
 from bnas_larq.backend import keras, make_deterministic
 from bnas_larq.layers.relaxations import Concrete, GumbelHard, Softmax
 from bnas_larq.models.bilevel import FirstOrder, SecondOrder, SingleLevel
-from bnas_larq.recipe import SearchSettings
 from bnas_larq.runs import read_lines
 from bnas_larq.search.gradient import GradientSearch, make_relaxation
+from bnas_larq.settings import SearchSettings
 
 pytestmark = pytest.mark.usefixtures("tiny_space")
 

@@ -10,8 +10,8 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.layers.template import CLASSIFIER
 from bnas_larq.models.network import build_network
 from bnas_larq.models.optimizers import latent_kernels
-from bnas_larq.recipe import FINE_TUNING, FineTuneSettings, TrainSettings
 from bnas_larq.runs import Checkpoints, read_lines
+from bnas_larq.settings import FINE_TUNING, FineTuneSettings, TrainSettings
 from bnas_larq.training.finetune import fine_tune_network
 
 CELL = [[("bin_conv_3x3", 0), ("bin_conv_3x3", 1)]]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras, tf
-from bnas_larq.recipe import TrainSettings
+from bnas_larq.settings import TrainSettings
 from bnas_larq.training.schedules import OneCycle, OneCycleMomentum, learning_rate
 
 LR = 0.05

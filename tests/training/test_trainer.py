@@ -13,8 +13,8 @@ from bnas_larq.layers.binary import BinaryConv2D
 from bnas_larq.layers.cells import DropPath
 from bnas_larq.models.network import build_network
 from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
-from bnas_larq.recipe import TrainSettings
 from bnas_larq.runs import read_lines, write_json
+from bnas_larq.settings import TrainSettings
 from bnas_larq.training.schedules import OneCycle, OneCycleMomentum
 from bnas_larq.training.trainer import DropPathSchedule, make_loss, make_optimizer, train_network
 

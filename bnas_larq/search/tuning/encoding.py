@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnas_larq.errors import GenotypeError
 from bnas_larq.genotype import Edge, Genotype
-from bnas_larq.recipe import TrainSettings
+from bnas_larq.settings import TrainSettings
 from bnas_larq.spaces import ZEROISE, SearchSpace
 
 if TYPE_CHECKING:

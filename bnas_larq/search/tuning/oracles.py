@@ -11,10 +11,10 @@ import numpy as np
 from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, RandomSearchOracle
 from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
-from bnas_larq.recipe import TunerSettings
 from bnas_larq.search.tuning.durable import DurableOracle
 from bnas_larq.search.tuning.encoding import Encoding
 from bnas_larq.search.tuning.evolution import EvolutionOracle
+from bnas_larq.settings import TunerSettings
 
 
 class RandomOracle(DurableOracle, RandomSearchOracle):

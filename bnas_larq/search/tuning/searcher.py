@@ -14,7 +14,6 @@ from bnas_larq.backend import keras
 from bnas_larq.errors import RunError, TrainingStopped
 from bnas_larq.fitting.callbacks import clock
 from bnas_larq.genotype import Genotype
-from bnas_larq.recipe import TunerSettings
 from bnas_larq.runs import Checkpoints, read_json, read_lines
 from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
 from bnas_larq.search.tuning.encoding import KINDS, Encoding
@@ -25,6 +24,7 @@ from bnas_larq.search.tuning.records import (
     best_row,
     write_records,
 )
+from bnas_larq.settings import TunerSettings
 from bnas_larq.spaces import SearchSpace
 
 #: keras-tuner's names for who a process is, and where the chief listens.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bnas_larq.recipe import TunerSettings
 from bnas_larq.search.tuning import TrialResult, TunerSearch
+from bnas_larq.settings import TunerSettings
 from bnas_larq.spaces import SearchSpace
 
 OPERATIONS = ("none", "max_pool_3x3", "bin_conv_3x3", "bin_conv_5x5")

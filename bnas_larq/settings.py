@@ -1,0 +1,322 @@
+"""The sections of a recipe: what each of its keys means, and what it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pydantic
+
+from bnas_larq.errors import nearest
+
+#: What binary convolutions are computed in while searching or training, see
+#: `bnas_larq.precision`. Evaluation and export are float32.
+Precision = Literal["float32", "bfloat16", "auto"]
+
+
+class Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class AugmentationSettings(Section):
+    """Random changes of training images; see `bnas_larq.data.Augmentation`."""
+
+    crop_padding: int = pydantic.Field(0, ge=0)
+    flip: bool = False
+    random_resized_crop: bool = False
+    color_jitter: tuple[float, float, float, float] | None = None
+
+
+class DataSettings(Section):
+    """Which images; see `bnas_larq.data.load_dataset`."""
+
+    name: str = "digits"
+    data_dir: str | None = None
+    image_size: int | tuple[int, int] | None = None
+    validation_fraction: float = pydantic.Field(0.1, ge=0, lt=1)
+    limit: int | None = pydantic.Field(None, gt=0)
+    memory_limit_mb: int = pydantic.Field(2000, gt=0)
+    augmentation: AugmentationSettings = AugmentationSettings()
+
+
+class BanditSettings(Section):
+    """Sampling and reduction of BNAS-UCB (arXiv 2009.04247); used by `searcher: bandit`.
+
+    Of `search.epochs`, the last `finish_epochs` train α of the surviving candidates by gradient;
+    the draws before them share the other epochs equally.
+
+    Attributes:
+        rounds: T, how often each of an edge's K candidates is drawn before one is abandoned.
+        exploration: δ of the upper confidence bound m + δ·sqrt(2·ln N / n).
+        floor: candidates that each edge keeps for the finish.
+        finish_epochs: epochs of the gradient search over them.
+        credit_examples: images of the α half on which a draw is measured; None for all.
+    """
+
+    rounds: int = pydantic.Field(3, gt=0)
+    exploration: float = pydantic.Field(1.0, ge=0)
+    floor: int = pydantic.Field(2, gt=0)
+    finish_epochs: int = pydantic.Field(10, ge=0)
+    credit_examples: int | None = pydantic.Field(None, gt=0)
+
+
+class TunerSettings(Section):
+    """Search by keras-tuner over discrete genotypes; used by `searcher: tuner`.
+
+    A trial trains the final network (section `network`) on the training part as the section `train`
+    says, for its own number of epochs, and measures it on the validation part.
+
+    Attributes:
+        oracle: who proposes; `evolution` is regularised evolution (arXiv 1802.01548).
+        trials: networks to train in all (Hyperband: what its brackets need, at most this many).
+        epochs: of a trial; Hyperband's largest number, which the learning rate is planned for.
+        population, sample: of the evolution: how many live, how many compete to be the parent.
+        hyperband_factor: Hyperband keeps 1/factor of the trials of a round.
+        hyperparameters: further things to tune: key of section `train` by what it may be, either a
+            list of choices or {min: …, max: …, log: true|false}.
+        cost: what is counted of each network for the Pareto front, in the papers' convention; None
+            for nothing. The oracle itself seeks accuracy.
+        workers: processes that try at the same time, besides one that proposes; with 1 the search
+            is repeatable.
+    """
+
+    oracle: Literal["random", "bayesian", "hyperband", "evolution"] = "evolution"
+    trials: int = pydantic.Field(50, gt=0)
+    epochs: int = pydantic.Field(10, gt=0)
+    population: int = pydantic.Field(20, gt=1)
+    sample: int = pydantic.Field(5, gt=0)
+    hyperband_factor: int = pydantic.Field(3, gt=1)
+    hyperparameters: dict[str, list | dict[str, int | float | bool]] = pydantic.Field(
+        default_factory=dict
+    )
+    cost: Literal["ops", "bytes"] | None = "ops"
+    workers: int = pydantic.Field(1, gt=0)
+
+    @pydantic.field_validator("hyperparameters")
+    @classmethod
+    def _tunable(cls, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+        """Each as the section `train` would take it, so that no trial fails for its settings."""
+        return {key: _tunable_values(key, allowed) for key, allowed in hyperparameters.items()}
+
+
+def _tunable_values(key: str, allowed: Any) -> Any:
+    """Choices or limits of one setting, converted to its type; ValueError says what is wrong."""
+    known = [name for name in TrainSettings.model_fields if name != "epochs"]
+    if key not in known:
+        hint = nearest(key, known).rstrip("?.")
+        raise ValueError(f"{key!r} cannot be tuned, keys of train but epochs can ({hint})")
+
+    def value(given: Any) -> Any:
+        try:
+            return getattr(TrainSettings.model_validate({key: given}), key)
+        except pydantic.ValidationError as error:
+            raise ValueError(f"train.{key} cannot be {given!r}") from error
+
+    if isinstance(allowed, list):
+        choices = [value(choice) for choice in allowed]
+        if not choices or any(choice in choices[:place] for place, choice in enumerate(choices)):
+            raise ValueError(f"{key!r} needs choices, each of them once")
+        return choices
+    if not {"min", "max"} <= set(allowed) <= {"min", "max", "log"}:
+        raise ValueError(f"a range is {{min: …, max: …, log: true|false}}, which {key!r} has not")
+    low, high, log = value(allowed["min"]), value(allowed["max"]), allowed.get("log", False)
+    numbers = all(isinstance(limit, (int, float)) for limit in (low, high))
+    if not numbers or not low < high or not isinstance(log, bool) or (log and low <= 0):
+        raise ValueError(
+            f"{key!r} needs numbers with min below max, and min above 0 if log is true"
+        )
+    return {"min": low, "max": high, "log": log}
+
+
+class CostTermSettings(Section):
+    """A differentiable cost in the loss of α; see `bnas_larq.models.expected_cost`.
+
+    Attributes:
+        measure: what is counted of the network that α stand for, at the size that the section
+            `network` gives it.
+        target: what it may cost, in the measure's unit (OPs with shortcuts in full precision,
+            bytes, milliseconds). Up to it the term is 0.
+        weight: factor of the term.
+        table: for `latency`, a YAML or JSON file: milliseconds by operation, see
+            `bnas_larq.models.latency`.
+    """
+
+    measure: Literal["ops", "bytes", "latency"] = "ops"
+    target: float = pydantic.Field(gt=0)
+    weight: float = pydantic.Field(0.1, gt=0)
+    table: str | None = None
+
+
+class AlarmSettings(Section):
+    """What a search warns of; see `bnas_larq.search.alarms`.
+
+    Attributes:
+        action: `warn` says it and goes on, `stop` ends the search with the reason.
+        zeroise, pooling: largest share of kept edges with Zeroise, or with pooling or identity.
+        entropy: least mean entropy, as a share of its maximum, in the first half of the epochs.
+        dead_signs: largest share of the channels that candidates take the sign of, and whose sign
+            never changes or passes no gradient.
+    """
+
+    action: Literal["off", "warn", "stop"] = "warn"
+    zeroise: float = pydantic.Field(0.75, gt=0, le=1)
+    pooling: float = pydantic.Field(0.75, gt=0, le=1)
+    entropy: float = pydantic.Field(0.1, ge=0, lt=1)
+    dead_signs: float = pydantic.Field(0.5, gt=0, le=1)
+
+
+class SearchSettings(Section):
+    """A search; the published settings of BNAS (arXiv 2002.06963) as defaults.
+
+    Attributes:
+        searcher: `gradient` (BNAS, DARTS, SNAS, GDAS, PC-DARTS: they differ in the keys below),
+            `bandit` (BNAS-UCB), or `tuner` (keras-tuner).
+        relaxation: `softmax` (DARTS), `gumbel-hard` (GDAS) or `concrete` (SNAS).
+        temperature: of `gumbel-hard` and `concrete`, in the first and in the last epoch.
+        temperature_decay: how it gets from one to the other.
+        order: 1, or 2 for the second-order gradient of α (DARTS, eq. 7); `single-level` moves α
+            with the other weights on the same batch, in one backward pass (SNAS).
+        alpha_start_epoch: epochs in which α rests while the other weights train.
+        channel_proportion: 1/S of a node's channels pass the candidates (PC-DARTS); 1 for all.
+        edge_normalization: weights of edges, learnt beside α (PC-DARTS).
+        zeroise_competes: whether Zeroise may be chosen (BNAS); DARTS leaves it out of the arg-max.
+        cost: a cost term in the loss of α; None for none.
+        mixed_precision: what the candidates' binary convolutions are computed in; `auto` takes
+            bfloat16 where a short measurement shows that it pays.
+        select: genotype of the epoch with the supernet's best held-out accuracy, or of the last.
+        limit: search on so many training examples only, both halves together; None takes all.
+    """
+
+    searcher: Literal["gradient", "bandit", "tuner"] = "gradient"
+    space: str = "bnas"
+    cells: int = pydantic.Field(8, gt=0)
+    channels: int = pydantic.Field(16, ge=2)
+    epochs: int = pydantic.Field(50, gt=0)
+    batch_size: int = pydantic.Field(64, gt=0)
+    learning_rate: float = pydantic.Field(0.025, gt=0)
+    minimum_learning_rate: float = pydantic.Field(0.001, ge=0)
+    momentum: float = pydantic.Field(0.9, ge=0, lt=1)
+    weight_decay: float = pydantic.Field(3e-4, ge=0)
+    clip_norm: float | None = pydantic.Field(5.0, gt=0)
+    alpha_learning_rate: float = pydantic.Field(3e-4, gt=0)
+    alpha_betas: tuple[float, float] = (0.5, 0.999)
+    alpha_weight_decay: float = pydantic.Field(1e-3, ge=0)
+    entropy_weight: float = pydantic.Field(1.0, ge=0)
+    entropy_tau: float = pydantic.Field(7.7, gt=0)
+    gamma: float = pydantic.Field(1.0, gt=0)
+    scheme: str = "sign-scale"
+    relaxation: Literal["softmax", "gumbel-hard", "concrete"] = "softmax"
+    temperature: tuple[float, float] = (10.0, 0.1)
+    temperature_decay: Literal["linear", "exponential"] = "linear"
+    order: Literal[1, 2, "single-level"] = 1
+    alpha_start_epoch: int = pydantic.Field(0, ge=0)
+    channel_proportion: int = pydantic.Field(1, gt=0)
+    edge_normalization: bool = False
+    zeroise_competes: bool = True
+    cost: CostTermSettings | None = None
+    alarms: AlarmSettings = AlarmSettings()
+    bandit: BanditSettings = BanditSettings()
+    tuner: TunerSettings = TunerSettings()
+    select: Literal["best", "final"] = "best"
+    limit: int | None = pydantic.Field(None, gt=1)
+    mixed_precision: Precision = "float32"
+
+
+class NetworkSettings(Section):
+    """Size of the final network; see `bnas_larq.models.network.NetworkConfig`."""
+
+    cells: int = pydantic.Field(20, gt=0)
+    channels: int = pydantic.Field(36, ge=2)
+    stem: Literal["auto", "cifar", "imagenet"] = "auto"
+    stem_groups: int = pydantic.Field(1, gt=0)
+    padding: Literal["same", "symmetric"] = "same"
+    shortcut: bool = True
+    scheme: str = "sign-scale"
+
+
+class TrainSettings(Section):
+    """Training of the final network, BNAS' CIFAR-10 settings as defaults.
+
+    Attributes:
+        mixed_precision: what binary convolutions are computed in; `auto` takes bfloat16 where a
+            short measurement shows that it pays. The network is the same in any case.
+    """
+
+    epochs: int = pydantic.Field(600, gt=0)
+    batch_size: int = pydantic.Field(256, gt=0)
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    restart_epochs: int | None = pydantic.Field(None, gt=0)
+    learning_rate: float = pydantic.Field(0.05, gt=0)
+    momentum: float = pydantic.Field(0.9, ge=0, lt=1)
+    weight_decay: float = pydantic.Field(3e-6, ge=0)
+    clip_norm: float | None = pydantic.Field(None, gt=0)
+    drop_path: float = pydantic.Field(0.2, ge=0, lt=1)
+    label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
+    mixed_precision: Precision = "float32"
+
+
+class FineTuneSettings(Section):
+    """Training that begins with another network's weights; see `bnas_larq.training.finetune`.
+
+    First the new head alone, then (for `train.epochs` more) everything, as the section `train`
+    says.
+
+    Attributes:
+        entry: what to begin from: a zoo entry's name, or a folder of an entry or a run.
+        sha256: of that network's weight file. Other weights are refused; None takes what is there,
+            and a run writes down what that was.
+        head_epochs: epochs of the new head alone, before `train.epochs`; 0 for none.
+        head_learning_rate: Adam's rate for them.
+        binary_multiplier: the rate of latent binary kernels, as a share of `train.learning_rate`. A
+            latent kernel acts through its signs and their one scale: a step flips signs or does
+            next to nothing, and many flips at once undo what was learned. A source that was itself
+            trained for a few epochs only has less to lose: there 1 may fit better.
+    """
+
+    entry: str
+    sha256: str | None = pydantic.Field(None, pattern="^[0-9a-f]{64}$")
+    head_epochs: int = pydantic.Field(3, ge=0)
+    head_learning_rate: float = pydantic.Field(0.005, gt=0)
+    binary_multiplier: float = pydantic.Field(0.3, ge=0)
+
+
+#: The section `train` of a fine-tuning, unless the user says otherwise: Adam, because its steps do
+#: not depend on the scale of a latent kernel's gradient, with a rate that ends at 0.
+FINE_TUNING: Mapping[str, Any] = {
+    "epochs": 10,
+    "batch_size": 32,
+    "optimizer": "adam",
+    "schedule": "cosine",
+    "learning_rate": 0.001,
+    "weight_decay": 0.0,
+    "drop_path": 0.0,
+}
+
+
+class LayerStudySettings(Section):
+    """Networks made of one kind of layer alone (BNAS, arXiv 2002.06963); see `bnas-larq run`.
+
+    Each is trained with the sections `network` and `train` of the recipe; `network.scheme` is the
+    row's.
+
+    Attributes:
+        layers: kinds of layers, in the table's order; also any registered operation.
+        precisions: the table's rows. `binary` is the papers' Sign+Scale, whose latent kernels are
+            centred over their input channels. A depthwise kernel has one, so this makes it 0;
+            `uncentred` leaves depthwise kernels as they are, and has separable layers only.
+    """
+
+    layers: tuple[str, ...] = ("conv_3x3", "conv_5x5", "dil_3x3", "dil_5x5", "sep_3x3", "sep_5x5")
+    precisions: tuple[Literal["full", "binary", "uncentred"], ...] = (
+        "full",
+        "binary",
+        "uncentred",
+    )
+
+
+class ExportSettings(Section):
+    """Conversion to Larq Compute Engine at the end of a run."""
+
+    enabled: bool = True
+    parity_images: int = pydantic.Field(64, gt=0)
