@@ -279,7 +279,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from conftest import Planted, SMALL
-from bnas_larq.recipe import TunerSettings
+from bnas_larq.settings import TunerSettings
 from bnas_larq.search.tuning import TunerSearch
 planted = Planted()
 def trial(*args):
