@@ -7,6 +7,7 @@ Every other module imports `tf`, `keras` and `lq` from here.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from types import ModuleType
 
 import tensorflow as tf
@@ -42,6 +43,13 @@ def make_deterministic(seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
+def unrecorded() -> AbstractContextManager[None]:
+    """Inside, no gradient tape records: what stands in a custom gradient would be, for nobody."""
+    from tensorflow.python.eager import record
+
+    return record.stop_recording()
+
+
 def xplane_protocol() -> ModuleType:
     """The protocol of `tf.profiler`'s traces, which `tf` does not hand out."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
@@ -49,4 +57,13 @@ def xplane_protocol() -> ModuleType:
     return xplane_pb2
 
 
-__all__ = ["NAMESPACE", "keras", "lq", "make_deterministic", "register", "tf", "xplane_protocol"]
+__all__ = [
+    "NAMESPACE",
+    "keras",
+    "lq",
+    "make_deterministic",
+    "register",
+    "tf",
+    "unrecorded",
+    "xplane_protocol",
+]

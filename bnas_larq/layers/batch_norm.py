@@ -24,21 +24,28 @@ class PlainBatchNormalization(keras.layers.BatchNormalization):
         return self.normalise(inputs, self.moving_mean, self.moving_variance, training)
 
     def normalise(
-        self, inputs: tf.Tensor, mean: tf.Variable, variance: tf.Variable, training: bool
+        self,
+        inputs: tf.Tensor,
+        mean: tf.Variable,
+        variance: tf.Variable,
+        training: bool,
+        moving: bool = True,
     ) -> tf.Tensor:
-        """The layer's output with other moving statistics than its own, which training moves."""
-        ones = tf.ones([inputs.shape[-1]])
+        """The layer's output with other moving statistics than its own, which training moves unless
+        `moving` is False."""
+        ones, none = tf.ones([inputs.shape[-1]]), tf.zeros([0])
+        moves = training and moving
         outputs = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=ones,
-            offset=tf.zeros_like(ones),
-            mean=tf.zeros([0]) if training else mean,
-            variance=tf.zeros([0]) if training else variance,
+            offset=tf.zeros([inputs.shape[-1]]),
+            mean=mean if moves or not training else none,
+            variance=variance if moves or not training else none,
             epsilon=self.epsilon,
+            exponential_avg_factor=1.0 - self.momentum if moves else 1.0,
             is_training=training,
         )
-        if training:
-            rate = 1.0 - self.momentum
-            mean.assign_sub((mean - outputs.batch_mean) * rate)
-            variance.assign_sub((variance - outputs.batch_variance) * rate)
+        if moves:
+            mean.assign(outputs.batch_mean)
+            variance.assign(outputs.batch_variance)
         return outputs.y

@@ -26,12 +26,14 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from bnas_larq.backend import keras, lq, tf
+from bnas_larq.backend import keras, lq, tf, unrecorded
 from bnas_larq.layers.binary import has_dilated_gradients, scaled, traced_by_shape
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
+from bnas_larq.layers.prefixes import Prefixes
 from bnas_larq.layers.projection import PCNNProjection
 from bnas_larq.layers.quantizers import SignScale
 
@@ -102,26 +104,16 @@ def _is_binary_convolution(layer: keras.layers.Layer) -> bool:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class BinaryKernel:
-    """A binary kernel and its parts.
+class _Shared(NamedTuple):
+    """A binary kernel that has been quantised.
 
     Attributes:
         value: ±scale, [h, w, in, out]; gradients go through it.
-        signs: ±1, the same shape.
-        scale: one value from 0 up for each output channel, [out].
         distance: of a kernel with a projection loss, see `PCNNProjection.latest`.
     """
 
     value: tf.Tensor
-    signs: tf.Tensor
-    scale: tf.Tensor
-    distance: tf.Tensor | None = None
-
-    def of_edges(self, live: Sequence[int], edges: int) -> BinaryKernel:
-        """The output channels of some edges."""
-        parts = (_picked(part, live, edges) for part in (self.value, self.signs, self.scale))
-        return BinaryKernel(*parts)
+    distance: tf.Tensor | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,10 +121,11 @@ class Entry:
     """One candidate of a state, in a call of `mix`.
 
     Attributes:
-        source: which of the call's inputs it reads.
+        source: which of the call's prefixes it reads.
         column: its column of the weights.
         live: the edges it is computed for, their rows of the weights, ascending.
-        convolution: what is applied to the input; None passes the input itself to every edge.
+        convolution: what is applied to the input; None passes what is read to every
+            edge.
     """
 
     source: int
@@ -151,7 +144,8 @@ class BinaryMixer:
     def __init__(self, dtype: str = "float32") -> None:
         self.dtype = tf.as_dtype(dtype)
         self._functions: dict = {}
-        self._shared: dict[int, BinaryKernel] = {}
+        self._shared: dict[int, _Shared] = {}
+        self._settings: dict[keras.layers.Layer, tuple] = {}
 
     def traced(self, key: Hashable, make: Callable[[], Callable], inline: bool = True) -> Callable:
         """The traced function called `key`, made by the first who asks.
@@ -162,16 +156,26 @@ class BinaryMixer:
             self._functions[key] = traced_by_shape(make(), inline)
         return self._functions[key]
 
-    def kernel_of(self, convolution: BinaryConvolution) -> BinaryKernel:
-        """The layer's binary kernel, anew or the one of `shared_kernels`."""
+    def settings_of(self, thing: keras.layers.Layer) -> tuple:
+        """See the function of this name, which is slow; settings do not change."""
+        if thing not in self._settings:
+            self._settings[thing] = settings_of(thing)
+        return self._settings[thing]
+
+    def kernel_of(self, convolution: BinaryConvolution) -> tf.Tensor:
+        """The layer's binary kernel, anew or the one of `shared_kernels`.
+
+        ±scale, [h, w, in, out], one scale from 0 up for each output channel; gradients go through
+        it to the latent kernel.
+        """
         layer = convolution.layer
         shared = self._shared.get(id(layer))
         if shared is None:
-            return _quantised([layer])[0]
+            return _quantised([layer])[0].value
         if shared.distance is not None:
             # Others may have quantised it since, in a pass that is over.
             layer.kernel_quantizer.latest = shared.distance
-        return shared
+        return shared.value
 
     @contextlib.contextmanager
     def shared_kernels(self, convolutions: Iterable[BinaryConvolution]) -> Iterator[None]:
@@ -184,7 +188,7 @@ class BinaryMixer:
         for convolution in convolutions:
             layer, quantizer = convolution.layer, convolution.layer.kernel_quantizer
             # A quantizer with variables of its own belongs to its one kernel.
-            alike = id(layer) if quantizer.weights else settings_of(quantizer)
+            alike = id(layer) if quantizer.weights else self.settings_of(quantizer)
             groups.setdefault((alike, *layer.kernel.shape[:-1]), []).append(layer)
         shared = {}
         for layers in groups.values():
@@ -196,7 +200,7 @@ class BinaryMixer:
             self._shared = before
 
 
-def _quantised(layers: Sequence[lq.layers.QuantConv2D]) -> list[BinaryKernel]:
+def _quantised(layers: Sequence[lq.layers.QuantConv2D]) -> list[_Shared]:
     """The binary kernels of some layers whose quantizers and kernels are alike but for the number
     of output channels.
 
@@ -205,14 +209,10 @@ def _quantised(layers: Sequence[lq.layers.QuantConv2D]) -> list[BinaryKernel]:
     """
     latents = [tf.convert_to_tensor(layer.kernel) for layer in layers]
     value = layers[0].kernel_quantizer(_joined(latents))
-    # From here on no gradient passes: it goes through the value.
-    signs, scale = _signs_and_scale(tf.stop_gradient(value))
     if len(layers) == 1:
-        distance = getattr(layers[0].kernel_quantizer, "latest", None)
-        return [BinaryKernel(value, signs, scale, distance)]
-    sizes = [latent.shape[-1] for latent in latents]
-    parts = (tf.split(part, sizes, axis=-1) for part in (value, signs, scale))
-    return [BinaryKernel(*kernel) for kernel in zip(*parts, strict=True)]
+        return [_Shared(value, getattr(layers[0].kernel_quantizer, "latest", None))]
+    parts = tf.split(value, [latent.shape[-1] for latent in latents], axis=-1)
+    return [_Shared(part, None) for part in parts]
 
 
 def _joined(kernels: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -235,63 +235,83 @@ def _without_names(config):
 
 
 def mix(
-    inputs: Sequence[tf.Tensor],
+    inputs: tf.Tensor,
+    prefixes: Prefixes,
     entries: Sequence[Entry],
-    kernels: Sequence[BinaryKernel],
+    kernels: Sequence[tf.Tensor],
     weights: tf.Tensor,
     positive: bool,
     dtype: tf.DType,
-) -> list[tf.Tensor]:
+    mixer: BinaryMixer | None = None,
+) -> tf.Tensor:
     """Weighted outputs of some candidates that leave one state.
 
     Args:
-        inputs: what the candidates read, [batch, height, width, channels]: ±1 for convolutions.
+        inputs: the state, [batch, height, width, channels], float32.
+        prefixes: make of it what the candidates read: ±1 for convolutions.
         entries: the candidates.
         kernels: the convolutions' binary kernels, in the entries' order; their output channels are
             those of the live edges.
         weights: mixture weights [edges, operations].
         positive: whether all weights of the entries are above 0.
         dtype: what is convolved in.
+        mixer: holds the traced functions; None inside one of them.
 
     Returns:
-        float32 tensors [batch, height', width', edges·channels], whose sum is what the candidates
-        add to each edge, one after the other along the channels.
+        What the candidates add to each edge, one after the other along the channels: float32,
+        [batch, height', width', edges·channels].
     """
-    evaluation = _Evaluation(tuple(entries), weights.shape[0], positive, dtype)
-    reads, count = len(inputs), len(kernels)
+    evaluation = _Evaluation(prefixes, tuple(entries), weights.shape[0], positive, dtype)
+    forward, backward = evaluation.forward, evaluation.backward
+    if mixer is not None:
+        # Each is compiled once: a graph with all their copies would take long.
+        key = evaluation.key(mixer.settings_of)
+        forward = mixer.traced((key, "forward"), lambda: evaluation.forward, inline=False)
+        backward = mixer.traced((key, "backward"), lambda: evaluation.backward, inline=False)
 
-    # Also what receives no gradient is an argument: TensorFlow then knows what to keep.
     @tf.custom_gradient
-    def evaluate(weights, *arguments):
-        xs, rest = arguments[:reads], arguments[reads:]
-        values, signs, scales = rest[:count], rest[count : 2 * count], rest[2 * count :]
-        terms, kept = evaluation.forward(xs, signs, scales, weights)
+    def evaluate(inputs, weights, *kernels):
+        with unrecorded():
+            output, kept = forward(inputs, weights, kernels, prefixes.statistics)
 
-        def grad(*upstream):
-            # All terms are added up, so that they all receive the same gradient.
-            gradients = evaluation.backward(upstream[0], xs, values, scales, weights, kept)
-            dweights, dxs, dvalues = gradients
-            return [dweights, *dxs, *dvalues, *[None] * (2 * count)]
+        def grad(upstream):
+            found = backward(upstream, inputs, weights, kernels, kept, prefixes.statistics)
+            dinputs, dweights, dkernels = found
+            return [dinputs, dweights, *dkernels]
 
-        return terms, grad
+        return output, grad
 
-    parts = [getattr(k, part) for part in ("value", "signs", "scale") for k in kernels]
-    return evaluate(weights, *inputs, *parts)
+    return evaluate(inputs, weights, *kernels)
 
 
-def _signs_and_scale(value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """±1 like `value`, and the magnitude of each output channel."""
-    return tf.where(value >= 0, 1.0, -1.0), tf.reduce_max(tf.abs(value), axis=[0, 1, 2])
+def _signs_and_scale(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The parts of a binary kernel: ±1 [h, w, in, out], and one value from 0 up for each output
+    channel."""
+    return tf.where(kernel >= 0, 1.0, -1.0), tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2])
 
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluation:
     """The two functions that are traced, for the settings of one call."""
 
+    prefixes: Prefixes
     entries: tuple[Entry, ...]
     edges: int
     positive: bool
     dtype: tf.DType
+
+    def key(self, settings_of: Callable[[keras.layers.Layer], Hashable]) -> tuple:
+        """Equal for equal functions, see `Prefixes.key`."""
+        entries = tuple(
+            (
+                entry.source,
+                entry.column,
+                entry.live,
+                entry.convolution and entry.convolution.settings,
+            )
+            for entry in self.entries
+        )
+        return self.prefixes.key(settings_of), entries, self.edges, self.positive, self.dtype
 
     @property
     def convolutions(self) -> list[Entry]:
@@ -301,16 +321,15 @@ class _Evaluation:
     def pools(self) -> list[Entry]:
         return [entry for entry in self.entries if entry.convolution is None]
 
-    def forward(self, inputs, signs, scales, weights):
-        """(terms of the sum, the convolutions' outputs, which the backward pass needs)"""
-        inputs = [tf.cast(x, self.dtype) for x in inputs]
-        factors = self._factors(weights, scales)
+    def forward(self, inputs, weights, kernels, statistics):
+        """(the sum, the convolutions' outputs, which the backward pass needs)"""
+        reads = [tf.cast(x, self.dtype) for x in self.prefixes(inputs, statistics)]
+        factors = self._factors(weights, kernels)
         terms, kept = [], []
-        for entry, sign, scale, factor in zip(
-            self.convolutions, signs, scales, factors, strict=True
-        ):
+        for entry, kernel, factor in zip(self.convolutions, kernels, factors, strict=True):
             convolution = entry.convolution
-            sums = _convolve(convolution.layer, inputs[entry.source], tf.cast(sign, self.dtype))
+            sign, scale = _signs_and_scale(kernel)
+            sums = _convolve(convolution.layer, reads[entry.source], tf.cast(sign, self.dtype))
             inside = scale * factor if self.positive else scale
             output = scaled(sums, inside)
             output = tf.nn.relu(output) if convolution.relu else output
@@ -318,55 +337,58 @@ class _Evaluation:
             term = output if self.positive else output * tf.cast(factor, self.dtype)
             terms.append(_placed(term, entry.live, self.edges))
         if self.pools:
-            terms.append(self._pooled(inputs, weights))
-        if self.dtype != tf.float32 and terms:
-            terms = [tf.cast(tf.add_n(terms), tf.float32)]
-        return terms, kept
+            terms.append(self._pooled(reads, weights))
+        return tf.cast(_sum(terms), tf.float32), kept
 
-    def backward(self, upstream, inputs, kernels, scales, weights, kept):
-        """Gradients of weights, inputs and kernels."""
-        inputs = [tf.cast(x, self.dtype) for x in inputs]
+    def backward(self, upstream, inputs, weights, kernels, kept, statistics):
+        """Gradients of inputs, weights and kernels."""
+        # What was read costs less to compute again than to keep, and has its gradient here.
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            found = self.prefixes(inputs, statistics, moving=False)
+            reads = [tf.cast(x, self.dtype) for x in found]
         upstream = tf.cast(upstream, self.dtype)
-        dinputs: list[list[tf.Tensor]] = [[] for _ in inputs]
+        dreads: list[list[tf.Tensor]] = [[] for _ in reads]
         dkernels, dfactors = [], []
-        factors = self._factors(weights, scales)
+        factors = self._factors(weights, kernels)
         for entry, kernel, factor, output in zip(
             self.convolutions, kernels, factors, kept, strict=True
         ):
-            masked = gradient = _picked(upstream, entry.live, self.edges)
+            masked = gradient = picked(upstream, entry.live, self.edges)
             if entry.convolution.relu:
                 masked = tf.raw_ops.ReluGrad(gradients=gradient, features=output)
-            source, scaled = inputs[entry.source], tf.cast(kernel * factor, self.dtype)
+            read, scaled = reads[entry.source], tf.cast(kernel * factor, self.dtype)
             # The convolution's output is not used, only its two gradients, so it is not computed.
-            with tf.GradientTape() as tape:
-                tape.watch((source, scaled))
-                sums = _convolve(entry.convolution.layer, source, scaled)
-            dinput, dscaled = tape.gradient(sums, (source, scaled), masked)
-            dinputs[entry.source].append(dinput)
+            with tf.GradientTape() as inner:
+                inner.watch((read, scaled))
+                sums = _convolve(entry.convolution.layer, read, scaled)
+            dread, dscaled = inner.gradient(sums, (read, scaled), masked)
+            dreads[entry.source].append(dread)
             dkernels.append(tf.cast(dscaled, kernel.dtype) * factor)
             total = _sum_of_products(gradient, output)
             # A softmax may underflow to 0, where its own gradient is 0 too.
             dfactors.append(tf.math.divide_no_nan(total, factor) if self.positive else total)
         dweights = self._weight_gradients(dfactors, weights)
         if self.pools:
-            with tf.GradientTape() as tape:
-                sources = [inputs[entry.source] for entry in self.pools]
-                tape.watch((sources, weights))
-                pooled = self._pooled(inputs, weights)
-            dsources, dweight = tape.gradient(pooled, (sources, weights), upstream)
+            with tf.GradientTape() as inner:
+                sources = [reads[entry.source] for entry in self.pools]
+                inner.watch((sources, weights))
+                pooled = self._pooled(reads, weights)
+            dsources, dweight = inner.gradient(pooled, (sources, weights), upstream)
             dweights += dweight
             for entry, dsource in zip(self.pools, dsources, strict=True):
-                dinputs[entry.source].append(dsource)
-        return dweights, [tf.cast(_sum(terms), tf.float32) for terms in dinputs], dkernels
+                dreads[entry.source].append(dsource)
+        dinputs = tape.gradient(reads, inputs, [_sum(terms) for terms in dreads])
+        return dinputs, dweights, dkernels
 
-    def _factors(self, weights: tf.Tensor, scales: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def _factors(self, weights: tf.Tensor, kernels: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """For each convolution the weight of each of its output channels."""
-        if not scales:
+        if not kernels:
             return []
-        channels = scales[0].shape[0] // len(self.convolutions[0].live)
+        channels = kernels[0].shape[-1] // len(self.convolutions[0].live)
         columns = tf.unstack(spread(weights, channels), axis=1)
         return [
-            _picked(columns[entry.column], entry.live, self.edges) for entry in self.convolutions
+            picked(columns[entry.column], entry.live, self.edges) for entry in self.convolutions
         ]
 
     def _weight_gradients(self, dfactors: Sequence[tf.Tensor], weights: tf.Tensor) -> tf.Tensor:
@@ -377,12 +399,12 @@ class _Evaluation:
             columns[entry.column] = tf.reduce_sum(tf.reshape(every, [self.edges, -1]), axis=1)
         return tf.stack(columns, axis=1)
 
-    def _pooled(self, inputs, weights) -> tf.Tensor:
+    def _pooled(self, reads, weights) -> tf.Tensor:
         """Σ over inputs that pass to all edges, as one 1×1 convolution to edges·C channels.
 
         Its kernel is the weights times the identity: each channel goes to each edge's place.
         """
-        values = tf.concat([inputs[entry.source] for entry in self.pools], axis=-1)
+        values = tf.concat([reads[entry.source] for entry in self.pools], axis=-1)
         channels = values.shape[-1] // len(self.pools)
         mask = np.zeros((len(self.pools), self.edges), np.float32)
         for row, entry in zip(mask, self.pools, strict=True):
@@ -407,7 +429,7 @@ def _placed(values: tf.Tensor, live: Sequence[int], edges: int) -> tf.Tensor:
     return tf.concat([parts.get(edge, nothing) for edge in range(edges)], axis=-1)
 
 
-def _picked(values: tf.Tensor, live: Sequence[int], edges: int) -> tf.Tensor:
+def picked(values: tf.Tensor, live: Sequence[int], edges: int) -> tf.Tensor:
     """The channels of the live edges: the transpose of `_placed`."""
     if len(live) == edges:
         return values

@@ -8,24 +8,23 @@ binary kernel belong to one output channel, so that is the same thing).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from bnas_larq.backend import keras, tf
-from bnas_larq.layers.batch_norm import PlainBatchNormalization
 from bnas_larq.layers.binary_mixture import (
     BinaryConvolution,
-    BinaryKernel,
     BinaryMixer,
     Entry,
     mix,
-    settings_of,
+    picked,
     spread,
     weighted,
 )
 from bnas_larq.layers.mixture import Mixture, SampledPath
 from bnas_larq.layers.operations import Context, build_chain, build_operation, chain, sharing_of
+from bnas_larq.layers.prefixes import Prefixes, normalises
 from bnas_larq.layers.sampled import Option, convolution, one_of
 from bnas_larq.layers.template import CellPlan
 from bnas_larq.spaces import ZEROISE
@@ -73,7 +72,7 @@ def shared_part(candidate: _Candidate) -> list[keras.layers.Layer] | None:
         layers = candidate.chains[0]
     else:
         return None
-    return layers if all(_normalises(layer) or not layer.weights for layer in layers) else None
+    return layers if all(normalises(layer) or not layer.weights for layer in layers) else None
 
 
 def _keeps_some(operation: str, context: Context) -> bool:
@@ -82,17 +81,6 @@ def _keeps_some(operation: str, context: Context) -> bool:
         return False
     layers = build_operation(operation, dataclasses.replace(context, shared=None))
     return any(context.keeps_full_precision(layer.name) for layer in layers)
-
-
-def _normalises(layer: keras.layers.Layer) -> bool:
-    return type(layer) is PlainBatchNormalization
-
-
-def _apply(layer, inputs, moving, training) -> tf.Tensor:
-    """A layer's output; the statistics of BatchNorm are those given, not the layer's own."""
-    if _normalises(layer):
-        return layer.normalise(inputs, *moving[layer], training)
-    return layer(inputs)
 
 
 class MixedState(keras.layers.Layer):
@@ -181,10 +169,7 @@ class MixedState(keras.layers.Layer):
     ) -> list[tf.Tensor]:
         if isinstance(mixture, SampledPath):
             return [self._sampled(inputs, mixture, training)]
-        weights = tf.gather(mixture.weights, self.rows)
-        if mixture.edge_weights is not None:
-            weights *= tf.gather(mixture.edge_weights, self.rows)[:, None]
-        return self._mixed(inputs, weights, mixture.positive, training)
+        return self._mixed(inputs, mixture.of_rows(self.rows), mixture.positive, training)
 
     # -- all candidates ----------------------------------------------------------------------------
 
@@ -201,70 +186,27 @@ class MixedState(keras.layers.Layer):
             else:
                 parts.append((candidate, live, prefix))
         if parts:
-            terms += self._shared(parts, inputs, weights, positive, bool(training))
+            terms.append(self._shared(parts, inputs, weights, positive, bool(training)))
         return terms or [self._zeros(inputs, len(self.rows))]
 
-    def _shared(self, parts, inputs, weights, positive, training) -> list[tf.Tensor]:
-        """The candidates that `mix` can evaluate, in a function that all like states share."""
-        norms = list(dict.fromkeys(x for *_, prefix in parts for x in prefix if _normalises(x)))
+    def _shared(self, parts, inputs, weights, positive, training) -> tf.Tensor:
+        """The candidates that `mix` can evaluate, in functions that all like states share."""
+        chains = list(dict.fromkeys(tuple(prefix) for *_, prefix in parts))
+        entries = [
+            Entry(chains.index(tuple(prefix)), candidate.column, live, candidate.convolution)
+            for candidate, live, prefix in parts
+        ]
         kernels = [
             self._kernel(candidate, live)
             for candidate, live, _ in parts
             if candidate.convolution is not None
         ]
-        mixer, edges = self._mixer, len(self.rows)
+        mixer, prefixes = self._mixer, Prefixes(chains, training)
+        return mix(inputs, prefixes, entries, kernels, weights, positive, mixer.dtype, mixer)
 
-        def make() -> Callable:
-            def evaluate(inputs, weights, kernels, statistics):
-                moving = dict(zip(norms, statistics, strict=True))
-                memory: dict = {}
-                reads: list[tf.Tensor] = []
-                entries = []
-                for candidate, live, prefix in parts:
-                    read = inputs
-                    for layer in prefix:
-                        # Equal prefixes of the candidates are the same layers: once is enough.
-                        place = (id(layer), id(read))
-                        if place not in memory:
-                            memory[place] = read, _apply(layer, read, moving, training)
-                        read = memory[place][1]
-                    if not any(read is known for known in reads):
-                        reads.append(read)
-                    source = next(i for i, known in enumerate(reads) if known is read)
-                    entries.append(Entry(source, candidate.column, live, candidate.convolution))
-                binary = [BinaryKernel(*kernel) for kernel in kernels]
-                return mix(reads, entries, binary, weights, positive, mixer.dtype)
-
-            return evaluate
-
-        order = {layer: number for number, layer in enumerate(norms)}
-        key = (
-            inputs.shape,
-            inputs.dtype,
-            edges,
-            positive,
-            training,
-            tuple((norm.epsilon, norm.momentum) for norm in norms),
-            tuple(
-                (
-                    candidate.column,
-                    live,
-                    candidate.convolution and candidate.convolution.settings,
-                    tuple(order.get(layer, settings_of(layer)) for layer in prefix),
-                )
-                for candidate, live, prefix in parts
-            ),
-        )
-        return mixer.traced(key, make)(
-            inputs,
-            weights,
-            [(kernel.value, kernel.signs, kernel.scale) for kernel in kernels],
-            [(norm.moving_mean, norm.moving_variance) for norm in norms],
-        )
-
-    def _kernel(self, candidate: _Candidate, live: Sequence[int]) -> BinaryKernel:
-        """A candidate's kernel for some edges."""
-        return self._mixer.kernel_of(candidate.convolution).of_edges(live, len(self.rows))
+    def _kernel(self, candidate: _Candidate, live: Sequence[int]) -> tf.Tensor:
+        """A candidate's binary kernel for some edges."""
+        return picked(self._mixer.kernel_of(candidate.convolution), live, len(self.rows))
 
     def convolutions(self) -> list[BinaryConvolution]:
         """The binary convolutions whose kernels are used, for `BinaryMixer.shared_kernels`."""
@@ -339,21 +281,13 @@ class MixedState(keras.layers.Layer):
 
     def _pool(self, candidate: _Candidate, training) -> Option:
         """A candidate that is the same for all edges and has no weights but statistics."""
-        layers = candidate.chains[0]
-        norms = [layer for layer in layers if _normalises(layer)]
+        prefixes = Prefixes([tuple(candidate.chains[0])], bool(training))
 
         def compute(inputs, *statistics):
-            moving = dict(zip(norms, statistics, strict=True))
-            for layer in layers:
-                inputs = _apply(layer, inputs, moving, bool(training))
-            return inputs
+            return prefixes(inputs, statistics)[0]
 
-        statistics = tuple((norm.moving_mean, norm.moving_variance) for norm in norms)
-        key = bool(training), tuple(
-            (layer.epsilon, layer.momentum) if layer in norms else settings_of(layer)
-            for layer in layers
-        )
-        return Option(candidate.column, compute, [statistics] * len(self.rows), key)
+        parts = [tuple(prefixes.statistics)] * len(self.rows)
+        return Option(candidate.column, compute, parts, prefixes.key(self._mixer.settings_of))
 
     def _own_layers(self, candidate: _Candidate, training) -> Option:
         """A candidate that only its own layers know how to compute."""

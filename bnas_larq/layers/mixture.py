@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from bnas_larq.backend import tf
 
@@ -23,6 +24,18 @@ class Mixture:
     weights: tf.Tensor
     positive: bool = False
     edge_weights: tf.Tensor | None = None
+    _of_rows: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+    def of_rows(self, rows: Sequence[int]) -> tf.Tensor:
+        """Weights of some edges, those of the whole edges included, [rows, operations]; computed
+        once, as all cells of a kind ask for the same."""
+        key = tuple(rows)
+        if key not in self._of_rows:
+            weights = tf.gather(self.weights, rows)
+            if self.edge_weights is not None:
+                weights *= tf.gather(self.edge_weights, rows)[:, None]
+            self._of_rows[key] = weights
+        return self._of_rows[key]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,13 +10,8 @@ import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 
 from bnas_larq.backend import tf
-from bnas_larq.layers.binary_mixture import (
-    BinaryConvolution,
-    BinaryKernel,
-    BinaryMixer,
-    Entry,
-    mix,
-)
+from bnas_larq.layers.binary_mixture import BinaryConvolution, BinaryMixer, Entry, mix
+from bnas_larq.layers.prefixes import Prefixes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +37,7 @@ def convolution(
     column: int,
     read: tf.Tensor,
     binary: BinaryConvolution,
-    kernel: BinaryKernel,
+    kernel: tf.Tensor,
     edges: int,
     dtype: tf.DType,
 ) -> Option:
@@ -50,18 +45,17 @@ def convolution(
 
     Args:
         read: the state as the convolutions read it, ±1.
-        kernel: of all edges, one after the other along the output channels.
+        kernel: ±scale, of all edges, one after the other along the output channels.
         dtype: what is convolved in.
     """
-    pieces = [tf.split(part, edges, axis=-1) for part in (kernel.value, kernel.signs, kernel.scale)]
 
-    def compute(_, read, *parts):
+    def compute(_, read, kernel):
         # Tensors of the branch's own graph: the gradient of a switch knows no others.
-        read, *parts = (tf.identity(part) for part in (read, *parts))
-        one = Entry(0, 0, (0,), binary)
-        return mix([read], [one], [BinaryKernel(*parts)], tf.ones([1, 1]), True, dtype)[0]
+        read, kernel = tf.identity(read), tf.identity(kernel)
+        itself, one = Prefixes([()], training=False), [Entry(0, 0, (0,), binary)]
+        return mix(read, itself, one, [kernel], tf.ones([1, 1]), True, dtype)
 
-    parts = [(read, *of_edge) for of_edge in zip(*pieces, strict=True)]
+    parts = [(read, of_edge) for of_edge in tf.split(kernel, edges, axis=-1)]
     return Option(column, compute, parts, ("convolution", binary.settings))
 
 

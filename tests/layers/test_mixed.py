@@ -436,8 +436,8 @@ def test_like_states_share_one_traced_function():
     states = tuple(tf.random.stateless_normal([2, 4, 4, 8], [0, n]) for n in (1, 2))
     for cell in cells:
         states = states[1], cell(states, positive(mixture_of(1)), training=True)
-    # One for 4, 3, 2 and 1 edges each.
-    assert len(mixer._functions) == 4
+    # For 4, 3, 2 and 1 edges each, forward and backward.
+    assert len(mixer._functions) == 8
 
 
 def test_every_edge_reads_its_own_row_of_the_mixture():
