@@ -37,8 +37,8 @@ def centre_and_clip(kernel: tf.Tensor, clip_value: float = 1.0) -> tf.Tensor:
 
 _traced_centre_and_clip = tf.function(
     centre_and_clip,
+    input_signature=[tf.TensorSpec(None), tf.TensorSpec([])],
     autograph=False,
-    reduce_retracing=True,
     experimental_attributes={"_noinline": True},
 )
 
@@ -194,7 +194,7 @@ class CenterClip(keras.constraints.Constraint):
             return tf.zeros_like(kernel)
         # One function for all shapes: of a supernet's two hundred kernels, it would be a tenth of a
         # step's graph.
-        centred = _traced_centre_and_clip(kernel, tf.constant(self.clip_value, kernel.dtype))
+        centred = _traced_centre_and_clip(kernel, float(self.clip_value))
         centred.set_shape(kernel.shape)
         return centred
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from bnas_larq.backend import keras, register, tf
 from bnas_larq.errors import BnasLarqError
+from bnas_larq.models.optimizers import clipping_factor, next_learning_rate
 
 Batch = tuple[tf.Tensor, tf.Tensor]
 
@@ -155,7 +156,7 @@ class SecondOrder(AlphaGradient):
     def __call__(self, problem: BilevelProblem, train: Batch, validation: Batch) -> AlphaGradients:
         weights, alphas = problem.network_variables, problem.architecture_variables
         before = [tf.identity(weight) for weight in weights]
-        xi = learning_rate(problem.optimizer) if self.xi is None else self.xi
+        xi = next_learning_rate(problem.optimizer) if self.xi is None else self.xi
 
         def training_gradients(variables):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -209,7 +210,7 @@ class _VirtualStep:
         """What clipping multiplies the gradients by."""
         if self.clip_norm is None:
             return 1.0
-        return self.clip_norm / tf.maximum(self.norm, self.clip_norm)
+        return clipping_factor(self.norm, self.clip_norm)
 
     def reached(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """w' from the weights' values."""
@@ -243,19 +244,8 @@ def _velocity(optimizer, weight: tf.Variable) -> tf.Tensor | float:
     if not isinstance(optimizer, keras.optimizers.SGD) or not optimizer.momentum:
         return 0.0
     place = optimizer._index_dict[optimizer._var_key(weight)]
-    rate = tf.maximum(learning_rate(optimizer), 1e-12)
+    rate = tf.maximum(next_learning_rate(optimizer), 1e-12)
     return -optimizer.momentum * tf.convert_to_tensor(optimizer.momentums[place]) / rate
-
-
-def learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
-    """The rate of the optimizer's next step.
-
-    Its property `learning_rate` still has that of the step before, when there is a schedule.
-    """
-    rate = optimizer._learning_rate
-    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        return tf.cast(rate(optimizer.iterations), tf.float32)
-    return tf.convert_to_tensor(rate)
 
 
 def gradients_of(tape, objective: tf.Tensor, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:

@@ -27,6 +27,22 @@ def latent_kernels(model: keras.Model) -> list[tf.Variable]:
     ]
 
 
+def next_learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
+    """The rate of the optimizer's next step.
+
+    Its property `learning_rate` still has that of the step before, when there is a schedule.
+    """
+    rate = optimizer._learning_rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return tf.cast(rate(optimizer.iterations), tf.float32)
+    return tf.convert_to_tensor(rate)
+
+
+def clipping_factor(norm: tf.Tensor, limit: float) -> tf.Tensor:
+    """What gradients of this global norm are multiplied by, so that it is at most `limit`."""
+    return limit / tf.maximum(norm, limit)
+
+
 class _CoupledDecay:
     """Adds clipping by global norm, L2 decay and rates of single weights to a Keras optimizer.
 
@@ -47,6 +63,7 @@ class _CoupledDecay:
     ) -> None:
         self.rate_multipliers = dict(rate_multipliers or {})
         self._multiplier: float | None = None
+        self._rate: tf.Tensor | None = None
         super().__init__(*args, **kwargs)
         self.l2 = l2
         self.clip_norm = clip_norm
@@ -54,7 +71,7 @@ class _CoupledDecay:
     @property
     def learning_rate(self):
         """The learning rate; inside the update of a variable with a multiplier, that one's."""
-        rate = super().learning_rate
+        rate = super().learning_rate if self._rate is None else self._rate
         return rate if self._multiplier is None else rate * self._multiplier
 
     @learning_rate.setter
@@ -75,7 +92,9 @@ class _CoupledDecay:
         ]
         gradients, variables = [g for g, _ in pairs], [v for _, v in pairs]
         if self.clip_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm)
+            # As `tf.clip_by_global_norm`, which makes an operation more of each.
+            factor = clipping_factor(tf.linalg.global_norm(gradients), self.clip_norm)
+            gradients = [factor * tf.convert_to_tensor(gradient) for gradient in gradients]
         if self.l2:
             # One constant for all: a graph of hundreds of variables is traced slowly.
             l2 = tf.constant(self.l2)
@@ -83,7 +102,12 @@ class _CoupledDecay:
                 g + tf.cast(l2, v.dtype) * tf.convert_to_tensor(v)
                 for g, v in zip(gradients, variables, strict=True)
             ]
-        return super().apply_gradients(zip(gradients, variables, strict=True), *args, **kwargs)
+        # Read once, not for each variable.
+        self._rate = next_learning_rate(self)
+        try:
+            return super().apply_gradients(zip(gradients, variables, strict=True), *args, **kwargs)
+        finally:
+            self._rate = None
 
     def get_config(self) -> dict:
         return {
@@ -95,7 +119,7 @@ class _CoupledDecay:
 
 
 class _OneOpSGD(keras.optimizers.SGD):
-    """Keras' SGD with one operation for each variable instead of eight: a supernet has hundreds."""
+    """Keras' SGD with one operation for each variable instead of ten: a supernet has hundreds."""
 
     def update_step(self, gradient, variable):
         if isinstance(gradient, tf.IndexedSlices):

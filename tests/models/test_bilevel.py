@@ -11,9 +11,9 @@ import pytest
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError
-from bnas_larq.models.bilevel import FirstOrder, Losses, SecondOrder, SingleLevel, learning_rate
+from bnas_larq.models.bilevel import FirstOrder, Losses, SecondOrder, SingleLevel
 from bnas_larq.models.diversity import AnnealedEntropy
-from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
+from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD, next_learning_rate
 from bnas_larq.models.supernet import SuperNet
 from bnas_larq.spaces import SearchSpace
 
@@ -165,7 +165,7 @@ def test_the_rate_is_that_of_the_next_step():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.5, 0.25])
     optimizer = CoupledSGD(schedule)
     optimizer.iterations.assign(2)
-    assert float(learning_rate(optimizer)) == 0.25
+    assert float(next_learning_rate(optimizer)) == 0.25
 
 
 @pytest.mark.parametrize("arguments", [{"xi": -1.0}, {"epsilon": 0.0}])
