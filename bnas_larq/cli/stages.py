@@ -58,7 +58,13 @@ class Stages:
         seconds = time.monotonic() - start + earlier
         self.folder.mark_done(name, seconds=round(seconds, 2), **facts)
 
-    def seconds_of(self, name: str, epochs: int) -> float:
-        """Time of the first epochs of a stage, which earlier processes trained."""
-        rows = read_lines(self.folder / name / "metrics.jsonl")
-        return sum(row["seconds"] for row in rows[:epochs])
+    def recorded_seconds(self, name: str, workers: int = 1) -> float:
+        """Time of what earlier processes did of a stage: epochs, draws, and trials, of which
+        `workers` ran at a time."""
+        folder = self.folder / name
+        shares = {"metrics.jsonl": 1, "draws.jsonl": 1, "trials.jsonl": workers}
+        return sum(
+            row["seconds"] / share
+            for file, share in shares.items()
+            for row in read_lines(folder / file)
+        )

@@ -36,7 +36,7 @@ from bnas_larq.models.network import NetworkConfig, build_network
 from bnas_larq.models.stored import StoredNetwork
 from bnas_larq.recipe import Recipe
 from bnas_larq.report.html import write_report
-from bnas_larq.runs import RunFolder, read_lines, write_json
+from bnas_larq.runs import RunFolder, write_json
 from bnas_larq.search import SearchData
 from bnas_larq.training import Evaluation, evaluate_network, train_stored
 from bnas_larq.zoo.finetune_source import begun_with, source_of, with_new_head
@@ -114,6 +114,17 @@ class Workflow:
             num_classes=self.data.num_classes,
             **self.recipe.network.model_dump(),
         )
+
+    @property
+    def training_recipe(self) -> Recipe:
+        """The recipe, with the best trial's training settings where keras-tuner sought some."""
+        tuned = None
+        if self._searches and self.recipe.search.searcher == "tuner":
+            tuned = self.genotype.provenance.get("train")
+        if not tuned:
+            return self.recipe
+        train = self.recipe.train.model_copy(update=tuned)
+        return self.recipe.model_copy(update={"train": train})
 
     def network(self) -> keras.Model:
         """The trained network."""
@@ -195,7 +206,7 @@ class Workflow:
         searcher = make_searcher(self, settings)
         say(f"search: {data.name}, {describe_search(settings)}")
         stage = self.folder / "search"
-        done = len(read_lines(stage / "metrics.jsonl"))
+        earlier = self.stages.recorded_seconds("search", settings.tuner.workers)
         result = searcher.run(
             SearchData(
                 *pipelines,
@@ -220,7 +231,7 @@ class Workflow:
             "genotype": result.genotype.id,
             "epoch": result.epoch,
             "supernet_validation_accuracy": result.validation_accuracy,
-            "earlier_seconds": self.stages.seconds_of("search", done),
+            "earlier_seconds": earlier,
         }
 
     def _with_precision(self, stage: str, settings: Any) -> Any:
@@ -248,7 +259,8 @@ class Workflow:
         self.stages.do("train", self._train)
 
     def _train(self) -> dict[str, Any]:
-        settings, tuning, data = self.recipe.train, self.recipe.finetune, self.data
+        recipe, data = self.training_recipe, self.data
+        settings, tuning = recipe.train, recipe.finetune
         described = StoredNetwork(
             self.folder.path,
             self.genotype,
@@ -268,12 +280,16 @@ class Workflow:
             f"train: {heads}{settings.epochs} epochs of {data.train.num_examples:,} images of "
             f"{data.name}, genotype {described.genotype.id}"
         )
+        if recipe is not self.recipe:
+            tuned = described.genotype.provenance["train"]
+            changed = ", ".join(f"{key} {value}" for key, value in tuned.items())
+            say(f"train: as its trial: {changed}")
         self._with_precision("train", settings)
-        done = len(read_lines(self.folder / "train" / "metrics.jsonl"))
-        accuracy = train_stored(described, model, self.recipe, data, self._callbacks("train"))
+        earlier = self.stages.recorded_seconds("train")
+        accuracy = train_stored(described, model, recipe, data, self._callbacks("train"))
         return {
             "validation_accuracy": accuracy,
-            "earlier_seconds": self.stages.seconds_of("train", done),
+            "earlier_seconds": earlier,
         }
 
     def evaluate(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
@@ -116,3 +117,16 @@ def test_the_largest_batch_must_fit(workflow, train, hyperparameters):
     made = workflow(train={**TINY["train"], **train}, search={"searcher": "tuner", "tuner": tuner})
     with pytest.raises(DataError, match="batch size 121 for 120 examples"):
         NetworkTrial(made).check()
+
+
+def test_the_network_is_trained_as_the_best_trial_was(workflow, capsys):
+    made = workflow(train={**TINY["train"], "epochs": 1})
+    found = Genotype.random(SPACE, 0)
+    Genotype(
+        found.normal, found.reduce, provenance={"train": {"learning_rate": 0.004, "batch_size": 30}}
+    ).save(made.folder / "genotype.json")
+    made.train()
+    assert "train: as its trial: learning_rate 0.004, batch_size 30" in capsys.readouterr().err
+    (epoch,) = read_lines(made.folder / "train" / "metrics.jsonl")
+    # The last of four steps: (1 + cos(3/4 · π)) / 2 of the rate.
+    assert epoch["lr"] == pytest.approx(0.004 * (1 + math.cos(0.75 * math.pi)) / 2)
