@@ -48,6 +48,8 @@ EXTRAS_REQUIRE = {
     "torch": ["torch>=2.6"],
     "test": [
         "pytest>=7.4",
+        # Two tests at a time: most of one is Python that traces graphs.
+        "pytest-xdist>=3.5",
         "ruff>=0.4",
         "black>=24",
         # The test of the wheel builds it without a network, so the build's own tools must be
