@@ -84,11 +84,13 @@ def make(plan: CellPlan, scheme: str = "test-exact", space=SPACE, dtype="float32
     return cell
 
 
-def run(compute, plan: CellPlan, alphas: tf.Tensor, variables=()):
-    """Outputs of `compute(states, mixture weights)`, gradients of α and of the kernels."""
+def run(compute, plan: CellPlan, alphas: tf.Tensor, variables=(), order: int = 1):
+    """Outputs of `compute(states, mixture weights)`, gradients of α and of the kernels; with order
+    −1 the images come the other way round."""
     with tf.GradientTape() as tape:
         tape.watch(alphas)
-        outputs = compute(inputs_of(plan), tf.nn.softmax(alphas))
+        states = tuple(state[::order] for state in inputs_of(plan))
+        outputs = compute(states, tf.nn.softmax(alphas))[::order]
         # Any uneven weighting, so that every output counts differently.
         loss = tf.reduce_sum(outputs * tf.random.stateless_normal(tf.shape(outputs), [5, 6]))
     gradient, received = tape.gradient(loss, (alphas, list(variables)))
@@ -100,17 +102,32 @@ def alphas_of(space: SearchSpace, seed: int = 7) -> tf.Tensor:
 
 
 def compare(
-    cell: MixedCell, plan: CellPlan, reference, mixture=Mixture, bound: float = 1e-5, **settings
+    cell: MixedCell, plan: CellPlan, reference, mixture=Mixture, reordered: bool = False, **settings
 ) -> None:
-    """Outputs and all gradients of the cell against the reference form's."""
+    """Outputs and all gradients of the cell against the reference form's.
+
+    With `reordered`, a kernel's gradient may be as far from the reference's as the reference's is
+    from itself, twice, when it reads the images in another order.
+    """
     alphas, variables = alphas_of(cell.space), cell.trainable_variables
     ours = run(lambda x, w: cell(x, mixture(w), training=True), plan, alphas, variables)
     theirs = run(lambda x, w: reference(cell, x, w, **settings), plan, alphas, variables)
     assert_close(ours[0], theirs[0])
     assert_close(ours[1], theirs[1])
-    for variable, one, other in zip(variables, ours[2], theirs[2], strict=True):
+    bounds = [1e-5] * len(variables)
+    if reordered:
+        again = run(lambda x, w: reference(cell, x, w, **settings), plan, alphas, variables, -1)
+        bounds = [max(1e-5, 2 * far(*pair)) for pair in zip(again[2], theirs[2], strict=True)]
+        # It is about single kernels.
+        assert sum(bound > 1e-5 for bound in bounds) <= 2
+    for variable, one, other, bound in zip(variables, ours[2], theirs[2], bounds, strict=True):
         assert np.any(other), variable.name
         assert_close(one, other, bound)
+
+
+def far(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference, as a share of the largest entry."""
+    return np.abs(one - other).max() / np.abs(other).max()
 
 
 def assert_close(one: np.ndarray, other: np.ndarray, bound: float = 1e-5) -> None:
@@ -201,9 +218,10 @@ def spaces(registry):
 def test_other_spaces(name, kind, spaces, edge_by_edge):
     plan = PLANS[kind]
     # Behind the first kernel of a separable chain stand three BatchNorms, each of which takes most
-    # of the gradient away: rounding of the whole weighs more in what is left (2e-5 was seen).
-    bound = 5e-5 if name == "darts-binary" else 1e-5
-    compare(make(plan, space=spaces[name]), plan, edge_by_edge, positive, bound)
+    # of the gradient away: rounding of the whole weighs more in what is left. The reference with
+    # its images reversed is 2.7e-5 away from itself there, the cell 2.0e-5 away from the reference.
+    reordered = name == "darts-binary"
+    compare(make(plan, space=spaces[name]), plan, edge_by_edge, positive, reordered)
 
 
 @pytest.mark.parametrize("name", ["bnas-ucb", "darts-binary"])
