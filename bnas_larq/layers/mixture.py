@@ -27,15 +27,23 @@ class Mixture:
     _of_rows: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def of_rows(self, rows: Sequence[int]) -> tf.Tensor:
-        """Weights of some edges, those of the whole edges included, [rows, operations]; computed
-        once, as all cells of a kind ask for the same."""
-        key = tuple(rows)
+        """Weights of some edges, those of the whole edges included, [rows, operations].
+
+        In a graph they are computed once, as all cells of a kind ask for the same.
+        """
+        if tf.executing_eagerly():
+            return self._gathered(rows)
+        # Tensors belong to the graph that they were made in.
+        key = id(tf.compat.v1.get_default_graph()), tuple(rows)
         if key not in self._of_rows:
-            weights = tf.gather(self.weights, rows)
-            if self.edge_weights is not None:
-                weights *= tf.gather(self.edge_weights, rows)[:, None]
-            self._of_rows[key] = weights
+            self._of_rows[key] = self._gathered(rows)
         return self._of_rows[key]
+
+    def _gathered(self, rows: Sequence[int]) -> tf.Tensor:
+        weights = tf.gather(self.weights, rows)
+        if self.edge_weights is not None:
+            weights *= tf.gather(self.edge_weights, rows)[:, None]
+        return weights
 
 
 @dataclasses.dataclass(frozen=True)

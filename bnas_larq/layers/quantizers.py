@@ -192,6 +192,8 @@ class CenterClip(keras.constraints.Constraint):
     def __call__(self, kernel: tf.Tensor) -> tf.Tensor:
         if self.depthwise:
             return tf.zeros_like(kernel)
+        if kernel.dtype != tf.float32:
+            return centre_and_clip(kernel, self.clip_value)
         # One function for all shapes: of a supernet's two hundred kernels, it would be a tenth of a
         # step's graph.
         centred = _traced_centre_and_clip(kernel, float(self.clip_value))
