@@ -92,6 +92,15 @@ class TunerSettings(Section):
     cost: Literal["ops", "bytes"] | None = "ops"
     workers: int = pydantic.Field(1, gt=0)
 
+    @pydantic.model_validator(mode="after")
+    def _children(self) -> TunerSettings:
+        if self.oracle == "evolution" and self.population >= self.trials:
+            raise ValueError(
+                f"an evolution needs more trials than its population, which begins at random; "
+                f"trials is {self.trials}, population {self.population}"
+            )
+        return self
+
     @pydantic.field_validator("hyperparameters")
     @classmethod
     def _tunable(cls, hyperparameters: dict[str, Any]) -> dict[str, Any]:

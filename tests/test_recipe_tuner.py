@@ -54,3 +54,10 @@ def test_what_cannot_be_tuned_is_refused(hyperparameters, message):
     with pytest.raises(RecipeError, match=message) as caught:
         tuned(hyperparameters)
     assert "'search.tuner.hyperparameters' must be valid" in str(caught.value)
+
+
+@pytest.mark.parametrize("trials", [10, 20])
+def test_an_evolution_has_more_trials_than_its_population(trials):
+    with pytest.raises(RecipeError, match=f"trials is {trials}, population 20"):
+        parse_recipe({"search": {"tuner": {"oracle": "evolution", "trials": trials}}})
+    parse_recipe({"search": {"tuner": {"oracle": "random", "trials": trials}}})

@@ -30,8 +30,10 @@ OPERATIONS = {
     "sep_3x3": "bin_sep_conv_3x3",
     "sep_5x5": "bin_sep_conv_5x5",
 }
-#: Those with a depthwise convolution.
-DEPTHWISE = frozenset({"sep_3x3", "sep_5x5"})
+#: Operations with a depthwise convolution.
+DEPTHWISE = frozenset(
+    f"bin_{kind}_conv_{size}" for kind in ("sep", "dil_sep") for size in ("3x3", "5x5")
+)
 #: How each row of the table quantises.
 SCHEMES = {"full": "full-precision", "binary": "sign-scale-centred", "uncentred": "sign-scale"}
 
@@ -95,12 +97,8 @@ def members(recipe: Recipe) -> list[Member]:
     the separable layers only.
     """
     study = recipe.layer_study
-    return [
-        Member(precision, layer)
-        for precision in study.precisions
-        for layer in study.layers
-        if precision != "uncentred" or layer in DEPTHWISE
-    ]
+    every = [Member(precision, layer) for precision in study.precisions for layer in study.layers]
+    return [one for one in every if one.precision != "uncentred" or one.operation in DEPTHWISE]
 
 
 class LayerStudy:

@@ -134,8 +134,13 @@ def tuner_search(workflow: RunParts) -> TunerSearch:
     entry = own_command("worker", "--with-parent", workflow.folder.path)
 
     def launch() -> None:
-        trial.prepare()
         run_processes(entry, recipe.search.tuner.workers)
 
-    space = SearchSpace.named(recipe.search.space)
-    return TunerSearch(recipe.search.tuner, space, trial, seed=recipe.seed, launch=launch)
+    return TunerSearch(
+        recipe.search.tuner,
+        SearchSpace.named(recipe.search.space),
+        trial,
+        seed=recipe.seed,
+        prepare=trial.prepare,
+        launch=launch,
+    )

@@ -108,6 +108,9 @@ def test_the_shipped_study_has_the_slides_twelve_networks_and_two_more():
         edges = {edge.op for cell in one.genotype().cells for node in cell for edge in node}
         assert edges == {one.operation}
     assert Member("full", "dil_5x5").operation == "bin_dil_conv_5x5"
+    named = {"layers": ["bin_conv_3x3", "bin_sep_conv_3x3", "bin_dil_sep_conv_5x5"]}
+    own = members(parse_recipe({"layer_study": {**named, "precisions": ["uncentred"]}}))
+    assert [one.layer for one in own] == named["layers"][1:]
     assert Member("full", "bin_conv_3x3_linear").operation == "bin_conv_3x3_linear"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bnas_larq.backend import keras
-from bnas_larq.errors import RunError, TrainingStopped
+from bnas_larq.errors import RunError, TrainingStopped, one_line
 from bnas_larq.fitting.callbacks import clock
 from bnas_larq.genotype import Genotype
 from bnas_larq.runs import Checkpoints, read_json, read_lines
@@ -61,6 +61,7 @@ class TunerSearch(Searcher):
         space: of the genotypes.
         trial: trains and measures one network.
         seed: of the oracle and of every trial.
+        prepare: called by the process that owns the search, before any trial.
         launch: starts the chief and `settings.workers` workers as processes, each of which calls
             `take_part`, and returns when all of them are done.
     """
@@ -72,9 +73,11 @@ class TunerSearch(Searcher):
         trial: TrialFunction,
         *,
         seed: int,
+        prepare: Callable[[], None] | None = None,
         launch: Callable[[], None] | None = None,
     ) -> None:
-        self.settings, self.trial, self.seed, self.launch = settings, trial, seed, launch
+        self.settings, self.trial, self.seed = settings, trial, seed
+        self.prepare, self.launch = prepare, launch
         self.encoding = Encoding(space, settings.hyperparameters)
 
     def run(
@@ -106,6 +109,8 @@ class TunerSearch(Searcher):
                 f"{os.environ[TUNER_ID]}. Set it to chief here, and start workers with "
                 "`bnas-larq worker FOLDER`."
             )
+        if self.prepare is not None:
+            self.prepare()
         if role == "chief":
             where = f"{os.environ[ORACLE_IP]}:{os.environ[ORACLE_PORT]}"
             worker = f"bnas-larq worker {folder.parent}"
@@ -123,8 +128,24 @@ class TunerSearch(Searcher):
         environment names.
         """
         # They load keras-tuner, which needs the backend before it.
+        from grpc import RpcError
         from keras_tuner.errors import FatalError
 
+        where = f"{os.environ.get(ORACLE_IP)}:{os.environ.get(ORACLE_PORT)}"
+        if role_of_process() == "worker":
+            print(f"worker: asks the chief at {where}", file=sys.stderr, flush=True)
+        try:
+            self._run_trials(folder)
+        except FatalError as error:
+            raise error.__cause__ or error from None
+        except RpcError as error:
+            raise RunError(
+                f"The chief and the workers of a search must reach each other at {where}. "
+                f"Received: {one_line(error)}. Check {ORACLE_IP} and {ORACLE_PORT}; if the chief "
+                "has ended, start it again with --resume, then the workers."
+            ) from error
+
+    def _run_trials(self, folder: Path) -> None:
         from bnas_larq.search.tuning.oracles import make_oracle
         from bnas_larq.search.tuning.tuner import GenotypeTuner
 
@@ -140,10 +161,7 @@ class TunerSearch(Searcher):
                 may_continue=settings.oracle == "hyperband",
             )
         with contextlib.redirect_stdout(sys.stderr):
-            try:
-                tuner.search()
-            except FatalError as error:
-                raise error.__cause__ or error from None
+            tuner.search()
 
     def _result(self, rows: list[dict[str, Any]], provenance: dict[str, Any]) -> SearchResult:
         best = best_row(rows)

@@ -12,7 +12,7 @@ import pytest
 
 from bnas_larq.errors import RunError, TrainingStopped
 from bnas_larq.runs import append_line, read_json, read_lines
-from bnas_larq.search.tuning import Encoding, TrialResult, pareto_front
+from bnas_larq.search.tuning import Encoding, TrialResult, TunerSearch, pareto_front
 from bnas_larq.search.tuning.records import FRONT, TRIALS, best_row
 from bnas_larq.search.tuning.searcher import TUNER_ID
 from bnas_larq.settings import TunerSettings
@@ -325,3 +325,34 @@ def test_a_worker_does_not_own_a_search(found, monkeypatch, tmp_path):
     monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "1")
     with pytest.raises(RunError, match="Received: KERASTUNER_TUNER_ID=worker-1. Set it to chief"):
         found(tmp_path, oracle="random", trials=2)
+
+
+def test_without_a_chief_there_is_a_sentence(found, monkeypatch, tmp_path):
+    import grpc
+
+    class Unavailable(grpc.RpcError):
+        def __str__(self):
+            return "failed to connect"
+
+    def refused(self, folder):
+        raise Unavailable
+
+    monkeypatch.setattr(TunerSearch, "_run_trials", refused)
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker-1")
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "9")
+    settings = TunerSettings(oracle="random", trials=2)
+    with pytest.raises(RunError, match="at 127.0.0.1:9. Received: failed to connect"):
+        TunerSearch(settings, BINARY, lambda *_: None, seed=0).take_part(tmp_path)
+
+
+def test_what_all_must_do_alike_comes_first(planted, tmp_path):
+    settings, order = TunerSettings(oracle="random", trials=2), []
+
+    def trial(*args):
+        order.append("trial")
+        return planted(*args)
+
+    search = TunerSearch(settings, BINARY, trial, seed=0, prepare=lambda: order.append("prepare"))
+    search.run(folder=tmp_path, provenance={})
+    assert order == ["prepare", "trial", "trial"]
