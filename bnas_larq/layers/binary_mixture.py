@@ -54,7 +54,8 @@ class BinaryConvolution:
     def settings(self) -> tuple:
         """Everything but the kernel that the outputs depend on."""
         layer = self.layer
-        return type(layer), layer.strides, layer.dilation_rate, layer.padding, self.relu
+        size = layer.kernel_size
+        return type(layer), size, layer.strides, layer.dilation_rate, layer.padding, self.relu
 
     @classmethod
     def of(cls, layers: Sequence[keras.layers.Layer]) -> tuple[int, BinaryConvolution] | None:
@@ -187,8 +188,9 @@ class BinaryMixer:
         groups: dict[Hashable, list[lq.layers.QuantConv2D]] = {}
         for convolution in convolutions:
             layer, quantizer = convolution.layer, convolution.layer.kernel_quantizer
-            # A quantizer with variables of its own belongs to its one kernel.
-            alike = id(layer) if quantizer.weights else self.settings_of(quantizer)
+            # One with variables belongs to its one kernel, and a user's may do as it likes.
+            own = quantizer.weights or type(quantizer) not in _SIGNS
+            alike = id(layer) if own else self.settings_of(quantizer)
             groups.setdefault((alike, *layer.kernel.shape[:-1]), []).append(layer)
         shared = {}
         for layers in groups.values():
@@ -246,6 +248,8 @@ def mix(
 ) -> tf.Tensor:
     """Weighted outputs of some candidates that leave one state.
 
+    It has first derivatives only: those of its gradient would lack terms.
+
     Args:
         inputs: the state, [batch, height, width, channels], float32.
         prefixes: make of it what the candidates read: ±1 for convolutions.
@@ -269,13 +273,18 @@ def mix(
         forward = mixer.traced((key, "forward"), lambda: evaluation.forward, inline=False)
         backward = mixer.traced((key, "backward"), lambda: evaluation.backward, inline=False)
 
+    statistics = prefixes.statistics
+    if not prefixes.training:
+        # A pass in training may move them before the gradient of this one is asked for.
+        statistics = [tuple(map(tf.convert_to_tensor, pair)) for pair in statistics]
+
     @tf.custom_gradient
     def evaluate(inputs, weights, *kernels):
         with unrecorded():
-            output, kept = forward(inputs, weights, kernels, prefixes.statistics)
+            output, kept = forward(inputs, weights, kernels, statistics)
 
         def grad(upstream):
-            found = backward(upstream, inputs, weights, kernels, kept, prefixes.statistics)
+            found = backward(upstream, inputs, weights, kernels, kept, statistics)
             dinputs, dweights, dkernels = found
             return [dinputs, dweights, *dkernels]
 
@@ -371,13 +380,14 @@ class _Evaluation:
         dweights = self._weight_gradients(dfactors, weights)
         if self.pools:
             with tf.GradientTape() as inner:
-                sources = [reads[entry.source] for entry in self.pools]
+                places = sorted({entry.source for entry in self.pools})
+                sources = [reads[place] for place in places]
                 inner.watch((sources, weights))
                 pooled = self._pooled(reads, weights)
             dsources, dweight = inner.gradient(pooled, (sources, weights), upstream)
             dweights += dweight
-            for entry, dsource in zip(self.pools, dsources, strict=True):
-                dreads[entry.source].append(dsource)
+            for place, dsource in zip(places, dsources, strict=True):
+                dreads[place].append(dsource)
         dinputs = tape.gradient(reads, inputs, [_sum(terms) for terms in dreads])
         return dinputs, dweights, dkernels
 

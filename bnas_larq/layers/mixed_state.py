@@ -64,7 +64,8 @@ def shared_part(candidate: _Candidate) -> list[keras.layers.Layer] | None:
     """The layers in front of a candidate's binary convolution, or all of a pool's.
 
     None unless `mix` can evaluate it, and unless the layers are BatchNorm without scale and offset
-    or have no weights, so that those of one state can stand for those of another.
+    or have no weights, so that those of one state can stand for those of another, and do the same
+    each time, as the backward pass computes them again: none that draws or heeds `training`.
     """
     if candidate.convolution is not None:
         layers = candidate.chains[0][: candidate.prefix]
@@ -72,7 +73,8 @@ def shared_part(candidate: _Candidate) -> list[keras.layers.Layer] | None:
         layers = candidate.chains[0]
     else:
         return None
-    return layers if all(normalises(layer) or not layer.weights for layer in layers) else None
+    same = all(normalises(x) or not (x.weights or x._expects_training_arg) for x in layers)
+    return layers if same else None
 
 
 def _keeps_some(operation: str, context: Context) -> bool:

@@ -24,7 +24,7 @@ class Mixture:
     weights: tf.Tensor
     positive: bool = False
     edge_weights: tf.Tensor | None = None
-    _of_rows: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    _of_rows: dict = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of_rows(self, rows: Sequence[int]) -> tf.Tensor:
         """Weights of some edges, those of the whole edges included, [rows, operations].

@@ -199,6 +199,12 @@ class _VirtualStep:
     """
 
     def __init__(self, optimizer, weights, gradients, xi) -> None:
+        for option in ("momentum_schedule", "rate_multipliers", "nesterov"):
+            if getattr(optimizer, option, None):
+                raise BnasLarqError(
+                    "A second-order gradient follows one step of plain SGD with momentum. "
+                    f"Received: an optimizer with {option}. Leave it out, or take FirstOrder."
+                )
         self.weights, self.gradients, self.xi = weights, gradients, xi
         self.norm = tf.linalg.global_norm(gradients)
         self.clip_norm = getattr(optimizer, "clip_norm", None)

@@ -31,7 +31,7 @@ def dead_sign_share(supernet: SuperNet, images: tf.Tensor) -> float | None:
     dead: list[np.ndarray] = []
     older = chain(supernet.stem, images, False)
     newer = chain(supernet.second_stem, older, False)
-    normal, reduce = (supernet.relaxation(alpha) for alpha in supernet.live_alphas())
+    normal, reduce = supernet.mixtures(training=False)
     mixtures = {False: normal, True: reduce}
     for cell in supernet.cells:
         values = cell.values((older, newer), mixtures[cell.plan.reduction], False)

@@ -39,8 +39,9 @@ def next_learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
 
 
 def clipping_factor(norm: tf.Tensor, limit: float) -> tf.Tensor:
-    """What gradients of this global norm are multiplied by, so that it is at most `limit`."""
-    return limit / tf.maximum(norm, limit)
+    """What gradients of this global norm are multiplied by, so that it is at most `limit`; NaN if
+    the norm is not finite, so that no weight hides it."""
+    return limit / tf.maximum(norm, limit) + (norm - norm)
 
 
 class _CoupledDecay:
@@ -64,7 +65,8 @@ class _CoupledDecay:
         self.rate_multipliers = dict(rate_multipliers or {})
         self._multiplier: float | None = None
         self._rate: tf.Tensor | None = None
-        super().__init__(*args, **kwargs)
+        # Compiled by XLA, as Keras does on GPUs, an update would keep the first step's rate.
+        super().__init__(*args, **{**kwargs, "jit_compile": False})
         self.l2 = l2
         self.clip_norm = clip_norm
 

@@ -7,7 +7,7 @@ import pytest
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.layers.binary_mixture import BinaryConvolution, BinaryMixer
-from bnas_larq.layers.mixed_state import MixedState
+from bnas_larq.layers.mixed_state import MixedState, shared_part
 from bnas_larq.layers.mixture import Mixture
 from bnas_larq.layers.operations import Context, chain, register_operation
 from bnas_larq.layers.projection import ProjectionLoss
@@ -141,3 +141,36 @@ def test_full_precision_is_left_to_its_layers():
     compare(state)
     layers = state.candidates[0].chains[0]
     assert BinaryConvolution.of(layers) is None
+
+
+@pytest.mark.usefixtures("registry")
+def test_what_draws_in_front_of_a_convolution_is_left_to_its_layers():
+    """The backward pass computes what stands there again: a mask would be another one."""
+
+    @register_operation("test_dropout", sharing="channels")
+    def dropout(context):
+        first = [*context.binary_input(), keras.layers.Dropout(0.5)]
+        return [*first, *context.binary_conv(3), context.relu()]
+
+    (candidate,) = state_of("test_dropout").candidates
+    assert candidate.convolution is not None and shared_part(candidate) is None
+    (candidate,) = state_of("bin_conv_3x3").candidates
+    assert shared_part(candidate) is not None
+
+
+def test_the_gradient_of_an_evaluating_pass_is_that_of_its_statistics():
+    state = state_of("bin_conv_3x3", "max_pool_3x3")
+    inputs = tf.constant(5.0 * numbers(4, 6, 6, FILTERS))
+    weights = tf.constant(np.random.default_rng(1).uniform(0.2, 0.8, (EDGES, 2)), tf.float32)
+    kernels, found = state.trainable_weights, []
+    for moved in (False, True):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = tf.add_n(state(inputs, Mixture(weights, positive=True), training=False))
+            loss = tf.reduce_sum(outputs * numbers(*outputs.shape, seed=2))
+            if moved:
+                with tape.stop_recording():
+                    state(inputs, Mixture(weights, positive=True), training=True)
+        found.append(tape.gradient(loss, [inputs, *kernels]))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)

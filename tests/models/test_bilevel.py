@@ -289,3 +289,13 @@ def test_it_runs_traced_and_moves_both_groups():
         for variable, value in zip(net.trainable_variables, before, strict=True)
     ]
     assert all(moved)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"nesterov": True}, {"momentum_schedule": lambda step: 0.5}, {"rate_multipliers": {"a": 0.5}}],
+)
+def test_steps_that_are_not_followed_are_refused(option):
+    problem = Smooth(CoupledSGD(0.4, momentum=0.9, **option))
+    with pytest.raises(BnasLarqError, match=f"an optimizer with {next(iter(option))}. Leave it"):
+        SecondOrder()(problem, TRAIN, VALIDATION)

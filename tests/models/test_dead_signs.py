@@ -8,6 +8,9 @@ import pytest
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.layers import operations
 from bnas_larq.layers.channel_sampling import PartialChannels
+from bnas_larq.layers.mixed import MixedCell
+from bnas_larq.layers.mixture import SampledPath
+from bnas_larq.layers.relaxations import GumbelHard, TemperatureSchedule
 from bnas_larq.models.dead_signs import dead_channels, dead_sign_share
 from bnas_larq.models.supernet import SuperNet
 from bnas_larq.spaces import ZEROISE, SearchSpace
@@ -123,3 +126,25 @@ def test_partial_channels(images):
     norm.moving_mean.assign([1e3, 1e3])
     # Half of the channels pass the candidates.
     assert dead_sign_share(net, images) == pytest.approx(healthy + 2 / (SIGNS / 2))
+
+
+@pytest.mark.parametrize("settings", [{"edge_normalization": True}, {"relaxation": "sampled"}])
+def test_it_looks_at_the_network_that_is_evaluated(settings, monkeypatch):
+    if "relaxation" in settings:
+        settings = {"relaxation": GumbelHard(TemperatureSchedule(1.0, 1.0, 1))}
+    operations = ("none", "max_pool_3x3", "bin_conv_3x3")
+    space = SearchSpace("small", operations, operations, nodes=1)
+    net = SuperNet(space, 3, cells=1, channels=2, input_shape=(8, 8, 3), **settings)
+    seen, values = [], MixedCell.values
+
+    def spied(self, states, mixture, training=None):
+        seen.append(mixture)
+        return values(self, states, mixture, training)
+
+    monkeypatch.setattr(MixedCell, "values", spied)
+    assert 0 <= dead_sign_share(net, tf.zeros([2, 8, 8, 3])) <= 1
+    (mixture,) = seen
+    if net.betas:
+        assert mixture.edge_weights is not None
+    else:
+        assert isinstance(mixture, SampledPath)

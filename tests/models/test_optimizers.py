@@ -253,3 +253,16 @@ def test_config_round_trip(make):
 def test_their_names_are_those_of_the_package():
     for kind in (CoupledSGD, CoupledAdam):
         assert keras.utils.get_registered_name(kind) == f"bnas_larq>{kind.__name__}"
+
+
+def test_a_norm_that_is_not_finite_spoils_all_weights():
+    """As `tf.clip_by_global_norm`: else a broken gradient could hide in a weight nobody uses."""
+    variables = [tf.Variable(1.0), tf.Variable(1.0)]
+    gradients = [tf.constant(3e38), tf.constant(1.0)]
+    CoupledSGD(0.1, clip_norm=1.0).apply_gradients(zip(gradients, variables, strict=True))
+    assert all(np.isnan(variable.numpy()) for variable in variables)
+
+
+@pytest.mark.parametrize("kind", [CoupledSGD, CoupledAdam])
+def test_xla_does_not_compile_single_updates(kind):
+    assert not kind(0.1, jit_compile=True).jit_compile

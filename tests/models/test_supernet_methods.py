@@ -114,9 +114,27 @@ def test_alpha_rest_until_their_epoch_and_nothing_of_their_half_is_computed():
             assert np.any(moved.numpy() != old)
 
 
+def test_epochs_count_from_the_first_of_the_search():
+    """Of epochs 5 to 7, α rest in the first; t is 0, 1 and 2."""
+    net, watch = supernet(), Watch()
+    start = values(net.architecture_variables)
+    net.compile(alpha_start_epoch=1, first_epoch=5)
+    fit = {"epochs": 8, "verbose": 0, "callbacks": [watch]}
+    history = net.fit(halves(1), initial_epoch=5, **fit).history
+    assert history["diversity_weight"] == pytest.approx([np.exp(-t / 7.7) for t in range(3)])
+    assert len(history["alpha_loss"]) == 2
+    assert_same(watch.alphas[0], start)
+    assert np.any(watch.alphas[1][0] != start[0])
+    # Resumed in its last epoch.
+    history = net.fit(halves(1), initial_epoch=7, **fit).history
+    assert history["diversity_weight"] == pytest.approx([np.exp(-2 / 7.7)])
+
+
 def test_a_negative_epoch_is_refused():
     with pytest.raises(BnasLarqError, match="begin to move in an epoch from 0 on. Received: -1"):
         supernet().compile(alpha_start_epoch=-1)
+    with pytest.raises(BnasLarqError, match="numbers from 0 on. Received: first_epoch=-1"):
+        supernet().compile(first_epoch=-1)
 
 
 # -- single steps ----------------------------------------------------------------------------------
