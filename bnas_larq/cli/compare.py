@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bnas_larq.cli.comparison_runs import ComparisonFolder
 
 BUDGET, SEEDS, RANDOM = "compare-cifar10", (0, 1), 2
+_DEFAULTS = (("seeds", SEEDS), ("random", RANDOM), ("overrides", ()), ("data_dir", None))
 
 
 @click.command()
@@ -72,7 +73,8 @@ def command(
       bnas-larq compare --out runs/three --resume
 
     A comparison that was killed goes on with --resume; METHODS may then be left out, or name
-    further ones. Runs that failed are tried again.
+    further ones, which get the seeds, draws and overrides it began with. Runs that failed are
+    tried again.
     """
     check_flags(resume, overwrite)
     out = out or Path("runs") / Path(budget or BUDGET).stem
@@ -88,21 +90,35 @@ def command(
         _run(ComparisonFolder.open(out))
         return
     from bnas_larq.cli.comparison_plan import plan, plan_text
+    from bnas_larq.cli.comparison_runs import ComparisonFolder, begun_options
 
-    given = (*overrides, *(() if data_dir is None else (f"data.data_dir={json.dumps(data_dir)}",)))
-    shared, runs = plan(methods, budget or BUDGET, seeds or SEEDS, draws or RANDOM, given)
+    begun = resume and (out / "recipe.yaml").is_file()
+    options = {
+        "seeds": seeds,
+        "random": draws,
+        "overrides": list(overrides) or None,
+        "data_dir": data_dir and str(Path(data_dir).expanduser().resolve()),
+    }
+    options = begun_options(out, options) if begun else options
+    options = {key: default if options[key] is None else options[key] for key, default in _DEFAULTS}
+    given = list(options["overrides"])
+    if options["data_dir"] is not None:
+        given.append(f"data.data_dir={json.dumps(options['data_dir'])}")
+    shared, runs = plan(methods, budget or BUDGET, options["seeds"], options["random"], given)
     shared = absolute(shared)
     runs = [run._replace(recipe=absolute(run.recipe)) for run in runs]
     if dry_run:
         _check(runs)
         click.echo(plan_text(shared, runs))
         return
-    from bnas_larq.cli.comparison_runs import ComparisonFolder
-
-    if not (resume and (out / "recipe.yaml").is_file()):
+    if not begun:
         ComparisonFolder.check_new(out, shared, overwrite=overwrite)
         _check_apart(click.get_current_context().params)
-    _run(ComparisonFolder.begin(out, shared, runs, resume=resume, overwrite=overwrite))
+    _run(
+        ComparisonFolder.begin(
+            out, shared, runs, options=options, resume=resume, overwrite=overwrite
+        )
+    )
 
 
 def _check(runs: Sequence[PlannedRun]) -> None:
@@ -166,6 +182,6 @@ def _run(comparison: ComparisonFolder) -> None:
     text, path = write_comparison(comparison)
     click.echo(f"{text}\n\n{path}")
     failures = comparison.failures()
-    if len(failures) == len(comparison.plan()):
+    if failures and len(failures) == len(comparison.plan()):
         name, sentence = next(iter(failures.items()))
         raise BnasLarqError(f"No run of the comparison has a result. The first, {name}: {sentence}")

@@ -3,7 +3,7 @@
 A budget is a recipe too. Its sections `data`, `network`, `train` and `export` count for every
 method, and of `search` the keys in `BUDGET_KEYS`; everything else in `search` stays the method's.
 What the method says for its own number of epochs and its own batch is scaled, see
-`bnas_larq.cli.comparison_scaling`.
+`bnas_larq.cli.comparison_scaling`. Its own sections that the budget gives are not used.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ NEEDED_KEYS = BUDGET_KEYS[:4]
 RANDOM = "random"
 #: Keys that tell the runs of a comparison from each other.
 _OWN_KEYS = ("name", "seed", "genotype", "finetune", "layer_study")
+#: What plan.json says of `search.tuner`, which no budget gives.
+_TUNER_KEYS = ("oracle", "trials", "epochs")
 
 
 class PlannedRun(NamedTuple):
@@ -35,10 +37,14 @@ class PlannedRun(NamedTuple):
     seed: int
     recipe: Recipe
     adaptations: tuple[Adaptation, ...] = ()
+    #: What the method says of the shared sections, other than the budget: `network.cells 20`.
+    unused: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """For plan.json, without the recipe, which has a file of its own."""
         searched = self.recipe.genotype is None
+        tuned = searched and self.recipe.search.searcher == "tuner"
+        tuner = {key: getattr(self.recipe.search.tuner, key) for key in _TUNER_KEYS}
         return {
             "name": self.name,
             "method": self.method,
@@ -47,7 +53,27 @@ class PlannedRun(NamedTuple):
             "space": self.recipe.search.space,
             "genotype": self.recipe.genotype,
             "adapted": [one._asdict() for one in self.adaptations],
+            "tuner": tuner if tuned else None,
         }
+
+
+def tuner_notes(planned: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each method that keras-tuner searches, how much it trains: not what the budget says.
+
+    Args:
+        planned: runs as `PlannedRun.describe` gives them.
+    """
+    found = {}
+    for one in planned:
+        if tuner := one.get("tuner"):
+            most, upto = ("at most ", "up to ") if tuner["oracle"] == "hyperband" else ("", "")
+            found[one["method"]] = (
+                f"{one['method']} is searched by keras-tuner ({tuner['oracle']}): it trains "
+                f"{most}{tuner['trials']} networks for {upto}{tuner['epochs']} epochs each, its "
+                "own numbers, on the whole training part, and measures them on the validation "
+                "part; search.limit and the budget's other keys of search do not count for it."
+            )
+    return list(found.values())
 
 
 def load_budget(source: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -158,7 +184,7 @@ def _method_run(
                 f"Received: {name!r}, whose recipe has {key}. Leave it out."
             )
     adaptations = [] if own.genotype is not None else adapt(own.search, budget.search)
-    search = {key: getattr(budget.search, key) for key in budget.search.model_fields_set}
+    search = {key: getattr(budget.search, key) for key in BUDGET_KEYS}
     for one in adaptations:
         section, _, key = one.key.rpartition(".")
         search = merge_values(search, {section: {key: one.used}} if section else {key: one.used})
@@ -171,9 +197,33 @@ def _method_run(
         "search": merge_values(own.search.model_dump(mode="json"), search),
     }
     recipe = override_recipe(merged, overrides)
+    tuned = recipe.search.tuner.hyperparameters
+    if recipe.genotype is None and recipe.search.searcher == "tuner" and tuned:
+        raise RecipeError(
+            "Every network of a comparison is trained equally. Received: "
+            f"{name!r}, whose search.tuner.hyperparameters has {', '.join(tuned)}. Leave it out."
+        )
     given = {override.partition("=")[0].strip() for override in overrides}
     kept = tuple(one for one in adaptations if f"search.{one.key}" not in given)
-    return PlannedRun(recipe.name, name, seed, recipe, kept)
+    unused = _differing(
+        {key: values[key] for key in SHARED_SECTIONS if key in values},
+        own.model_dump(mode="json"),
+        budget.model_dump(mode="json"),
+    )
+    return PlannedRun(recipe.name, name, seed, recipe, kept, tuple(unused))
+
+
+def _differing(
+    said: Mapping[str, Any], own: Mapping[str, Any], budget: Mapping[str, Any], prefix: str = ""
+) -> list[str]:
+    """Keys that a recipe says, with its values, where the budget has others."""
+    found = []
+    for key, value in said.items():
+        if isinstance(value, Mapping):
+            found += _differing(value, own[key], budget[key], f"{prefix}{key}.")
+        elif own[key] != budget[key]:
+            found.append(f"{prefix}{key} {own[key]}")
+    return found
 
 
 def _random_run(
@@ -216,4 +266,7 @@ def plan_text(budget: Recipe, runs: Sequence[PlannedRun]) -> str:
             f"  search.{one.key} {one.own:g} -> {one.used:g} ({one.rule})"
             for one in own[0].adaptations
         ]
+        if own[0].unused:
+            lines.append(f"  not used, the budget's count: {', '.join(own[0].unused)}")
+        lines += [f"  {note}" for note in tuner_notes([own[0].describe()])]
     return "\n".join([*lines, "", f"{len(runs)} runs"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from bnas_larq.cli.comparison_plan import tuner_notes
 from bnas_larq.cli.opening import recipe_of
 from bnas_larq.runs import write_atomic, write_json
 
@@ -34,7 +36,7 @@ def write_comparison(comparison: ComparisonFolder) -> tuple[str, Path]:
         run_facts(comparison.run_path(one["name"]), one, failures.get(one["name"]))
         for one in planned
     ]
-    rows, said = method_rows(runs), notes(budget)
+    rows, said = method_rows(runs), notes(budget, planned)
     title = f"Comparison {folder.path.resolve().name}: {budget.data.name}, budget {budget.name}"
     path = write_json(
         folder / "comparison.json",
@@ -53,8 +55,12 @@ def write_comparison(comparison: ComparisonFolder) -> tuple[str, Path]:
     return f"{title}\n\n{comparison_text(rows, runs, said)}", path
 
 
-def notes(budget: Recipe) -> list[str]:
-    """How the numbers came about, for whoever reads the table."""
+def notes(budget: Recipe, planned: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """How the numbers came about, for whoever reads the table.
+
+    Args:
+        planned: the runs, as plan.json has them.
+    """
     search, network, train = budget.search, budget.network, budget.train
     images = "all images" if search.limit is None else f"{search.limit:,} images"
     template = "with" if network.shortcut else "without"
@@ -64,9 +70,11 @@ def notes(budget: Recipe) -> list[str]:
         "other α. The validation part only says which epoch's genotype is taken, where "
         "search.select is `best`. What of the methods' own settings was scaled to this is in "
         "plan.json.",
+        *tuner_notes(planned),
         "Every genotype was then trained in the same way on the whole training part: "
         f"{network.cells} cells, {network.channels} channels, {template} shortcuts, scheme "
-        f"{network.scheme}, {train.epochs} epochs, batch {train.batch_size}.",
+        f"{network.scheme}, {train.epochs} epochs, batch {train.batch_size}. "
+        "Networks are trained with this scheme, the budget's, whatever scheme searched them.",
         "The test part was used once for each network, after its training, for the test accuracy.",
         "a ± b: mean and sample standard deviation over the finished runs; OPs, size and shares "
         "are means.",

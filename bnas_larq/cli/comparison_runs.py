@@ -1,6 +1,7 @@
 """The folder of a comparison, and its runs one after the other, each in a process of its own.
 
 recipe.yaml          the budget
+options.json         seeds, random genotypes and overrides, for methods that are added later
 plan.json            the runs in order, and what the budget changed of their methods' settings
 recipes/<run>.yaml   each run's recipe, complete
 runs/<run>/          an ordinary run folder
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,51 @@ if TYPE_CHECKING:
 
 #: Exit code of a run that Ctrl-C ended.
 INTERRUPTED = 130
+OPTIONS = "options.json"
+#: What a comparison has written when its plan.json is not there yet.
+_BEGINNING = {"recipe.yaml", "environment.json", OPTIONS, "recipes"}
+#: Keys of options.json, and what they are called on the command line.
+_FLAGS = {
+    "seeds": "--seeds",
+    "random": "--random",
+    "overrides": "--set",
+    "data_dir": "--data-dir",
+}
+
+
+def begun_options(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the comparison in a folder began with; those given where none are kept.
+
+    Args:
+        given: by the keys of options.json; None for what is not given.
+
+    Raises:
+        RunError: something else is given than it began with, or options.json cannot be read.
+    """
+    file = path / OPTIONS
+    kept = read_json(file) if file.is_file() else given
+    if not isinstance(kept, Mapping) or not set(_FLAGS) <= set(kept):
+        raise RunError(
+            f"A comparison's {OPTIONS} must hold {', '.join(_FLAGS)}. Received: {file}. "
+            "Restore the file, or choose another --out."
+        )
+    differing = [
+        flag for key, flag in _FLAGS.items() if given[key] is not None and given[key] != kept[key]
+    ]
+    if differing:
+        raise RunError(
+            "A comparison goes on with the options it began with. "
+            f"Received: another {', '.join(differing)} than in {file}. "
+            "Leave the change away, or choose another --out."
+        )
+    return {key: kept[key] for key in _FLAGS}
+
+
+def _is_beginning(path: Path, budget: Recipe) -> bool:
+    """Whether a comparison with this budget was killed here before it wrote plan.json."""
+    names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+    same = (path / "recipe.yaml").read_bytes() == budget.to_yaml().encode()
+    return names <= _BEGINNING and same
 
 
 class ComparisonFolder:
@@ -44,25 +90,51 @@ class ComparisonFolder:
         budget: Recipe,
         runs: Sequence[PlannedRun],
         *,
+        options: Mapping[str, Any],
         resume: bool,
         overwrite: bool,
     ) -> ComparisonFolder:
         """A new comparison, or with `resume` one that goes on, perhaps with further runs.
 
+        Args:
+            options: what `begun_options` gives when it goes on.
+
         Raises:
             RunError: the folder exists and is not to be resumed or replaced; or it was begun with
-                another budget, or with other recipes.
+                another budget, or with other recipes; or it is no comparison's.
         """
         if resume and (path / "recipe.yaml").is_file():
+            if not (path / "plan.json").is_file():
+                return cls._begin_again(path, budget, runs, options)
             opened = cls.open(path)
             opened._add(budget, runs)
             return opened
         cls.check_new(path, budget, overwrite=overwrite)
         folder = RunFolder.create(path, budget.to_yaml(), overwrite=overwrite)
-        write_json(folder / "environment.json", environment(budget.seed))
         created = cls(folder)
-        created._write(runs, [])
+        created._start(budget, runs, options)
         return created
+
+    @classmethod
+    def _begin_again(
+        cls, path: Path, budget: Recipe, runs: Sequence[PlannedRun], options: Mapping[str, Any]
+    ) -> ComparisonFolder:
+        """A comparison that was killed before it had a plan."""
+        if not _is_beginning(path, budget):
+            raise RunError(
+                f"A comparison's folder holds plan.json. Received: {path}, which does not, and is "
+                "no beginning of this comparison. Choose another --out."
+            )
+        begun = cls(RunFolder.open(path, lock=True))
+        begun._start(budget, runs, options)
+        return begun
+
+    def _start(
+        self, budget: Recipe, runs: Sequence[PlannedRun], options: Mapping[str, Any]
+    ) -> None:
+        write_json(self.folder / "environment.json", environment(budget.seed))
+        write_json(self.folder / OPTIONS, {key: options[key] for key in _FLAGS})
+        self._write(runs, [])
 
     @staticmethod
     def check_new(path: Path, budget: Recipe, *, overwrite: bool) -> None:
@@ -70,11 +142,18 @@ class ComparisonFolder:
         if budget.data.name == "folder":
             RunFolder.check_outside(path, budget.data.data_dir)
         RunFolder.check_new(path, overwrite=overwrite)
+        if not (path / "recipe.yaml").is_file() or (path / "plan.json").is_file():
+            return
+        if not _is_beginning(path, budget):
+            raise RunError(
+                "Only an earlier comparison is replaced. "
+                f"Received: {path}, which holds no plan.json. Choose another --out."
+            )
 
     @classmethod
     def open(cls, path: Path) -> ComparisonFolder:
         """The comparison in a folder; RunError when there is none."""
-        if not (path / "plan.json").is_file() and not (path / "recipe.yaml").is_file():
+        if not (path / "plan.json").is_file():
             raise RunError(
                 f"A comparison's folder holds plan.json. Received: {path}, which does not. "
                 "Give METHODS to begin one."
@@ -82,25 +161,31 @@ class ComparisonFolder:
         return cls(RunFolder.open(path, lock=True))
 
     def _add(self, budget: Recipe, runs: Sequence[PlannedRun]) -> None:
-        """Plan further runs; those that are planned already must be the same."""
+        """Plan further runs; those that have begun must be the same, others may be mended."""
         check_recipe(budget, recipe_of(self.folder), self.folder.path)
         known = self.plan()
         names = {one["name"] for one in known}
         for run in runs:
             path = self._recipe(run.name)
-            if run.name in names and path.read_text(encoding="utf-8") != run.recipe.to_yaml():
+            begun = run.name in names and self.run_path(run.name).exists()
+            if begun and path.read_text(encoding="utf-8") != run.recipe.to_yaml():
                 raise RunError(
                     "A comparison goes on with the recipes it began with. "
                     f"Received: another recipe for {run.name} than {path}. "
                     "Leave the change away, or choose another --out."
                 )
-        self._write([run for run in runs if run.name not in names], known)
+        waiting = [
+            run for run in runs if run.name not in names or not self.run_path(run.name).exists()
+        ]
+        self._write(waiting, known)
 
     def _write(self, runs: Sequence[PlannedRun], known: Sequence[dict[str, Any]]) -> None:
+        """Write the recipes of `runs` and the plan, in which they replace known ones."""
         for run in runs:
             write_atomic(self._recipe(run.name), run.recipe.to_yaml())
         # Last: a run that stands in the plan has its recipe.
-        write_json(self.folder / "plan.json", [*known, *(run.describe() for run in runs)])
+        planned = {one["name"]: one for one in (*known, *(run.describe() for run in runs))}
+        write_json(self.folder / "plan.json", list(planned.values()))
 
     def _recipe(self, name: str) -> Path:
         return self.folder / "recipes" / f"{name}.yaml"

@@ -28,7 +28,7 @@ def _whole(number: float) -> int:
 
 
 def _steps(own: SearchSettings, budget: SearchSettings) -> float:
-    """Steps of the budget as a share of the method's, on the same images."""
+    """The budget's epochs / batch size as a share of the method's; images are not counted."""
     return _epochs(own, budget) * own.batch_size / budget.batch_size
 
 
@@ -45,8 +45,9 @@ ADAPTED = {
         and max(1, _whole(own.bandit.finish_epochs * _epochs(own, b))),
     ),
     # A step of Adam moves a weight by about its rate: with fewer steps α would stay at its start.
+    # How many images there are is left out: with a small search.limit α still move less.
     "alpha_learning_rate": Rule(
-        "rate × steps as in the method's own search",
+        "rate × epochs / batch size as in the method's own search; search.limit is not counted",
         lambda own, b: own.alpha_learning_rate / _steps(own, b),
     ),
     # The linear rule of arXiv 1706.02677.

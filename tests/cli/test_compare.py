@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from bnas_larq.cli.comparison_plan import load_budget
 from bnas_larq.cli.main import main
 from bnas_larq.runs import RunFolder, read_json, read_lines
 
@@ -138,13 +139,20 @@ def test_all_networks_are_trained_with_the_budget(compared):
     assert adapted["entropy_tau"]["own"] == 7.7 and adapted["entropy_tau"]["used"] == 0.77
 
 
-def test_another_recipe_for_the_same_run_is_refused(refuse, compared, methods):
+def test_another_recipe_for_the_same_run_is_refused(refuse, compared, methods, tmp_path):
     before = (compared.folder / "plan.json").read_bytes()
-    where = ("--seeds", "3", "--random", "1", "--out", compared.folder, "--resume")
-    message = refuse("compare", *methods, *where, "--set", "search.alpha_learning_rate=0.5")
-    assert f"another recipe for {RUNS[0]}" in message
-    message = refuse("compare", *methods, *where, "--set", "train.epochs=7")
+    given, searched, option, budget = methods
+    other = tmp_path / searched.name
+    other.write_text("search: {epochs: 10, batch_size: 32, alpha_learning_rate: 0.5}\n")
+    where = ("--out", compared.folder, "--resume")
+    message = refuse("compare", given, other, option, budget, *where)
+    assert f"another recipe for {RUNS[1]}" in message
+    less = tmp_path / budget.name
+    less.write_text(BUDGET.replace("epochs: 6", "epochs: 7"))
+    message = refuse("compare", given, searched, option, less, *where)
     assert "another train than in" in message
+    message = refuse("compare", *methods, *where, "--set", "train.epochs=7", "--seeds", "4")
+    assert "another --seeds, --set than in" in message
     assert (compared.folder / "plan.json").read_bytes() == before
 
 
@@ -181,6 +189,114 @@ def test_what_does_not_fit_the_data_is_found_before_anything_is_written(refuse, 
     message = refuse("compare", *methods, *wrong)
     assert "Method given: " in message and "batch size 181 for 180 examples" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_an_ordinary_run_is_no_comparison(refuse, methods, tmp_path):
+    """Also one that has the budget's own recipe, or that was killed early."""
+    run = RunFolder.create(tmp_path / "run", load_budget(str(methods[-1])).to_yaml())
+    (run / "search").mkdir()
+    run.unlock()
+    before = sorted(run.path.iterdir())
+    for arguments, part in (
+        (("--resume",), "holds plan.json"),
+        ((*methods, "--resume"), "no beginning of this comparison"),
+        ((*methods, "--overwrite"), "Only an earlier comparison is replaced"),
+        (methods, "which exists"),
+    ):
+        assert part in refuse("compare", *arguments, "--out", run.path)
+        assert sorted(run.path.iterdir()) == before
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """`begun(ARGS)`: what `compare ARGS` plans in a folder, by the runs' names; nothing is run."""
+    import bnas_larq.cli.compare as module
+
+    monkeypatch.setattr(module, "_check_apart", lambda params: None)
+    monkeypatch.setattr(module, "_run", lambda comparison: comparison.folder.unlock())
+
+    def begun(*arguments, out):
+        code = main([str(one) for one in ("compare", *arguments, "--out", out)])
+        assert code == 0
+        return {one["name"]: one for one in read_json(out / "plan.json")}
+
+    return begun
+
+
+def test_a_further_method_gets_the_options_that_the_comparison_began_with(
+    refuse, begun, methods, tmp_path
+):
+    given, searched, *budget = methods
+    out, override = tmp_path / "out", ("--set", "search.order=2")
+    first = begun(given, *budget, "--seeds", "5,7", "--random", "3", *override, out=out)
+    assert read_json(out / "options.json") == {
+        "seeds": [5, 7],
+        "random": 3,
+        "overrides": ["search.order=2"],
+        "data_dir": None,
+    }
+    both = begun(searched, *budget, "--resume", out=out)
+    assert list(both) == [*first, "searched-seed5", "searched-seed7"]
+    assert len([name for name in both if name.startswith("random-")]) == 3
+    recipe = yaml.safe_load((out / "recipes" / "searched-seed7.yaml").read_text())
+    assert recipe["search"]["order"] == 2
+    # The same ones may be said again, others not.
+    assert begun(searched, *budget, "--resume", "--seeds", "5,7", *override, out=out) == both
+    for other in (("--seeds", "5"), ("--random", "2"), ("--set", "search.order=1")):
+        message = refuse("compare", searched, *budget, "--resume", *other, "--out", out)
+        assert f"another {other[0]} than in" in message
+    # A folder of an earlier version goes on with what is given.
+    (out / "options.json").unlink()
+    more = begun(searched, *budget, "--resume", "--seeds", "9", *override, out=out)
+    assert "searched-seed9" in more and not (out / "options.json").exists()
+
+
+def test_a_damaged_file_of_options_is_one_sentence(refuse, begun, methods, tmp_path):
+    out = tmp_path / "out"
+    begun(*methods, out=out)
+    (out / "options.json").write_text("[]")
+    message = refuse("compare", *methods, "--resume", "--out", out)
+    assert "options.json must hold seeds, random, overrides, data_dir" in message
+
+
+def test_a_comparison_that_was_killed_at_its_very_beginning(refuse, begun, methods, tmp_path):
+    out = tmp_path / "out"
+    plan = begun(*methods, "--seeds", "4", out=out)
+    for left in (("plan.json",), ("plan.json", "options.json", "environment.json")):
+        for name in left:
+            (out / name).unlink()
+        assert "Give METHODS" in refuse("compare", "--resume", "--out", out)
+        seeds = () if "options.json" not in left else ("--seeds", "4")
+        assert begun(*methods, "--resume", *seeds, out=out) == plan
+        assert (out / "environment.json").is_file()
+    (out / "plan.json").unlink()
+    assert list(begun(*methods, "--overwrite", "--seeds", "6", out=out))[0] == "given-seed6"
+    # With another budget it is not this comparison's beginning.
+    (out / "plan.json").unlink()
+    (out / "options.json").unlink()
+    message = refuse("compare", *methods, "--resume", "--set", "train.epochs=9", "--out", out)
+    assert "no beginning of this comparison" in message
+
+
+def test_the_recipe_of_a_run_that_has_not_begun_may_be_mended(refuse, begun, methods, tmp_path):
+    given, _, *budget = methods
+    method, out = tmp_path / "method.yaml", tmp_path / "out"
+    method.write_text("search: {epochs: 10, batch_size: 32}\n")
+    before = begun(given, method, *budget, "--seeds", "1,2", out=out)
+    method.write_text("search: {epochs: 20, batch_size: 32}\n")
+    after = begun(method, *budget, "--resume", out=out)
+    assert list(after) == list(before) and after["given-seed1"] == before["given-seed1"]
+    # 1 of 20 epochs instead of 1 of 10: the rate of α is 3e-4 · 20.
+    adapted = {one["key"]: one["used"] for one in after["method-seed1"]["adapted"]}
+    recipe = yaml.safe_load((out / "recipes" / "method-seed1.yaml").read_text())
+    assert adapted["alpha_learning_rate"] == recipe["search"]["alpha_learning_rate"] == 6e-3
+    # One seed that has begun: the method stays what it was, for all seeds.
+    (out / "runs" / "method-seed2").mkdir(parents=True)
+    method.write_text("search: {epochs: 30, batch_size: 32}\n")
+    message = refuse("compare", method, *budget, "--resume", "--out", out)
+    assert "another recipe for method-seed2" in message
+    assert {one["name"]: one for one in read_json(out / "plan.json")} == after
+    assert yaml.safe_load((out / "recipes" / "method-seed1.yaml").read_text()) == recipe
 
 
 def test_a_folder_with_other_things_is_left_alone(refuse, methods, tmp_path):

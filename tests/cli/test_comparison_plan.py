@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bnas_larq.cli.comparison_plan import load_budget, plan, plan_text
+from bnas_larq.cli.comparison_plan import BUDGET_KEYS, load_budget, plan, plan_text
+from bnas_larq.cli.comparison_results import notes
 from bnas_larq.cli.comparison_scaling import ADAPTED, adapt
 from bnas_larq.errors import GenotypeError, RecipeError
 from bnas_larq.recipe import Recipe, load_recipe
@@ -102,6 +103,12 @@ def test_every_rule_is_written_down():
     assert known <= keys and all(rule.text for rule in ADAPTED.values())
 
 
+def test_the_rule_of_alpha_counts_no_images():
+    """As its text says: with other limits the rate is the same."""
+    assert changes({"epochs": 50, "limit": 100}, limit=10) == changes({"epochs": 50})
+    assert "search.limit is not counted" in ADAPTED["alpha_learning_rate"].text
+
+
 # -- runs ------------------------------------------------------------------------------------------
 
 
@@ -116,6 +123,17 @@ def test_the_budget_is_every_runs_and_the_rest_the_methods(write, budget):
     assert (search.cells, search.channels, search.epochs, search.batch_size) == (3, 8, 5, 64)
     assert (search.channel_proportion, search.entropy_weight) == (4, 0.0)
     assert (search.alpha_start_epoch, search.learning_rate) == (2, 0.025)
+
+
+def test_the_budget_gives_all_its_keys_also_those_it_leaves_at_their_defaults(write, budget):
+    method = write("m", "search: {limit: 100, mixed_precision: bfloat16, order: 2}\n")
+    shared, runs = plan([method], budget, [0], 1)
+    search = runs[0].recipe.search
+    for key in BUDGET_KEYS:
+        assert getattr(search, key) == getattr(shared.search, key), key
+    assert search.limit is None and search.mixed_precision == "float32" and search.order == 2
+    _, runs = plan([method], budget, [0], 1, ["search.limit=50"])
+    assert runs[0].recipe.search.limit == 50
 
 
 def test_a_runs_recipe_can_be_read_again(write, budget, tmp_path):
@@ -169,6 +187,66 @@ def test_the_plan_as_text_states_every_adapted_key(write, budget):
     assert "search.alpha_start_epoch 15 -> 2 (the same share of the epochs, rounded)" in text
     assert "search.learning_rate 0.1 -> 0.025" in text
     assert "random (bnas): no search; genotype random:bnas:0" in text
+
+
+def test_the_plan_as_text_lists_what_of_a_method_is_not_used(write, budget):
+    """Only what the recipe or one that it extends says, and where the budget says otherwise."""
+    write("base", PC_DARTS.replace("{cells: 20}", "{cells: 20, scheme: xnor, channels: 6}"))
+    text = "extends: base.yaml\ndata: {augmentation: {flip: true, crop_padding: 0}}\n"
+    method, plain = write("m", text), write("plain", "{}\n")
+    shared, runs = plan([method, plain], budget, [0], 1)
+    expected = (
+        "data.name folder",
+        "data.data_dir /elsewhere",
+        "data.augmentation.flip True",
+        "network.cells 20",
+        "network.scheme xnor",
+        "train.epochs 600",
+    )
+    assert runs[0].unused == expected and runs[1].unused == ()
+    lines = plan_text(shared, runs).splitlines()
+    assert [line for line in lines if "not used" in line] == [
+        f"  not used, the budget's count: {', '.join(expected)}"
+    ]
+    # What --set gives to all is the budget's.
+    _, runs = plan([method], budget, [0], 1, ["network.scheme=xnor"])
+    assert "network.scheme xnor" not in runs[0].unused
+
+
+def test_the_notes_say_whose_scheme_networks_are_trained_with(budget):
+    text = " ".join(notes(load_budget(budget)))
+    assert "trained with this scheme, the budget's, whatever scheme searched them" in text
+
+
+TUNER = "search: {searcher: tuner, tuner: {oracle: %s, trials: 70, epochs: 4}}\n"
+
+
+@pytest.mark.parametrize(
+    ("oracle", "part"),
+    [
+        ("evolution", "trains 70 networks for 4 epochs each"),
+        ("hyperband", "trains at most 70 networks for up to 4 epochs each"),
+    ],
+)
+def test_a_tuners_own_numbers_are_told(write, budget, oracle, part):
+    shared, runs = plan([write("m", TUNER % oracle), write("plain", "{}\n")], budget, [0, 1], 1)
+    told = f"m is searched by keras-tuner ({oracle}): it {part}"
+    for text in (plan_text(shared, runs), "\n".join(notes(shared, [r.describe() for r in runs]))):
+        assert text.count("keras-tuner") == text.count(told) == 1
+        assert "on the whole training part" in text and "search.limit and the" in text
+    assert "keras-tuner" not in " ".join(notes(shared))
+
+
+def test_a_tuner_may_not_tune_the_training(write, budget):
+    method = write(
+        "m",
+        TUNER.replace("epochs: 4", "epochs: 4, hyperparameters: %s")
+        % ("random", "{learning_rate: [0.1, 0.2]}"),
+    )
+    with pytest.raises(RecipeError, match="'m', whose search.tuner.hyperparameters has learning_r"):
+        plan([method], budget, [0], 1)
+    plan([method], budget, [0], 1, ["search.tuner.hyperparameters={}"])
+    plan([method], budget, [0], 1, ["search.searcher=gradient"])
 
 
 # -- what is refused -------------------------------------------------------------------------------
