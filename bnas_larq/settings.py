@@ -48,9 +48,10 @@ class BanditSettings(Section):
     Attributes:
         rounds: T, how often each of an edge's K candidates is drawn before one is abandoned.
         exploration: δ of the upper confidence bound m + δ·sqrt(2·ln N / n).
-        floor: candidates that each edge keeps for the finish.
+        floor: candidates that each edge keeps for the finish; 1 only where Zeroise may be chosen.
         finish_epochs: epochs of the gradient search over them.
-        credit_examples: images of the α half on which a draw is measured; None for all.
+        credit_examples: images of the α half, always the same, on which a draw is measured; None
+            for all.
     """
 
     rounds: int = pydantic.Field(3, gt=0)
@@ -182,7 +183,8 @@ class SearchSettings(Section):
             `bandit` (BNAS-UCB), or `tuner` (keras-tuner).
         relaxation: `softmax` (DARTS), `gumbel-hard` (GDAS) or `concrete` (SNAS).
         temperature: of `gumbel-hard` and `concrete`, in the first and in the last epoch.
-        temperature_decay: how it gets from one to the other.
+        temperature_decay: how it gets from one to the other. With `bandit` the temperature and the
+            entropy term count from the finish's first epoch.
         order: 1, or 2 for the second-order gradient of α (DARTS, eq. 7); `single-level` moves α
             with the other weights on the same batch, in one backward pass (SNAS).
         alpha_start_epoch: epochs in which α rests while the other weights train.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bnas_larq.cli.run_parts import RunParts
@@ -9,6 +10,11 @@ from bnas_larq.settings import SearchSettings
 
 if TYPE_CHECKING:
     from bnas_larq.search import Searcher
+
+
+def in_supernet(settings: SearchSettings) -> bool:
+    """Whether the search trains a supernet on both halves of the training part."""
+    return settings.searcher != "tuner"
 
 
 def make_searcher(workflow: RunParts, settings: SearchSettings) -> Searcher:
@@ -34,32 +40,48 @@ def make_searcher(workflow: RunParts, settings: SearchSettings) -> Searcher:
     )
 
 
-def check_search(workflow: RunParts) -> None:
+def check_search(workflow: RunParts, steps_per_epoch: Callable[[], int]) -> None:
     """Find what would stop the search, before anything is written.
 
+    Args:
+        steps_per_epoch: gives the steps of a supernet's epoch, and raises for a batch that is too
+            large. Not asked where there is no supernet.
+
     Raises:
-        BnasLarqError: a name is unknown, or the search needs data that are not there.
+        BnasLarqError: a name is unknown, sizes do not fit each other or the data, or the search
+            needs data that are not there.
     """
     from bnas_larq.layers.quantizers import get_scheme
     from bnas_larq.spaces import SearchSpace
 
     settings = workflow.recipe.search
-    SearchSpace.named(settings.space)
+    space = SearchSpace.named(settings.space)
     get_scheme(settings.scheme)
-    if settings.searcher == "tuner":
+    if not in_supernet(settings):
         from bnas_larq.cli.tuner_trials import NetworkTrial
 
         NetworkTrial(workflow).check()
-    elif settings.cost is not None:
+        return
+    from bnas_larq.search.gradient import check_sizes, make_relaxation
+
+    check_sizes(settings)
+    make_relaxation(settings)
+    network = workflow.network_config
+    if settings.cost is not None:
         from bnas_larq.models.expected_cost import ExpectedCost
 
         ExpectedCost.from_settings(
             settings.cost,
-            SearchSpace.named(settings.space),
-            workflow.network_config,
+            space,
+            network,
             gamma=settings.gamma,
             zeroise_competes=settings.zeroise_competes,
         )
+    steps = steps_per_epoch()
+    if settings.searcher == "bandit":
+        from bnas_larq.search.bandit import check_steps, make_table
+
+        check_steps(settings, make_table(settings, workflow.recipe.seed), steps)
 
 
 def describe_search(settings: SearchSettings) -> str:

@@ -16,13 +16,20 @@ import numpy as np
 from bnas_larq.backend import keras, tf
 from bnas_larq.cli.console import say
 from bnas_larq.cli.results import write_result
-from bnas_larq.cli.searchers import check_search, describe_search, make_searcher
+from bnas_larq.cli.searchers import (
+    check_search,
+    describe_search,
+    in_supernet,
+    make_searcher,
+)
 from bnas_larq.cli.stages import Stages
 from bnas_larq.data import (
     EVALUATION_BATCH,
     Augmentation,
+    EpochPipeline,
     ImageDataset,
     Normalization,
+    bilevel_pipeline,
     data_errors,
     evaluation_dataset,
     load_described,
@@ -144,20 +151,22 @@ class Workflow:
             stages: of `search` and `train`, those that must fit the data.
 
         Raises:
-            BnasLarqError: the data cannot be read, a name is unknown or a batch is too large.
+            BnasLarqError: the data cannot be read, a name is unknown, a batch is too large, or
+                settings do not fit each other.
         """
+
+        def steps_per_epoch() -> int:
+            pipelines = self._half_pipelines(self._search_halves(), Normalization())
+            return bilevel_pipeline(*pipelines).steps_per_epoch
+
         with data_errors():
-            batches = []
             if "search" in stages and self._searches:
-                check_search(self)
-                batches += [(half, self.recipe.search.batch_size) for half in self._search_halves()]
+                check_search(self, steps_per_epoch)
             if "train" in stages:
                 self.network_config  # noqa: B018 - raises for an unknown scheme or source
-                batches += [(self.data.train, self.recipe.train.batch_size)]
-            for examples, batch_size in batches:
                 training_pipeline(
-                    examples,
-                    batch_size=batch_size,
+                    self.data.train,
+                    batch_size=self.recipe.train.batch_size,
                     seed=self.recipe.seed,
                     normalization=Normalization(),
                     augmentation=self.augmentation,
@@ -191,35 +200,25 @@ class Workflow:
             genotype.save(self.folder / "genotype.json")
             say(genotype.pretty())
             return {"searched": False, "genotype": genotype.id}
-        settings, data = self._with_precision("search", self.recipe.search), self.data
-        halves = self._search_halves()
-        pipelines = [
-            training_pipeline(
-                half,
-                batch_size=settings.batch_size,
-                seed=self.recipe.seed + offset,
-                normalization=self.normalization,
-                augmentation=self.augmentation,
-            )
-            for offset, half in enumerate(halves)
-        ]
+        settings, data = self.recipe.search, self.data
+        # Trials of keras-tuner are final networks on the whole training part.
+        sizes, search_data = self.recipe.network, None
+        if in_supernet(settings):
+            settings = sizes = self._with_precision("search", settings)
+            search_data = self._search_data()
         searcher = make_searcher(self, settings)
         say(f"search: {data.name}, {describe_search(settings)}")
         stage = self.folder / "search"
         earlier = self.stages.recorded_seconds("search", settings.tuner.workers)
         result = searcher.run(
-            SearchData(
-                *pipelines,
-                credit=self.batches(halves[1]),
-                validation=None if data.validation is None else self.batches(data.validation),
-            ),
+            search_data,
             folder=stage,
             provenance={
                 "source": f"bnas-larq search, recipe {self.recipe.name}",
                 "data": data.name,
                 "seed": self.recipe.seed,
-                "cells": settings.cells,
-                "channels": settings.channels,
+                "cells": sizes.cells,
+                "channels": sizes.channels,
                 "epochs": settings.epochs,
             },
             callbacks=self._callbacks("search"),
@@ -241,6 +240,33 @@ class Workflow:
         if asked != "float32":
             say(f"{stage}: binary convolutions in {choice.name}, {choice.reason}")
         return settings.model_copy(update={"mixed_precision": choice.name})
+
+    def _search_data(self) -> SearchData:
+        """What a supernet learns from."""
+        halves, validation = self._search_halves(), self.data.validation
+        credit = evaluation_dataset(
+            halves[1], EVALUATION_BATCH, self.normalization, shuffle_seed=self.recipe.seed
+        )
+        return SearchData(
+            *self._half_pipelines(halves, self.normalization),
+            credit=credit,
+            validation=None if validation is None else self.batches(validation),
+        )
+
+    def _half_pipelines(
+        self, halves: list[Any], normalization: Normalization
+    ) -> list[EpochPipeline]:
+        """Training batches of both halves of the search."""
+        return [
+            training_pipeline(
+                half,
+                batch_size=self.recipe.search.batch_size,
+                seed=self.recipe.seed + offset,
+                normalization=normalization,
+                augmentation=self.augmentation,
+            )
+            for offset, half in enumerate(halves)
+        ]
 
     def _search_halves(self) -> list[Any]:
         """Both halves of the search, cut to the recipe's `search.limit`."""

@@ -102,18 +102,28 @@ EVALUATION_BATCH = 250
 
 
 def evaluation_dataset(
-    examples: Examples, batch_size: int, normalization: Normalization
+    examples: Examples,
+    batch_size: int,
+    normalization: Normalization,
+    *,
+    shuffle_seed: int | None = None,
 ) -> tf.data.Dataset:
-    """All examples once, in stored order: (float32 [≤ batch, height, width, 3], int64 [≤ batch]).
+    """All examples once: (float32 [≤ batch, height, width, 3], int64 [≤ batch]).
 
     Examples in memory are normalised anew in every pass; kept as float32 they would take four times
     the memory to save what is nothing beside the network's own work.
+
+    Args:
+        shuffle_seed: None for the stored order, which may go class by class; otherwise each pass
+            has the order that the seed stands for, the same in all of them.
 
     Raises:
         DataError: `batch_size` is below 1.
     """
     _check_batch_size(batch_size)
-    batches = examples.batches(batch_size).map(
+    batches = examples.batches(
+        batch_size, seed=shuffle_seed or 0, shuffle=shuffle_seed is not None
+    ).map(
         lambda images, labels, _: (normalization.apply(images), labels),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,

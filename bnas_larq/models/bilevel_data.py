@@ -10,16 +10,20 @@ from bnas_larq.models.bilevel import Batch
 
 
 class EpochCounter(keras.callbacks.Callback):
-    """Keeps the supernet's `epoch` equal to Keras', also in resumed runs (`initial_epoch`)."""
+    """Keeps the supernet's `epoch` equal to Keras' since the supernet's `first_epoch`, also in
+    resumed runs (`initial_epoch`)."""
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self.model.epoch.assign(float(epoch))
+        self.model.epoch.assign(float(self._since_first(epoch)))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        if logs is not None and epoch < self.model.alpha_start_epoch:
+        if logs is not None and self._since_first(epoch) < self.model.alpha_start_epoch:
             # Nothing was measured: no numbers instead of zeros.
             for name in ("alpha_loss", "alpha_accuracy"):
                 logs.pop(name, None)
+
+    def _since_first(self, epoch: int) -> int:
+        return max(0, epoch - self.model.first_epoch)
 
 
 def both_halves(data: Any) -> tuple[Batch, Batch]:

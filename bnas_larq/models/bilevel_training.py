@@ -29,6 +29,7 @@ class BilevelModel(ArchitectureModel):
     """
 
     alpha_start_epoch = 0
+    first_epoch = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -55,6 +56,7 @@ class BilevelModel(ArchitectureModel):
         cost: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
         alpha_gradient: AlphaGradient | None = None,
         alpha_start_epoch: int = 0,
+        first_epoch: int = 0,
         **kwargs: Any,
     ) -> None:
         """Configure the search.
@@ -72,6 +74,9 @@ class BilevelModel(ArchitectureModel):
             alpha_gradient: how α's gradient is made; default first order.
             alpha_start_epoch: the first epoch in which α moves; before it, nothing of that half of
                 the step is computed.
+            first_epoch: the number that `fit` gives to the search's first epoch, when something
+                else has trained before. From it count t of the entropy term, the relaxation's
+                epochs and `alpha_start_epoch`.
             **kwargs: as for any Keras model; `metrics` are measured on the training half.
 
         Raises:
@@ -80,6 +85,11 @@ class BilevelModel(ArchitectureModel):
         if alpha_start_epoch < 0:
             raise BnasLarqError(
                 f"α begin to move in an epoch from 0 on. Received: {alpha_start_epoch}."
+            )
+        if first_epoch < 0:
+            raise BnasLarqError(
+                f"Epochs of a search have numbers from 0 on. Received: first_epoch={first_epoch}. "
+                "Give how many epochs were trained before."
             )
         super().compile(
             optimizer=optimizer or CoupledSGD(0.025, momentum=0.9, l2=3e-4, clip_norm=5.0),
@@ -93,9 +103,11 @@ class BilevelModel(ArchitectureModel):
         self.cost = cost
         self.alpha_gradient = alpha_gradient or FirstOrder()
         self.alpha_start_epoch = alpha_start_epoch
+        self.first_epoch = first_epoch
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
-        """`keras.Model.fit` on bilevel batches; t of the entropy term follows the epochs.
+        """`keras.Model.fit` on bilevel batches; t of the entropy term follows the epochs, from
+        `first_epoch` on.
 
         Raises:
             BnasLarqError: data without halves.
@@ -298,7 +310,8 @@ class BilevelModel(ArchitectureModel):
             return None
         for name in ("alpha_optimizer", "diversity", "cost", "alpha_gradient"):
             config[name] = keras.utils.serialize_keras_object(getattr(self, name))
-        return {**config, "alpha_start_epoch": self.alpha_start_epoch}
+        epochs = {"alpha_start_epoch": self.alpha_start_epoch, "first_epoch": self.first_epoch}
+        return {**config, **epochs}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as the saved model was, with room for the state of both optimizers."""

@@ -24,7 +24,7 @@ from bnas_larq.search.gradient import RECORD, GradientSearch
 from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
 from bnas_larq.search.ucb import UcbTable
 from bnas_larq.settings import SearchSettings
-from bnas_larq.spaces import SearchSpace
+from bnas_larq.spaces import ZEROISE, SearchSpace
 
 #: A checkpoint of the draws is written when the last one is this old, in seconds: a killed search
 #: loses about as much, and small draws do not wait for the disk.
@@ -55,14 +55,14 @@ class BanditSearch(Searcher):
 
     Args:
         settings: the recipe's section `search`. What concerns α and its distribution counts in the
-            finish.
+            finish; there, t of the entropy term and the temperature begin.
         num_classes, input_shape: of the data.
         seed: of the order of the draws, and of the finish.
         network: see `GradientSearch`.
         checkpoint_seconds: see `CHECKPOINT_SECONDS`.
 
     Raises:
-        BnasLarqError: a floor that leaves nothing to abandon, or see `GradientSearch`.
+        BnasLarqError: see `make_table` and `GradientSearch`.
     """
 
     def __init__(
@@ -78,15 +78,15 @@ class BanditSearch(Searcher):
         self.settings = settings
         self.checkpoint_seconds = checkpoint_seconds
         self.space = SearchSpace.named(settings.space)
-        bandit = settings.bandit
-        self.table = UcbTable(
-            _candidates(self.space),
-            rounds=bandit.rounds,
-            floor=bandit.floor,
-            exploration=bandit.exploration,
-            seed=seed,
+        self.table = make_table(settings, seed)
+        self.finish = GradientSearch(
+            settings,
+            num_classes,
+            input_shape,
+            seed,
+            network=network,
+            first_epoch=_first_epoch(settings),
         )
-        self.finish = GradientSearch(settings, num_classes, input_shape, seed, network=network)
 
     @property
     def supernet(self) -> SuperNet:
@@ -112,9 +112,8 @@ class BanditSearch(Searcher):
             TrainingStopped: the loss is not finite, or the derived normal cell is all Zeroise.
         """
         steps_per_epoch = bilevel_pipeline(data.weights, data.alphas).steps_per_epoch
-        finish_epochs = self.settings.bandit.finish_epochs
-        first_epoch = self.settings.epochs - finish_epochs
-        self._check_steps(first_epoch, steps_per_epoch)
+        first_epoch = self.finish.first_epoch
+        check_steps(self.settings, self.table, steps_per_epoch)
         self.finish.compile(steps_per_epoch)
         relaxation, self.supernet.relaxation = self.supernet.relaxation, FixedPath()
         try:
@@ -122,27 +121,14 @@ class BanditSearch(Searcher):
         finally:
             self.supernet.relaxation = relaxation
         self.supernet.prune(*self._by_kind(self.table.alive))
-        if finish_epochs:
-            self.finish.fit(data, folder=folder, callbacks=callbacks, first_epoch=first_epoch)
+        if self.settings.bandit.finish_epochs:
+            self.finish.fit(data, folder=folder, callbacks=callbacks)
             rows = read_lines(folder / RECORD)
         else:
             scores = np.where(self.table.alive, self.table.means(), PRUNED)
             normal, reduce = (kind.tolist() for kind in self._by_kind(scores))
             rows = [{"epoch": first_epoch - 1, "normal": normal, "reduce": reduce}]
         return self.finish.choose(rows, provenance)
-
-    def _check_steps(self, epochs: int, steps_per_epoch: int) -> None:
-        draws = self.table.planned
-        if epochs * steps_per_epoch < draws:
-            finish = self.settings.bandit.finish_epochs
-            needed = finish - -draws // steps_per_epoch
-            raise RecipeError(
-                "Every draw of BNAS-UCB trains for at least one step. "
-                f"Received: {draws} draws ({self.settings.bandit.rounds} rounds for each number of "
-                f"candidates) and {max(0, epochs)} epochs of {steps_per_epoch} steps for them, "
-                f"search.epochs {self.settings.epochs} without the finish. Set search.epochs to "
-                f"{needed} or more, or lower search.bandit.rounds or search.bandit.finish_epochs."
-            )
 
     # -- draws -------------------------------------------------------------------------------------
 
@@ -219,6 +205,54 @@ class BanditSearch(Searcher):
         write_json(path, {**round_, "normal": normal, "reduce": reduce})
 
 
+def make_table(settings: SearchSettings, seed: int) -> UcbTable:
+    """The table that a search begins with.
+
+    Args:
+        settings, seed: as of `BanditSearch`.
+
+    Raises:
+        BnasLarqError: a floor that leaves nothing to abandon.
+        RecipeError: Zeroise may be all that stays on an edge, and may not be chosen.
+    """
+    space, bandit = SearchSpace.named(settings.space), settings.bandit
+    has_zeroise = ZEROISE in space.normal or ZEROISE in space.reduce
+    if bandit.floor == 1 and has_zeroise and not settings.zeroise_competes:
+        raise RecipeError(
+            "BNAS-UCB leaves a candidate on each edge that may be chosen. Received: "
+            f"search.bandit.floor 1 in space {space.name!r} with search.zeroise_competes false: "
+            "the one that stays may be Zeroise. Set search.bandit.floor to 2 or more, or "
+            "search.zeroise_competes to true."
+        )
+    return UcbTable(
+        _candidates(space),
+        rounds=bandit.rounds,
+        floor=bandit.floor,
+        exploration=bandit.exploration,
+        seed=seed,
+    )
+
+
+def check_steps(settings: SearchSettings, table: UcbTable, steps_per_epoch: int) -> None:
+    """Raise RecipeError if the epochs before the finish have fewer steps than `table` draws."""
+    draws, epochs = table.planned, _first_epoch(settings)
+    if epochs * steps_per_epoch < draws:
+        finish = settings.bandit.finish_epochs
+        needed = finish - -draws // steps_per_epoch
+        raise RecipeError(
+            "Every draw of BNAS-UCB trains for at least one step. "
+            f"Received: {draws} draws ({settings.bandit.rounds} rounds for each number of "
+            f"candidates) and {epochs} epochs of {steps_per_epoch} steps for them, "
+            f"search.epochs {settings.epochs} without the finish. Set search.epochs to "
+            f"{needed} or more, or lower search.bandit.rounds or search.bandit.finish_epochs."
+        )
+
+
+def _first_epoch(settings: SearchSettings) -> int:
+    """The finish's; those before it make the draws."""
+    return max(0, settings.epochs - settings.bandit.finish_epochs)
+
+
 def _candidates(space: SearchSpace) -> np.ndarray:
     """Which columns of the table exist: rows of normal edges, then of reduction edges."""
     width = max(len(space.normal), len(space.reduce))
@@ -231,7 +265,7 @@ class SinglePath:
 
     Args:
         supernet: compiled, with its optimizer built.
-        data: of the search.
+        data: of the search; of its `credit` the first examples count, in its fixed order.
         credit_examples: as in `BanditSettings`.
     """
 

@@ -22,6 +22,7 @@ from bnas_larq.layers.relaxations import (
     Softmax,
     TemperatureSchedule,
 )
+from bnas_larq.layers.template import plan_cells
 from bnas_larq.models.bilevel import FirstOrder, SecondOrder, SingleLevel
 from bnas_larq.models.diversity import AnnealedEntropy
 from bnas_larq.models.expected_cost import ExpectedCost, network_of
@@ -43,14 +44,30 @@ RECORD = "alphas.jsonl"
 _GRADIENTS = {1: FirstOrder, 2: SecondOrder, "single-level": SingleLevel}
 
 
-def make_relaxation(settings: SearchSettings) -> Relaxation:
-    """What is made of α, as the settings say."""
+def make_relaxation(settings: SearchSettings, first_epoch: int = 0) -> Relaxation:
+    """What is made of α, as the settings say.
+
+    Args:
+        first_epoch: see `GradientSearch`; the temperature falls from there on.
+
+    Raises:
+        BnasLarqError: a temperature that is not positive.
+    """
     if settings.relaxation == "softmax":
         return Softmax()
     kind = {"gumbel-hard": GumbelHard, "concrete": Concrete}[settings.relaxation]
-    return kind(
-        TemperatureSchedule(*settings.temperature, settings.epochs, settings.temperature_decay)
-    )
+    # A search that ends before α learn has no temperature, but is told about a wrong one.
+    epochs = max(1, settings.epochs - first_epoch)
+    return kind(TemperatureSchedule(*settings.temperature, epochs, settings.temperature_decay))
+
+
+def check_sizes(settings: SearchSettings) -> None:
+    """Raise BnasLarqError if the channels of a cell of the supernet cannot be cut as the settings
+    say."""
+    sampling = PartialChannels(settings.channel_proportion)
+    for plan in plan_cells(settings.cells, settings.channels, "cifar"):
+        if sampling.proportion > 1:
+            sampling.mixed_filters(plan.filters)
 
 
 class GradientSearch(Searcher):
@@ -62,6 +79,9 @@ class GradientSearch(Searcher):
         num_classes, input_shape: of the data.
         seed: of the relaxation's draws.
         network: size of the final network, for a cost term; None for the supernet's own size.
+        first_epoch: how many of the settings' epochs something else trains before. The entropy
+            term and the temperature anneal over the epochs that follow, the learning rate decays
+            over all.
     """
 
     def __init__(
@@ -72,8 +92,10 @@ class GradientSearch(Searcher):
         seed: int = 0,
         *,
         network: NetworkConfig | None = None,
+        first_epoch: int = 0,
     ) -> None:
         self.settings = settings
+        self.first_epoch = first_epoch
         self.space = SearchSpace.named(settings.space)
         self.network = network
         self.supernet = SuperNet(
@@ -82,7 +104,7 @@ class GradientSearch(Searcher):
             cells=settings.cells,
             channels=settings.channels,
             scheme=settings.scheme,
-            relaxation=make_relaxation(settings),
+            relaxation=make_relaxation(settings, first_epoch),
             channel_sampling=PartialChannels(settings.channel_proportion),
             edge_normalization=settings.edge_normalization,
             seed=seed,
@@ -116,7 +138,9 @@ class GradientSearch(Searcher):
             diversity=AnnealedEntropy(settings.entropy_weight, settings.entropy_tau),
             cost=self._cost(),
             alpha_gradient=_GRADIENTS[settings.order](),
-            alpha_start_epoch=settings.alpha_start_epoch,
+            # The settings count all epochs in which α rest, also those before.
+            alpha_start_epoch=max(0, settings.alpha_start_epoch - self.first_epoch),
+            first_epoch=self.first_epoch,
         )
 
     def _cost(self) -> ExpectedCost | None:
@@ -156,13 +180,11 @@ class GradientSearch(Searcher):
         *,
         folder: Path,
         callbacks: Sequence[keras.callbacks.Callback] = (),
-        first_epoch: int = 0,
     ) -> None:
         """Train the compiled supernet to the last epoch, from the newest checkpoint if any.
 
         Args:
             data, folder, callbacks: as for `run`.
-            first_epoch: number of the first epoch, when something else has trained before.
 
         Raises:
             TrainingStopped: the loss is not finite, or an alarm shall end the search.
@@ -178,7 +200,7 @@ class GradientSearch(Searcher):
 
         watch = Alarms(
             settings.alarms,
-            epochs=range(first_epoch, settings.epochs),
+            epochs=range(self.first_epoch, settings.epochs),
             log=folder / ALARMS,
             probe=data.credit,
             genotype=lambda: self._genotype(self._architecture(), {}),
@@ -196,7 +218,7 @@ class GradientSearch(Searcher):
                 "alpha_optimizer": (supernet.alpha_optimizer, supernet.architecture_variables),
             },
             validation_data=data.validation,
-            first_epoch=first_epoch,
+            first_epoch=self.first_epoch,
             callbacks=[
                 EpochHook(record),
                 Progress(

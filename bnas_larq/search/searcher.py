@@ -35,7 +35,7 @@ class SearchData:
     Attributes:
         weights: training batches of the half that moves the network's weights.
         alphas: training batches of the half that moves α.
-        credit: the α half once, in stored order and unaugmented, in evaluation batches.
+        credit: the α half once, in a fixed shuffled order and unaugmented, in evaluation batches.
         validation: held-out (image, label) batches, or None.
     """
 
@@ -51,7 +51,7 @@ class Searcher(abc.ABC):
     @abc.abstractmethod
     def run(
         self,
-        data: SearchData,
+        data: SearchData | None,
         *,
         folder: Path,
         provenance: dict[str, Any],
@@ -60,6 +60,7 @@ class Searcher(abc.ABC):
         """Search, from the newest checkpoint in `folder` if there is one.
 
         Args:
+            data: None for a search without a supernet.
             folder: of the stage: gets metrics.jsonl, checkpoints/ and the search's own records.
             provenance: goes into the genotype.
 

@@ -236,6 +236,35 @@ def test_overwrite_with_a_recipe_that_cannot_run_keeps_the_earlier_run(refuse, t
     assert contents(begun) == before
 
 
+BANDIT = ("search.searcher=bandit", "search.bandit.finish_epochs=0")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (
+            BANDIT,
+            "Received: 75 draws (3 rounds for each number of candidates) and 12 epochs of 2 s",
+        ),
+        ((*BANDIT, "search.bandit.rounds=1", "search.bandit.floor=7"), "floor 7 for 7 candidates"),
+        (
+            (*BANDIT, "search.bandit.floor=1", "search.zeroise_competes=false"),
+            "search.bandit.floor 1 in space 'bnas' with search.zeroise_competes false",
+        ),
+        # Three of four channels, and one of the two that tiny's cells have.
+        (("search.channels=4", "search.channel_proportion=3"), "4 channels, proportion 3"),
+        (("search.channel_proportion=2",), "Received: 2 channels, proportion 2"),
+        (("search.relaxation=concrete", "search.temperature=[0, 1]"), "first=0.0, last=1.0"),
+        (("network.scheme=sgn-scale",), "did you mean 'sign-scale'?"),
+    ],
+)
+def test_a_search_that_cannot_begin_keeps_the_earlier_run(refuse, tiny, begun, overrides, part):
+    before = contents(begun)
+    changes = [word for override in overrides for word in ("--set", override)]
+    assert part in refuse("search", tiny, "--out", begun, "--overwrite", *changes)
+    assert contents(begun) == before
+
+
 def test_a_run_is_not_resumed_with_another_recipe(refuse, tiny, begun):
     before = contents(begun)
     message = refuse("run", tiny, "--set", "search.epochs=5", "--out", begun, "--resume")

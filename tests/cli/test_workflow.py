@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
 import shutil
 
 import h5py
+import numpy as np
 import pytest
 import yaml
 
+from bnas_larq.cli.opening import start_workflow
+from bnas_larq.data.examples import InMemoryExamples
 from bnas_larq.genotype import Genotype
-from bnas_larq.recipe import load_recipe
+from bnas_larq.recipe import load_recipe, parse_recipe
 from bnas_larq.runs import read_json, read_lines
+from bnas_larq.search import SearchResult
 
 #: Scikit-learn's digits: a fifth of 1797 is the test part; of data.limit = 200 a tenth is held out.
 TEST_IMAGES = 359
@@ -183,3 +188,68 @@ def test_the_steps_one_by_one_give_the_network_of_the_whole_run(
 def test_the_weights_file_holds_binary_networks_latent_weights(finished):
     with h5py.File(finished.folder / "weights.h5") as file:
         assert "classifier" in file and "stem_conv" in file
+
+
+# -- what searches are given -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def workflow(tiny, tmp_path):
+    """A run of `tiny` with other settings, ready to search."""
+
+    def make(name="run", stages=("search",), seed=0, network=(), **search):
+        values = yaml.safe_load(tiny.read_text())
+        values |= {"seed": seed, "search": values["search"] | search}
+        values["network"] |= dict(network)
+        return start_workflow(parse_recipe(values), tmp_path / name, stages=stages)
+
+    return make
+
+
+def test_credit_has_a_fixed_order_that_mixes_the_classes(workflow):
+    """Also of images that are stored class by class, as those of a folder are."""
+    labels = np.repeat(np.arange(2), 600)
+    images = np.broadcast_to(labels[:, None, None, None], (1200, 8, 8, 3)).astype(np.uint8)
+
+    def credit(name, **settings):
+        made = workflow(name, limit=None, **settings)
+        made.data = dataclasses.replace(made.data, train=InMemoryExamples(images, labels))
+        passes = made._search_data().credit
+        orders = [[batch.numpy().tolist() for _, batch in passes] for _ in range(2)]
+        assert orders[0] == orders[1]
+        pictures = np.concatenate([batch.numpy()[:, 0, 0, 0] > 0 for batch, _ in passes])
+        assert pictures.tolist() == [bool(label) for batch in orders[0] for label in batch]
+        return orders[0]
+
+    found = credit("one")
+    # Each batch of 250, and 100 at the end; 5 deviations of a fair draw are 8·5 images.
+    assert [len(batch) for batch in found] == [250, 250, 100]
+    assert all(abs(np.mean(batch) - 0.5) < 40 / len(batch) for batch in found)
+    assert sorted(sum(found, [])) == [0] * 300 + [1] * 300
+    assert credit("again") == found
+    assert credit("other", seed=1) != found
+
+
+def test_a_search_by_keras_tuner_has_nothing_to_do_with_a_supernet(workflow, monkeypatch, capsys):
+    """Neither its batches nor its precision nor its size: trials have those of the network."""
+    # More than a half has: `start_workflow` checks.
+    made = workflow(
+        searcher="tuner",
+        batch_size=100,
+        mixed_precision="auto",
+        network={"cells": 2, "channels": 6},
+    )
+    calls = []
+
+    class Searcher:
+        def run(self, data, **arguments):
+            calls.append((data, arguments["provenance"]))
+            return SearchResult(Genotype.published("bnas_imagenet"), 1, 0.5)
+
+    monkeypatch.setattr("bnas_larq.cli.workflow.make_searcher", lambda *_: Searcher())
+    made.search()
+    ((data, provenance),) = calls
+    assert data is None
+    assert (provenance["cells"], provenance["channels"]) == (2, 6)
+    assert "binary convolutions in" not in capsys.readouterr().err
+    assert not list((made.folder / "search").glob("*precision*"))

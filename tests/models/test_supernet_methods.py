@@ -300,13 +300,15 @@ def test_data_without_halves_end_in_a_sentence(data):
 @pytest.mark.parametrize("relaxation", [Softmax(), GumbelHard(SCHEDULE), Concrete(SCHEDULE)])
 def test_everything_comes_back_from_the_config(relaxation):
     net = supernet(relaxation=relaxation, edge_normalization=True, seed=4)
-    net.compile(cost=Zeroless(), alpha_gradient=SecondOrder(0.1, 0.02), alpha_start_epoch=3)
+    epochs = {"alpha_start_epoch": 3, "first_epoch": 2}
+    net.compile(cost=Zeroless(), alpha_gradient=SecondOrder(0.1, 0.02), **epochs)
     again = SuperNet.from_config(json.loads(json.dumps(net.get_config())))
     again.set_weights(net.get_weights())
     again.compile_from_config(json.loads(json.dumps(net.get_compile_config())))
     assert again.get_config() == net.get_config() and again.seed == 4
     assert again.get_compile_config() == net.get_compile_config()
-    assert isinstance(again.cost, Zeroless) and again.alpha_start_epoch == 3
+    assert isinstance(again.cost, Zeroless)
+    assert (again.alpha_start_epoch, again.first_epoch) == (3, 2)
     assert again.alpha_gradient.get_config() == {"xi": 0.1, "epsilon": 0.02}
     assert again.relaxation.get_config() == relaxation.get_config()
     assert_same(again(batch(1)[0], training=True), net(batch(1)[0], training=True))

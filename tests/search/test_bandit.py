@@ -164,6 +164,18 @@ def test_the_learning_rate_falls_over_draws_and_finish(whole):
     assert rates == pytest.approx([rate(epoch * STEPS - 1) for epoch in (3, 4)])
 
 
+def test_entropy_and_temperature_anneal_over_the_finish(whole):
+    """λ·exp(−t/τ), t from 0 in its first epoch; nothing of them is spent on the draws."""
+    weights = [line["diversity_weight"] for line in read_lines(whole[1] / "metrics.jsonl")]
+    assert weights == pytest.approx([math.exp(-t / 7.7) for t in range(2)])
+    finish = make(relaxation="concrete", temperature=(5.0, 0.1), alpha_start_epoch=3).finish
+    temperature = finish.supernet.relaxation.temperature
+    assert [float(temperature(t)) for t in range(2)] == pytest.approx([5.0, 0.1])
+    # α rest for three of the four epochs, two of which are the draws'.
+    finish.compile(STEPS)
+    assert (finish.supernet.first_epoch, finish.supernet.alpha_start_epoch) == (2, 1)
+
+
 # -- killed, resumed, repeated ---------------------------------------------------------------------
 
 
@@ -308,6 +320,16 @@ def test_too_few_steps_for_the_draws_are_refused(tmp_path, settings, received):
     with pytest.raises(RecipeError, match=message):
         run(make(**settings), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_only_survivor_that_may_not_be_chosen_is_refused(monkeypatch):
+    message = r"Received: search.bandit.floor 1 in space 'tiny' .* Set search.bandit.floor to 2 or"
+    with pytest.raises(RecipeError, match=message):
+        make(bandit={"floor": 1}, zeroise_competes=False)
+    assert make(bandit={"floor": 1}).table.floor == 1
+    made = SearchSpace("tiny", OPERATIONS[1:], OPERATIONS[1:], nodes=1)
+    monkeypatch.setitem(SPACES, "tiny", lambda: made)
+    assert make(bandit={"floor": 1}, zeroise_competes=False).table.floor == 1
 
 
 def test_a_floor_above_the_candidates_is_refused():
