@@ -16,8 +16,10 @@ What costs little next to a convolution is arranged so that it costs nothing:
   need of a kernel gradient.
 - Of the backward pass, TensorFlow drops what nobody asks for: kernel gradients while α moves, α's
   while the kernels do.
-- What a state computes is traced once for each set of shapes, not once for each cell and half of
-  the step: tracing is slow Python (`BinaryMixer`).
+- What a state computes is one forward and one backward function, traced and compiled once for each
+  set of shapes, not once for each cell and half of the step: both take long (`BinaryMixer`).
+- What the convolutions read (BatchNorm, sign, pools) is computed again in the backward function: it
+  costs less than keeping it, and the graph around holds two calls for each state.
 """
 
 from __future__ import annotations
@@ -125,8 +127,7 @@ class Entry:
         source: which of the call's prefixes it reads.
         column: its column of the weights.
         live: the edges it is computed for, their rows of the weights, ascending.
-        convolution: what is applied to the input; None passes what is read to every
-            edge.
+        convolution: what is applied to the input; None passes what is read to every edge.
     """
 
     source: int
