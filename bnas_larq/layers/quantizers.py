@@ -35,12 +35,14 @@ def centre_and_clip(kernel: tf.Tensor, clip_value: float = 1.0) -> tf.Tensor:
     return tf.clip_by_value(centred, -clip_value, clip_value)
 
 
-_traced_centre_and_clip = tf.function(
-    centre_and_clip,
-    input_signature=[tf.TensorSpec(None), tf.TensorSpec([])],
-    autograph=False,
-    experimental_attributes={"_noinline": True},
-)
+@functools.cache
+def _traced_centre_and_clip(clip_value: float) -> Callable[[tf.Tensor], tf.Tensor]:
+    return tf.function(
+        functools.partial(centre_and_clip, clip_value=clip_value),
+        input_signature=[tf.TensorSpec(None)],
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
 
 
 def sign_scale(kernel: tf.Tensor, gradient: str = "xnor", centred: bool = True) -> tf.Tensor:
@@ -196,7 +198,7 @@ class CenterClip(keras.constraints.Constraint):
             return centre_and_clip(kernel, self.clip_value)
         # One function for all shapes: of a supernet's two hundred kernels, it would be a tenth of a
         # step's graph.
-        centred = _traced_centre_and_clip(kernel, float(self.clip_value))
+        centred = _traced_centre_and_clip(float(self.clip_value))(kernel)
         centred.set_shape(kernel.shape)
         return centred
 

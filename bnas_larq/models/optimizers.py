@@ -10,6 +10,7 @@ takes only Keras' legacy optimizers, and needs one for each rate.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 from bnas_larq.backend import keras, register, tf
@@ -44,6 +45,11 @@ def clipping_factor(norm: tf.Tensor, limit: float) -> tf.Tensor:
     return limit / tf.maximum(norm, limit) + (norm - norm)
 
 
+def _coupled(gradient, weight, factor, decay):
+    """The clipped gradient and the decay."""
+    return factor * gradient + decay * weight
+
+
 class _CoupledDecay:
     """Adds clipping by global norm, L2 decay and rates of single weights to a Keras optimizer.
 
@@ -69,6 +75,8 @@ class _CoupledDecay:
         super().__init__(*args, **{**kwargs, "jit_compile": False})
         self.l2 = l2
         self.clip_norm = clip_norm
+        self._factor: tf.Tensor | float = 1.0
+        self._decay: tf.Tensor | float = l2
 
     @property
     def learning_rate(self):
@@ -84,32 +92,41 @@ class _CoupledDecay:
     def update_step(self, gradient, variable):
         self._multiplier = self.rate_multipliers.get(variable.name)
         try:
-            return super().update_step(gradient, variable)
+            return self._move(tf.convert_to_tensor(gradient), variable)
         finally:
             self._multiplier = None
 
-    def apply_gradients(self, grads_and_vars, *args, **kwargs):
-        pairs = [
-            (gradient, variable) for gradient, variable in grads_and_vars if gradient is not None
-        ]
-        gradients, variables = [g for g, _ in pairs], [v for _, v in pairs]
+    def _move(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
+        """Update `variable` by its gradient, which has not been clipped yet."""
+        if self.l2 or self.clip_norm is not None:
+            gradient = _coupled(gradient, variable, *self._coupling(variable))
+        super().update_step(gradient, variable)
+
+    def _coupling(self, variable: tf.Variable) -> tuple[tf.Tensor, tf.Tensor]:
+        """The step's clipping factor and decay, in the variable's type."""
+        return tf.cast(self._factor, variable.dtype), tf.cast(self._decay, variable.dtype)
+
+    def apply_gradients(
+        self, grads_and_vars, name=None, skip_gradients_aggregation=False, **kwargs
+    ):
+        pairs = [pair for pair in grads_and_vars if pair[0] is not None]
+        together = kwargs.pop("experimental_aggregate_gradients", not skip_gradients_aggregation)
+        # Of one replica, the sum would be a copy of each.
+        if together and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            pairs = self.aggregate_gradients(pairs)
         if self.clip_norm is not None:
-            # As `tf.clip_by_global_norm`, which makes an operation more of each.
-            factor = clipping_factor(tf.linalg.global_norm(gradients), self.clip_norm)
-            gradients = [factor * tf.convert_to_tensor(gradient) for gradient in gradients]
-        if self.l2:
-            # One constant for all: a graph of hundreds of variables is traced slowly.
-            l2 = tf.constant(self.l2)
-            gradients = [
-                g + tf.cast(l2, v.dtype) * tf.convert_to_tensor(v)
-                for g, v in zip(gradients, variables, strict=True)
-            ]
-        # Read once, not for each variable.
+            # As `tf.clip_by_global_norm`, which makes more operations of each.
+            norm = tf.linalg.global_norm([gradient for gradient, _ in pairs])
+            self._factor = clipping_factor(norm, self.clip_norm)
+        # Made once, not for each variable: a graph of hundreds of them is traced slowly.
+        self._decay = tf.constant(self.l2)
         self._rate = next_learning_rate(self)
         try:
-            return super().apply_gradients(zip(gradients, variables, strict=True), *args, **kwargs)
+            return super().apply_gradients(
+                pairs, name=name, skip_gradients_aggregation=True, **kwargs
+            )
         finally:
-            self._rate = None
+            self._rate, self._factor, self._decay = None, 1.0, self.l2
 
     def get_config(self) -> dict:
         return {
@@ -120,26 +137,35 @@ class _CoupledDecay:
         }
 
 
-class _OneOpSGD(keras.optimizers.SGD):
-    """Keras' SGD with one operation for each variable instead of ten: a supernet has hundreds."""
+@functools.cache
+def _momentum_step(dtype: tf.DType, nesterov: bool) -> Callable:
+    """One update of SGD as one function for variables of all shapes.
 
-    def update_step(self, gradient, variable):
-        if isinstance(gradient, tf.IndexedSlices):
-            super().update_step(gradient, variable)
-            return
-        velocity = self.momentums[self._index_dict[self._var_key(variable)]]
+    Keras' own has a dozen operations, and a supernet two hundred variables.
+    """
+
+    def step(weight, velocity, gradient, factor, decay, rate, momentum):
+        value = tf.raw_ops.ReadVariableOp(resource=weight, dtype=dtype)
         tf.raw_ops.ResourceApplyKerasMomentum(
-            var=variable.handle,
-            accum=velocity.handle,
-            lr=tf.cast(self.learning_rate, variable.dtype),
-            grad=gradient,
-            momentum=tf.cast(self.momentum, variable.dtype),
-            use_nesterov=self.nesterov,
+            var=weight,
+            accum=velocity,
+            lr=rate,
+            grad=_coupled(gradient, value, factor, decay),
+            momentum=momentum,
+            use_nesterov=nesterov,
         )
+
+    handle, scalar = tf.TensorSpec([], tf.resource), tf.TensorSpec([], dtype)
+    return tf.function(
+        step,
+        input_signature=[handle, handle, tf.TensorSpec(None, dtype), *[scalar] * 4],
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
 
 
 @register
-class CoupledSGD(_CoupledDecay, _OneOpSGD):
+class CoupledSGD(_CoupledDecay, keras.optimizers.SGD):
     """SGD whose L2 decay passes through the momentum.
 
     The velocity holds the learning rate, as always in Keras (v ← μ·v − lr·g, w ← w + v); PyTorch
@@ -153,18 +179,27 @@ class CoupledSGD(_CoupledDecay, _OneOpSGD):
     def __init__(self, *args, momentum_schedule: Callable | None = None, **kwargs) -> None:
         self.momentum_schedule = momentum_schedule
         super().__init__(*args, **kwargs)
+        self._momentum: tf.Tensor | float = self.momentum
 
     def apply_gradients(self, grads_and_vars, *args, **kwargs):
-        constant = self.momentum
         # Once for all variables: the graph of a schedule is larger than that of an update.
-        if self.momentum_schedule is None:
-            self.momentum = tf.constant(constant)
-        else:
-            self.momentum = self.momentum_schedule(self.iterations)
+        schedule = self.momentum_schedule
+        self._momentum = schedule(self.iterations) if schedule else tf.constant(self.momentum)
         try:
             return super().apply_gradients(grads_and_vars, *args, **kwargs)
         finally:
-            self.momentum = constant
+            self._momentum = self.momentum
+
+    def _move(self, gradient, variable):
+        velocity = self.momentums[self._index_dict[self._var_key(variable)]]
+        _momentum_step(variable.dtype, self.nesterov)(
+            variable.handle,
+            velocity.handle,
+            gradient,
+            *self._coupling(variable),
+            tf.cast(self.learning_rate, variable.dtype),
+            tf.cast(self._momentum, variable.dtype),
+        )
 
     def get_config(self) -> dict:
         schedule = self.momentum_schedule

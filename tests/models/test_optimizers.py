@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -266,3 +269,32 @@ def test_a_norm_that_is_not_finite_spoils_all_weights():
 @pytest.mark.parametrize("kind", [CoupledSGD, CoupledAdam])
 def test_xla_does_not_compile_single_updates(kind):
     assert not kind(0.1, jit_compile=True).jit_compile
+
+
+REPLICAS = """
+from bnas_larq.backend import tf
+from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+for kind in (CoupledSGD, CoupledAdam):
+    with strategy.scope():
+        weight = tf.Variable(2.0)
+        optimizer = kind(0.5, l2=0.1, clip_norm=1.0)
+        optimizer.build([weight])
+
+    def replica():
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
+        optimizer.apply_gradients([(3.0 * (1.0 + tf.cast(number, tf.float32)), weight)])
+
+    tf.function(lambda: strategy.run(replica))()
+    print(*(round(float(value), 4) for value in strategy.experimental_local_results(weight)))
+"""
+
+
+def test_replicas_clip_and_decay_their_sum():
+    """Gradients 3 and 6 of two devices: 9, clipped to 1; the decay of 2 is added once, 0.2."""
+    code = [sys.executable, "-c", REPLICAS]
+    done = subprocess.run(code, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["1.4 1.4", "1.5 1.5"]  # Adam's first step is its rate
