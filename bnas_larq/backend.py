@@ -7,7 +7,8 @@ Every other module imports `tf`, `keras` and `lq` from here.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import itertools
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import tensorflow as tf
@@ -30,6 +31,8 @@ keras = tf.keras
 #: Namespace of everything that bnas_larq registers for Keras serialisation.
 NAMESPACE = "bnas_larq"
 
+_numbers = itertools.count()
+
 register = keras.utils.register_keras_serializable(NAMESPACE)
 
 
@@ -43,11 +46,34 @@ def make_deterministic(seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def unrecorded() -> AbstractContextManager[None]:
-    """Inside, no gradient tape records: what stands in a custom gradient would be, for nobody."""
+def with_gradient(
+    name: str,
+    function: Callable[[], tuple[tf.Tensor, Callable[[tf.Tensor], Sequence[tf.Tensor]]]],
+    inputs: Sequence[tf.Tensor],
+) -> tf.Tensor:
+    """A function of tensors with a gradient of its own, as by `tf.custom_gradient`.
+
+    In graphs that one's gradient begins with zeros for each input, which nobody reads.
+
+    Args:
+        name: of the operation, for TensorFlow's messages.
+        function: returns its output, and what makes the gradients of `inputs` out of the output's.
+            No tape records what it does.
+        inputs: what the output depends on.
+    """
     from tensorflow.python.eager import record
 
-    return record.stop_recording()
+    with record.stop_recording():
+        output, gradient = function()
+        if not tf.executing_eagerly():
+            # Tapes outside a graph, and `tf.gradients`, see its operations only.
+            registered = f"BnasLarq{name}{next(_numbers)}"
+            tf.RegisterGradient(registered)(lambda _, *upstream: [None, *gradient(upstream[0])])
+            graph = tf.compat.v1.get_default_graph()
+            with graph.gradient_override_map({"IdentityN": registered}):
+                output = tf.identity_n([output, *inputs])[0]
+    record.record_operation(name, [output], list(inputs), gradient)
+    return output
 
 
 def xplane_protocol() -> ModuleType:
@@ -64,6 +90,6 @@ __all__ = [
     "make_deterministic",
     "register",
     "tf",
-    "unrecorded",
+    "with_gradient",
     "xplane_protocol",
 ]

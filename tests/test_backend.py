@@ -1,4 +1,5 @@
-"""Keras 2 whatever is imported first, or a sentence; in processes of their own."""
+"""Keras 2 whatever is imported first, or a sentence, in processes of their own; functions with a
+gradient of their own."""
 
 from __future__ import annotations
 
@@ -6,6 +7,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from bnas_larq.backend import tf, with_gradient
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,3 +43,62 @@ def test_keras_3_in_front_of_the_package_is_refused():
     done = python("from tensorflow import keras\nkeras.Model\nimport bnas_larq.backend")
     assert done.returncode != 0
     assert "or import bnas_larq first" in done.stderr
+
+
+# -- functions with a gradient of their own ----------------------------------------------------
+
+
+def tripled(x, y):
+    """x·y whose gradients are three times those of the product."""
+
+    def function():
+        return x * y, lambda upstream: [3.0 * upstream * y, 3.0 * upstream * x]
+
+    return with_gradient("Tripled", function, [x, y])
+
+
+def around(function, x, y):
+    with tf.GradientTape() as tape:
+        tape.watch((x, y))
+        loss = 0.5 * function(x, y)
+    return tape.gradient(loss, (x, y))
+
+
+def symbolic(x, y):
+    return tf.gradients(0.5 * tripled(x, y), (x, y))
+
+
+@pytest.mark.parametrize(
+    "gradients",
+    [
+        lambda x, y: around(tripled, x, y),
+        lambda x, y: around(tf.function(tripled), x, y),
+        tf.function(lambda x, y: around(tripled, x, y)),
+        tf.function(lambda x, y: around(tf.function(tripled), x, y)),
+        tf.function(symbolic),
+    ],
+    ids=["eager", "tape around a graph", "tape in a graph", "graph in a graph", "tf.gradients"],
+)
+def test_the_gradient_is_the_given_one_wherever_the_tape_is(gradients):
+    found = gradients(tf.constant(2.0), tf.constant(5.0))
+    assert [float(value) for value in found] == [0.5 * 3 * 5, 0.5 * 3 * 2]
+
+
+def test_what_is_not_watched_has_no_gradient():
+    x, y = tf.constant(2.0), tf.constant(5.0)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(y)
+        product = tripled(x, y)
+    assert [value is None for value in tape.gradient(product, (x, y))] == [True, False]
+
+
+def test_the_gradient_has_a_gradient():
+    """Of what its operations are: ∂(3·y)/∂y."""
+    x, y = tf.constant(2.0), tf.constant(5.0)
+    with tf.GradientTape() as outer:
+        outer.watch(y)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            product = tripled(x, y)
+        slope = inner.gradient(product, x)
+    assert float(outer.gradient(slope, y)) == 3.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bnas_larq.backend import keras, register, tf
+from bnas_larq.backend import keras, register, tf, with_gradient
 
 
 @register
@@ -33,19 +33,40 @@ class PlainBatchNormalization(keras.layers.BatchNormalization):
     ) -> tf.Tensor:
         """The layer's output with other moving statistics than its own, which training moves unless
         `moving` is False."""
-        ones, none = tf.ones([inputs.shape[-1]]), tf.zeros([0])
-        moves = training and moving
-        outputs = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=ones,
-            offset=tf.zeros([inputs.shape[-1]]),
-            mean=mean if moves or not training else none,
-            variance=variance if moves or not training else none,
-            epsilon=self.epsilon,
-            exponential_avg_factor=1.0 - self.momentum if moves else 1.0,
-            is_training=training,
-        )
-        if moves:
-            mean.assign(outputs.batch_mean)
-            variance.assign(outputs.batch_variance)
-        return outputs.y
+        ones, zeros = tf.ones([inputs.shape[-1]]), tf.zeros([inputs.shape[-1]])
+        norm = {"scale": ones, "epsilon": self.epsilon, "is_training": training}
+        if not training:
+            result = tf.raw_ops.FusedBatchNormV3(
+                x=inputs, offset=zeros, mean=mean, variance=variance, **norm
+            )
+            return result.y
+
+        def evaluate():
+            none = None if moving else tf.zeros([0])
+            outputs = tf.raw_ops.FusedBatchNormV3(
+                x=inputs,
+                offset=zeros,
+                mean=mean if moving else none,
+                variance=variance if moving else none,
+                exponential_avg_factor=1.0 - self.momentum if moving else 1.0,
+                **norm,
+            )
+            if moving:
+                mean.assign(outputs.batch_mean)
+                variance.assign(outputs.batch_variance)
+
+            def gradient(upstream):
+                found = tf.raw_ops.FusedBatchNormGradV3(
+                    y_backprop=upstream,
+                    x=inputs,
+                    reserve_space_1=outputs.reserve_space_1,
+                    reserve_space_2=outputs.reserve_space_2,
+                    reserve_space_3=outputs.reserve_space_3,
+                    **norm,
+                )
+                return [found.x_backprop]
+
+            return outputs.y, gradient
+
+        # TensorFlow's own gradient begins with zeros for five outputs that nobody differentiates.
+        return with_gradient("PlainBatchNormalization", evaluate, [inputs])

@@ -12,6 +12,8 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers.projection import PCNNProjection
@@ -118,12 +120,13 @@ def scaled(sums: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     the convolution, together with a ReLU that follows (with oneDNN; elsewhere it is what it says).
     """
     zeros = tf.zeros(scale.shape)
+    variance = np.full(scale.shape, 1.0 - _EPSILON, np.float32)
     return tf.raw_ops.FusedBatchNormV3(
         x=sums,
         scale=scale,
         offset=zeros,
         mean=zeros,
-        variance=tf.fill(scale.shape, 1.0 - _EPSILON),
+        variance=variance,
         epsilon=_EPSILON,
         is_training=False,
     ).y

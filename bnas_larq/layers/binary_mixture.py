@@ -24,99 +24,17 @@ What costs little next to a convolution is arranged so that it costs nothing:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
-from bnas_larq.backend import keras, lq, tf, unrecorded
-from bnas_larq.layers.binary import has_dilated_gradients, scaled, traced_by_shape
+from bnas_larq.backend import keras, lq, tf, with_gradient
+from bnas_larq.layers.binary import has_dilated_gradients, scaled
+from bnas_larq.layers.binary_mixer import BinaryConvolution, BinaryMixer
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
+from bnas_larq.layers.edge_channels import joined, picked, placed, spread, sum_of_products
 from bnas_larq.layers.prefixes import Prefixes
-from bnas_larq.layers.projection import PCNNProjection
-from bnas_larq.layers.quantizers import SignScale
-
-
-@dataclasses.dataclass(frozen=True)
-class BinaryConvolution:
-    """A layer of the supernet that this module can evaluate.
-
-    Attributes:
-        layer: convolution with a kernel quantizer that gives ±scale, and nothing else.
-        relu: whether ReLU follows.
-    """
-
-    layer: lq.layers.QuantConv2D
-    relu: bool
-
-    @property
-    def settings(self) -> tuple:
-        """Everything but the kernel that the outputs depend on."""
-        layer = self.layer
-        size = layer.kernel_size
-        return type(layer), size, layer.strides, layer.dilation_rate, layer.padding, self.relu
-
-    @classmethod
-    def of(cls, layers: Sequence[keras.layers.Layer]) -> tuple[int, BinaryConvolution] | None:
-        """(number of layers before it, the convolution) if `layers` end in one, else None.
-
-        The end is a convolution of the kind above, with or without a plain ReLU behind it.
-        """
-        relu = bool(layers) and _is_plain_relu(layers[-1])
-        place = len(layers) - 1 - relu
-        if place < 0 or not _is_binary_convolution(layers[place]):
-            return None
-        return place, cls(layers[place], relu)
-
-
-#: Kernel quantizers whose values are ±scale, one scale for each output channel.
-_SIGNS = (
-    SignScale,
-    PCNNProjection,
-    lq.quantizers.SteSign,
-    lq.quantizers.ApproxSign,
-    lq.quantizers.SwishSign,
-    lq.quantizers.MagnitudeAwareSign,
-)
-
-
-def _is_plain_relu(layer: keras.layers.Layer) -> bool:
-    return (
-        type(layer) is keras.layers.ReLU
-        and layer.max_value is None
-        and not layer.negative_slope
-        and not layer.threshold
-    )
-
-
-def _is_binary_convolution(layer: keras.layers.Layer) -> bool:
-    return (
-        type(layer) in (lq.layers.QuantConv2D, SymmetricQuantConv2D)
-        # Not every 1-bit quantizer gives ±scale: `SteHeaviside` gives 0 and 1, `NoOp` anything.
-        and isinstance(layer.kernel_quantizer, _SIGNS)
-        and layer.data_format == "channels_last"
-        and not tf.is_tensor(layer.pad_values)
-        and layer.pad_values == 0.0
-        and layer.input_quantizer is None
-        and not layer.use_bias
-        and layer.groups == 1
-        and layer.activation is keras.activations.linear
-    )
-
-
-class _Shared(NamedTuple):
-    """A binary kernel that has been quantised.
-
-    Attributes:
-        value: ±scale, [h, w, in, out]; gradients go through it.
-        distance: of a kernel with a projection loss, see `PCNNProjection.latest`.
-    """
-
-    value: tf.Tensor
-    distance: tf.Tensor | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,107 +52,6 @@ class Entry:
     column: int
     live: tuple[int, ...]
     convolution: BinaryConvolution | None = None
-
-
-class BinaryMixer:
-    """How a supernet convolves: the type, the functions its cells share, kernels quantised once.
-
-    Args:
-        dtype: what is convolved in: `float32`, or `bfloat16`, in which ±1 is exact.
-    """
-
-    def __init__(self, dtype: str = "float32") -> None:
-        self.dtype = tf.as_dtype(dtype)
-        self._functions: dict = {}
-        self._shared: dict[int, _Shared] = {}
-        self._settings: dict[keras.layers.Layer, tuple] = {}
-
-    def traced(self, key: Hashable, make: Callable[[], Callable], inline: bool = True) -> Callable:
-        """The traced function called `key`, made by the first who asks.
-
-        Whoever gives the same key must mean the same function of its arguments.
-        """
-        if key not in self._functions:
-            self._functions[key] = traced_by_shape(make(), inline)
-        return self._functions[key]
-
-    def settings_of(self, thing: keras.layers.Layer) -> tuple:
-        """See the function of this name, which is slow; settings do not change."""
-        if thing not in self._settings:
-            self._settings[thing] = settings_of(thing)
-        return self._settings[thing]
-
-    def kernel_of(self, convolution: BinaryConvolution) -> tf.Tensor:
-        """The layer's binary kernel, anew or the one of `shared_kernels`.
-
-        ±scale, [h, w, in, out], one scale from 0 up for each output channel; gradients go through
-        it to the latent kernel.
-        """
-        layer = convolution.layer
-        shared = self._shared.get(id(layer))
-        if shared is None:
-            return _quantised([layer])[0].value
-        if shared.distance is not None:
-            # Others may have quantised it since, in a pass that is over.
-            layer.kernel_quantizer.latest = shared.distance
-        return shared.value
-
-    @contextlib.contextmanager
-    def shared_kernels(self, convolutions: Iterable[BinaryConvolution]) -> Iterator[None]:
-        """Quantise kernels once for all evaluations inside the context.
-
-        The quantizers run here: a tape that shall see them must record now. Inside, a context of
-        its own takes over: one of no kernels quantises all of them anew.
-        """
-        groups: dict[Hashable, list[lq.layers.QuantConv2D]] = {}
-        for convolution in convolutions:
-            layer, quantizer = convolution.layer, convolution.layer.kernel_quantizer
-            # One with variables belongs to its one kernel, and a user's may do as it likes.
-            own = quantizer.weights or type(quantizer) not in _SIGNS
-            alike = id(layer) if own else self.settings_of(quantizer)
-            groups.setdefault((alike, *layer.kernel.shape[:-1]), []).append(layer)
-        shared = {}
-        for layers in groups.values():
-            shared.update(zip(map(id, layers), _quantised(layers), strict=True))
-        before, self._shared = self._shared, shared
-        try:
-            yield
-        finally:
-            self._shared = before
-
-
-def _quantised(layers: Sequence[lq.layers.QuantConv2D]) -> list[_Shared]:
-    """The binary kernels of some layers whose quantizers and kernels are alike but for the number
-    of output channels.
-
-    What the quantizers do to one output channel does not depend on the others, so they are all
-    quantised as one kernel: a supernet has two hundred.
-    """
-    latents = [tf.convert_to_tensor(layer.kernel) for layer in layers]
-    value = layers[0].kernel_quantizer(_joined(latents))
-    if len(layers) == 1:
-        return [_Shared(value, getattr(layers[0].kernel_quantizer, "latest", None))]
-    parts = tf.split(value, [latent.shape[-1] for latent in latents], axis=-1)
-    return [_Shared(part, None) for part in parts]
-
-
-def _joined(kernels: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Kernels side by side along their output channels."""
-    return tf.concat(kernels, axis=-1) if len(kernels) > 1 else kernels[0]
-
-
-def settings_of(thing: keras.layers.Layer) -> tuple:
-    """Type and arguments of a layer or quantizer, without names: its own and those of its parts."""
-    config = _without_names(thing.get_config())
-    return type(thing), json.dumps(config, sort_keys=True, default=str)
-
-
-def _without_names(config):
-    if isinstance(config, dict):
-        return {key: _without_names(value) for key, value in config.items() if key != "name"}
-    if isinstance(config, list | tuple):
-        return [_without_names(value) for value in config]
-    return config
 
 
 def mix(
@@ -279,25 +96,23 @@ def mix(
         # A pass in training may move them before the gradient of this one is asked for.
         statistics = [tuple(map(tf.convert_to_tensor, pair)) for pair in statistics]
 
-    @tf.custom_gradient
-    def evaluate(inputs, weights, *kernels):
-        with unrecorded():
-            output, kept = forward(inputs, weights, kernels, statistics)
+    def evaluate():
+        output, kept = forward(inputs, weights, kernels, statistics)
 
-        def grad(upstream):
+        def gradient(upstream):
             found = backward(upstream, inputs, weights, kernels, kept, statistics)
             dinputs, dweights, dkernels = found
             return [dinputs, dweights, *dkernels]
 
-        return output, grad
+        return output, gradient
 
-    return evaluate(inputs, weights, *kernels)
+    return with_gradient("BinaryMixture", evaluate, [inputs, weights, *kernels])
 
 
 def _signs_and_scale(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The parts of a binary kernel: ±1 [h, w, in, out], and one value from 0 up for each output
-    channel."""
-    return tf.where(kernel >= 0, 1.0, -1.0), tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2])
+    channel; where that is 0, so are the signs."""
+    return tf.sign(kernel), tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,7 +160,7 @@ class _Evaluation:
             output = tf.nn.relu(output) if convolution.relu else output
             kept.append(output)
             term = output if self.positive else output * tf.cast(factor, self.dtype)
-            terms.append(_placed(term, entry.live, self.edges))
+            terms.append(placed(term, entry.live, self.edges))
         if self.pools:
             terms.append(self._pooled(reads, weights))
         return tf.cast(_sum(terms), tf.float32), kept
@@ -375,9 +190,7 @@ class _Evaluation:
             dread, dscaled = inner.gradient(sums, (read, scaled), masked)
             dreads[entry.source].append(dread)
             dkernels.append(tf.cast(dscaled, kernel.dtype) * factor)
-            total = _sum_of_products(gradient, output)
-            # A softmax may underflow to 0, where its own gradient is 0 too.
-            dfactors.append(tf.math.divide_no_nan(total, factor) if self.positive else total)
+            dfactors.append(sum_of_products(gradient, output))
         dweights = self._weight_gradients(dfactors, weights)
         if self.pools:
             with tf.GradientTape() as inner:
@@ -403,49 +216,47 @@ class _Evaluation:
         ]
 
     def _weight_gradients(self, dfactors: Sequence[tf.Tensor], weights: tf.Tensor) -> tf.Tensor:
-        """Gradients of the output channels' weights as those of the weights [edges, operations]."""
-        columns = [tf.zeros([self.edges])] * weights.shape[1]
-        for entry, dfactor in zip(self.convolutions, dfactors, strict=True):
-            every = _placed(dfactor, entry.live, self.edges)
-            columns[entry.column] = tf.reduce_sum(tf.reshape(every, [self.edges, -1]), axis=1)
-        return tf.stack(columns, axis=1)
+        """Gradients of the mixture weights [edges, operations] from the sums, over batch and
+        positions, of upstream gradient times output: one for each output channel, for each
+        convolution."""
+        if not dfactors:
+            return tf.zeros_like(weights)
+        parts = [
+            placed(dfactor, entry.live, self.edges)
+            for entry, dfactor in zip(self.convolutions, dfactors, strict=True)
+        ]
+        sums = tf.reduce_sum(tf.reshape(tf.stack(parts), [len(parts), self.edges, -1]), axis=2)
+        found = tf.matmul(sums, self._columns(self.convolutions, weights), transpose_a=True)
+        # Outputs that hold the weight are divided by it. A softmax may underflow to 0, where its
+        # own gradient is 0 too.
+        return tf.math.divide_no_nan(found, weights) if self.positive else found
+
+    @staticmethod
+    def _columns(entries: Sequence[Entry], weights: tf.Tensor) -> np.ndarray:
+        """Which column of the weights is whose, [entries, operations] of 0 and 1."""
+        return np.eye(weights.shape[1], dtype=np.float32)[[entry.column for entry in entries]]
 
     def _pooled(self, reads, weights) -> tf.Tensor:
         """Σ over inputs that pass to all edges, as one 1×1 convolution to edges·C channels.
 
         Its kernel is the weights times the identity: each channel goes to each edge's place.
         """
-        values = tf.concat([reads[entry.source] for entry in self.pools], axis=-1)
+        values = joined([reads[entry.source] for entry in self.pools])
         channels = values.shape[-1] // len(self.pools)
+        columns = tf.matmul(self._columns(self.pools, weights), weights, transpose_b=True)
         mask = np.zeros((len(self.pools), self.edges), np.float32)
         for row, entry in zip(mask, self.pools, strict=True):
             row[list(entry.live)] = 1.0
-        columns = tf.unstack(weights, axis=1)
-        columns = tf.stack([columns[entry.column] for entry in self.pools]) * mask
-        kernel = columns[:, None, :, None] * np.eye(channels, dtype=np.float32)[None, :, None, :]
+        if not mask.all():
+            columns *= mask
+        columns = tf.reshape(columns, [len(self.pools), 1, self.edges, 1])
+        kernel = columns * np.eye(channels, dtype=np.float32)[None, :, None, :]
         kernel = tf.reshape(kernel, [1, 1, values.shape[-1], self.edges * channels])
         return tf.nn.conv2d(values, tf.cast(kernel, self.dtype), 1, "VALID")
 
 
 def _sum(terms: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.add_n(terms) if len(terms) > 1 else terms[0]
-
-
-def _placed(values: tf.Tensor, live: Sequence[int], edges: int) -> tf.Tensor:
-    """Outputs of the live edges, with zeros at the places of the others."""
-    if len(live) == edges:
-        return values
-    parts = dict(zip(live, tf.split(values, len(live), axis=-1), strict=True))
-    nothing = tf.zeros_like(parts[live[0]])
-    return tf.concat([parts.get(edge, nothing) for edge in range(edges)], axis=-1)
-
-
-def picked(values: tf.Tensor, live: Sequence[int], edges: int) -> tf.Tensor:
-    """The channels of the live edges: the transpose of `_placed`."""
-    if len(live) == edges:
-        return values
-    parts = tf.split(values, edges, axis=-1)
-    return tf.concat([parts[edge] for edge in live], axis=-1)
 
 
 def _convolve(layer: lq.layers.QuantConv2D, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -459,42 +270,3 @@ def _convolve(layer: lq.layers.QuantConv2D, inputs: tf.Tensor, kernel: tf.Tensor
         # The form that cuts out sub-images has gradients everywhere.
         return tf.nn.convolution(inputs, kernel, **place)
     return tf.nn.conv2d(inputs, kernel, **place)
-
-
-def spread(values: tf.Tensor, times: int) -> tf.Tensor:
-    """Each row [edges, …] for all channels of its edge, [edges·times, …].
-
-    As `tf.repeat`, which makes a graph of 30 nodes out of it.
-    """
-    shape = values.shape[1:]
-    tiled = tf.tile(tf.expand_dims(values, 1), [1, times, *[1] * len(shape)])
-    return tf.reshape(tiled, [-1, *shape])
-
-
-def weighted(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """values [batch, height, width, channels] · weights [channels]."""
-
-    @tf.custom_gradient
-    def multiply(values, weights):
-        def grad(upstream):
-            dvalues = upstream * tf.cast(weights, upstream.dtype)
-            return dvalues, _sum_of_products(upstream, values)
-
-        return values * tf.cast(weights, values.dtype), grad
-
-    return multiply(values, weights)
-
-
-def _sum_of_products(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
-    """Σ one·other over batch and positions, [channels]: the filter gradient of a 1×1 depthwise
-    convolution, which reads both once.
-    """
-    channels = one.shape[-1]
-    total = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
-        input=other,
-        filter_sizes=[1, 1, channels, 1],
-        out_backprop=one,
-        strides=[1, 1, 1, 1],
-        padding="VALID",
-    )
-    return tf.cast(tf.reshape(total, [channels]), tf.float32)

@@ -10,8 +10,9 @@ import numpy as np
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError
-from bnas_larq.layers.binary_mixture import BinaryMixer
+from bnas_larq.layers.binary_mixer import BinaryMixer
 from bnas_larq.layers.channel_sampling import PartialChannels
+from bnas_larq.layers.edge_channels import joined
 from bnas_larq.layers.mixed_state import MixedState, flat
 from bnas_larq.layers.mixture import Mixture, SampledPath, as_mixture
 from bnas_larq.layers.operations import Context, build_chain, chain
@@ -168,7 +169,7 @@ class MixedCell(keras.layers.Layer):
         training: bool | None = None,
     ) -> tf.Tensor:
         """The cell's output, given its `values`: the nodes side by side, and the shortcut."""
-        output = tf.concat(values[2:], axis=-1) if len(values) > 3 else values[2]
+        output = joined(values[2:])
         if self.has_shortcut:
             output += chain(self.shortcut, states[1], training)
         return output

@@ -13,15 +13,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from bnas_larq.backend import keras, tf
-from bnas_larq.layers.binary_mixture import (
-    BinaryConvolution,
-    BinaryMixer,
-    Entry,
-    mix,
-    picked,
-    spread,
-    weighted,
-)
+from bnas_larq.layers.binary_mixer import BinaryConvolution, BinaryMixer
+from bnas_larq.layers.binary_mixture import Entry, mix
+from bnas_larq.layers.edge_channels import picked, spread, weighted
 from bnas_larq.layers.mixture import Mixture, SampledPath
 from bnas_larq.layers.operations import Context, build_chain, build_operation, chain, sharing_of
 from bnas_larq.layers.prefixes import Prefixes, normalises

@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 
 from bnas_larq.backend import tf
-from bnas_larq.layers.binary_mixture import BinaryConvolution, BinaryMixer, Entry, mix
+from bnas_larq.layers.binary_mixer import BinaryConvolution, BinaryMixer
+from bnas_larq.layers.binary_mixture import Entry, mix
 from bnas_larq.layers.prefixes import Prefixes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -191,11 +192,12 @@ class BilevelModel(ArchitectureModel):
     @tf.autograph.experimental.do_not_convert
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         train, validation = both_halves(data)
-        if self.alpha_gradient.joint:
-            self._move(train, joint=True)
-        else:
-            # Both halves of the step see the same kernels, which are quantised once.
-            self._move(train, before=lambda: self.alpha_step(train, validation))
+        with _uncollected():
+            if self.alpha_gradient.joint:
+                self._move(train, joint=True)
+            else:
+                # Both halves of the step see the same kernels, which are quantised once.
+                self._move(train, before=lambda: self.alpha_step(train, validation))
         self._trackers["entropy"].update_state(self.entropy())
         self._trackers["diversity_weight"].update_state(self.diversity.coefficient(self.epoch))
         for op, share in self.shares().items():
@@ -320,3 +322,16 @@ class BilevelModel(ArchitectureModel):
         )
         if self.built:
             self.build_optimizers()
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Inside, Python does not look for cycles of garbage: it would go through the graph that is
+    being traced again and again, for a sixth of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

@@ -12,7 +12,7 @@ import numpy as np
 from bnas_larq.backend import keras, register, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers import template
-from bnas_larq.layers.binary_mixture import BinaryConvolution, BinaryMixer
+from bnas_larq.layers.binary_mixer import BinaryConvolution, BinaryMixer
 from bnas_larq.layers.channel_sampling import PartialChannels
 from bnas_larq.layers.convolutions import check_padding
 from bnas_larq.layers.mixed import MixedCell, check_alive

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras, lq, tf
-from bnas_larq.layers.binary_mixture import BinaryConvolution, BinaryMixer
+from bnas_larq.layers.binary_mixer import BinaryConvolution, BinaryMixer
 from bnas_larq.layers.mixed_state import MixedState, shared_part
 from bnas_larq.layers.mixture import Mixture
 from bnas_larq.layers.operations import Context, chain, register_operation

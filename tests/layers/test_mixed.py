@@ -15,7 +15,7 @@ import pytest
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError
-from bnas_larq.layers.binary_mixture import BinaryMixer
+from bnas_larq.layers.binary_mixer import BinaryMixer
 from bnas_larq.layers.channel_sampling import PartialChannels
 from bnas_larq.layers.mixed import MixedCell
 from bnas_larq.layers.mixture import Mixture, SampledPath

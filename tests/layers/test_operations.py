@@ -14,7 +14,7 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError, GenotypeError
 from bnas_larq.genotype import Edge, Genotype
 from bnas_larq.layers import operations
-from bnas_larq.layers.binary_mixture import BinaryConvolution
+from bnas_larq.layers.binary_mixer import BinaryConvolution
 from bnas_larq.layers.operations import (
     Context,
     build_operation,

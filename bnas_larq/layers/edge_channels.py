@@ -1,0 +1,78 @@
+"""Tensors whose last axis holds the channels of several edges, one edge after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bnas_larq.backend import tf, with_gradient
+
+
+def joined(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Tensors side by side along their last axis.
+
+    As `tf.concat`, whose gradient is a `Slice` for each, at places that it computes from shapes.
+    """
+    if len(tensors) == 1:
+        return tensors[0]
+    sizes = [tensor.shape[-1] for tensor in tensors]
+
+    def evaluate():
+        return tf.concat(tensors, axis=-1), lambda upstream: tf.split(upstream, sizes, axis=-1)
+
+    return with_gradient("Joined", evaluate, tensors)
+
+
+def placed(values: tf.Tensor, live: Sequence[int], edges: int) -> tf.Tensor:
+    """Outputs of the live edges, with zeros at the places of the others."""
+    if len(live) == edges:
+        return values
+    parts = dict(zip(live, tf.split(values, len(live), axis=-1), strict=True))
+    nothing = tf.zeros_like(parts[live[0]])
+    return tf.concat([parts.get(edge, nothing) for edge in range(edges)], axis=-1)
+
+
+def picked(values: tf.Tensor, live: Sequence[int], edges: int) -> tf.Tensor:
+    """The channels of the live edges: the transpose of `placed`."""
+    if len(live) == edges:
+        return values
+    parts = tf.split(values, edges, axis=-1)
+    return tf.concat([parts[edge] for edge in live], axis=-1)
+
+
+def spread(values: tf.Tensor, times: int) -> tf.Tensor:
+    """Each row [edges, …] for all channels of its edge, [edges·times, …].
+
+    As `tf.repeat`, which makes a graph of 30 nodes out of it.
+    """
+    shape = values.shape[1:]
+    tiled = tf.tile(tf.expand_dims(values, 1), [1, times, *[1] * len(shape)])
+    return tf.reshape(tiled, [-1, *shape])
+
+
+def weighted(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """values [batch, height, width, channels] · weights [channels]."""
+
+    @tf.custom_gradient
+    def multiply(values, weights):
+        def grad(upstream):
+            dvalues = upstream * tf.cast(weights, upstream.dtype)
+            return dvalues, sum_of_products(upstream, values)
+
+        return values * tf.cast(weights, values.dtype), grad
+
+    return multiply(values, weights)
+
+
+def sum_of_products(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+    """Σ one·other over batch and positions, [channels]: the filter gradient of a 1×1 depthwise
+    convolution, which reads both once.
+    """
+    channels = one.shape[-1]
+    total = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+        input=other,
+        filter_sizes=[1, 1, channels, 1],
+        out_backprop=one,
+        strides=[1, 1, 1, 1],
+        padding="VALID",
+    )
+    return tf.cast(tf.reshape(total, [channels]), tf.float32)
