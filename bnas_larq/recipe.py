@@ -115,13 +115,37 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
         ) from error
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Safe YAML that refuses a mapping with the same key twice, where YAML takes the last one."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.composer.ComposerError(
+                        None, None, f"the key {key.value!r} stands here again", key.start_mark
+                    )
+                seen.add(key.value)
+        return node
+
+
+def _yaml(text: str) -> Any:
+    loader = _UniqueKeys(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def _read(source: str | Path) -> tuple[dict[str, Any], Path]:
     """The YAML mapping of a shipped recipe or a file, and its path."""
     text = str(source)
     looks_like_path = text.endswith((".yaml", ".yml")) or "/" in text or Path(text).is_file()
     path = Path(text) if looks_like_path else recipe_path(text)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecipeError(
             f"A recipe is a YAML file or a shipped name. Received: {text!r}, which does not exist; "

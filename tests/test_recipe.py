@@ -294,6 +294,21 @@ def test_damaged_yaml_is_refused(write, text):
     assert "\n" not in str(error.value) and "Repair the file." in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [("seed: 1\ndata: {}\nseed: 2", "seed"), ("search:\n  epochs: 1\n  epochs: 2", "epochs")],
+)
+def test_a_key_that_stands_twice_is_refused(write, text, key):
+    with pytest.raises(RecipeError, match=rf"the key '{key}' stands here again.*line 3.*Repair"):
+        load_recipe(write(text))
+
+
+def test_merged_keys_may_be_overridden(write):
+    base = "search: &base\n  epochs: 1\n  cells: 3\n"
+    text = "train:\n  <<: {epochs: 4, batch_size: 8}\n  epochs: 2\n"
+    assert load_recipe(write(base + text)).train.epochs == 2
+
+
 def test_a_binary_file_is_refused(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(RecipeError, match="must be readable YAML"):

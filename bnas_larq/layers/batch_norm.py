@@ -32,7 +32,8 @@ class PlainBatchNormalization(keras.layers.BatchNormalization):
         moving: bool = True,
     ) -> tf.Tensor:
         """The layer's output with other moving statistics than its own, which training moves unless
-        `moving` is False."""
+        `moving` is False. A layer that is not `trainable` does not train, as in Keras."""
+        training = training and self.trainable
         ones, zeros = tf.ones([inputs.shape[-1]]), tf.zeros([inputs.shape[-1]])
         norm = {"scale": ones, "epsilon": self.epsilon, "is_training": training}
         if not training:

@@ -42,7 +42,8 @@ class Prefixes:
             tuple(order[x] if x in order else settings_of(x) for x in chain)
             for chain in self.chains
         )
-        return self.training, tuple((norm.epsilon, norm.momentum) for norm in self.norms), chains
+        norms = tuple((norm.epsilon, norm.momentum, norm.trainable) for norm in self.norms)
+        return self.training, norms, chains
 
     def __call__(
         self, inputs: tf.Tensor, statistics: Sequence[tuple], moving: bool = True
