@@ -31,6 +31,7 @@ keras = tf.keras
 #: Namespace of everything that bnas_larq registers for Keras serialisation.
 NAMESPACE = "bnas_larq"
 
+#: Of gradients that `with_gradient` registers, which need names of their own.
 _numbers = itertools.count()
 
 register = keras.utils.register_keras_serializable(NAMESPACE)
