@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from bnas_larq.backend import keras, lq, tf
+from bnas_larq.layers.edge_channels import picked
 from bnas_larq.layers.mixed import MixedCell
 from bnas_larq.layers.operations import chain
 from bnas_larq.models.supernet import SuperNet
@@ -61,6 +62,9 @@ def _sign_inputs(
                     read = chain(layers[:place], value, False, memory)
                     if (key := (id(layers[place]), id(read))) not in seen:
                         seen.add(key)
+                        if read.shape[-1] == len(alive) * value.shape[-1]:
+                            # Behind a first convolution: the channels of all edges.
+                            read = picked(read, np.flatnonzero(alive).tolist(), len(alive))
                         yield _quantizer(layers[place]), read
 
 

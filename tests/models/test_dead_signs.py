@@ -118,6 +118,30 @@ def test_signs_inside_of_a_candidate_count(images, registry):
     assert 1 <= round((found - healthy) * total, 3) <= 8
 
 
+def test_signs_behind_a_first_convolution_count_for_live_edges_only(images):
+    """A separable convolution takes three further signs, of the channels of all edges at once."""
+    net = settled(images, (ZEROISE, "bin_sep_conv_3x3"))
+    mixed = net.cells[-1].mixed_states[0]
+    (separable,) = mixed.candidates
+    last = [layer for layer in separable.chains[0] if "_bn" in layer.name][-1]
+    edges, filters = len(mixed.rows), mixed.filters
+    dead = np.repeat([0.0] * (edges - 1) + [1e3], filters)
+    alive = np.ones((len(net.space.edges), 2), bool)
+    shares = []
+    for pruned in ([], [mixed.rows[-1]]):
+        alive[pruned, 1] = False
+        net.prune(alive, alive)
+        healthy = dead_sign_share(net, images)
+        mean = last.moving_mean.numpy()
+        last.moving_mean.assign(mean + dead)
+        shares.append(dead_sign_share(net, images) - healthy)
+        last.moving_mean.assign(mean)
+    # One sign of each state, and three of each edge; nobody reads the last cell's last node.
+    signs = (1 + 2 + 4) * CHANNELS * (NODES + 1 + 3 * len(net.space.edges))
+    assert 0 < shares[0] <= filters / signs + 1e-9
+    assert shares[1] == 0.0
+
+
 def test_partial_channels(images):
     net = settled(images, channel_sampling=PartialChannels(2))
     norm = norm_of(net, cell=0, state=2)
