@@ -71,10 +71,11 @@ def command(
       bnas-larq compare bnas darts gdas --data-dir DIR --dry-run
       bnas-larq compare bnas darts gdas --data-dir DIR --out runs/three
       bnas-larq compare --out runs/three --resume
+      bnas-larq compare bnas darts gdas --out runs/three --resume --seeds 0,1,2
 
     A comparison that was killed goes on with --resume; METHODS may then be left out, or name
-    further ones, which get the seeds, draws and overrides it began with. Runs that failed are
-    tried again.
+    further ones, which get the seeds, draws and overrides it began with. All methods together may
+    get further seeds and draws. Runs that failed are tried again.
     """
     check_flags(resume, overwrite)
     out = out or Path("runs") / Path(budget or BUDGET).stem

@@ -1,7 +1,7 @@
 """The folder of a comparison, and its runs one after the other, each in a process of its own.
 
 recipe.yaml          the budget
-options.json         seeds, random genotypes and overrides, for methods that are added later
+options.json         seeds, random genotypes and overrides, for what is added later
 plan.json            the runs in order, and what the budget changed of their methods' settings
 recipes/<run>.yaml   each run's recipe, complete
 runs/<run>/          an ordinary run folder
@@ -43,7 +43,8 @@ _FLAGS = {
 
 
 def begun_options(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that the comparison in a folder began with; those given where none are kept.
+    """The options that the comparison in a folder began with, or goes on with: further seeds and
+    further random genotypes may be given; those given where none are kept.
 
     Args:
         given: by the keys of options.json; None for what is not given.
@@ -59,15 +60,29 @@ def begun_options(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
             "Restore the file, or choose another --out."
         )
     differing = [
-        flag for key, flag in _FLAGS.items() if given[key] is not None and given[key] != kept[key]
+        flag
+        for key, flag in _FLAGS.items()
+        if given[key] is not None and not _goes_on(key, kept[key], given[key])
     ]
     if differing:
         raise RunError(
-            "A comparison goes on with the options it began with. "
-            f"Received: another {', '.join(differing)} than in {file}. "
+            "A comparison goes on with the options it began with, or with further --seeds and "
+            f"more --random besides. Received: another {', '.join(differing)} than in {file}. "
             "Leave the change away, or choose another --out."
         )
-    return {key: kept[key] for key in _FLAGS}
+    options = {key: kept[key] if given[key] is None else given[key] for key in _FLAGS}
+    if given["seeds"] is not None:
+        # Random genotypes take their seeds by place: the first ones stay the first.
+        further = [seed for seed in given["seeds"] if seed not in kept["seeds"]]
+        options["seeds"] = [*kept["seeds"], *further]
+    return options
+
+
+def _goes_on(key: str, kept: Any, given: Any) -> bool:
+    """Whether an option of a begun comparison may become `given`."""
+    if key == "seeds":
+        return set(kept) <= set(given)
+    return given >= kept if key == "random" else given == kept
 
 
 def _is_beginning(path: Path, budget: Recipe) -> bool:
@@ -107,7 +122,7 @@ class ComparisonFolder:
             if not (path / "plan.json").is_file():
                 return cls._begin_again(path, budget, runs, options)
             opened = cls.open(path)
-            opened._add(budget, runs)
+            opened._add(budget, runs, options)
             return opened
         cls.check_new(path, budget, overwrite=overwrite)
         folder = RunFolder.create(path, budget.to_yaml(), overwrite=overwrite)
@@ -160,10 +175,18 @@ class ComparisonFolder:
             )
         return cls(RunFolder.open(path, lock=True))
 
-    def _add(self, budget: Recipe, runs: Sequence[PlannedRun]) -> None:
+    def _add(self, budget: Recipe, runs: Sequence[PlannedRun], options: Mapping[str, Any]) -> None:
         """Plan further runs; those that have begun must be the same, others may be mended."""
         check_recipe(budget, recipe_of(self.folder), self.folder.path)
         known = self.plan()
+        file = self.folder / OPTIONS
+        grown = file.is_file() and read_json(file) != options
+        missing = {one["method"] for one in known} - {run.method for run in runs}
+        if grown and missing:
+            raise RunError(
+                "Further seeds and random genotypes are for all methods of a comparison. "
+                f"Received: no {', '.join(sorted(missing))}. Add them to METHODS."
+            )
         names = {one["name"] for one in known}
         for run in runs:
             path = self._recipe(run.name)
@@ -178,6 +201,8 @@ class ComparisonFolder:
             run for run in runs if run.name not in names or not self.run_path(run.name).exists()
         ]
         self._write(waiting, known)
+        if grown:
+            write_json(file, dict(options))
 
     def _write(self, runs: Sequence[PlannedRun], known: Sequence[dict[str, Any]]) -> None:
         """Write the recipes of `runs` and the plan, in which they replace known ones."""

@@ -251,6 +251,30 @@ def test_a_further_method_gets_the_options_that_the_comparison_began_with(
     assert "searched-seed9" in more and not (out / "options.json").exists()
 
 
+def test_all_methods_may_get_further_seeds_and_random_genotypes(refuse, begun, methods, tmp_path):
+    given, searched, *budget = methods
+    out = tmp_path / "out"
+    first = begun(given, searched, *budget, "--seeds", "5,7", out=out)
+    kept = {path: path.read_bytes() for path in (out / "recipes").iterdir()}
+    # Not for some of them only, nor in place of others.
+    grown = (*budget, "--resume", "--seeds", "2,5,7", "--random", "4")
+    assert "Received: no given. Add" in refuse("compare", searched, *grown, "--out", out)
+    message = refuse("compare", *methods, "--resume", "--seeds", "2,5", "--out", out)
+    assert "another --seeds than in" in message
+    assert read_json(out / "options.json")["seeds"] == [5, 7]
+    more = begun(given, searched, *grown, out=out)
+    assert list(more)[: len(first)] == list(first)
+    assert {"given-seed2", "searched-seed2"} < set(more)
+    assert len([name for name in more if name.startswith("random-")]) == 4
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert read_json(out / "options.json")["seeds"] == [5, 7, 2]
+    # From here on these are the options it goes on with.
+    assert begun(*methods, "--resume", out=out) == more
+    assert begun(*methods, "--resume", "--seeds", "2,5,7", out=out) == more
+    message = refuse("compare", *methods, "--resume", "--seeds", "5,7", "--out", out)
+    assert "another --seeds than in" in message
+
+
 def test_a_damaged_file_of_options_is_one_sentence(refuse, begun, methods, tmp_path):
     out = tmp_path / "out"
     begun(*methods, out=out)
