@@ -7,6 +7,7 @@ Every other module imports `tf`, `keras` and `lq` from here.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -45,6 +46,36 @@ def make_deterministic(seed: int) -> None:
     """
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
+    _add_in_order()
+
+
+def _add_in_order() -> None:
+    """Let `tf.add_n`, and with it the gradients of what has several readers, add in a fixed order.
+
+    `AddN` takes the buffer of an input that nobody else needs any more as its output, and begins
+    the sum with that input: which one it is hangs on how far other threads are, also where
+    operations are to be deterministic, and from three terms on rounding follows. Here inputs are
+    buffers of their own (`Snapshot` copies what others read), of which it takes the first. All of
+    them, and of two terms too: Grappler makes one `AddN` of nested ones.
+    """
+    from tensorflow.python.ops import gen_math_ops
+
+    add_n = gen_math_ops.add_n
+    if getattr(add_n, "in_order", False):
+        return
+    # Of `Snapshot`, unless this TensorFlow has one.
+    with contextlib.suppress(KeyError):
+        tf.RegisterGradient("Snapshot")(lambda _, upstream: upstream)
+
+    def in_order(inputs, name=None):
+        # Eager operations run one after the other. Sums of lists and the like are left alone.
+        if not tf.executing_eagerly() and all(one.dtype.is_floating for one in inputs):
+            inputs = [tf.raw_ops.Snapshot(input=one) for one in inputs]
+        return add_n(inputs, name)
+
+    in_order.in_order = True
+    # Whatever adds gradients asks this module for it, by this name.
+    gen_math_ops.add_n = in_order
 
 
 def with_gradient(

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bnas_larq.backend import tf, with_gradient
+from bnas_larq.backend import make_deterministic, tf, with_gradient
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,6 +44,48 @@ def test_keras_3_in_front_of_the_package_is_refused():
     done = python("from tensorflow import keras\nkeras.Model\nimport bnas_larq.backend")
     assert done.returncode != 0
     assert "or import bnas_larq first" in done.stderr
+
+
+# -- the same bits -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["sum", "gradient", "nested"])
+def test_sums_of_what_others_read_too_have_one_order(way):
+    """`AddN` alone gives other bits in every second call."""
+    make_deterministic(0)
+    values = [tf.random.stateless_normal((64, 16, 16, 32), (0, number)) for number in range(3)]
+
+    @tf.function
+    def several(*values):
+        a, b, c = map(tf.sin, values)
+        if way == "sum":
+            total = tf.add_n([a, b, c])
+        elif way == "nested":
+            total = tf.add_n([a, tf.add_n([b, c])])
+        else:
+            # What has three readers, whose gradients others read too.
+            with tf.GradientTape() as tape:
+                tape.watch(values)
+                readers = [tf.identity(values[0]) for _ in range(3)]
+            total = tape.gradient(readers, values[0], [a, b, c])
+        # Nobody else reads c.
+        return total, tf.exp(a), tf.tanh(b)
+
+    first = several(*values)[0].numpy()
+    for _ in range(100):
+        np.testing.assert_array_equal(several(*values)[0].numpy(), first)
+
+
+@pytest.mark.parametrize("inputs", [[1, 2, 3], [[1.5], [2.0]]])
+def test_sums_of_other_things_stay_as_they_are(inputs):
+    make_deterministic(0)
+    tensors = [tf.constant(one) for one in inputs]
+    total = tf.function(lambda: tf.add_n(tensors))()
+    np.testing.assert_array_equal(total, np.sum(inputs, axis=0))
+    with tf.GradientTape() as tape:
+        variable = tf.Variable([1.0, 2.0])
+        doubled = tf.function(lambda: tf.add_n([variable, variable]))()
+    np.testing.assert_array_equal(tape.gradient(doubled, variable), [2.0, 2.0])
 
 
 # -- functions with a gradient of their own ----------------------------------------------------
