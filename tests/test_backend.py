@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bnas_larq.backend import make_deterministic, tf, with_gradient
+from bnas_larq.backend import functions_read_once, make_deterministic, tf, with_gradient
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,6 +44,36 @@ def test_keras_3_in_front_of_the_package_is_refused():
     done = python("from tensorflow import keras\nkeras.Model\nimport bnas_larq.backend")
     assert done.returncode != 0
     assert "or import bnas_larq first" in done.stderr
+
+
+# -- definitions of traced functions -----------------------------------------------------------
+
+
+def test_definitions_are_parsed_once_and_only_inside():
+    from tensorflow.python.eager import context
+
+    runtime = context.context()
+    inner = tf.function(lambda x: tf.sin(x) * 2)
+    outer = tf.function(lambda x: inner(x) + inner(x))
+    with functions_read_once():
+        values = outer(tf.constant([1.0, 2.0]))
+        name = outer.get_concrete_function(tf.constant([1.0, 2.0])).name.decode()
+        with functions_read_once():
+            assert runtime.get_function_def(name) is runtime.get_function_def(name)
+        # The inner one has not ended it.
+        assert runtime.get_function_def(name) is runtime.get_function_def(name)
+        kept = runtime.get_function_def(name)
+    assert runtime.get_function_def(name) is not runtime.get_function_def(name)
+    assert runtime.get_function_def(name).signature == kept.signature
+    np.testing.assert_allclose(values, 4 * np.sin([1.0, 2.0]), rtol=1e-6)
+
+
+def test_an_error_inside_ends_it_too():
+    from tensorflow.python.eager import context
+
+    with pytest.raises(KeyError), functions_read_once():
+        raise KeyError
+    assert "get_function_def" not in vars(context.context())
 
 
 # -- the same bits -----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bnas_larq.backend import keras, tf
+from bnas_larq.backend import functions_read_once, keras, tf
 from bnas_larq.fitting.callbacks import MetricsLog, StopWhenNotFinite
 from bnas_larq.fitting.state import TrainingState
 from bnas_larq.runs import Checkpoints, keep_lines_before
@@ -58,18 +58,19 @@ def resumable_fit(
     for path in (log, *logs):
         keep_lines_before(path, start)
     if start < epochs:
-        model.fit(
-            dataset(start),
-            steps_per_epoch=steps_per_epoch,
-            initial_epoch=start,
-            epochs=epochs,
-            validation_data=validation_data,
-            verbose=0,
-            callbacks=[
-                StopWhenNotFinite(),
-                MetricsLog(log),
-                *callbacks,
-                _SaveState(state),
-            ],
-        )
+        with functions_read_once():
+            model.fit(
+                dataset(start),
+                steps_per_epoch=steps_per_epoch,
+                initial_epoch=start,
+                epochs=epochs,
+                validation_data=validation_data,
+                verbose=0,
+                callbacks=[
+                    StopWhenNotFinite(),
+                    MetricsLog(log),
+                    *callbacks,
+                    _SaveState(state),
+                ],
+            )
     return start

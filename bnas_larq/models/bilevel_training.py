@@ -8,7 +8,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from bnas_larq.backend import keras, tf
+from bnas_larq.backend import functions_read_once, keras, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.models.architecture import ArchitectureModel
 from bnas_larq.models.bilevel import AlphaGradient, AlphaGradients, Batch, FirstOrder, Losses
@@ -122,7 +122,8 @@ class BilevelModel(ArchitectureModel):
             callbacks.append(counter)
         else:
             callbacks = [counter, *tf.nest.flatten(callbacks or [])]
-        return super().fit(*args, callbacks=callbacks, **kwargs)
+        with functions_read_once():
+            return super().fit(*args, callbacks=callbacks, **kwargs)
 
     def _prepare(self, data: Any) -> None:
         """Make all variables before the step is traced: a step that made some is traced twice."""
