@@ -79,6 +79,26 @@ def test_an_error_inside_ends_it_too():
 # -- the same bits -----------------------------------------------------------------------------
 
 
+def test_sums_stay_sums_in_graphs_that_tensorflow_thinks_large():
+    """Otherwise it adds the terms to a variable, in the order in which threads come by."""
+    from tensorflow.python.eager import context
+
+    make_deterministic(0)
+
+    @tf.function
+    def two_sums(*values):
+        read = [tf.sin(value) for value in values]
+        return tf.add_n(read), tf.add_n([tf.cos(value) for value in read])
+
+    context.enable_graph_collection()
+    two_sums(*(tf.ones((32, 2**18)) for _ in range(3)))
+    graphs = context.export_run_metadata().partition_graphs
+    context.disable_graph_collection()
+    ops = [node.op for graph in graphs for node in graph.node]
+    assert ops.count("AddN") == 2
+    assert "TemporaryVariable" not in ops
+
+
 @pytest.mark.parametrize("way", ["sum", "gradient", "nested"])
 def test_sums_of_what_others_read_too_have_one_order(way):
     """`AddN` alone gives other bits in every second call."""
