@@ -84,7 +84,7 @@ def _keep_sums() -> None:
     """Keep Grappler from making of an `AddN` in a graph that it thinks large a variable, to which
     other threads add the terms as they come.
 
-    It does from an estimate of 215 MB on: four fifths of the 256 MiB that TensorFlow takes for a
+    It does from an estimate of 205 MiB on: four fifths of the 256 MiB that TensorFlow takes for a
     CPU's memory. `tf` has no switch for its memory optimizer alone.
     """
     from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
