@@ -17,20 +17,20 @@ from bnas_larq.lazy import lazy_names
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 _HOMES = {
-    "AnnealedEntropy": "bnas_larq.models.diversity",
+    "AnnealedEntropy": "bnas_larq.supernet.diversity",
     "ArgmaxDiscretizer": "bnas_larq.discretize",
     "BnasLarqError": "bnas_larq.errors",
     "Edge": "bnas_larq.genotype",
     "Genotype": "bnas_larq.genotype",
-    "NetworkConfig": "bnas_larq.models.network",
+    "NetworkConfig": "bnas_larq.networks.network",
     "SearchSpace": "bnas_larq.spaces",
-    "SuperNet": "bnas_larq.models.supernet",
-    "build_network": "bnas_larq.models.network",
-    "count_costs": "bnas_larq.models.costs",
+    "SuperNet": "bnas_larq.supernet.super_net",
+    "build_network": "bnas_larq.networks.network",
+    "count_costs": "bnas_larq.costs.accounting",
     "load_dataset": "bnas_larq.data",
-    "planned_costs": "bnas_larq.models.planned",
+    "planned_costs": "bnas_larq.costs.cost_walk",
     "register_operation": "bnas_larq.layers.operations",
-    "solve_budget": "bnas_larq.models.budget",
+    "solve_budget": "bnas_larq.costs.budget_solver",
 }
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, _HOMES)

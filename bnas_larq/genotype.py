@@ -334,7 +334,7 @@ class Genotype:
 
     def save(self, path: str | Path) -> None:
         """Write `to_json` to `path`, atomically."""
-        from bnas_larq.runs import write_atomic
+        from bnas_larq.files import write_atomic
 
         write_atomic(path, self.to_json())
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from bnas_larq.backend import tf
-from bnas_larq.errors import BnasLarqError, nearest, one_line
+from bnas_larq.errors import BnasLarqError, RunError, nearest, one_line
+from bnas_larq.files import read_json, write_json
 
 #: What recipes and models take. `auto` measures, see `choose_precision`.
 PRECISIONS = ("float32", "bfloat16", "auto")
@@ -154,3 +156,46 @@ def _best_time(function: Callable[[], tf.Tensor], repeats: int) -> float:
         function().numpy()
         times.append(time.perf_counter() - start)
     return max(min(times), 1e-9)
+
+
+RECORD = "precision.json"
+
+
+def recorded_precision(folder: Path, asked: str) -> PrecisionChoice:
+    """What a stage computes its binary convolutions in.
+
+    `auto` depends on the machine and on what else it does, so that it is measured once: the choice
+    stands in the folder's precision.json from then on, also on another machine. What is asked for
+    by name needs no record; the recipe is one.
+
+    Args:
+        folder: of the stage, inside the run folder.
+        asked: one of `bnas_larq.precision.PRECISIONS`.
+
+    Raises:
+        BnasLarqError: an unknown precision.
+        RunError: the record is damaged, or cannot be written.
+    """
+    path = Path(folder) / RECORD
+    if asked != "auto":
+        return choose_precision(asked)
+    if path.exists():
+        return _read(path)
+    choice = choose_precision(asked)
+    write_json(path, dataclasses.asdict(choice))
+    return choice
+
+
+def _read(path: Path) -> PrecisionChoice:
+    record = read_json(path)
+    if not (
+        isinstance(record, dict)
+        and record.get("name") in ("float32", "bfloat16")
+        and isinstance(record.get("reason"), str)
+    ):
+        raise RunError(
+            "A run goes on in the precision it began with. "
+            f"Received: {path}, which does not name one. "
+            "Restore the file, or start a new run."
+        )
+    return PrecisionChoice(record["name"], record["reason"])

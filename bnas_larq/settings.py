@@ -139,7 +139,7 @@ def _tunable_values(key: str, allowed: Any) -> Any:
 
 
 class CostTermSettings(Section):
-    """A differentiable cost in the loss of α; see `bnas_larq.models.expected_cost`.
+    """A differentiable cost in the loss of α; see `bnas_larq.costs.expected_cost`.
 
     Attributes:
         measure: what is counted of the network that α stand for, at the size that the section
@@ -148,7 +148,7 @@ class CostTermSettings(Section):
             bytes, milliseconds). Up to it the term is 0.
         weight: factor of the term.
         table: for `latency`, a YAML or JSON file: milliseconds by operation, see
-            `bnas_larq.models.latency`.
+            `bnas_larq.costs.latency_tables`.
     """
 
     measure: Literal["ops", "bytes", "latency"] = "ops"
@@ -234,7 +234,7 @@ class SearchSettings(Section):
 
 
 class NetworkSettings(Section):
-    """Size of the final network; see `bnas_larq.models.network.NetworkConfig`."""
+    """Size of the final network; see `bnas_larq.networks.network.NetworkConfig`."""
 
     cells: int = pydantic.Field(20, gt=0)
     channels: int = pydantic.Field(36, ge=2)
@@ -268,7 +268,7 @@ class TrainSettings(Section):
 
 
 class FineTuneSettings(Section):
-    """Training that begins with another network's weights; see `bnas_larq.training.finetune`.
+    """Training that begins with another network's weights (`training.recipe_training`).
 
     First the new head alone, then (for `train.epochs` more) everything, as the section `train`
     says.

@@ -152,7 +152,7 @@ class SearchSpace:
     @classmethod
     def darts_binary(cls) -> SearchSpace:
         """The space and cell of DARTS (arXiv 1806.09055, §3.1.1), its convolutions binarised: what
-        BNAS compares itself with. See `bnas_larq.layers.separable` for what that means here.
+        BNAS compares itself with. See `bnas_larq.layers.operations` for what that means here.
         """
         names = (
             ZEROISE,

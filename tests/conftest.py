@@ -7,6 +7,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -39,14 +40,33 @@ def full_disk() -> Callable[[int], contextlib.AbstractContextManager[None]]:
     return limited
 
 
+def _sibling(name: str) -> ModuleType:
+    """A module beside this one; `tests` is no package."""
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def edge_by_edge() -> Callable:
     """The reference form of the mixed cell, `tests/reference_cell.py`."""
-    path = Path(__file__).with_name("reference_cell.py")
-    spec = importlib.util.spec_from_file_location("reference_cell", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.edge_by_edge
+    return _sibling("reference_cell").edge_by_edge
+
+
+@pytest.fixture(scope="session")
+def authors(shared: Path) -> Callable:
+    """Opens a fixture of the authors' program by name; skips where ../shared is absent."""
+    opened = _sibling("authors_file").AuthorsFile
+
+    def open_file(name: str):
+        path = shared / "fixtures" / f"{name}.npz"
+        if not path.is_file():
+            pytest.skip(f"the fixture {path} is absent")
+        return opened(path)
+
+    return open_file
 
 
 @pytest.fixture

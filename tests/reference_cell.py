@@ -6,9 +6,9 @@ It reads the weights of a `MixedCell`, and is what that cell is compared with.
 from __future__ import annotations
 
 from bnas_larq.backend import keras, lq, tf
-from bnas_larq.layers.edges import RepeatChannels
-from bnas_larq.layers.mixed import MixedCell
+from bnas_larq.layers.convolutions import RepeatChannels
 from bnas_larq.layers.operations import chain
+from bnas_larq.supernet.mixed_cell import MixedCell
 
 
 def edge_by_edge(

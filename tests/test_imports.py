@@ -17,23 +17,28 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "bnas_larq"
 
-FLOORS = {
-    **dict.fromkeys(
-        ("errors", "lazy", "genotype", "spaces", "discretize", "settings", "recipe", "runs"), 0
+#: From the ground up, as DESIGN lists them.
+_ROOMS = (
+    (
+        *("errors", "lazy", "files", "genotype", "spaces", "discretize", "settings", "recipe"),
+        *("resources", "run_folder", "checkpoints", "tables", "console"),
     ),
-    "resources": 0,
-    **dict.fromkeys(("backend", "precision"), 1),
-    "layers": 2,
-    "models": 3,
-    **dict.fromkeys(("fitting", "data"), 4),
-    **dict.fromkeys(("search", "training", "export", "report"), 5),
-    **dict.fromkeys(("zoo", "benchmark"), 6),
-    "cli": 7,
-}
-#: Floors whose parts meet only further up. Elsewhere a floor may import itself, without cycles.
-SEPARATE_FLOORS = {5}
-#: Where the parts meet: as heavy as they are, so that commands import it inside themselves.
-WORKFLOW = f"{PACKAGE}.cli.workflow"
+    ("backend", "determinism", "precision"),
+    ("data",),
+    ("layers",),
+    ("networks",),
+    ("supernet",),
+    ("costs",),
+    ("fitting",),
+    ("training", "search", "export", "report"),
+    ("zoo",),
+    ("run",),
+    ("benchmark",),
+    ("cli",),
+)
+FLOORS = {room: floor for floor, rooms in enumerate(_ROOMS) for room in rooms}
+#: Rooms of one floor do not import each other, but on the first two.
+SEPARATE_FLOORS = set(range(2, len(_ROOMS)))
 
 #: Behind one door, which sets Keras 2 before anybody else can touch it.
 ONLY_IN_BACKEND = {"tensorflow", "tf_keras", "keras", "larq"}
@@ -81,7 +86,7 @@ def modules() -> dict[str, Path]:
 
 
 def part(module: str) -> str:
-    """`layers` of `bnas_larq.layers.mixed`; empty for the package itself."""
+    """`layers` of `bnas_larq.supernet.mixed_cell`; empty for the package itself."""
     return module.split(".")[1] if "." in module else ""
 
 
@@ -147,7 +152,7 @@ def import_violations(
             found.append(f"{where} only backend.py imports {outside}")
         if outside in ONLY_IN_FUNCTIONS and entry.at_top and LAZY_MODULES.get(module) != outside:
             found.append(f"{where} {outside} is imported inside functions only")
-        in_command = here == "cli" and module != WORKFLOW
+        in_command = here == "cli"
         if outside in NOT_AT_TOP_OF_CLI and entry.at_top and in_command:
             found.append(f"{where} {outside} is imported inside the commands")
         if outside in NOT_ON_FLOOR_0 and floor == 0:
@@ -164,7 +169,7 @@ def import_violations(
                 found.append(f"{where} floor {floor} imports {target} of floor {there}")
             elif there == floor and here != part(target) and floor in SEPARATE_FLOORS:
                 found.append(f"{where} {here} and {part(target)} meet only on higher floors")
-            heavy = 1 <= there < FLOORS["cli"] or target == WORKFLOW
+            heavy = 1 <= there < FLOORS["cli"]
             if in_command and entry.at_top and heavy:
                 found.append(f"{where} {target} loads TensorFlow: import it inside the command")
     return found
@@ -266,7 +271,6 @@ def test_the_package_itself_imports_nothing_heavy():
 
 def test_floor_0_and_the_command_line_load_no_tensorflow():
     light = [name for name in MODULES if FLOORS.get(part(name)) in (0, FLOORS["cli"])]
-    light.remove(WORKFLOW)
     heavy = sorted(ONLY_IN_BACKEND | ONLY_IN_FUNCTIONS)
     code = f"import sys, {', '.join(light)}; print([n for n in {heavy} if n in sys.modules])"
     done = subprocess.run(
@@ -279,20 +283,20 @@ def test_floor_0_and_the_command_line_load_no_tensorflow():
     ("module", "source", "message"),
     [
         ("errors", "import tensorflow as tf", "only backend.py imports tensorflow"),
-        ("cli.run", "def f():\n    import tf_keras", "only backend.py imports tf_keras"),
-        ("layers.mixed", "from larq.layers import QuantConv2D", "only backend.py imports larq"),
+        ("cli.a", "def f():\n    import tf_keras", "only backend.py imports tf_keras"),
+        ("layers.cells", "from larq.layers import QuantConv2D", "only backend.py imports larq"),
         ("genotype", "from bnas_larq.backend import tf", "floor 0 imports bnas_larq.backend"),
-        ("layers.a", "def f():\n    from bnas_larq import models", "of floor 3"),
-        ("layers.a", "from ..models import costs", "of floor 3"),
-        ("layers", "from ..models.costs import x", "of floor 3"),
+        ("layers.a", "def f():\n    from bnas_larq import networks", "of floor 4"),
+        ("layers.a", "from ..networks import network", "of floor 4"),
+        ("layers", "from ..networks.network import x", "of floor 4"),
         ("search.a", "from bnas_larq.training import b", "search and training meet only"),
         ("zoo.a", "from bnas_larq import SuperNet", "from the module that defines it"),
-        ("cli.a", "from bnas_larq.models import costs", "import it inside the command"),
+        ("cli.a", "from bnas_larq.networks import network", "import it inside the command"),
         ("cli.a", "import numpy as np", "numpy is imported inside the commands"),
-        ("cli.a", "from bnas_larq.cli.workflow import x", "import it inside the command"),
+        ("cli.a", "from bnas_larq.run.recipe_run import x", "import it inside the command"),
         ("cli.a", "if TYPE_CHECKING:\n    pass\nelse:\n    import numpy", "inside the commands"),
-        ("genotype", "if TYPE_CHECKING:\n    from bnas_larq.models import costs", "of floor 3"),
-        ("fitting.a", "from bnas_larq.training import b", "of floor 5"),
+        ("genotype", "if TYPE_CHECKING:\n    from bnas_larq.networks import network", "of floor 4"),
+        ("fitting.a", "from bnas_larq.training import b", "of floor 8"),
         ("export.a", "import larq_compute_engine", "inside functions only"),
         ("search.a", "import keras_tuner", "inside functions only"),
         ("search.tuning.tuner", "import larq_zoo", "larq_zoo is imported inside functions only"),
@@ -306,13 +310,13 @@ def test_floor_0_and_the_command_line_load_no_tensorflow():
         ("data.a", "keras.layers.Lambda(f)", "Lambda layer"),
         ("recipe", "yaml.load(text)", "yaml.safe_load is the only way"),
         ("recipe", "from yaml import unsafe_load", "yaml.safe_load is the only way"),
-        ("runs", "try:\n    pass\nexcept:\n    pass", "a bare except"),
+        ("files", "try:\n    pass\nexcept:\n    pass", "a bare except"),
         ("layers.a", "importlib.import_module('bnas_larq.cli')", "hides from this test"),
     ],
 )
 def test_the_rules_catch(module, source, message):
     name, tree = f"{PACKAGE}.{module}", ast.parse(source)
-    known = {PACKAGE, WORKFLOW, f"{PACKAGE}.models", f"{PACKAGE}.models.costs"}
+    known = {PACKAGE, f"{PACKAGE}.networks", f"{PACKAGE}.networks.network"}
     known |= {f"{PACKAGE}.training", f"{PACKAGE}.training.b", *LAZY_MODULES}
     found = import_violations(name, tree, known, is_package=module == "layers")
     assert message in "; ".join(found + code_violations(name, tree))
@@ -323,14 +327,14 @@ def test_the_rules_catch(module, source, message):
     [
         ("backend", "import tensorflow as tf\nimport larq as lq"),
         ("layers.a", "from bnas_larq.layers.quantizers import SignScale"),
-        ("zoo.a", "from bnas_larq import models"),
+        ("zoo.a", "from bnas_larq import networks"),
         ("export.a", "def f():\n    import larq_compute_engine"),
         ("search.a", "def f():\n    from bnas_larq.search.tuning import tuner"),
         ("search.tuning.tuner", "import keras_tuner\nfrom bnas_larq.search.tuning import durable"),
-        ("cli.a", "def f():\n    from bnas_larq.models import costs\n    import numpy"),
-        ("cli.a", "def f():\n    from bnas_larq.cli.workflow import x"),
-        ("cli.a", "if TYPE_CHECKING:\n    from bnas_larq.cli.workflow import x"),
-        ("cli.workflow", "import numpy\nfrom bnas_larq.models import costs"),
+        ("cli.a", "def f():\n    from bnas_larq.networks import network\n    import numpy"),
+        ("cli.a", "def f():\n    from bnas_larq.run.recipe_run import x"),
+        ("cli.a", "if TYPE_CHECKING:\n    from bnas_larq.run.recipe_run import x"),
+        ("run.a", "import numpy\nfrom bnas_larq.networks import network"),
         ("search.a", "from bnas_larq.fitting import resume"),
         ("training.a", "from bnas_larq.data import splits"),
         ("zoo.a", "model.eval()\nnumpy.load(path, allow_pickle=False)\nyaml.safe_load(text)"),
@@ -338,7 +342,7 @@ def test_the_rules_catch(module, source, message):
 )
 def test_the_rules_allow(module, source):
     name, tree = f"{PACKAGE}.{module}", ast.parse(source)
-    known = {PACKAGE, WORKFLOW, f"{PACKAGE}.models", f"{PACKAGE}.models.costs"}
+    known = {PACKAGE, f"{PACKAGE}.networks", f"{PACKAGE}.networks.network"}
     known |= {f"{PACKAGE}.fitting.resume", *LAZY_MODULES}
     assert import_violations(name, tree, known) + code_violations(name, tree) == []
 

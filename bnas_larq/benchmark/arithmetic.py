@@ -17,12 +17,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bnas_larq.backend import keras
+from bnas_larq.costs.cost_walk import planned_costs
+from bnas_larq.costs.multiplications import FULL_PRECISION, Multiplications
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers import template
 from bnas_larq.layers.operations import Context, build_layer, build_operation
-from bnas_larq.models.multiplications import FULL_PRECISION, Multiplications
-from bnas_larq.models.network import NetworkConfig
-from bnas_larq.models.planned import planned_costs
+from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.spaces import ZEROISE, SearchSpace
 
 #: One multiplication and one addition.
@@ -61,7 +61,7 @@ def training_arithmetic(genotype: Genotype, config: NetworkConfig) -> StepArithm
     """A training step of a final network: forward, and the gradients of inputs and kernels.
 
     Raises:
-        BnasLarqError, GenotypeError: as of `bnas_larq.models.network.build_network`.
+        BnasLarqError, GenotypeError: as of `bnas_larq.networks.network.build_network`.
     """
     layers = planned_costs(genotype, config).layers
     macs = sum(sum(layer.macs.values()) for layer in layers)
@@ -94,7 +94,7 @@ def bilevel_arithmetic(
 
     Args:
         space, num_classes, cells, channels, input_shape, stem: as of
-            `bnas_larq.models.supernet.SuperNet`.
+            `bnas_larq.supernet.super_net.SuperNet`.
 
     Raises:
         BnasLarqError: impossible sizes or an unknown stem.

@@ -15,17 +15,16 @@ from bnas_larq.benchmark.arithmetic import (
     training_arithmetic,
 )
 from bnas_larq.benchmark.feeding import Feed
-from bnas_larq.benchmark.machine import machine, matmul_rates, peak_memory
 from bnas_larq.benchmark.profiling import profile_steps
-from bnas_larq.benchmark.timing import StepLoop, Timing
+from bnas_larq.benchmark.timing import StepLoop, Timing, machine, matmul_rates, peak_memory
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Genotype
-from bnas_larq.layers.binary import compute_in
-from bnas_larq.models.network import NetworkConfig, build_network
-from bnas_larq.models.supernet import SuperNet
+from bnas_larq.layers.binary_convolution import compute_in
+from bnas_larq.networks.network import NetworkConfig, build_network
 from bnas_larq.precision import choose_precision
 from bnas_larq.settings import TrainSettings
 from bnas_larq.spaces import SearchSpace
+from bnas_larq.supernet.super_net import SuperNet
 from bnas_larq.training.trainer import DropPathSchedule, make_loss, make_optimizer
 
 #: Steps of an epoch, for schedules: no measured step depends on it.

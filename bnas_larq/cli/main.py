@@ -26,39 +26,46 @@ USER_ERROR, INTERRUPTED = 2, 130
 #: In the order of work. The module holds a click command named `command`.
 COMMANDS = {
     "run": LazyCommand(
-        "bnas_larq.cli.run", "The whole way of a recipe: search, train, evaluate, export."
+        "bnas_larq.cli.run_commands:run",
+        "The whole way of a recipe: search, train, evaluate, export.",
     ),
-    "search": LazyCommand("bnas_larq.cli.search", "Search a cell: images in, genotype out."),
-    "train": LazyCommand("bnas_larq.cli.train", "Train the network of a genotype."),
+    "search": LazyCommand(
+        "bnas_larq.cli.run_commands:search", "Search a cell: images in, genotype out."
+    ),
+    "train": LazyCommand("bnas_larq.cli.run_commands:train", "Train the network of a genotype."),
     "evaluate": LazyCommand(
-        "bnas_larq.cli.evaluate", "Accuracy of a run's network on the test split."
+        "bnas_larq.cli.run_commands:evaluate", "Accuracy of a run's network on the test split."
     ),
     "export": LazyCommand(
-        "bnas_larq.cli.export", "Write a network as .tflite, lint it, or bundle it for a device."
+        "bnas_larq.cli.export_command",
+        "Write a network as .tflite, lint it, or bundle it for a device.",
     ),
     "finetune": LazyCommand(
-        "bnas_larq.cli.finetune", "Fit a published or trained network to your own images."
+        "bnas_larq.cli.run_commands:finetune",
+        "Fit a published or trained network to your own images.",
     ),
     "zoo": LazyCommand(
-        "bnas_larq.cli.zoo", "Published networks: list, show, verify, publish, import."
+        "bnas_larq.cli.zoo_commands:zoo", "Published networks: list, show, verify, publish, import."
     ),
     "cost": LazyCommand(
-        "bnas_larq.cli.cost", "MACs, OPs, bytes of networks; sizes that meet a budget."
+        "bnas_larq.cli.cost_command", "MACs, OPs, bytes of networks; sizes that meet a budget."
     ),
     "compare": LazyCommand(
-        "bnas_larq.cli.compare", "Several searches on the same data, budget and seeds."
+        "bnas_larq.cli.compare_command", "Several searches on the same data, budget and seeds."
     ),
     "benchmark": LazyCommand(
-        "bnas_larq.cli.benchmark", "Time a step of search or training against the machine's limit."
+        "bnas_larq.cli.benchmark_commands",
+        "Time a step of search or training against the machine's limit.",
     ),
     "worker": LazyCommand(
-        "bnas_larq.cli.tuner_workers", "Run trials for a search by keras-tuner elsewhere."
+        "bnas_larq.cli.run_commands:worker", "Run trials for a search by keras-tuner elsewhere."
     ),
     "report": LazyCommand(
-        "bnas_larq.cli.report", "Draw a run's cells and curves, and write its HTML report."
+        "bnas_larq.cli.run_commands:report",
+        "Draw a run's cells and curves, and write its HTML report.",
     ),
     "recipes": LazyCommand(
-        "bnas_larq.cli.recipes", "List the recipes that ship with bnas-larq, or show one."
+        "bnas_larq.cli.recipe_commands", "List the recipes that ship with bnas-larq, or show one."
     ),
     "doctor": LazyCommand(
         "bnas_larq.cli.doctor", "Versions, machine, and whether everything fits together."

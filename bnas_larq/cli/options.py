@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,9 @@ import click
 from bnas_larq.errors import RecipeError, RunError
 
 if TYPE_CHECKING:
-    from bnas_larq.cli.workflow import Workflow
     from bnas_larq.recipe import Recipe
+    from bnas_larq.run.recipe_run import Workflow
+
 
 _RUN_OPTIONS = (
     click.option(
@@ -87,7 +89,7 @@ def start(
     if resolved.layer_study is not None:
         stages = _stages_of_study(resolved, stages)
 
-    from bnas_larq.runs import RunFolder
+    from bnas_larq.run_folder import RunFolder
 
     given = resolved.genotype is not None or resolved.finetune is not None
     if not given and resolved.layer_study is None and "search" not in stages:
@@ -108,7 +110,7 @@ def start(
 
 def _stages_of_study(recipe: Recipe, stages: Collection[str]) -> Collection[str]:
     """What of a layer study must fit the data; RecipeError unless it can be run, and as a whole."""
-    from bnas_larq.cli.layer_study import check_study
+    from bnas_larq.run.layer_study import check_study
 
     if not {"search", "train"} <= set(stages):
         raise RecipeError(
@@ -132,9 +134,9 @@ def begin(recipe: Recipe, path: Path, **settings: Any) -> Workflow:
     """Open the run folder `path` for a resolved recipe, locked until the command ends.
 
     Args:
-        settings: as of `bnas_larq.cli.opening.start_workflow`, which also says what it raises.
+        settings: as of `bnas_larq.run.creation.start_workflow`, which also says what it raises.
     """
-    from bnas_larq.cli.opening import start_workflow
+    from bnas_larq.run.creation import start_workflow
 
     return _locked_until_the_end(start_workflow(recipe, path, **settings))
 
@@ -145,7 +147,7 @@ def opened(path: Path, *, lock: bool = True) -> Workflow:
     Raises:
         RunError: `path` is no run folder, or another process is at work in it.
     """
-    from bnas_larq.cli.opening import open_workflow
+    from bnas_larq.run.creation import open_workflow
 
     return _locked_until_the_end(open_workflow(path, lock=lock))
 
@@ -188,7 +190,7 @@ def absolute(recipe: Recipe) -> Recipe:
     if recipe.genotype is not None and Path(recipe.genotype).is_file():
         changes["genotype"] = str(Path(recipe.genotype).resolve())
     if recipe.finetune is not None and Path(recipe.finetune.entry).is_dir():
-        from bnas_larq.zoo.finetune_source import reference
+        from bnas_larq.run.finetuning import reference
 
         entry = reference(recipe.finetune.entry)
         changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})
@@ -203,3 +205,36 @@ def absolute(recipe: Recipe) -> Recipe:
 def _locked_until_the_end(workflow: Workflow) -> Workflow:
     click.get_current_context().call_on_close(workflow.folder.unlock)
     return workflow
+
+
+class Numbers(click.ParamType):
+    """Whole numbers from `minimum` on, `12`, `8,12` or `8-20`, as a list."""
+
+    name = "numbers"
+
+    def __init__(self, minimum: int = 1) -> None:
+        self.minimum = minimum
+
+    def convert(self, value, param, ctx):
+        """The numbers in `value`, sorted."""
+        found: set[int] = set()
+        for part in str(value).split(","):
+            match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
+            numbers = match and range(int(match[1]), int(match[2] or match[1]) + 1)
+            if not numbers or numbers[0] < self.minimum:
+                self.fail(f"{value!r} is no number, list such as 8,12 or range such as 8-20.")
+            found.update(numbers)
+        return sorted(found)
+
+
+class ImageSize(click.ParamType):
+    """Height and width of images, `224` or `96x128`."""
+
+    name = "size"
+
+    def convert(self, value, param, ctx):
+        """(height, width)."""
+        match = re.fullmatch(r"([1-9]\d{0,4})(?:[x×]([1-9]\d{0,4}))?", str(value))
+        if not match:
+            self.fail(f"{value!r} is no size such as 224 or 96x128.")
+        return int(match[1]), int(match[2] or match[1])

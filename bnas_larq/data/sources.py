@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from bnas_larq.data.dataset import ImageDataset
-from bnas_larq.data.digits import load_digits
+import numpy as np
+
+from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, ImageDataset, Splits
+from bnas_larq.data.examples import InMemoryExamples, cut, first_permuted
 from bnas_larq.data.folder import load_folder
+from bnas_larq.data.images import resize_batch
 from bnas_larq.data.tfds_source import load_tfds
 from bnas_larq.errors import DataError
 from bnas_larq.settings import DataSettings
@@ -103,3 +106,28 @@ def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
             "example 32."
         )
     return sides
+
+
+def load_digits(*, image_size: tuple[int, int] | None, limit: int | None, seed: int) -> Splits:
+    """The 1,797 handwritten digits (UCI, Alpaydin and Kaynak 1998), grey 0 to 16 turned into RGB 0
+    to 255.
+
+    The test part is a fixed stratified fifth, whatever the seed.
+    """
+    from sklearn import datasets
+
+    bunch = datasets.load_digits()
+    grey = np.round(bunch.images * (255.0 / 16.0)).astype(np.uint8)
+    images = np.repeat(grey[..., None], 3, axis=-1)
+    if image_size is not None and image_size != images.shape[1:3]:
+        images = resize_batch(images, image_size)
+    labels = bunch.target.astype(np.int64)
+    everything = InMemoryExamples(images, labels)
+    test = cut(len(labels), TEST_FRACTION, TEST_SEED, labels)
+    train = everything.subset(np.flatnonzero(~test))
+    return Splits(
+        class_names=tuple(str(name) for name in bunch.target_names),
+        train=train.subset(first_permuted(train.num_examples, limit, seed)),
+        validation=None,
+        test=everything.subset(np.flatnonzero(test)),
+    )

@@ -25,8 +25,7 @@ from bnas_larq.errors import ExportError, one_line
 from bnas_larq.export.engine import compute_engine, quiet
 from bnas_larq.export.flat import flattened
 from bnas_larq.export.inspect import custom_operations
-from bnas_larq.export.margins import with_trimmed_margins
-from bnas_larq.export.padding import with_exact_padding
+from bnas_larq.export.padding import with_exact_padding, with_trimmed_margins
 
 _WAY_OUT = "Build the layer that needs it from TensorFlow Lite's built-in operations."
 

@@ -20,7 +20,7 @@ from bnas_larq.backend import keras, lq
 from bnas_larq.errors import ExportError, one_line
 from bnas_larq.export.engine import compute_engine
 from bnas_larq.export.flat import calls, flattened
-from bnas_larq.layers.identity import FactorizedReduction
+from bnas_larq.layers.operations import FactorizedReduction
 
 #: What a reader of a damaged flatbuffer runs into: offsets that point outside or elsewhere.
 _DAMAGE = (

@@ -11,7 +11,7 @@ from typing import Any
 
 from bnas_larq.backend import keras
 from bnas_larq.errors import TrainingStopped
-from bnas_larq.runs import append_line
+from bnas_larq.files import append_line
 
 
 def plain(logs: dict[str, Any] | None) -> dict[str, float]:

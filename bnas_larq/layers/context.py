@@ -10,7 +10,7 @@ from bnas_larq.backend import keras
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers import convolutions
 from bnas_larq.layers.batch_norm import PlainBatchNormalization
-from bnas_larq.layers.edges import RepeatChannels
+from bnas_larq.layers.convolutions import RepeatChannels
 from bnas_larq.layers.quantizers import get_scheme
 
 

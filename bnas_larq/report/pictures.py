@@ -6,17 +6,17 @@ import csv
 from pathlib import Path
 
 from bnas_larq.errors import BnasLarqError
+from bnas_larq.files import read_json, read_lines
 from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import load_recipe
-from bnas_larq.report.cells import save_cell_pictures
+from bnas_larq.report.cell_picture import save_cell_pictures
 from bnas_larq.report.curves import (
     save_alpha_history,
     save_confusion,
+    save_search_curves,
     save_training_curves,
 )
-from bnas_larq.report.pareto import save_pareto
-from bnas_larq.report.search_curves import save_search_curves
-from bnas_larq.runs import read_json, read_lines
+from bnas_larq.report.pareto_picture import save_pareto
 
 _KINDS = ("normal", "reduce")
 

@@ -14,12 +14,12 @@ import numpy as np
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import TrainingStopped
+from bnas_larq.files import append_line, keep_lines_before, read_lines
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.convolutions import BATCH_NORM
-from bnas_larq.models.dead_signs import dead_sign_share
-from bnas_larq.runs import append_line, keep_lines_before, read_lines
 from bnas_larq.settings import AlarmSettings
 from bnas_larq.spaces import PARAMETER_FREE, ZEROISE
+from bnas_larq.supernet.dead_signs import dead_sign_share
 
 #: File of a stage's folder: one row for each epoch.
 RECORD = "alarms.jsonl"
@@ -56,7 +56,7 @@ class Alarms(keras.callbacks.Callback):
       be derived now;
     - `entropy`: mean entropy over the edges, as a share of what equal weights of all candidates
       that are not pruned have; judged in the first half of the epochs only: later it should fall;
-    - `dead_signs`: see `bnas_larq.models.dead_signs`; not measured before BatchNorm's moving
+    - `dead_signs`: see `bnas_larq.supernet.dead_signs`; not measured before BatchNorm's moving
       statistics have settled, which takes 44 steps.
 
     A warning stands on stderr when its alarm begins, and is not repeated while it lasts. With

@@ -1,8 +1,7 @@
 """Training and evaluation of final networks."""
 
 from bnas_larq.training.evaluation import Evaluation, evaluate_network
-from bnas_larq.training.finetune import fine_tune_network
-from bnas_larq.training.stored import train_stored
+from bnas_larq.training.recipe_training import fine_tune_network, train_stored
 from bnas_larq.training.trainer import train_network
 
 __all__ = [

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bnas_larq.backend import keras, tf
-from bnas_larq.runs import write_atomic
+from bnas_larq.files import write_atomic
 
 
 @dataclasses.dataclass(frozen=True)

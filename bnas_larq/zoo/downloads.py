@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from bnas_larq.errors import WeightsError, one_line
-from bnas_larq.runs import sha256 as sum_of
+from bnas_larq.files import sha256 as sum_of
 
 if TYPE_CHECKING:
     import requests

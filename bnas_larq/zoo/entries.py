@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnas_larq.errors import ZooError
-from bnas_larq.runs import sha256, write_atomic, write_json
+from bnas_larq.files import sha256, write_atomic, write_json
+from bnas_larq.resources import cache_dir
 from bnas_larq.zoo.downloads import download
 from bnas_larq.zoo.entry_format import (
     DESCRIPTION,
@@ -25,12 +26,11 @@ from bnas_larq.zoo.entry_format import (
     inside,
     read_entry,
 )
-from bnas_larq.zoo.places import cache_dir
 
 if TYPE_CHECKING:
     from bnas_larq.backend import keras
     from bnas_larq.data import Normalization
-    from bnas_larq.models.stored import StoredNetwork
+    from bnas_larq.networks.network_files import StoredNetwork
 
 CARD = "card.md"
 
@@ -114,7 +114,7 @@ class Entry:
             ZooError: a name is not allowed, or a file is missing.
             BnasLarqError: network.json or genotype.json is damaged.
         """
-        from bnas_larq.models.stored import StoredNetwork
+        from bnas_larq.networks.network_files import StoredNetwork
 
         folder = Path(folder)
         urls = dict(urls or {})
@@ -222,7 +222,7 @@ class Entry:
         Raises:
             ZooError: network.json or genotype.json is not as it was published.
         """
-        from bnas_larq.models.stored import StoredNetwork
+        from bnas_larq.networks.network_files import StoredNetwork
 
         for name in DESCRIPTION:
             self._checked(name)
@@ -232,12 +232,12 @@ class Entry:
         """The network with its weights: verified, and downloaded first where necessary.
 
         Args:
-            settings: as of `bnas_larq.models.network.build_network`, such as `include_top`.
+            settings: as of `bnas_larq.networks.network.build_network`, such as `include_top`.
 
         Raises:
             ZooError, WeightsError: a file is missing or not as it was published.
         """
-        from bnas_larq.models.stored import StoredNetwork
+        from bnas_larq.networks.network_files import StoredNetwork
 
         return StoredNetwork.load(self.fetch()).load_model(**settings)
 

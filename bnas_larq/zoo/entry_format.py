@@ -15,7 +15,7 @@ from bnas_larq.errors import ZooError, nearest, one_line
 
 FORMAT, VERSION = "bnas-larq-zoo-entry", 1
 ENTRY = "entry.json"
-#: What every entry holds, as `bnas_larq.models.stored.StoredNetwork` reads it.
+#: What every entry holds, as `bnas_larq.networks.network_files.StoredNetwork` reads it.
 DESCRIPTION, WEIGHTS = ("network.json", "genotype.json"), "weights.h5"
 SOURCES = ("published", "imported")
 

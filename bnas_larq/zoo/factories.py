@@ -18,9 +18,9 @@ from typing import Any
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import ZooError
 from bnas_larq.genotype import Genotype
-from bnas_larq.models.network import build_network
-from bnas_larq.models.stored import layers_behind
-from bnas_larq.models.weights import load_weights
+from bnas_larq.networks.network import build_network
+from bnas_larq.networks.network_files import layers_behind
+from bnas_larq.networks.weight_files import load_weights
 from bnas_larq.zoo import pretrained
 from bnas_larq.zoo.variants import VARIANTS, Variant
 

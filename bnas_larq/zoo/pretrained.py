@@ -15,8 +15,8 @@ from typing import Any
 from bnas_larq.backend import keras
 from bnas_larq.data import Normalization
 from bnas_larq.errors import WeightsError, ZooError
-from bnas_larq.models.network import IMAGENET_STEM_FROM
-from bnas_larq.models.stored import StoredNetwork
+from bnas_larq.networks.network import IMAGENET_STEM_FROM
+from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.zoo.entries import Entry
 from bnas_larq.zoo.entry_format import ENTRY
 from bnas_larq.zoo.registry import find_entry

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bnas_larq.costs.accounting import count_costs
 from bnas_larq.data import (
     EVALUATION_BATCH,
     ImageDataset,
@@ -23,19 +24,23 @@ from bnas_larq.data import (
     load_described,
 )
 from bnas_larq.errors import DataError, ZooError
+from bnas_larq.files import write_atomic
 from bnas_larq.genotype import PUBLISHED
-from bnas_larq.models.costs import count_costs
-from bnas_larq.models.stored import GENOTYPE, NETWORK, WEIGHTS, StoredNetwork
+from bnas_larq.networks.network_files import GENOTYPE, NETWORK, WEIGHTS, StoredNetwork
 from bnas_larq.recipe import Recipe
 from bnas_larq.report.curves import save_training_curves
-from bnas_larq.runs import write_atomic
+from bnas_larq.resources import user_zoo
 from bnas_larq.training import Evaluation, evaluate_network
-from bnas_larq.zoo.cards import model_card
 from bnas_larq.zoo.entries import CARD, Entry
 from bnas_larq.zoo.entry_format import DATASET, check_url, is_share
-from bnas_larq.zoo.finished import RECIPE, FinishedRun
-from bnas_larq.zoo.lineage import Origin, check_may_be_given_away, license_of
-from bnas_larq.zoo.places import user_zoo
+from bnas_larq.zoo.model_card import model_card
+from bnas_larq.zoo.published_run import (
+    RECIPE,
+    FinishedRun,
+    Origin,
+    check_may_be_given_away,
+    license_of,
+)
 from bnas_larq.zoo.registry import datasets
 from bnas_larq.zoo.storing import check_target, store_entry
 from bnas_larq.zoo.variants import VARIANTS, variant

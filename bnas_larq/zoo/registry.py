@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnas_larq.errors import BnasLarqError, ZooError, nearest
+from bnas_larq.resources import keras_home, user_zoo, zoos
 from bnas_larq.zoo.entries import Entry
 from bnas_larq.zoo.entry_format import ENTRY
-from bnas_larq.zoo.places import keras_home, user_zoo, zoos
 from bnas_larq.zoo.variants import VARIANTS
 
 if TYPE_CHECKING:
-    from bnas_larq.models.stored import StoredNetwork
+    from bnas_larq.networks.network_files import StoredNetwork
 
 __all__ = [
     "entry_folders",
@@ -88,7 +88,7 @@ def resolve(target: str | Path) -> StoredNetwork:
         ZooError: there is no such thing, or the entry is damaged.
         RunError: a run folder without a trained network.
     """
-    from bnas_larq.models.stored import StoredNetwork
+    from bnas_larq.networks.network_files import StoredNetwork
 
     entry = resolve_entry(target)
     return StoredNetwork.load(Path(target) if entry is None else entry.fetch())

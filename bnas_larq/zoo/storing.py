@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bnas_larq.errors import ZooError, one_line
-from bnas_larq.runs import replace_folder, temporary_folder
+from bnas_larq.files import replace_folder, temporary_folder
 from bnas_larq.zoo.entries import Entry
 from bnas_larq.zoo.entry_format import check_name, claims_to_be_entry
 

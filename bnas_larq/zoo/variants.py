@@ -13,7 +13,7 @@ from bnas_larq.errors import ZooError, nearest
 from bnas_larq.genotype import Genotype
 
 if TYPE_CHECKING:
-    from bnas_larq.models.network import NetworkConfig
+    from bnas_larq.networks.network import NetworkConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Variant:
             BnasLarqError: impossible sizes.
         """
         # Not at the top: names and numbers alone must not wait for TensorFlow.
-        from bnas_larq.models.network import NetworkConfig
+        from bnas_larq.networks.network import NetworkConfig
 
         config = NetworkConfig(
             input_shape=overrides.pop("input_shape", self.input_shape),

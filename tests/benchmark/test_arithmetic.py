@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from bnas_larq.benchmark.arithmetic import bilevel_arithmetic, training_arithmetic
+from bnas_larq.costs.accounting import count_costs
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Genotype
-from bnas_larq.models.costs import count_costs
-from bnas_larq.models.network import NetworkConfig, build_network
+from bnas_larq.networks.network import NetworkConfig, build_network
 from bnas_larq.spaces import SearchSpace
 
 #: Positions of a kernel in the four binary convolutions: 3×3 and 5×5, plain and dilated.

@@ -7,8 +7,7 @@ import pytest
 
 from bnas_larq.backend import keras
 from bnas_larq.benchmark.feeding import Feed
-from bnas_larq.benchmark.machine import machine, matmul_rates, peak_memory
-from bnas_larq.benchmark.timing import StepLoop, Timing
+from bnas_larq.benchmark.timing import StepLoop, Timing, machine, matmul_rates, peak_memory
 from bnas_larq.errors import DataError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnas_larq.runs import read_lines
+from bnas_larq.files import read_lines
 
 
 @pytest.fixture(scope="module")

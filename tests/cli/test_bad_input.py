@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.cli.main import main
+from bnas_larq.files import read_json
 from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import load_recipe
-from bnas_larq.runs import Checkpoints, RunFolder, read_json
+from bnas_larq.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -313,8 +315,8 @@ def test_damaged_files_of_a_run_are_named(refuse, tiny, begun):
 @pytest.fixture(scope="module")
 def broken(in_one_process, finished, tmp_path_factory):
     """How commands end in copies of a finished run in which something is wrong."""
-    from bnas_larq.models.network import NetworkConfig, build_network
-    from bnas_larq.models.weights import save_weights
+    from bnas_larq.networks.network import NetworkConfig, build_network
+    from bnas_larq.networks.weight_files import save_weights
 
     root = tmp_path_factory.mktemp("broken")
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from bnas_larq.cli.comparison_plan import load_budget
 from bnas_larq.cli.main import main
-from bnas_larq.runs import RunFolder, read_json, read_lines
+from bnas_larq.files import read_json, read_lines
+from bnas_larq.run.comparison_plan import load_budget
+from bnas_larq.run_folder import RunFolder
 
 BUDGET = """\
 data: {name: digits, limit: 200}
@@ -210,7 +211,7 @@ def test_an_ordinary_run_is_no_comparison(refuse, methods, tmp_path):
 @pytest.fixture
 def begun(monkeypatch):
     """`begun(ARGS)`: what `compare ARGS` plans in a folder, by the runs' names; nothing is run."""
-    import bnas_larq.cli.compare as module
+    import bnas_larq.cli.compare_command as module
 
     monkeypatch.setattr(module, "_check_apart", lambda params: None)
     monkeypatch.setattr(module, "_run", lambda comparison: comparison.folder.unlock())

@@ -29,8 +29,8 @@ def cost(capsys, monkeypatch, tmp_path):
 @pytest.fixture
 def stored(tmp_path):
     """The folder of a network, as runs and entries have them; costs need no weights."""
-    from bnas_larq.models.network import NetworkConfig
-    from bnas_larq.models.stored import StoredNetwork
+    from bnas_larq.networks.network import NetworkConfig
+    from bnas_larq.networks.network_files import StoredNetwork
 
     config = NetworkConfig(input_shape=(8, 8, 3), num_classes=3, channels=4, cells=2)
     folder = tmp_path / "stored"
@@ -68,7 +68,7 @@ def test_without_targets_all_variants_are_compared(cost):
 
 
 def test_genotypes_files_and_models_of_one_network_cost_the_same(cost, stored, tmp_path):
-    from bnas_larq.models.network import build_network
+    from bnas_larq.networks.network import build_network
 
     genotype = Genotype.published("bnas_cifar")
     genotype.save(tmp_path / "cell.json")

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from bnas_larq.backend import keras
+from bnas_larq.files import read_json
 from bnas_larq.genotype import Genotype
-from bnas_larq.models.network import build_network
-from bnas_larq.runs import read_json
+from bnas_larq.networks.network import build_network
 from bnas_larq.zoo.storing import store_entry
 
 CARD = "# tiny\n\nHardly trained.\n"
@@ -123,7 +123,7 @@ def test_the_bundle_of_a_run_predicts_as_the_run_did(done, places):
     outputs = json.loads(ran.stdout)["outputs"]
     from bnas_larq.data import Normalization
     from bnas_larq.data.images import read_image_file
-    from bnas_larq.models.stored import StoredNetwork
+    from bnas_larq.networks.network_files import StoredNetwork
 
     stored = StoredNetwork.load(places / "run")
     image = Normalization.from_dict(stored.normalization).apply(

@@ -16,13 +16,13 @@ from PIL import Image
 
 from bnas_larq.backend import keras
 from bnas_larq.cli.main import main
+from bnas_larq.files import read_json, read_lines, sha256
 from bnas_larq.genotype import Genotype
-from bnas_larq.models.network import NetworkConfig, build_network
-from bnas_larq.models.stored import StoredNetwork
-from bnas_larq.models.weights import save_weights
-from bnas_larq.runs import RunFolder, read_json, read_lines, sha256
-from bnas_larq.zoo.finetune_source import finetune_recipe, pinned
-from bnas_larq.zoo.finetuning import finetune
+from bnas_larq.networks.network import NetworkConfig, build_network
+from bnas_larq.networks.network_files import StoredNetwork
+from bnas_larq.networks.weight_files import save_weights
+from bnas_larq.run.finetuning import finetune, finetune_recipe, pinned
+from bnas_larq.run_folder import RunFolder
 
 CELL = [[("bin_conv_3x3", 0), ("max_pool_3x3", 1)]]
 EPOCHS = HEAD_EPOCHS = 8

@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.cli.main import main
-from bnas_larq.runs import Checkpoints, read_json
+from bnas_larq.files import read_json
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ import h5py
 import numpy as np
 import pytest
 
-from bnas_larq.runs import Checkpoints, read_json, read_lines
+from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.files import read_json, read_lines
 
 
 def until(process: subprocess.Popen, condition: Callable[[], bool]) -> None:

@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from bnas_larq.cli.layer_study import Member, check_study, members
 from bnas_larq.errors import GenotypeError, RecipeError
+from bnas_larq.files import read_json, read_lines
 from bnas_larq.recipe import load_recipe, parse_recipe
-from bnas_larq.runs import read_json, read_lines
+from bnas_larq.run.layer_study import Member, check_study, members
 
 STUDY = """\
 data: {name: digits, limit: 200, validation_fraction: 0.0}
@@ -82,7 +82,7 @@ def test_the_table_is_on_stdout_and_in_the_folder(study):
 
 def test_centring_makes_separable_networks_constant(study):
     """A depthwise kernel has one input channel: minus its own mean it is 0."""
-    from bnas_larq.models.stored import StoredNetwork
+    from bnas_larq.networks.network_files import StoredNetwork
 
     folder = study[0]
     images = np.random.RandomState(0).normal(size=(16, 8, 8, 3)).astype("float32")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bnas_larq.runs import read_json, write_json
+from bnas_larq.files import read_json, write_json
 
 
 def test_auto_says_what_it_took_and_keeps_it(in_one_process, tiny, tmp_path):

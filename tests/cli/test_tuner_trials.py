@@ -7,15 +7,15 @@ import math
 
 import pytest
 
-from bnas_larq.cli.opening import start_workflow
-from bnas_larq.cli.tuner_trials import NetworkTrial
+from bnas_larq.costs.accounting import count_costs
 from bnas_larq.errors import DataError, RecipeError
+from bnas_larq.files import read_json, read_lines
 from bnas_larq.genotype import Genotype
-from bnas_larq.models.costs import count_costs
-from bnas_larq.models.network import build_network
+from bnas_larq.networks.network import build_network
 from bnas_larq.recipe import parse_recipe
 from bnas_larq.report.pictures import save_pictures
-from bnas_larq.runs import read_json, read_lines
+from bnas_larq.run.creation import start_workflow
+from bnas_larq.run.searchers import NetworkTrial
 from bnas_larq.search.tuning import TunerSearch
 from bnas_larq.spaces import SearchSpace
 

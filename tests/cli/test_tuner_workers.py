@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from bnas_larq.cli.tuner_processes import run_processes
 from bnas_larq.errors import RunError
+from bnas_larq.files import read_lines
 from bnas_larq.recipe import parse_recipe
-from bnas_larq.runs import RunFolder, read_lines
+from bnas_larq.run.processes import run_processes
+from bnas_larq.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("tuner_process.py")

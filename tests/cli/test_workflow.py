@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import yaml
 
-from bnas_larq.cli.opening import start_workflow
 from bnas_larq.data.examples import InMemoryExamples
+from bnas_larq.files import read_json, read_lines
 from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import load_recipe, parse_recipe
-from bnas_larq.runs import read_json, read_lines
+from bnas_larq.run.creation import start_workflow
 from bnas_larq.search import SearchResult
 
 #: Scikit-learn's digits: a fifth of 1797 is the test part; of data.limit = 200 a tenth is held out.
@@ -246,7 +246,7 @@ def test_a_search_by_keras_tuner_has_nothing_to_do_with_a_supernet(workflow, mon
             calls.append((data, arguments["provenance"]))
             return SearchResult(Genotype.published("bnas_imagenet"), 1, 0.5)
 
-    monkeypatch.setattr("bnas_larq.cli.workflow.make_searcher", lambda *_: Searcher())
+    monkeypatch.setattr("bnas_larq.run.recipe_run.make_searcher", lambda *_: Searcher())
     made.search()
     ((data, provenance),) = calls
     assert data is None

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from bnas_larq.runs import read_json
+from bnas_larq.files import read_json
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bnas_larq.genotype import Genotype
-from bnas_larq.models.network import NetworkConfig
-from bnas_larq.zoo.authors import layout
+from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.zoo.authors_layout import layout
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from bnas_larq.cli.tuner_processes import end_with_parent, run_processes
+from bnas_larq.run.processes import end_with_parent, run_processes
 
 WORKERS = 2
 

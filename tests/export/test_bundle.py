@@ -13,12 +13,11 @@ import pytest
 from PIL import Image
 
 from bnas_larq.backend import keras, tf
+from bnas_larq.costs.accounting import count_costs
 from bnas_larq.data import Normalization
 from bnas_larq.data.images import read_image_file
 from bnas_larq.errors import ExportError, RunError
-from bnas_larq.export.bundle import Preprocessing, output_kind, write_bundle
-from bnas_larq.export.card import deployment_card
-from bnas_larq.models.costs import count_costs
+from bnas_larq.export.bundle import Preprocessing, deployment_card, output_kind, write_bundle
 
 NORMALIZATION = Normalization((0.48, 0.45, 0.4), (0.25, 0.24, 0.26))
 LABELS = [f"class {index}" for index in range(9)] + ["last\nof all"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bnas_larq.export.dead import dead_branches
+from bnas_larq.export.lint import dead_branches
 from bnas_larq.genotype import Genotype
-from bnas_larq.models.network import NetworkConfig, build_network
+from bnas_larq.networks.network import NetworkConfig, build_network
 
 
 def test_the_published_cifar_cell_has_the_dead_branches_that_its_paper_implies():

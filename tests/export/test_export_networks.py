@@ -8,11 +8,11 @@ import pytest
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.export.converter import convert
 from bnas_larq.export.exporter import export_network
+from bnas_larq.export.layer_precision import judge
 from bnas_larq.export.parity import check_parity
-from bnas_larq.export.precision import judge
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.convolutions import convolution
-from bnas_larq.models.network import build_network
+from bnas_larq.networks.network import build_network
 
 
 def network(genotype, **settings):

@@ -13,7 +13,7 @@ from bnas_larq.export.lint import lint
 from bnas_larq.export.lint_text import lint_text
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
-from bnas_larq.models.network import NetworkConfig, build_network
+from bnas_larq.networks.network import NetworkConfig, build_network
 
 BINARY = {"input_quantizer": "ste_sign", "kernel_quantizer": "ste_sign", "use_bias": False}
 

@@ -9,8 +9,8 @@ import pytest
 
 from bnas_larq.backend import keras
 from bnas_larq.errors import TrainingStopped
+from bnas_larq.files import read_lines
 from bnas_larq.fitting.callbacks import MetricsLog, Progress, StopWhenNotFinite, clock, plain
-from bnas_larq.runs import read_lines
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras, make_deterministic, tf
+from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.errors import CheckpointError, RunError, TrainingStopped, WeightsError
+from bnas_larq.files import append_line, read_lines
 from bnas_larq.fitting.callbacks import EpochHook
 from bnas_larq.fitting.resume import resumable_fit
-from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
-from bnas_larq.runs import Checkpoints, append_line, read_lines
-from bnas_larq.training.schedules import OneCycle, OneCycleMomentum
+from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
+from bnas_larq.training.trainer import OneCycle, OneCycleMomentum
 
 EPOCHS, STEPS, BATCH = 4, 3, 4
 

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras, lq
-from bnas_larq.layers.identity import FactorizedReduction
-from bnas_larq.layers.operations import Context, build_operation, chain, sharing_of
+from bnas_larq.layers.operations import (
+    Context,
+    FactorizedReduction,
+    build_operation,
+    chain,
+    sharing_of,
+)
 
 SIZES = [(8, 8), (7, 7), (8, 5), (1, 2)]
 

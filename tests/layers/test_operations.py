@@ -14,7 +14,6 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError, GenotypeError
 from bnas_larq.genotype import Edge, Genotype
 from bnas_larq.layers import operations
-from bnas_larq.layers.binary_mixer import BinaryConvolution
 from bnas_larq.layers.operations import (
     Context,
     build_operation,
@@ -22,9 +21,10 @@ from bnas_larq.layers.operations import (
     register_operation,
     sharing_of,
 )
-from bnas_larq.models.network import build_network
-from bnas_larq.models.supernet import SuperNet
+from bnas_larq.networks.network import build_network
 from bnas_larq.spaces import SearchSpace, operation_names
+from bnas_larq.supernet.binary_kernels import BinaryConvolution
+from bnas_larq.supernet.super_net import SuperNet
 
 BUILT_IN = SearchSpace.bnas().normal
 OPERATIONS = operation_names()

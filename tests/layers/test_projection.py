@@ -9,7 +9,7 @@ import pytest
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError
-from bnas_larq.layers.binary import BinaryConv2D
+from bnas_larq.layers.binary_convolution import BinaryConv2D
 from bnas_larq.layers.projection import (
     Magnitude,
     PCNNProjection,
@@ -17,7 +17,7 @@ from bnas_larq.layers.projection import (
     pcnn_projection,
 )
 from bnas_larq.layers.quantizers import get_scheme
-from bnas_larq.models.optimizers import latent_kernels
+from bnas_larq.networks.optimizers import latent_kernels
 
 
 def numbers(*shape: int, seed: int = 0, size: float = 0.8) -> np.ndarray:

@@ -11,9 +11,9 @@ from matplotlib.image import imread
 from bnas_larq.report.curves import (
     save_alpha_history,
     save_confusion,
+    save_search_curves,
     save_training_curves,
 )
-from bnas_larq.report.search_curves import save_search_curves
 from bnas_larq.spaces import SearchSpace
 
 OPERATIONS = SearchSpace.bnas().normal

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras, tf
+from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.errors import TrainingStopped
+from bnas_larq.files import read_lines
 from bnas_larq.fitting.resume import resumable_fit
-from bnas_larq.models.supernet import SuperNet
-from bnas_larq.runs import Checkpoints, read_lines
 from bnas_larq.search.alarms import Alarms
 from bnas_larq.settings import AlarmSettings
 from bnas_larq.spaces import SearchSpace
+from bnas_larq.supernet.super_net import SuperNet
 
 NAMES = ("none", "max_pool_3x3", "bin_conv_3x3", "identity")
 SPACE = SearchSpace("small", NAMES, NAMES, nodes=2)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras, make_deterministic, tf
+from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.files import read_lines
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.template import CLASSIFIER
-from bnas_larq.models.network import build_network
-from bnas_larq.models.optimizers import latent_kernels
-from bnas_larq.runs import Checkpoints, read_lines
+from bnas_larq.networks.network import build_network
+from bnas_larq.networks.optimizers import latent_kernels
 from bnas_larq.settings import FINE_TUNING, FineTuneSettings, TrainSettings
-from bnas_larq.training.finetune import fine_tune_network
+from bnas_larq.training.recipe_training import fine_tune_network
 
 CELL = [[("bin_conv_3x3", 0), ("bin_conv_3x3", 1)]]
 STEPS, BATCH = 3, 8

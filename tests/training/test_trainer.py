@@ -8,15 +8,21 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras, make_deterministic, tf
+from bnas_larq.files import read_lines, write_json
 from bnas_larq.genotype import Genotype
-from bnas_larq.layers.binary import BinaryConv2D
+from bnas_larq.layers.binary_convolution import BinaryConv2D
 from bnas_larq.layers.cells import DropPath
-from bnas_larq.models.network import build_network
-from bnas_larq.models.optimizers import CoupledAdam, CoupledSGD
-from bnas_larq.runs import read_lines, write_json
+from bnas_larq.networks.network import build_network
+from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.settings import TrainSettings
-from bnas_larq.training.schedules import OneCycle, OneCycleMomentum
-from bnas_larq.training.trainer import DropPathSchedule, make_loss, make_optimizer, train_network
+from bnas_larq.training.trainer import (
+    DropPathSchedule,
+    OneCycle,
+    OneCycleMomentum,
+    make_loss,
+    make_optimizer,
+    train_network,
+)
 
 CELL = [[("bin_conv_3x3", 0), ("max_pool_3x3", 1)]]
 STEPS, BATCH = 4, 8

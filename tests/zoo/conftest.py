@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from bnas_larq.genotype import Genotype
-from bnas_larq.models.network import NetworkConfig
-from bnas_larq.models.stored import StoredNetwork
-from bnas_larq.models.weights import save_weights
+from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.networks.network_files import StoredNetwork
+from bnas_larq.networks.weight_files import save_weights
 from bnas_larq.zoo.entries import Entry
 from bnas_larq.zoo.storing import store_entry
 
@@ -32,7 +32,7 @@ def small_network(tmp_path_factory) -> StoredNetwork:
         {"name": "toys"},
     )
     stored.save()
-    from bnas_larq.models.network import build_network
+    from bnas_larq.networks.network import build_network
 
     model = build_network(stored.genotype, stored.config)
     rng = np.random.default_rng(0)
@@ -48,7 +48,7 @@ def own_zoo(tmp_path, monkeypatch) -> Path:
     packaged.mkdir()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.delenv("BNAS_LARQ_ZOO", raising=False)
-    monkeypatch.setattr("bnas_larq.zoo.places.zoo_dir", lambda: packaged)
+    monkeypatch.setattr("bnas_larq.resources.zoo_dir", lambda: packaged)
     return tmp_path / "keras" / "bnas_larq" / "zoo"
 
 
@@ -86,7 +86,7 @@ def run_folder(tmp_path_factory) -> Path:
     """A folder with network.json, genotype.json and weights.h5: 3 cells of 4 channels, none of them
     at its initial value.
     """
-    from bnas_larq.models.network import build_network
+    from bnas_larq.networks.network import build_network
 
     genotype = Genotype.published("bnas_cifar")
     config = NetworkConfig(input_shape=(32, 32, 3), num_classes=10, channels=4, cells=3)

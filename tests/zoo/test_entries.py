@@ -232,7 +232,7 @@ def test_a_folder_without_entry(tmp_path):
 def test_a_card_cannot_rewrite_the_terminal(own_zoo, make_entry, entry, rewrite):
     card = entry.folder / "card.md"
     card.write_bytes(b"# toy\x1b]0;title\x07\r\n\tA \xc3\xa9\xff\n")
-    from bnas_larq.runs import sha256
+    from bnas_larq.files import sha256
 
     again = Entry.load(
         rewrite(file=("card.md", {"sha256": sha256(card), "bytes": card.stat().st_size}))

@@ -11,8 +11,8 @@ import pytest
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError, RunError, WeightsError, ZooError
 from bnas_larq.genotype import Genotype
-from bnas_larq.models.network import build_network
-from bnas_larq.models.weights import save_weights
+from bnas_larq.networks.network import build_network
+from bnas_larq.networks.weight_files import save_weights
 from bnas_larq.zoo import factories
 from bnas_larq.zoo.factories import BNASA, BNASD, BNASE, BNASDv2
 from bnas_larq.zoo.variants import VARIANTS

@@ -13,12 +13,11 @@ import pytest
 from bnas_larq.backend import keras
 from bnas_larq.data import Normalization, load_dataset
 from bnas_larq.errors import DataError, RecipeError, RunError
-from bnas_larq.models.stored import StoredNetwork
+from bnas_larq.files import read_json, read_lines
+from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.recipe import load_recipe
-from bnas_larq.runs import read_json, read_lines
+from bnas_larq.run.finetuning import begun_with, finetune, finetune_recipe, pinned, with_new_head
 from bnas_larq.settings import FINE_TUNING, FineTuneSettings
-from bnas_larq.zoo.finetune_source import begun_with, finetune_recipe, pinned, with_new_head
-from bnas_larq.zoo.finetuning import finetune
 
 SHORT = {"epochs": 1, "head_epochs": 1, "batch_size": 64}
 

@@ -17,15 +17,15 @@ from PIL import Image
 
 from bnas_larq.data import Normalization, evaluation_dataset, load_described
 from bnas_larq.errors import BnasLarqError, RunError, WeightsError, ZooError
+from bnas_larq.files import read_json, sha256, write_atomic, write_json
 from bnas_larq.genotype import Genotype
-from bnas_larq.models.network import NetworkConfig, build_network
-from bnas_larq.models.stored import StoredNetwork
-from bnas_larq.models.weights import save_weights
+from bnas_larq.networks.network import NetworkConfig, build_network
+from bnas_larq.networks.network_files import StoredNetwork
+from bnas_larq.networks.weight_files import save_weights
 from bnas_larq.recipe import parse_recipe
-from bnas_larq.runs import read_json, sha256, write_atomic, write_json
 from bnas_larq.training import evaluate_network
-from bnas_larq.zoo.cards import _limits, _unusual
-from bnas_larq.zoo.lineage import Origin
+from bnas_larq.zoo.model_card import _limits, _unusual
+from bnas_larq.zoo.published_run import Origin
 from bnas_larq.zoo.publishing import _variant, publish_run
 from bnas_larq.zoo.registry import find_entry
 

@@ -8,8 +8,7 @@ import shutil
 import pytest
 
 from bnas_larq.errors import RunError, ZooError
-from bnas_larq.resources import zoo_dir
-from bnas_larq.zoo.places import keras_home, user_zoo, zoos
+from bnas_larq.resources import keras_home, user_zoo, zoo_dir, zoos
 from bnas_larq.zoo.registry import find_entry, list_entries, resolve, resolve_entry
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras_tuner
 
-from bnas_larq.runs import write_json
+from bnas_larq.files import write_json
 from bnas_larq.search.tuning.encoding import Encoding
 
 #: What keras-tuner calls the state of an oracle.

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from bnas_larq.files import write_atomic, write_json
 from bnas_larq.genotype import Genotype
-from bnas_larq.runs import write_atomic, write_json
 from bnas_larq.search.tuning.encoding import KINDS, Encoding, Values
-from bnas_larq.search.tuning.pareto import pareto_front
 
 #: Files in the folder of the search.
 TRIALS, FRONT = "trials.jsonl", "pareto.json"
@@ -139,3 +138,20 @@ def best_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The most accurate trial; of equal ones the cheapest, then the first. None without any."""
     measured = [row for row in rows if row["accuracy"] is not None]
     return max(measured, key=lambda row: (row["accuracy"], -(row["cost"] or 0.0)), default=None)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the (accuracy, cost) points that no other one dominates, cheapest first.
+
+    A point is dominated by another one that is at least as accurate and at most as costly, and
+    better in one of the two. Equal points do not dominate each other.
+    """
+    order = sorted(range(len(points)), key=lambda index: (points[index][1], -points[index][0]))
+    front: list[int] = []
+    for index in order:
+        accuracy, cost = points[index]
+        # Only the last one can dominate: it is the most accurate of the cheaper ones.
+        best = points[front[-1]] if front else None
+        if best is None or accuracy > best[0] or (accuracy, cost) == best:
+            front.append(index)
+    return front

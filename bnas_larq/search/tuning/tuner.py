@@ -9,8 +9,9 @@ from typing import Any
 import keras_tuner
 from keras_tuner.errors import FailedTrialError, FatalError
 
+from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.errors import RunError, TrainingStopped, one_line
-from bnas_larq.runs import Checkpoints, read_json, write_json
+from bnas_larq.files import read_json, write_json
 from bnas_larq.search.tuning.durable import STATE, DurableOracle
 from bnas_larq.search.tuning.records import Trial, TrialFunction
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bnas_larq.runs import read_lines
+from bnas_larq.files import read_lines
 from bnas_larq.search.tuning.encoding import Encoding
 from bnas_larq.search.tuning.evolution import EvolutionOracle
 from bnas_larq.search.tuning.mutation import mutate

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from bnas_larq.errors import RunError, TrainingStopped
-from bnas_larq.runs import append_line, read_json, read_lines
+from bnas_larq.files import append_line, read_json, read_lines
 from bnas_larq.search.tuning import Encoding, TrialResult, TunerSearch, pareto_front
 from bnas_larq.search.tuning.records import FRONT, TRIALS, best_row
-from bnas_larq.search.tuning.searcher import TUNER_ID
+from bnas_larq.search.tuning.tuner_search import TUNER_ID
 from bnas_larq.settings import TunerSettings
 from bnas_larq.spaces import SearchSpace
 

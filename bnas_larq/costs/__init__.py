@@ -1,0 +1,1 @@
+"""What a network costs: MACs by precision, OPs, bytes, expected costs, latency, budgets."""

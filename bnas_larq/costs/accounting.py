@@ -1,0 +1,320 @@
+"""What a network costs: MACs by precision, operations in two conventions, bytes, parameters.
+
+Papers count differently, so every figure names its convention:
+
+- MACs: one multiplication and one addition of a convolution or dense layer. Pooling, BatchNorm,
+  sums and activations are not counted. A MAC has the precision of its wider operand: it is 1-bit
+  where both the kernel and the input are. Positions in the padding count, as everywhere else.
+- `ops_paper`: full-precision MACs + 1-bit MACs / 64, the FLOPs column of Bi-Real Net (arXiv
+  1808.00278) and BNAS (arXiv 2002.06963). BNAS' own figures are only reached if its inter-cell
+  shortcut convolutions are divided by 64 too, although they are full precision.
+- `ops_honest`: the same, but with those shortcut convolutions counted as what they are.
+- Bytes: as deployed. 1 bit for each binary weight, 4 bytes for each scale of a scaled binary kernel
+  (one per output channel), 4 bytes for every other weight; BatchNorm with all vectors it stores,
+  although converters fold them away. The latent kernels of a Keras file are not what is counted,
+  nor the weights of kernel quantizers, which only training needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bnas_larq.backend import keras, tf
+from bnas_larq.costs.multiplications import (
+    CONVOLUTIONS,
+    FULL_PRECISION,
+    Multiplications,
+    check_graph,
+    multiplies,
+    resized,
+    size,
+    weight_bits,
+)
+from bnas_larq.errors import BnasLarqError, nearest
+from bnas_larq.layers.quantizers import number_of_scales
+from bnas_larq.tables import align, scientific
+
+#: 1-bit MACs that one operation of a 64-bit machine does.
+BINARY_MACS_PER_OP = 64
+CONVENTIONS = ("paper", "honest")
+#: In the name of every inter-cell shortcut convolution of a BNAS network.
+SHORTCUT_MARK = "_shortcut_conv"
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """Cost of one layer.
+
+    Attributes:
+        name: the layer's name; inside a nested model `model/layer`.
+        kind: its class.
+        output_shape: without the batch axis, of the last call.
+        macs: bits of the wider operand → MACs, for one image and all calls of the layer.
+        parameters, trainable_parameters: numbers of weights.
+        bits: memory as deployed, in bits.
+        shortcut: a full-precision inter-cell shortcut convolution of a BNAS network.
+        countable: False if it may multiply in a way that is not known here (see `Costs.uncounted`).
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple[int | None, ...]
+    macs: dict[int, int]
+    parameters: int
+    trainable_parameters: int
+    bits: int
+    shortcut: bool = False
+    countable: bool = True
+
+    @property
+    def binary_macs(self) -> int:
+        """MACs of two 1-bit operands."""
+        return self.macs.get(1, 0)
+
+    @property
+    def full_precision_macs(self) -> int:
+        """All other MACs; operands of 2 to 32 bits are not told apart here."""
+        return sum(self.macs.values()) - self.binary_macs
+
+    @property
+    def bytes(self) -> int:
+        """Memory as deployed, rounded up."""
+        return -(-self.bits // 8)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "output_shape": list(self.output_shape),
+            "binary_macs": self.binary_macs,
+            "full_precision_macs": self.full_precision_macs,
+            "parameters": self.parameters,
+            "trainable_parameters": self.trainable_parameters,
+            "bytes": self.bytes,
+            "shortcut": self.shortcut,
+        }
+
+
+class Operations:
+    """What MACs amount to in each convention.
+
+    Attributes:
+        binary_macs: MACs of two 1-bit operands.
+        full_precision_macs: all other MACs, shortcuts included.
+        shortcut_macs: those of them in BNAS' inter-cell shortcuts.
+    """
+
+    binary_macs: int
+    full_precision_macs: int
+    shortcut_macs: int
+
+    @property
+    def ops_paper(self) -> float:
+        """Operations in the papers' convention; BNAS' full-precision shortcuts divided by 64."""
+        divided = self.binary_macs + self.shortcut_macs
+        return self.full_precision_macs - self.shortcut_macs + divided / BINARY_MACS_PER_OP
+
+    @property
+    def ops_honest(self) -> float:
+        """Full-precision MACs, all of them, + 1-bit MACs / 64."""
+        return self.full_precision_macs + self.binary_macs / BINARY_MACS_PER_OP
+
+    def ops(self, convention: str) -> float:
+        """Operations in a convention, `"paper"` or `"honest"`.
+
+        Raises:
+            BnasLarqError: an unknown convention.
+        """
+        check_convention(convention)
+        return self.ops_paper if convention == "paper" else self.ops_honest
+
+
+def check_convention(convention: str) -> None:
+    """Raise BnasLarqError unless operations can be counted in this convention."""
+    if convention not in CONVENTIONS:
+        raise BnasLarqError(
+            "Operations are counted as 'paper' or 'honest'. "
+            f"Received: {convention!r}; {nearest(str(convention), CONVENTIONS)}"
+        )
+
+
+@dataclass(frozen=True)
+class Costs(Operations):
+    """Cost of a network for one image: its layers that multiply or hold weights, and totals."""
+
+    name: str
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def binary_macs(self) -> int:
+        """MACs of two 1-bit operands."""
+        return sum(layer.binary_macs for layer in self.layers)
+
+    @property
+    def full_precision_macs(self) -> int:
+        """All other MACs, shortcuts included."""
+        return sum(layer.full_precision_macs for layer in self.layers)
+
+    @property
+    def shortcut_macs(self) -> int:
+        """Full-precision MACs in BNAS' inter-cell shortcuts, which the conventions treat apart."""
+        return sum(layer.full_precision_macs for layer in self.layers if layer.shortcut)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Number of weights that training moves."""
+        return sum(layer.trainable_parameters for layer in self.layers)
+
+    @property
+    def bits(self) -> int:
+        """Memory as deployed, in bits."""
+        return sum(layer.bits for layer in self.layers)
+
+    @property
+    def bytes(self) -> int:
+        """Memory as deployed, rounded up once for the whole network."""
+        return -(-self.bits // 8)
+
+    @property
+    def uncounted(self) -> tuple[str, ...]:
+        """Layers with matrices whose MACs are not counted, because their use is not known here."""
+        return tuple(layer.name for layer in self.layers if not layer.countable)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Totals and layers, for JSON."""
+        return {
+            "name": self.name,
+            "binary_macs": self.binary_macs,
+            "full_precision_macs": self.full_precision_macs,
+            "shortcut_macs": self.shortcut_macs,
+            "ops_paper": self.ops_paper,
+            "ops_honest": self.ops_honest,
+            "bytes": self.bytes,
+            "parameters": self.parameters,
+            "trainable_parameters": self.trainable_parameters,
+            "uncounted": list(self.uncounted),
+            "layers": [layer.to_dict() for layer in self.layers],
+        }
+
+    def table(self) -> str:
+        """One line per layer and the totals in every convention, for people."""
+        header = ("layer", "kind", "output", "1-bit MACs", "other MACs", "parameters", "bytes")
+        rows = [
+            (
+                layer.name + " *" * layer.shortcut,
+                layer.kind,
+                "×".join("?" if size is None else str(size) for size in layer.output_shape),
+                *(
+                    f"{number:,}"
+                    for number in (
+                        layer.binary_macs,
+                        layer.full_precision_macs,
+                        layer.parameters,
+                        layer.bytes,
+                    )
+                ),
+            )
+            for layer in self.layers
+        ]
+        divided = (
+            "1-bit MACs, and BNAS' shortcuts marked *," if self.shortcut_macs else "1-bit MACs"
+        )
+        lines = align([header, *rows], left=3)
+        lines += [
+            "",
+            f"MACs: {self.binary_macs:,} 1-bit + {self.full_precision_macs:,} full precision",
+            f"OPs, papers' convention: {scientific(self.ops_paper)} ({divided} divided by 64)",
+            f"OPs, honest: {scientific(self.ops_honest)} (only 1-bit MACs divided by 64)",
+            f"Memory: {self.bytes:,} bytes (1 bit per binary weight, 4 bytes per scale or other)",
+            f"Parameters: {self.parameters:,}, {self.trainable_parameters:,} of them trainable",
+        ]
+        if self.uncounted:
+            lines.append(f"MACs not counted in: {', '.join(self.uncounted)}")
+        return "\n".join(lines)
+
+
+def count_costs(model: keras.Model, input_shape: Sequence[int] | None = None) -> Costs:
+    """Count what `model` costs for one image.
+
+    Args:
+        model: any functional or sequential Keras model, with or without larq layers, or nested.
+        input_shape: [height, width, channels] to count at, needed if the model was built for images
+            of any size, and allowed otherwise. The model itself is not changed.
+
+    Returns:
+        Costs per layer and in total. Layers that the model's outputs do not depend on are not part
+        of a Keras graph, so dead branches cost nothing.
+
+    Raises:
+        BnasLarqError: the model is subclassed or not built, so it has no graph to follow; or its
+            input size is open and no `input_shape` is given.
+    """
+    check_graph(model)
+    graph = model if input_shape is None else resized(model, [(None, *input_shape)])
+    calls = Multiplications()
+    calls.follow(graph, "", [FULL_PRECISION] * len(graph.inputs))
+    return Costs(model.name, tuple(_layer_costs(model, "", calls, set())))
+
+
+def _layer_costs(
+    model: keras.Model, prefix: str, calls: Multiplications, seen: set[int]
+) -> Iterator[LayerCost]:
+    """Costs of all layers that multiply or hold weights; a weight counts where it is met first."""
+    for layer in model.layers:
+        path = prefix + layer.name
+        if isinstance(layer, keras.Model):
+            yield from _layer_costs(layer, f"{path}/", calls, seen)
+            continue
+        weights = [weight for weight in layer.weights if id(weight) not in seen]
+        seen.update(map(id, weights))
+        if weights or path in calls.macs:
+            yield layer_cost(layer, path, calls, weights)
+
+
+def layer_cost(
+    layer: keras.layers.Layer, path: str, calls: Multiplications, weights: Sequence[tf.Variable]
+) -> LayerCost:
+    """Cost of one layer.
+
+    Args:
+        layer: a built layer.
+        path: its name in `calls`.
+        calls: what its calls multiply.
+        weights: those of its weights that count here.
+    """
+    trainable = {id(weight) for weight in layer.trainable_weights}
+    macs = dict(calls.macs.get(path, {}))
+    of_quantizers = {
+        id(weight)
+        for kernel in weights
+        for weight in getattr(getattr(kernel, "quantizer", None), "weights", ())
+    }
+    return LayerCost(
+        name=path,
+        kind=type(layer).__name__,
+        output_shape=calls.shapes.get(path, ()),
+        macs=macs,
+        parameters=sum(map(size, weights)),
+        trainable_parameters=sum(size(w) for w in weights if id(w) in trainable),
+        bits=sum(_stored_bits(weight) for weight in weights if id(weight) not in of_quantizers),
+        shortcut=SHORTCUT_MARK in layer.name and isinstance(layer, CONVOLUTIONS) and 1 not in macs,
+        countable=multiplies(layer) or not any(map(_is_matrix, weights)),
+    )
+
+
+def _is_matrix(weight: tf.Variable) -> bool:
+    """Whether it could be multiplied with: PReLU's [1, 1, C] is only a vector, for instance."""
+    return sum(number > 1 for number in weight.shape) > 1
+
+
+def _stored_bits(weight: tf.Variable) -> int:
+    scales = number_of_scales(getattr(weight, "quantizer", None), weight.shape)
+    return size(weight) * weight_bits(weight) + FULL_PRECISION * scales

@@ -1,0 +1,152 @@
+"""Files that are whole or not there: atomic writes, folders that replace each other, JSON lines."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bnas_larq.errors import RunError, one_line
+
+_DAY = 24 * 60 * 60
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomic(path: str | Path, content: str | bytes) -> Path:
+    """Write a whole file or nothing: under a temporary name beside it, flushed, then renamed.
+
+    Raises:
+        RunError: it cannot be written (full disk, no permission); an earlier file is untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"A result must be written to disk. Received: {one_line(error)}. "
+            "Free space or choose another folder, then resume; what was reached is kept."
+        ) from error
+    return path
+
+
+def temporary_folder(target: Path) -> Path:
+    """A new empty folder beside `target`, to be filled and given to `replace_folder`.
+
+    What a killed process left there is mended first: an earlier `target` that it had moved away
+    comes back, and its half-filled folders go once they are a day old (until then they may be
+    another machine's, on a shared disk).
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.\d+\.tmp(\.old)?")
+    for left in sorted(target.parent.iterdir()):
+        match = pattern.fullmatch(left.name)
+        if match and match[1] and not os.path.lexists(target):
+            os.replace(left, target)
+        elif match and time.time() - left.stat().st_mtime > _DAY:
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    return temporary
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Rename the folder `new`, made by `temporary_folder(target)`, to `target`.
+
+    What was there is deleted last, and put back if the rename fails: at no moment is `target` half
+    a folder.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    old = target.with_name(f"{new.name}.old")
+    if target.exists():
+        os.replace(target, old)
+    try:
+        os.replace(new, target)
+    except OSError:
+        if old.exists():
+            os.replace(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file, or raise RunError that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"A run folder's {Path(path).name} must be readable JSON. "
+            f"Received: {path} ({one_line(error)}). Restore the file or start a new run."
+        ) from error
+
+
+def write_json(path: str | Path, values: Any) -> Path:
+    """Write indented JSON atomically."""
+    return write_atomic(path, json.dumps(values, indent=1, allow_nan=True) + "\n")
+
+
+def read_lines(path: str | Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; a last line that a kill cut off is left out."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(row, dict):
+            break
+        rows.append(row)
+    return rows
+
+
+def append_line(path: str | Path, row: Mapping[str, Any]) -> None:
+    """Append one object to a JSON-lines file and flush it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def keep_lines_before(path: str | Path, number: int, key: str = "epoch") -> None:
+    """Drop the lines of epoch `number` and later: a resumed run writes them again.
+
+    Args:
+        key: what the lines are numbered by.
+    """
+    rows = [row for row in read_lines(path) if row[key] < number]
+    if Path(path).exists():
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))

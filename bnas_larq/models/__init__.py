@@ -1,1 +1,0 @@
-"""Models: the supernet, networks built from genotypes, and their cost."""

@@ -1,0 +1,1 @@
+"""Final networks: genotype and size in, Keras model out; their files and optimizers."""

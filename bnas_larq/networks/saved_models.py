@@ -1,0 +1,168 @@
+"""Whole Keras models from files, without running code that somebody put into them.
+
+A saved model names classes and functions by module, and may hold Python code (Lambda layers). Keras
+runs both when it loads, in `.h5` files even in its safe mode; so the description is read first.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from bnas_larq.backend import keras, lq, tf
+from bnas_larq.errors import BnasLarqError, one_line
+from bnas_larq.layers import cells as _cells  # noqa: F401 - registers this package's layers
+from bnas_larq.networks.weight_files import check_self_contained
+
+SUFFIXES = (".h5", ".hdf5", ".keras")
+#: Packages whose classes a file may name; others' must be registered with Keras first (--plugin).
+_PACKAGES = frozenset({"keras", "tf_keras", "larq", "larq_zoo", "bnas_larq"})
+#: Operations of TensorFlow that a model may call: what computes, not what reads or writes files.
+_OPERATIONS = frozenset({"math", "nn", "image", "linalg", "signal", "strings", "__operators__"})
+_FORBIDDEN_OPERATIONS = frozenset(
+    {"py_function", "numpy_function", "load_library", "load_op_library", "print", "Assert"}
+)
+#: Layers that call what their configuration names, and those that do so in another way: these run
+#: any operation or method, and no model of plain tensors needs them.
+_CALLING = frozenset({"TFOpLambda", "SlicingOpLambda"})
+_FORBIDDEN = frozenset(
+    {"ClassMethod", "InstanceMethod", "InstanceProperty", "TensorFlowOpLayer", "__typespec__"}
+)
+
+
+def load_saved_model(path: str | Path) -> keras.Model:
+    """Load what `model.save` wrote to an `.h5` or `.keras` file, not compiled.
+
+    Args:
+        path: the file. Layers of Keras, Larq and bnas_larq are known; others must be registered
+            (`keras.utils.register_keras_serializable`) before.
+
+    Raises:
+        BnasLarqError: no such file, damaged, weights without a model, or a file that holds code or
+            names functions that no model needs.
+    """
+    path = Path(path)
+    if not path.is_file() or path.suffix not in SUFFIXES:
+        raise BnasLarqError(
+            "A saved Keras model is a file that ends with .h5 or .keras. "
+            f"Received: {path}{'' if path.exists() else ', which does not exist'}. Check the path."
+        )
+    try:
+        described = _description(path)
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        RuntimeError,  # of h5py; also RecursionError, and encrypted archives
+        zipfile.BadZipFile,
+    ) as error:
+        raise _damaged(path, error) from error
+    if described is None:
+        raise BnasLarqError(
+            "A saved model holds its layers, not only their weights. "
+            f"Received: {path} with weights alone. "
+            "Save it with model.save, or give the folder of the run or entry."
+        )
+    for problem in _problems(described):
+        raise BnasLarqError(
+            f"A model file is data and runs no code. Received: {path} with {problem}. "
+            "Build that part from Keras layers, or register your class and name its module with "
+            "--plugin."
+        )
+    try:
+        return keras.models.load_model(path, compile=False, custom_objects=_quantizers())
+    except Exception as error:  # Keras' loaders raise many kinds for damaged files
+        raise _damaged(path, error) from error
+
+
+def _quantizers() -> dict[str, type]:
+    """Registered quantizers by their bare names: Larq looks them up without a namespace."""
+    return {
+        name.split(">")[-1]: value
+        for name, value in keras.utils.get_custom_objects().items()
+        if isinstance(value, type) and issubclass(value, lq.quantizers.Quantizer)
+    }
+
+
+def _damaged(path: Path, error: Exception) -> BnasLarqError:
+    return BnasLarqError(
+        "A saved Keras model must be whole, and all its layers known. "
+        f"Received: {path} ({one_line(error)[:160]}). Save it again, or register its layers."
+    )
+
+
+def _description(path: Path) -> Any:
+    """The configuration inside a file; None if there is none.
+
+    Which format it is follows Keras' own rule: a file can be both, and tell other things in each.
+
+    Raises:
+        ValueError: its weights are elsewhere, or in a form that Keras unpickles.
+    """
+    if path.suffix == ".keras" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith(".npz"):
+                    raise ValueError(f"{name} in place of weights in HDF5 may hold code")
+                if name.endswith(".h5"):
+                    with archive.open(name) as stream, h5py.File(stream, "r") as file:
+                        check_self_contained(file)
+            return json.loads(archive.read("config.json"))
+    with h5py.File(path, "r") as file:
+        check_self_contained(file)
+        text = file.attrs.get("model_config")
+    return None if text is None else json.loads(text)
+
+
+def _problems(value: Any) -> Iterator[str]:
+    """What a configuration names that it should not."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _problems(item)
+    if not isinstance(value, dict):
+        return
+    name, module = value.get("class_name"), value.get("module")
+    config = value.get("config")
+    # Keras takes either name, with parts of the module's in front of it.
+    called = {
+        re.split("[.>]", named)[-1]
+        for named in (name, value.get("registered_name"))
+        if isinstance(named, str)
+    }
+    if called & {"Lambda", "__lambda__"} or "__lambda__" in value:
+        yield "Python code in a Lambda layer"
+    if isinstance(value.get("vocabulary"), str):
+        yield f"the vocabulary of another file, {value['vocabulary']}"
+    for forbidden in sorted(called & _FORBIDDEN):
+        yield f"a {forbidden}, which calls anything"
+    if called & _CALLING:
+        yield from _operation(str(config.get("function") if isinstance(config, dict) else config))
+    if isinstance(module, str) and not _is_registered(value):
+        last = config if isinstance(config, str) else name
+        parts = f"{module}.{last}".split(".")
+        if module == "builtins" and isinstance(config, str) and config not in vars(builtins):
+            pass  # Keras' own functions are written down like this
+        elif parts[0] not in _PACKAGES or "utils" in parts:
+            yield f"{module}.{last}"
+    for item in value.values():
+        yield from _problems(item)
+
+
+def _operation(name: str) -> Iterator[str]:
+    *place, last = name.removeprefix("compat.v1.").split(".")
+    # Files are read and written by top-level functions of version 1, which later ones lack.
+    known = place[0] in _OPERATIONS if place else hasattr(tf, last)
+    if not known or last in _FORBIDDEN_OPERATIONS:
+        yield f"the operation tf.{name}"
+
+
+def _is_registered(value: dict[str, Any]) -> bool:
+    registered = value.get("registered_name")
+    return isinstance(registered, str) and keras.utils.get_registered_object(registered) is not None

@@ -1,0 +1,157 @@
+"""Weights of final networks in HDF5 files: written whole or not at all, refused if unfitting."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from bnas_larq.backend import keras
+from bnas_larq.errors import WeightsError, one_line
+from bnas_larq.files import write_atomic
+from bnas_larq.layers.template import CLASSIFIER
+
+#: HDF5 refuses attributes of 64 KiB; Keras cuts longer lists of names into numbered parts.
+_NAMES_A_PART = 200
+
+
+def save_weights(model: keras.Model, path: str | Path) -> Path:
+    """Write `model`'s weights atomically, in the layout of Keras' own `save_weights`.
+
+    Raises:
+        RunError: the file cannot be written; an earlier one is untouched.
+    """
+    # In memory, because HDF5 ends the whole process when its file meets a full disk.
+    with h5py.File("weights", "w", driver="core", backing_store=False) as file:
+        names = [layer.name for layer in model.layers]
+        for part in range(0, len(names), _NAMES_A_PART):
+            number = part // _NAMES_A_PART if len(names) > _NAMES_A_PART else ""
+            file.attrs[f"layer_names{number}"] = np.array(
+                [name.encode() for name in names[part : part + _NAMES_A_PART]]
+            )
+        file.attrs["backend"] = b"tensorflow"
+        file.attrs["keras_version"] = b"2"  # without it Keras takes the layout of version 1
+        # Keras demands both groups and attributes of layers and models without weights.
+        file.create_group("top_level_model_weights").attrs["weight_names"] = np.array([], "S1")
+        for layer in model.layers:
+            group = file.create_group(layer.name)
+            group.attrs["weight_names"] = np.array([w.name.encode() for w in layer.weights], "S")
+            for weight, value in zip(layer.weights, layer.get_weights(), strict=True):
+                group.create_dataset(weight.name, data=value)
+        file.flush()
+        content = file.id.get_file_image()
+    return write_atomic(path, content)
+
+
+def load_weights(
+    model: keras.Model,
+    path: str | Path,
+    *,
+    without_top: bool = False,
+    foreign: Collection[str] = (),
+) -> keras.Model:
+    """Load what `save_weights` wrote, by layer name; all is checked before anything is assigned.
+
+    Args:
+        without_top: leave the classifier out: the model may have none, or a new one of any size,
+            which keeps its weights.
+        foreign: names of layers of the model that belong to somebody else, such as those in front
+            of an input tensor; they keep their weights.
+
+    Raises:
+        WeightsError: no such file, damaged, of another network, or of another shape.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(
+            f"Weights are read from an HDF5 file. Received: {path}, which does not exist. "
+            "Check the path."
+        )
+    shapes = {
+        layer.name: [tuple(variable.shape) for variable in layer.weights] for layer in model.layers
+    }
+    values = {}
+    try:
+        with h5py.File(path, "r") as file:
+            group = _held(file, "model_weights") if "model_weights" in file else file
+            for name in group:
+                node = _held(group, name)
+                names = map(_text, node.attrs.get("weight_names", []))
+                held = [_held(node, weight) for weight in names]
+                fits = [dataset.shape for dataset in held] == shapes.get(name)
+                values[name] = [_read(dataset, wanted=fits) for dataset in held]
+    except (OSError, RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"Weights must be an intact HDF5 file. Received: {path} "
+            f"({one_line(error)[:120]}). Restore or retrain them."
+        ) from error
+    left_out = {*foreign, *([CLASSIFIER] if without_top else [])}
+    layers = [layer for layer in model.layers if layer.name not in left_out]
+    names = {layer.name for layer in layers} | ({CLASSIFIER} if without_top else set())
+    assignments = []
+    for layer in layers:
+        if not layer.weights:
+            continue
+        stored = values.get(layer.name)
+        if stored is None or len(stored) != len(layer.weights):
+            raise WeightsError(
+                "Weights must belong to the network they are loaded into. "
+                f"Received: {path} without the weights of layer {layer.name!r}. "
+                "Use the genotype and size they were trained with."
+            )
+        for variable, array in zip(layer.weights, stored, strict=True):
+            if tuple(variable.shape) != tuple(array.shape):
+                raise WeightsError(
+                    "Weights must have the network's shapes. Received: "
+                    f"{tuple(array.shape)} for {variable.name!r} of "
+                    f"shape {tuple(variable.shape)} in {path}. Use the size they were trained with."
+                )
+        assignments.append((layer, stored))
+    for name in values:
+        if values[name] and name not in names:
+            raise WeightsError(
+                "Weights must belong to the network they are loaded into. "
+                f"Received: {path} with weights of layer {name!r}, which the network lacks. "
+                "Use the genotype and size they were trained with."
+            )
+    for layer, stored in assignments:
+        layer.set_weights(stored)
+    return model
+
+
+def _read(dataset: h5py.Dataset, *, wanted: bool) -> np.ndarray:
+    """The numbers of a data set; if it is not wanted, a zero of its shape that takes no memory: a
+    small file can claim any shape.
+    """
+    if not np.issubdtype(dataset.dtype, np.floating) or dataset.shape is None:
+        raise ValueError(f"{dataset.name!r} holds no floating-point numbers")
+    return dataset[()] if wanted else np.broadcast_to(np.float32(0), dataset.shape)
+
+
+def check_self_contained(group: h5py.Group, seen: set[int] | None = None) -> None:
+    """Raise ValueError if anything below `group` is not stored in its own file, see `_held`."""
+    seen = set() if seen is None else seen
+    for name in group:
+        member = _held(group, name)
+        address = h5py.h5o.get_info(member.id).addr
+        if isinstance(member, h5py.Group) and address not in seen:
+            seen.add(address)  # hard links can make circles
+            check_self_contained(member, seen)
+
+
+def _held(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+    """What `group` itself holds under `name`. HDF5 can name other files as the place of its data:
+    a stranger's weights could have any file of this machine read.
+    """
+    for part in name.split("/"):
+        linked = not isinstance(group.get(part, getlink=True), h5py.HardLink)
+        group = None if linked else group[part]
+        if linked or (isinstance(group, h5py.Dataset) and (group.external or group.is_virtual)):
+            raise ValueError(f"{name!r} is a reference to somewhere else")
+    return group
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)

@@ -1,0 +1,132 @@
+"""What all curves of a run have in common: axes of epochs, columns of rows, lines."""
+
+from __future__ import annotations
+
+import io
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from bnas_larq.files import write_atomic
+from bnas_larq.spaces import ZEROISE
+
+Rows = Sequence[Mapping[str, Any]]
+
+#: Of the first and the second curve, where there are two.
+FIRST, SECOND = "#2f6db3", "#c8511b"
+
+
+def epochs_of(rows: Rows) -> np.ndarray:
+    """Numbers of the epochs, as far as the rows know them."""
+    return np.array([row.get("epoch", number) for number, row in enumerate(rows)])
+
+
+def column(rows: Rows, key: str) -> np.ndarray:
+    """Values of a key, NaN where it is missing or no number."""
+    values = (row.get(key) for row in rows)
+    return np.array(
+        [v if isinstance(v, (int, float)) and math.isfinite(v) else math.nan for v in values], float
+    )
+
+
+def line(
+    axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str, dashed: bool = False
+) -> None:
+    """A curve through the known values; a single one gets a mark, which a line would not show."""
+    known = np.isfinite(y)
+    if known.any():
+        mark = "o" if known.sum() == 1 else None
+        style = {"linewidth": 1.6, "linestyle": (0, (4, 2)) if dashed else "-", "markersize": 4}
+        axes.plot(x[known], y[known], color=colour, label=label, marker=mark, **style)
+
+
+def from_zero(axes: Axes) -> None:
+    """Let the vertical axis begin at 0."""
+    axes.set_ylim(bottom=0, top=max(axes.get_ylim()[1], 1e-6))
+
+
+def finish(
+    axes: Axes, title: str, epochs: np.ndarray, *, legend: bool = True, also: Axes | None = None
+) -> None:
+    """Title, grid, whole epochs on the axis, and one legend for both vertical axes."""
+    axes.set_title(title, fontsize=10, color=INK, loc="left")
+    axes.set_xlabel("epoch", fontsize=8, color=INK)
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.grid(True, color="#e4e7eb", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    single = len(epochs) == 1
+    axes.set_xlim(epochs[0] - 0.5 * single, epochs[-1] + 0.5 * single)
+    if single:
+        axes.set_xticks(epochs)
+    handles, labels = axes.get_legend_handles_labels()
+    if also is not None:
+        more = also.get_legend_handles_labels()
+        handles, labels = handles + more[0], labels + more[1]
+    if legend and handles:
+        # Beside the title, where no curve can run through it.
+        place = {"loc": "lower right", "bbox_to_anchor": (1.0, 0.985), "borderaxespad": 0.2}
+        axes.legend(handles, labels, ncols=2, frameon=False, fontsize=8, columnspacing=1.2, **place)
+
+
+INK = "#1f2933"
+GREY = "#9aa5b1"
+
+_COLOURS = {
+    ZEROISE: GREY,
+    "max_pool_3x3": "#2f6db3",
+    "avg_pool_3x3": "#56b4e9",
+    "bin_conv_3x3": "#e69f00",
+    "bin_conv_5x5": "#c8511b",
+    "bin_dil_conv_3x3": "#34a877",
+    "bin_dil_conv_5x5": "#0b6e4f",
+    "identity": "#8f5fbf",
+    "skip_connect": "#8f5fbf",
+    "sep_conv_3x3": "#d081b5",
+    "sep_conv_5x5": "#a8457f",
+    "dil_conv_3x3": "#a2a53a",
+    "dil_conv_5x5": "#6b6e12",
+}
+#: For operations that a user registers; chosen by a checksum of the name, so a name keeps its
+#: colour.
+_FURTHER = ("#7a6f5d", "#b2593b", "#4d6a8a", "#9c3f5c", "#5c7a3a", "#7652a0", "#2a8a8a", "#8a6d1f")
+
+_DPI = 150
+#: Fixed ids in SVG, and letters as outlines: the same bytes each time, the same look everywhere.
+_STYLE = {"svg.hashsalt": "bnas_larq", "svg.fonttype": "path"}
+
+
+def operation_colour(name: str) -> str:
+    """The colour of an operation in all pictures, as `#rrggbb`."""
+    return _COLOURS.get(name) or _FURTHER[zlib.crc32(name.encode()) % len(_FURTHER)]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches, outside pyplot's global state."""
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG or SVG (by the file's suffix), the same bytes for the same figure.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    kind = path.suffix[1:]
+    metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    stream = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(stream, format=kind, dpi=_DPI, metadata=metadata)
+    return write_atomic(path, stream.getvalue())

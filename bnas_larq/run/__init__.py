@@ -1,0 +1,1 @@
+"""Everything a recipe does, for Python and the command line alike."""

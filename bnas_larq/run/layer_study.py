@@ -1,0 +1,233 @@
+"""The layer study: which kinds of convolution bear being binarised (BNAS, arXiv 2002.06963).
+
+Every network of the study is a plain stack. Its cells have one node, which reads the previous cell
+through one operation, the same in all cells: nothing runs beside the layer that is studied but the
+template's 1×1 convolution in front of it. Each network is an ordinary run in a folder of its own,
+`networks/<precision>-<layer>`, so that a study that was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bnas_larq.console import say
+from bnas_larq.errors import RecipeError
+from bnas_larq.files import read_json, write_json
+from bnas_larq.genotype import Edge, Genotype
+from bnas_larq.run_folder import RunFolder
+from bnas_larq.spaces import check_operation
+
+if TYPE_CHECKING:
+    from bnas_larq.recipe import Recipe
+    from bnas_larq.run.recipe_run import Workflow
+
+
+#: The kinds of layers in the paper's words; their names in genotypes.
+OPERATIONS = {
+    "conv_3x3": "bin_conv_3x3",
+    "conv_5x5": "bin_conv_5x5",
+    "dil_3x3": "bin_dil_conv_3x3",
+    "dil_5x5": "bin_dil_conv_5x5",
+    "sep_3x3": "bin_sep_conv_3x3",
+    "sep_5x5": "bin_sep_conv_5x5",
+}
+#: Operations with a depthwise convolution.
+DEPTHWISE = frozenset(
+    f"bin_{kind}_conv_{size}" for kind in ("sep", "dil_sep") for size in ("3x3", "5x5")
+)
+#: How each row of the table quantises.
+SCHEMES = {"full": "full-precision", "binary": "sign-scale-centred", "uncentred": "sign-scale"}
+
+
+class Member(NamedTuple):
+    """One network of the study."""
+
+    precision: str
+    layer: str
+
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        return f"{self.precision}-{self.layer}"
+
+    @property
+    def operation(self) -> str:
+        """What stands on its edges; a layer that the paper does not name is an operation itself."""
+        return OPERATIONS.get(self.layer, self.layer)
+
+    def genotype(self) -> Genotype:
+        """Both cells with one node, which reads the previous cell."""
+        cell = ((Edge(self.operation, 1),),)
+        return Genotype(cell, cell, f"stack-{self.layer}", {"source": "layer study"})
+
+
+def check_study(recipe: Recipe) -> None:
+    """Check that a recipe's study can be built, before anything is written.
+
+    Raises:
+        RecipeError: the recipe names a network of its own, a layer or precision twice, or none.
+        GenotypeError: an unknown layer.
+    """
+    given = [key for key in ("genotype", "finetune") if getattr(recipe, key) is not None]
+    if given:
+        raise RecipeError(
+            f"A layer study builds its own networks. Received: {given[0]} with layer_study. "
+            "Leave one of them out."
+        )
+    study = recipe.layer_study
+    for key in ("layers", "precisions"):
+        names = getattr(study, key)
+        if not names or len(set(names)) != len(names):
+            raise RecipeError(
+                f"A layer study's {key} are one or more, each named once. "
+                f"Received: {list(names)}. Correct layer_study.{key}."
+            )
+    for layer in study.layers:
+        check_operation(OPERATIONS.get(layer, layer))
+    if not members(recipe):
+        raise RecipeError(
+            "Only separable layers have depthwise kernels to leave uncentred. "
+            f"Received: precisions [uncentred] for {', '.join(study.layers)}. Add a precision."
+        )
+
+
+def members(recipe: Recipe) -> list[Member]:
+    """All networks of a study, row by row.
+
+    Without a depthwise convolution the row `uncentred` would repeat the row `binary`, so it has
+    the separable layers only.
+    """
+    study = recipe.layer_study
+    every = [Member(precision, layer) for precision in study.precisions for layer in study.layers]
+    return [one for one in every if one.precision != "uncentred" or one.operation in DEPTHWISE]
+
+
+class LayerStudy:
+    """A study in its folder.
+
+    Args:
+        workflow: of the study's own folder, which is locked; its recipe has the section
+            `layer_study`, and all networks share its data.
+    """
+
+    def __init__(self, workflow: Workflow) -> None:
+        self.workflow = workflow
+        self.recipe = workflow.recipe
+        self.folder = workflow.folder
+
+    def run(self) -> tuple[str, Path]:
+        """Train and evaluate every network that is not done yet.
+
+        Returns:
+            The table, and the path of `layer_study.json`; the same as CSV and as a picture lie
+            beside it.
+        """
+        wanted = members(self.recipe)
+        for number, member in enumerate(wanted, 1):
+            if self._is_done(member):
+                say(f"network {number}/{len(wanted)}, {member.name}: already done")
+                continue
+            say(f"network {number}/{len(wanted)}, {member.name}")
+            self._train(member)
+            self.write()
+        return self.write()
+
+    def _is_done(self, member: Member) -> bool:
+        return bool(self._result(member).get("finished"))
+
+    def _result(self, member: Member) -> dict[str, Any]:
+        path = self._path(member) / "result.json"
+        return read_json(path) if path.is_file() else {}
+
+    def _path(self, member: Member) -> Path:
+        return self.folder / "networks" / member.name
+
+    def _train(self, member: Member) -> None:
+        workflow = self._opened(member)
+        # Read once: the networks see the same images in the same order.
+        workflow.data = self.workflow.data
+        try:
+            workflow.run()
+        finally:
+            workflow.folder.unlock()
+
+    def _opened(self, member: Member) -> Workflow:
+        """The network's run folder, as an earlier process left it or new."""
+        from bnas_larq.run.creation import environment, open_workflow
+        from bnas_larq.run.recipe_run import Workflow
+
+        path = self._path(member)
+        if (path / "recipe.yaml").is_file():
+            return open_workflow(path, tensorboard=self.workflow.tensorboard)
+        genotype = self.folder / "genotypes" / f"{member.layer}.json"
+        member.genotype().save(genotype)
+        recipe = self._recipe_of(member, genotype)
+        folder = RunFolder.create(path, recipe.to_yaml())
+        write_json(folder / "environment.json", environment(recipe.seed))
+        return Workflow(folder, recipe, self.workflow.tensorboard)
+
+    def _recipe_of(self, member: Member, genotype: Path) -> Recipe:
+        """The study's recipe for one network."""
+        scheme = SCHEMES[member.precision]
+        return self.recipe.model_copy(
+            update={
+                "name": f"{self.recipe.name}-{member.name}",
+                "genotype": str(genotype.resolve()),
+                "layer_study": None,
+                "network": self.recipe.network.model_copy(update={"scheme": scheme}),
+            }
+        )
+
+    def write(self) -> tuple[str, Path]:
+        """The table of what is done so far, and `layer_study.json`, with its CSV and picture."""
+        from bnas_larq.report.layer_study_report import (
+            layer_table,
+            save_layer_csv,
+            save_layer_picture,
+        )
+
+        networks = [self._facts(member) for member in members(self.recipe)]
+        done = [one for one in networks if one["test_accuracy"] is not None]
+        settings = self.recipe.network
+        title = (
+            f"Networks of one kind of layer: {self.recipe.data.name}, {settings.cells} layers, "
+            f"{settings.channels} channels, {self.recipe.train.epochs} epochs"
+        )
+        path = write_json(
+            self.folder / "layer_study.json",
+            {
+                "recipe": self.recipe.name,
+                "seed": self.recipe.seed,
+                "data": self.recipe.data.name,
+                "finished": len(done) == len(networks),
+                "networks": networks,
+            },
+        )
+        save_layer_csv(networks, self.folder / "layer_study.csv")
+        save_layer_picture(networks, self.folder / "layer_study.png", title)
+        return f"{title}\n\n{layer_table(networks)}", path
+
+    def _facts(self, member: Member) -> dict[str, Any]:
+        """What is known of one network, for tables and programs."""
+        from bnas_larq.report.layer_study_report import published_accuracy
+        from bnas_larq.report.pictures import read_confusion
+
+        result = self._result(member)
+        table = read_confusion(self._path(member) / "confusion.csv") if result else None
+        counts = [] if table is None else table[0]
+        published = None
+        if self.recipe.data.name == "cifar10":
+            published = published_accuracy(member.precision, member.layer)
+        return {
+            **member._asdict(),
+            "operation": member.operation,
+            "scheme": SCHEMES[member.precision],
+            "test_accuracy": result.get("test_accuracy"),
+            "published_accuracy": published,
+            "classes": len(counts) or None,
+            "classes_predicted": sum(any(column) for column in zip(*counts, strict=True)) or None,
+            "cost": result.get("cost"),
+            "seconds": result.get("wall_seconds"),
+            "folder": self._path(member).relative_to(self.folder.path).as_posix(),
+        }

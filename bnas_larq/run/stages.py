@@ -1,0 +1,137 @@
+"""Which stages of a run are done, and how each one is done once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnas_larq.console import say
+from bnas_larq.errors import RunError
+from bnas_larq.files import read_json, read_lines, write_json
+from bnas_larq.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from bnas_larq.recipe import Recipe
+
+
+STAGES = ("search", "train", "evaluate", "export")
+#: Files without which a stage does not count as done: when one is lost, the stage is done again.
+RESULTS = {"train": ("network.json", "weights.h5"), "export": ("export.json", "model.tflite")}
+
+
+class Stages:
+    """The stages of one run folder.
+
+    Args:
+        folder: the run's folder.
+        seed: what every stage starts from.
+    """
+
+    def __init__(self, folder: RunFolder, seed: int) -> None:
+        self.folder = folder
+        self.seed = seed
+
+    def is_done(self, name: str) -> bool:
+        """Whether a stage is marked done and its files are there."""
+        files = RESULTS.get(name, ())
+        return self.folder.stage_done(name) and all((self.folder / f).is_file() for f in files)
+
+    def do(self, name: str, work: Callable[[], dict[str, Any] | None], again: bool = False) -> None:
+        """Do a stage unless it is done (or `again`); mark it done with its time and facts."""
+        if self.is_done(name) and not again:
+            say(f"{name}: already done")
+        else:
+            self._do(name, work)
+        # Not before the stage is marked: a process killed in between would have to begin again.
+        self.folder.checkpoints(name).clear()
+
+    def _do(self, name: str, work: Callable[[], dict[str, Any] | None]) -> None:
+        from bnas_larq.backend import keras, make_deterministic
+        from bnas_larq.data import data_errors
+
+        if self.folder.stage_done(name) and not self.is_done(name):
+            # Its files were lost: what came from them must come from the new ones.
+            for stage in STAGES[STAGES.index(name) :]:
+                self.folder.mark_undone(stage)
+        # Every stage starts from the seed: it does not matter which ones ran in this process.
+        keras.backend.clear_session()
+        make_deterministic(self.seed)
+        start = time.monotonic()
+        with data_errors():
+            facts = work() or {}
+        earlier = facts.pop("earlier_seconds", 0.0)
+        seconds = time.monotonic() - start + earlier
+        self.folder.mark_done(name, seconds=round(seconds, 2), **facts)
+
+    def recorded_seconds(self, name: str, workers: int = 1) -> float:
+        """Time of what earlier processes did of a stage: epochs, draws, and trials, of which
+        `workers` ran at a time."""
+        folder = self.folder / name
+        shares = {"metrics.jsonl": 1, "draws.jsonl": 1, "trials.jsonl": workers}
+        return sum(
+            row["seconds"] / share
+            for file, share in shares.items()
+            for row in read_lines(folder / file)
+        )
+
+
+#: What result.json repeats of export.json.
+EXPORT_KEYS = (
+    "file",
+    "bytes",
+    "sha256",
+    "binary_convolutions",
+    "float_convolutions",
+    "parity",
+)
+
+
+def write_result(stages: Stages, recipe: Recipe, cost: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Collect a run's results so far in its result.json.
+
+    Args:
+        cost: of the trained network; None before there is one.
+    """
+    folder = stages.folder
+    facts = {stage: folder.facts(stage) for stage in STAGES}
+    wanted = STAGES if recipe.export.enabled else STAGES[:-1]
+    result: dict[str, Any] = {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "finished": all(stages.is_done(stage) for stage in wanted),
+        "genotype": facts["search"].get("genotype"),
+        "test_accuracy": facts["evaluate"].get("test", {}).get("accuracy"),
+        "test": facts["evaluate"].get("test"),
+        "validation_accuracy": facts["train"].get("validation_accuracy"),
+        "supernet_validation_accuracy": facts["search"].get("supernet_validation_accuracy"),
+        "seconds": {stage: fact.get("seconds") for stage, fact in facts.items()},
+        "wall_seconds": round(sum(fact.get("seconds", 0.0) for fact in facts.values()), 2),
+    }
+    if recipe.finetune is not None:
+        result["finetuned_from"] = recipe.finetune.entry
+    if cost is not None:
+        result["cost"] = dict(cost)
+    if (folder / "export.json").exists():
+        report = read_json(folder / "export.json")
+        if not isinstance(report, dict) or not all(key in report for key in EXPORT_KEYS):
+            raise RunError(
+                "A run's export.json must hold the whole report. "
+                f"Received: {folder / 'export.json'}. Delete it to export again."
+            )
+        result["export"] = {key: report[key] for key in EXPORT_KEYS}
+    result["files"] = [name for name in _files(folder.path) if name != "result.json"]
+    write_json(folder / "result.json", result)
+    return result
+
+
+def _files(root: Path) -> list[str]:
+    """All files of a run but hidden ones. `os.walk` bears that some vanish meanwhile."""
+    return sorted(
+        (Path(parent) / name).relative_to(root).as_posix()
+        for parent, _, names in os.walk(root)
+        for name in names
+        if not name.startswith(".")
+    )

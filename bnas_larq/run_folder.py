@@ -1,0 +1,175 @@
+"""The run folder: everything that one run writes, so that it can be killed and resumed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.errors import RunError, one_line
+from bnas_larq.files import read_json, write_atomic, write_json
+
+
+def _entries(path: Path) -> list[Path]:
+    """What a folder holds, but for the lock and what `write_atomic` leaves when it is killed."""
+    return [
+        entry
+        for entry in sorted(path.iterdir())
+        if entry.name != ".lock"
+        and not (entry.name.startswith(".") and entry.name.endswith(".tmp"))
+    ]
+
+
+class RunFolder:
+    """One run's folder: resolved recipe, environment, stages, metrics, checkpoints, results.
+
+    Args:
+        path: the folder.
+
+    Use `RunFolder.create` for a new run and `RunFolder.open` for an existing one.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock: Any = None
+
+    @classmethod
+    def create(cls, path: str | Path, recipe_yaml: str, *, overwrite: bool = False) -> RunFolder:
+        """Make the folder of a new run, and lock it.
+
+        Raises:
+            RunError: see `check_new`; or another process is at work in the folder, or it cannot be
+                made.
+        """
+        cls.check_new(path, overwrite=overwrite)
+        folder = cls(path)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"A run needs a folder to write to. Received: {one_line(error)}. "
+                "Choose another --out."
+            ) from error
+        folder.lock()
+        # Once more, now that no other process can be at work here.
+        cls.check_new(path, overwrite=overwrite)
+        for entry in _entries(folder.path):
+            # The recipe marks the folder as a run's, and so is replaced last and in one go.
+            if entry.name == "recipe.yaml":
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        write_atomic(folder / "recipe.yaml", recipe_yaml)
+        return folder
+
+    @staticmethod
+    def check_new(path: str | Path, *, overwrite: bool = False) -> None:
+        """Check that a new run may be made here, without touching anything.
+
+        Raises:
+            RunError: the folder exists and is not empty (without `overwrite`), or is no run folder.
+        """
+        path = Path(path)
+        if not path.exists() or (path.is_dir() and not _entries(path)):
+            return
+        if not overwrite:
+            raise RunError(
+                f"A new run needs a new or empty folder. Received: {path}, which exists. "
+                "Choose another --out, continue it with --resume, or replace it with --overwrite."
+            )
+        # A recipe.yaml alone may be the user's own, beside the user's own folder `train`.
+        marks = (path / ".lock", path / "environment.json")
+        if not (path / "recipe.yaml").is_file() or not any(mark.is_file() for mark in marks):
+            raise RunError(
+                "Only an earlier run's folder is ever replaced. "
+                f"Received: {path}, which holds other things. Choose another --out."
+            )
+
+    @staticmethod
+    def check_outside(path: str | Path, images: str | Path | None) -> None:
+        """Check that a run is not written among its images, where its pictures would become some.
+
+        Raises:
+            RunError: it would.
+        """
+        if images is not None and Path(path).resolve().is_relative_to(Path(images).resolve()):
+            raise RunError(
+                "A run is not written into the folder of its images, which it would change. "
+                f"Received: {path}, inside {images}. Choose another --out."
+            )
+
+    @classmethod
+    def open(cls, path: str | Path, *, lock: bool = False) -> RunFolder:
+        """Open an existing run's folder; RunError when it is none."""
+        folder = cls(path)
+        if not (folder.path / "recipe.yaml").is_file():
+            raise RunError(
+                f"A run folder holds recipe.yaml. Received: {path}, which does not. "
+                "Give the folder that `bnas-larq run`, `search` or `train` wrote."
+            )
+        if lock:
+            folder.lock()
+        return folder
+
+    def lock(self) -> None:
+        """Refuse a second process in the folder; the system frees the lock when this one ends."""
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such lock: there the user takes care
+            return
+        self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until unlock
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.unlock()
+            raise RunError(
+                "Only one process works in a run folder. "
+                f"Received: {self.path}, where another one is at work. "
+                "Wait for it or choose another --out."
+            ) from error
+
+    def unlock(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def checkpoints(self, stage: str) -> Checkpoints:
+        """Checkpoints of the stage `search` or `train`."""
+        return Checkpoints(self.path / stage / "checkpoints")
+
+    def stage_done(self, stage: str) -> bool:
+        """Whether a stage has written its result."""
+        return bool(self._state().get(stage))
+
+    def mark_done(self, stage: str, **facts: Any) -> None:
+        """Record that a stage is complete, with facts such as its wall time in seconds."""
+        write_json(self.path / "state.json", {**self._state(), stage: {"done": True, **facts}})
+
+    def mark_undone(self, stage: str) -> None:
+        """Let a stage be done again."""
+        write_json(self.path / "state.json", {k: v for k, v in self._state().items() if k != stage})
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """What `mark_done` recorded, or an empty dict."""
+        return dict(self._state().get(stage) or {})
+
+    def _state(self) -> dict[str, Any]:
+        path = self.path / "state.json"
+        if not path.exists():
+            return {}
+        state = read_json(path)
+        if not isinstance(state, dict) or not all(
+            isinstance(facts or {}, dict) for facts in state.values()
+        ):
+            raise RunError(
+                f"A run's state.json must hold an object for each stage. Received: {path}. "
+                "Delete it to check all stages again."
+            )
+        return state

@@ -1,0 +1,315 @@
+"""BNAS-UCB: single paths of the supernet earn credit for their operations, edge by edge the worst
+are abandoned, and a gradient search decides among the rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnas_larq.backend import keras, tf
+from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.data import EVALUATION_BATCH, EpochPipeline, bilevel_pipeline
+from bnas_larq.errors import RecipeError
+from bnas_larq.files import append_line, keep_lines_before, read_lines, write_json
+from bnas_larq.fitting.callbacks import Progress, stop_unless_finite
+from bnas_larq.fitting.resume import TrainingState
+from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.search.gradient_search import RECORD, GradientSearch
+from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
+from bnas_larq.search.ucb import UcbTable
+from bnas_larq.settings import SearchSettings
+from bnas_larq.spaces import ZEROISE, SearchSpace
+from bnas_larq.supernet.architecture import PRUNED
+from bnas_larq.supernet.relaxations import FixedPath
+from bnas_larq.supernet.super_net import SuperNet
+
+#: A checkpoint of the draws is written when the last one is this old, in seconds: a killed search
+#: loses about as much, and small draws do not wait for the disk.
+CHECKPOINT_SECONDS = 30.0
+
+
+class BanditSearch(Searcher):
+    """BNAS-UCB (Chen et al., arXiv 2009.04247).
+
+    1. A draw takes one operation on each edge without replacement (`UcbTable`), trains that path of
+       the supernet, measures it on the half that does not train it, and credits its accuracy to
+       every operation of the path.
+    2. After T rounds of K draws each edge abandons its operation with the smallest upper confidence
+       bound, down to the floor.
+    3. A gradient search over the survivors finds the genotype, or, without epochs for it, each edge
+       takes the survivor with the best mean credit.
+
+    All paths share the supernet's weights and optimizer, whose learning rate decays over the whole
+    search; the kernels that a draw leaves out receive no gradient, and only decay and momentum move
+    them. With `channel_proportion` above 1, only that part of a node's channels passes through the
+    operations.
+
+    The draws' steps are those of the epochs before the finish, shared equally (to within one).
+
+    A path is measured with the statistics of the measured batches, which is what it was trained
+    with: moving averages mix the paths before it, the more the fewer steps a draw has. They are not
+    moved by it.
+
+    Args:
+        settings: the recipe's section `search`. What concerns α and its distribution counts in the
+            finish; there, t of the entropy term and the temperature begin.
+        num_classes, input_shape: of the data.
+        seed: of the order of the draws, and of the finish.
+        network: see `GradientSearch`.
+        checkpoint_seconds: see `CHECKPOINT_SECONDS`.
+
+    Raises:
+        BnasLarqError: see `make_table` and `GradientSearch`.
+    """
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        num_classes: int,
+        input_shape: tuple[int, int, int],
+        seed: int = 0,
+        *,
+        network: NetworkConfig | None = None,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    ) -> None:
+        self.settings = settings
+        self.checkpoint_seconds = checkpoint_seconds
+        self.space = SearchSpace.named(settings.space)
+        self.table = make_table(settings, seed)
+        self.finish = GradientSearch(
+            settings,
+            num_classes,
+            input_shape,
+            seed,
+            network=network,
+            first_epoch=_first_epoch(settings),
+        )
+
+    @property
+    def supernet(self) -> SuperNet:
+        """The supernet of draws and finish."""
+        return self.finish.supernet
+
+    def run(
+        self,
+        data: SearchData,
+        *,
+        folder: Path,
+        provenance: dict[str, Any],
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> SearchResult:
+        """See `Searcher.run`; also writes draws.jsonl, a line for each draw, and ucb.json, the
+        table after the last complete round. The finish writes metrics.jsonl and alphas.jsonl.
+
+        Args:
+            callbacks: of the finish.
+
+        Raises:
+            RecipeError: fewer steps than draws.
+            TrainingStopped: the loss is not finite, or the derived normal cell is all Zeroise.
+        """
+        steps_per_epoch = bilevel_pipeline(data.weights, data.alphas).steps_per_epoch
+        first_epoch = self.finish.first_epoch
+        check_steps(self.settings, self.table, steps_per_epoch)
+        self.finish.compile(steps_per_epoch)
+        relaxation, self.supernet.relaxation = self.supernet.relaxation, FixedPath()
+        try:
+            self._draw(data, first_epoch * steps_per_epoch, folder)
+        finally:
+            self.supernet.relaxation = relaxation
+        self.supernet.prune(*self._by_kind(self.table.alive))
+        if self.settings.bandit.finish_epochs:
+            self.finish.fit(data, folder=folder, callbacks=callbacks)
+            rows = read_lines(folder / RECORD)
+        else:
+            scores = np.where(self.table.alive, self.table.means(), PRUNED)
+            normal, reduce = (kind.tolist() for kind in self._by_kind(scores))
+            rows = [{"epoch": first_epoch - 1, "normal": normal, "reduce": reduce}]
+        return self.finish.choose(rows, provenance)
+
+    # -- draws -------------------------------------------------------------------------------------
+
+    def _draw(self, data: SearchData, steps: int, folder: Path) -> None:
+        """Make all draws, from the newest checkpoint if there is one."""
+        table, supernet = self.table, self.supernet
+        log = folder / "draws.jsonl"
+        state = TrainingState(
+            supernet,
+            {"optimizer": (supernet.optimizer, supernet.network_variables)},
+            # Beside those of the finish, whose numbers are epochs.
+            Checkpoints(folder / "checkpoints" / "draws"),
+        )
+        done, record = state.restore()
+        if record is not None:
+            table.restore(record)
+        keep_lines_before(log, done, key="draw")
+        if table.done:
+            return
+        path = SinglePath(supernet, data, self.settings.bandit.credit_examples)
+        # The first step of each draw: equal shares of all steps, to within one.
+        starts = [draw * steps // table.planned for draw in range(table.planned + 1)]
+        path.start(starts[done])
+        progress = Progress(
+            "search",
+            table.planned,
+            steps // table.planned,
+            ("loss", "accuracy", "credit"),
+            unit="draw",
+        )
+        progress.on_train_begin()
+        saved = time.monotonic()
+        for draw in range(done, table.planned):
+            progress.on_epoch_begin(draw)
+            begin, rounds, chosen = time.monotonic(), table.round, table.path()
+            supernet.relaxation.assign(*self._by_kind(chosen))
+            results = path.train(starts[draw + 1] - starts[draw], progress)
+            stop_unless_finite("loss", results["loss"], f"draw {draw + 1}")
+            results["credit"] = path.accuracy()
+            table.credit(results["credit"])
+            seconds = round(time.monotonic() - begin, 3)
+            row = {"draw": draw, "round": rounds, **results, **self._named(chosen)}
+            append_line(log, {**row, "seconds": seconds})
+            if table.round > rounds:
+                self._write_table(folder / "ucb.json", draw + 1)
+            if table.done or time.monotonic() - saved >= self.checkpoint_seconds:
+                state.save(draw + 1, table.state())
+                saved = time.monotonic()
+            progress.on_epoch_end(draw, results)
+
+    def _by_kind(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The table's rows of normal and of reduction edges, in the shapes of α."""
+        edges = len(self.space.edges)
+        if values.ndim == 1:
+            return values[:edges], values[edges:]
+        return values[:edges, : len(self.space.normal)], values[edges:, : len(self.space.reduce)]
+
+    def _named(self, chosen: np.ndarray) -> dict[str, list[str]]:
+        normal, reduce = self._by_kind(chosen)
+        return {
+            "normal": [self.space.normal[column] for column in normal],
+            "reduce": [self.space.reduce[column] for column in reduce],
+        }
+
+    def _write_table(self, path: Path, draws: int) -> None:
+        edges = self.space.edges
+        names = [self.space.normal] * len(edges) + [self.space.reduce] * len(edges)
+        rows = [
+            {"node": node, "state": state, "operations": operations}
+            for (node, state), operations in zip(edges * 2, self.table.report(names), strict=True)
+        ]
+        normal, reduce = rows[: len(edges)], rows[len(edges) :]
+        round_ = {"round": self.table.round, "draws": draws, "planned": self.table.planned}
+        write_json(path, {**round_, "normal": normal, "reduce": reduce})
+
+
+def make_table(settings: SearchSettings, seed: int) -> UcbTable:
+    """The table that a search begins with.
+
+    Args:
+        settings, seed: as of `BanditSearch`.
+
+    Raises:
+        BnasLarqError: a floor that leaves nothing to abandon.
+        RecipeError: Zeroise may be all that stays on an edge, and may not be chosen.
+    """
+    space, bandit = SearchSpace.named(settings.space), settings.bandit
+    has_zeroise = ZEROISE in space.normal or ZEROISE in space.reduce
+    if bandit.floor == 1 and has_zeroise and not settings.zeroise_competes:
+        raise RecipeError(
+            "BNAS-UCB leaves a candidate on each edge that may be chosen. Received: "
+            f"search.bandit.floor 1 in space {space.name!r} with search.zeroise_competes false: "
+            "the one that stays may be Zeroise. Set search.bandit.floor to 2 or more, or "
+            "search.zeroise_competes to true."
+        )
+    return UcbTable(
+        _candidates(space),
+        rounds=bandit.rounds,
+        floor=bandit.floor,
+        exploration=bandit.exploration,
+        seed=seed,
+    )
+
+
+def check_steps(settings: SearchSettings, table: UcbTable, steps_per_epoch: int) -> None:
+    """Raise RecipeError if the epochs before the finish have fewer steps than `table` draws."""
+    draws, epochs = table.planned, _first_epoch(settings)
+    if epochs * steps_per_epoch < draws:
+        finish = settings.bandit.finish_epochs
+        needed = finish - -draws // steps_per_epoch
+        raise RecipeError(
+            "Every draw of BNAS-UCB trains for at least one step. "
+            f"Received: {draws} draws ({settings.bandit.rounds} rounds for each number of "
+            f"candidates) and {epochs} epochs of {steps_per_epoch} steps for them, "
+            f"search.epochs {settings.epochs} without the finish. Set search.epochs to "
+            f"{needed} or more, or lower search.bandit.rounds or search.bandit.finish_epochs."
+        )
+
+
+def _first_epoch(settings: SearchSettings) -> int:
+    """The finish's; those before it make the draws."""
+    return max(0, settings.epochs - settings.bandit.finish_epochs)
+
+
+def _candidates(space: SearchSpace) -> np.ndarray:
+    """Which columns of the table exist: rows of normal edges, then of reduction edges."""
+    width = max(len(space.normal), len(space.reduce))
+    counts = [len(space.normal)] * len(space.edges) + [len(space.reduce)] * len(space.edges)
+    return np.arange(width)[None, :] < np.array(counts)[:, None]
+
+
+class SinglePath:
+    """Training and measuring of whatever path the supernet is set to; each is traced once.
+
+    Args:
+        supernet: compiled, with its optimizer built.
+        data: of the search; of its `credit` the first examples count, in its fixed order.
+        credit_examples: as in `BanditSettings`.
+    """
+
+    def __init__(self, supernet: SuperNet, data: SearchData, credit_examples: int | None) -> None:
+        self._pipeline: EpochPipeline = data.weights
+        self._credit = data.credit
+        if credit_examples is not None:
+            self._credit = data.credit.unbatch().take(credit_examples).batch(EVALUATION_BATCH)
+        self._batches: Iterator = iter(())
+        spec = data.weights.dataset().element_spec
+        self._supernet = supernet
+        self._step = tf.function(supernet.weight_step, input_signature=spec, autograph=False)
+        self._hits = tf.function(
+            self._count_hits, input_signature=self._credit.element_spec, autograph=False
+        )
+
+    def start(self, step: int) -> None:
+        """Go to the training stream's batch number `step`."""
+        epoch, rest = divmod(step, self._pipeline.steps_per_epoch)
+        self._batches = iter(self._pipeline.dataset(epoch).skip(rest))
+
+    def train(
+        self, steps: int, callback: keras.callbacks.Callback | None = None
+    ) -> dict[str, float]:
+        """Train for some steps; mean loss, and accuracy on these training batches."""
+        self._supernet.reset_metrics()
+        for step in range(steps):
+            self._step(*next(self._batches))
+            if callback is not None:
+                callback.on_train_batch_end(step)
+        found = {metric.name: metric for metric in self._supernet.metrics}
+        return {name: float(found[name].result()) for name in ("loss", "accuracy")}
+
+    def accuracy(self) -> float:
+        """Accuracy on the examples that give credit."""
+        hits, examples = 0, 0
+        for images, labels in self._credit:
+            hits += int(self._hits(images, labels))
+            examples += len(labels)
+        return hits / examples
+
+    def _count_hits(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        with self._supernet.helper_passes():
+            logits = self._supernet(images, training=True)
+        found = tf.argmax(logits, axis=-1, output_type=labels.dtype)
+        return tf.reduce_sum(tf.cast(found == labels, tf.int32))

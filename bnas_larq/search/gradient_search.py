@@ -1,0 +1,278 @@
+"""The search by gradient: resumable training of the supernet, α recorded by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bnas_larq.backend import keras, tf
+from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.costs.expected_cost import ExpectedCost, network_of
+from bnas_larq.data import bilevel_pipeline
+from bnas_larq.discretize import ArgmaxDiscretizer
+from bnas_larq.errors import RunError, TrainingStopped
+from bnas_larq.files import append_line, read_lines
+from bnas_larq.fitting.callbacks import EpochHook, Progress
+from bnas_larq.fitting.resume import resumable_fit
+from bnas_larq.genotype import Genotype
+from bnas_larq.layers.template import plan_cells
+from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
+from bnas_larq.precision import choose_precision
+from bnas_larq.search.alarms import RECORD as ALARMS
+from bnas_larq.search.alarms import Alarms
+from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
+from bnas_larq.settings import SearchSettings
+from bnas_larq.spaces import ZEROISE, SearchSpace
+from bnas_larq.supernet.alpha_gradients import FirstOrder, SecondOrder, SingleLevel
+from bnas_larq.supernet.diversity import AnnealedEntropy
+from bnas_larq.supernet.partial_channels import PartialChannels
+from bnas_larq.supernet.relaxations import (
+    Concrete,
+    GumbelHard,
+    Relaxation,
+    Softmax,
+    TemperatureSchedule,
+)
+from bnas_larq.supernet.super_net import SuperNet
+
+#: File of a stage's folder: α by epoch.
+RECORD = "alphas.jsonl"
+
+
+_GRADIENTS = {1: FirstOrder, 2: SecondOrder, "single-level": SingleLevel}
+
+
+def make_relaxation(settings: SearchSettings, first_epoch: int = 0) -> Relaxation:
+    """What is made of α, as the settings say.
+
+    Args:
+        first_epoch: see `GradientSearch`; the temperature falls from there on.
+
+    Raises:
+        BnasLarqError: a temperature that is not positive.
+    """
+    if settings.relaxation == "softmax":
+        return Softmax()
+    kind = {"gumbel-hard": GumbelHard, "concrete": Concrete}[settings.relaxation]
+    # A search that ends before α learn has no temperature, but is told about a wrong one.
+    epochs = max(1, settings.epochs - first_epoch)
+    return kind(TemperatureSchedule(*settings.temperature, epochs, settings.temperature_decay))
+
+
+def check_sizes(settings: SearchSettings) -> None:
+    """Raise BnasLarqError if the channels of a cell of the supernet cannot be cut as the settings
+    say."""
+    sampling = PartialChannels(settings.channel_proportion)
+    for plan in plan_cells(settings.cells, settings.channels, "cifar"):
+        if sampling.proportion > 1:
+            sampling.mixed_filters(plan.filters)
+
+
+class GradientSearch(Searcher):
+    """Search by the gradient of α: BNAS (arXiv 2002.06963), DARTS (1806.09055), SNAS (1812.09926),
+    GDAS (1910.04465) and PC-DARTS (1907.05737), which differ in their settings.
+
+    Args:
+        settings: the recipe's section `search`.
+        num_classes, input_shape: of the data.
+        seed: of the relaxation's draws.
+        network: size of the final network, for a cost term; None for the supernet's own size.
+        first_epoch: how many of the settings' epochs something else trains before. The entropy
+            term and the temperature anneal over the epochs that follow, the learning rate decays
+            over all.
+    """
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        num_classes: int,
+        input_shape: tuple[int, int, int],
+        seed: int = 0,
+        *,
+        network: NetworkConfig | None = None,
+        first_epoch: int = 0,
+    ) -> None:
+        self.settings = settings
+        self.first_epoch = first_epoch
+        self.space = SearchSpace.named(settings.space)
+        self.network = network
+        self.supernet = SuperNet(
+            self.space,
+            num_classes,
+            cells=settings.cells,
+            channels=settings.channels,
+            scheme=settings.scheme,
+            relaxation=make_relaxation(settings, first_epoch),
+            channel_sampling=PartialChannels(settings.channel_proportion),
+            edge_normalization=settings.edge_normalization,
+            seed=seed,
+            mixed_precision=choose_precision(settings.mixed_precision).name,
+            input_shape=input_shape,
+        )
+
+    def compile(self, steps_per_epoch: int) -> None:
+        """Optimizers of the settings: SGD with cosine decay for the weights, Adam for α."""
+        settings = self.settings
+        rate = keras.optimizers.schedules.CosineDecay(
+            settings.learning_rate,
+            settings.epochs * steps_per_epoch,
+            alpha=min(1.0, settings.minimum_learning_rate / settings.learning_rate),
+        )
+        first, second = settings.alpha_betas
+        self.supernet.compile(
+            optimizer=CoupledSGD(
+                rate,
+                momentum=settings.momentum,
+                l2=settings.weight_decay,
+                clip_norm=settings.clip_norm,
+            ),
+            alpha_optimizer=CoupledAdam(
+                settings.alpha_learning_rate,
+                beta_1=first,
+                beta_2=second,
+                epsilon=1e-8,
+                l2=settings.alpha_weight_decay,
+            ),
+            diversity=AnnealedEntropy(settings.entropy_weight, settings.entropy_tau),
+            cost=self._cost(),
+            alpha_gradient=_GRADIENTS[settings.order](),
+            # The settings count all epochs in which α rest, also those before.
+            alpha_start_epoch=max(0, settings.alpha_start_epoch - self.first_epoch),
+            first_epoch=self.first_epoch,
+        )
+
+    def _cost(self) -> ExpectedCost | None:
+        settings = self.settings
+        if settings.cost is None:
+            return None
+        return ExpectedCost.from_settings(
+            settings.cost,
+            self.space,
+            self.network or network_of(self.supernet),
+            gamma=settings.gamma,
+            zeroise_competes=settings.zeroise_competes,
+        )
+
+    def run(
+        self,
+        data: SearchData,
+        *,
+        folder: Path,
+        provenance: dict,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> SearchResult:
+        """See `Searcher.run`; also writes alphas.jsonl (α, and β of edges, by epoch) and
+        alarms.jsonl.
+
+        Raises:
+            TrainingStopped: the loss is not finite, an alarm shall end the search, or the derived
+                normal cell is all Zeroise.
+        """
+        self.compile(bilevel_pipeline(data.weights, data.alphas).steps_per_epoch)
+        self.fit(data, folder=folder, callbacks=callbacks)
+        return self.choose(read_lines(folder / RECORD), provenance)
+
+    def fit(
+        self,
+        data: SearchData,
+        *,
+        folder: Path,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> None:
+        """Train the compiled supernet to the last epoch, from the newest checkpoint if any.
+
+        Args:
+            data, folder, callbacks: as for `run`.
+
+        Raises:
+            TrainingStopped: the loss is not finite, or an alarm shall end the search.
+        """
+        settings, supernet = self.settings, self.supernet
+        pipeline = bilevel_pipeline(data.weights, data.alphas)
+        steps_per_epoch = pipeline.steps_per_epoch
+        alphas = folder / RECORD
+
+        def record(epoch: int, logs: dict[str, float]) -> None:
+            row = {"epoch": epoch, "val_accuracy": logs.get("val_accuracy")}
+            append_line(alphas, {**row, **self._architecture()})
+
+        watch = Alarms(
+            settings.alarms,
+            epochs=range(self.first_epoch, settings.epochs),
+            log=folder / ALARMS,
+            probe=data.credit,
+            genotype=lambda: self._genotype(self._architecture(), {}),
+        )
+        resumable_fit(
+            supernet,
+            pipeline.dataset,
+            steps_per_epoch=steps_per_epoch,
+            epochs=settings.epochs,
+            checkpoints=Checkpoints(folder / "checkpoints"),
+            log=folder / "metrics.jsonl",
+            logs=(alphas,),
+            optimizers={
+                "optimizer": (supernet.optimizer, supernet.network_variables),
+                "alpha_optimizer": (supernet.alpha_optimizer, supernet.architecture_variables),
+            },
+            validation_data=data.validation,
+            first_epoch=self.first_epoch,
+            callbacks=[
+                EpochHook(record),
+                Progress(
+                    "search",
+                    settings.epochs,
+                    steps_per_epoch,
+                    ("loss", "accuracy", "alpha_loss", "alpha_accuracy", "val_accuracy", "entropy"),
+                ),
+                watch,
+                *callbacks,
+            ],
+        )
+        # Also where all epochs lay behind.
+        watch.check()
+
+    def _architecture(self) -> dict[str, list]:
+        """The present α, and β of edges, for JSON."""
+        names = ("normal", "reduce", "betas_normal", "betas_reduce")
+        values = map(tf.convert_to_tensor, [*self.supernet.live_alphas(), *self.supernet.betas])
+        return {name: value.numpy().tolist() for name, value in zip(names, values, strict=False)}
+
+    def _genotype(self, row: dict, provenance: dict) -> Genotype:
+        """The genotype of the α (and β) of a line of alphas.jsonl."""
+        betas = None
+        if "betas_normal" in row:
+            betas = np.array(row["betas_normal"]), np.array(row["betas_reduce"])
+        settings = self.settings
+        discretizer = ArgmaxDiscretizer(settings.gamma, zeroise_competes=settings.zeroise_competes)
+        normal, reduce = np.array(row["normal"]), np.array(row["reduce"])
+        return discretizer(normal, reduce, self.space, provenance=provenance, betas=betas)
+
+    def choose(self, rows: list[dict], provenance: dict) -> SearchResult:
+        """The genotype of the recorded α with the best held-out accuracy, or the last (`select`).
+
+        The genotype is that of the very α that was evaluated; the last α takes part.
+        """
+        if not rows:
+            raise RunError(
+                "A finished search needs its record of α. Received: an empty or missing "
+                "alphas.jsonl. Delete the folder search/ and resume: the search is done again."
+            )
+        chosen = rows[-1]
+        measured = [row for row in rows if row.get("val_accuracy") is not None]
+        if self.settings.select == "best" and measured:
+            # Of equal accuracies the later α, which was trained longer.
+            chosen = max(measured, key=lambda row: (row["val_accuracy"], row["epoch"]))
+        genotype = self._genotype(
+            chosen, {**provenance, "epoch": chosen["epoch"] + 1, "select": self.settings.select}
+        )
+        if all(edge.op == ZEROISE for node in genotype.normal for edge in node):
+            raise TrainingStopped(
+                "A searched normal cell needs an edge that carries a signal. "
+                "Received: Zeroise on every kept edge. Search longer, raise search.gamma, or "
+                "lower search.alpha_learning_rate; α is kept in alphas.jsonl."
+            )
+        return SearchResult(genotype, chosen["epoch"] + 1, chosen.get("val_accuracy"))

@@ -1,0 +1,220 @@
+"""Search by keras-tuner: whole networks are trained one by one, and an oracle proposes the next."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bnas_larq.backend import keras
+from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.errors import RunError, TrainingStopped, one_line
+from bnas_larq.files import read_json, read_lines
+from bnas_larq.fitting.callbacks import clock
+from bnas_larq.genotype import Genotype
+from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
+from bnas_larq.search.tuning.encoding import KINDS, Encoding
+from bnas_larq.search.tuning.records import (
+    TRIALS,
+    Trial,
+    TrialFunction,
+    best_row,
+    write_records,
+)
+from bnas_larq.settings import TunerSettings
+from bnas_larq.spaces import SearchSpace
+
+#: keras-tuner's names for who a process is, and where the chief listens.
+TUNER_ID, ORACLE_IP, ORACLE_PORT = (
+    "KERASTUNER_TUNER_ID",
+    "KERASTUNER_ORACLE_IP",
+    "KERASTUNER_ORACLE_PORT",
+)
+
+
+def role_of_process() -> str | None:
+    """What keras-tuner's variables make of this process: `chief`, `worker`, or None without them.
+
+    Raises:
+        RunError: only some of them are set.
+    """
+    names = (TUNER_ID, ORACLE_IP, ORACLE_PORT)
+    given = [name for name in names if os.environ.get(name)]
+    if not given:
+        return None
+    if len(given) < len(names):
+        raise RunError(
+            f"Parallel trials need {', '.join(names)} together. "
+            f"Received: {', '.join(given)} alone. Set the others too, or none."
+        )
+    return "chief" if "chief" in os.environ[TUNER_ID] else "worker"
+
+
+class TunerSearch(Searcher):
+    """Random search, Bayesian optimisation, Hyperband or regularised evolution over genotypes.
+
+    Args:
+        settings: the recipe's section `search.tuner`.
+        space: of the genotypes.
+        trial: trains and measures one network.
+        seed: of the oracle and of every trial.
+        prepare: called by the process that owns the search, before any trial.
+        launch: starts the chief and `settings.workers` workers as processes, each of which calls
+            `take_part`, and returns when all of them are done.
+    """
+
+    def __init__(
+        self,
+        settings: TunerSettings,
+        space: SearchSpace,
+        trial: TrialFunction,
+        *,
+        seed: int,
+        prepare: Callable[[], None] | None = None,
+        launch: Callable[[], None] | None = None,
+    ) -> None:
+        self.settings, self.trial, self.seed = settings, trial, seed
+        self.prepare, self.launch = prepare, launch
+        self.encoding = Encoding(space, settings.hyperparameters)
+
+    def run(
+        self,
+        data: SearchData | None = None,
+        *,
+        folder: Path,
+        provenance: dict[str, Any],
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> SearchResult:
+        """See `Searcher.run`; writes trials.jsonl and pareto.json, in the folder `tuner`
+        keras-tuner's project, and in `trials` what each network's training left.
+
+        With the variables KERASTUNER_TUNER_ID (`chief`), KERASTUNER_ORACLE_IP and
+        KERASTUNER_ORACLE_PORT this process is the chief of workers that the user starts.
+
+        Args:
+            data: is not needed: `trial` has its own.
+            callbacks: are not used.
+
+        Raises:
+            TrainingStopped: no trial could be measured.
+            RunError: a worker calls this, or a process of a parallel search failed.
+        """
+        role = role_of_process()
+        if role == "worker":
+            raise RunError(
+                f"The process that owns a search is its chief. Received: {TUNER_ID}="
+                f"{os.environ[TUNER_ID]}. Set it to chief here, and start workers with "
+                "`bnas-larq worker FOLDER`."
+            )
+        if self.prepare is not None:
+            self.prepare()
+        if role == "chief":
+            where = f"{os.environ[ORACLE_IP]}:{os.environ[ORACLE_PORT]}"
+            worker = f"bnas-larq worker {folder.parent}"
+            print(f"search: chief at {where}, waits for `{worker}`", file=sys.stderr, flush=True)
+        if role is None and self.settings.workers > 1 and self.launch is not None:
+            self.launch()
+        else:
+            self.take_part(folder)
+        for checkpoints in sorted((folder / "trials").glob("*/checkpoints")):
+            Checkpoints(checkpoints).clear()
+        return self._result(read_lines(folder / TRIALS), provenance)
+
+    def take_part(self, folder: Path) -> None:
+        """Run trials until there are no more: alone, or as the chief or worker that the
+        environment names.
+        """
+        # They load keras-tuner, which needs the backend before it.
+        from grpc import RpcError
+        from keras_tuner.errors import FatalError
+
+        where = f"{os.environ.get(ORACLE_IP)}:{os.environ.get(ORACLE_PORT)}"
+        if role_of_process() == "worker":
+            print(f"worker: asks the chief at {where}", file=sys.stderr, flush=True)
+        try:
+            self._run_trials(folder)
+        except FatalError as error:
+            raise error.__cause__ or error from None
+        except RpcError as error:
+            raise RunError(
+                f"The chief and the workers of a search must reach each other at {where}. "
+                f"Received: {one_line(error)}. Check {ORACLE_IP} and {ORACLE_PORT}; if the chief "
+                "has ended, start it again with --resume, then the workers."
+            ) from error
+
+    def _run_trials(self, folder: Path) -> None:
+        from bnas_larq.search.tuning.oracles import make_oracle
+        from bnas_larq.search.tuning.tuner import GenotypeTuner
+
+        settings = self.settings
+        # keras-tuner prints to stdout, which is for results; here, what it reloads.
+        with contextlib.redirect_stdout(io.StringIO()):
+            tuner = GenotypeTuner(
+                make_oracle(settings, self.encoding, self.seed, _Recorder(self, folder)),
+                self.trial,
+                folder=folder,
+                epochs=settings.epochs,
+                seed=self.seed,
+                may_continue=settings.oracle == "hyperband",
+            )
+        with contextlib.redirect_stdout(sys.stderr):
+            tuner.search()
+
+    def _result(self, rows: list[dict[str, Any]], provenance: dict[str, Any]) -> SearchResult:
+        best = best_row(rows)
+        if best is None:
+            reason = rows[-1]["failed"] if rows else "no trial was run"
+            raise TrainingStopped(
+                f"A search needs a trial that can be measured. Received: none of {len(rows)} "
+                f"({reason}). Lower train.learning_rate, or choose another search.tuner.oracle."
+            )
+        genotype = Genotype(
+            *(best[kind] for kind in KINDS),
+            provenance={
+                **provenance,
+                "oracle": self.settings.oracle,
+                "trials": len(rows),
+                "trial": best["trial"],
+                "epochs": best["epochs"],
+                "train": best["hyperparameters"],
+            },
+        )
+        return SearchResult(genotype, len(rows), best["accuracy"])
+
+
+class _Recorder:
+    """Writes the records, and tells the user, when a trial has ended."""
+
+    def __init__(self, search: TunerSearch, folder: Path) -> None:
+        self.search, self.folder = search, folder
+
+    def __call__(self, ended: list[Any]) -> None:
+        search, settings = self.search, self.search.settings
+        rows = []
+        for trial in ended:
+            values = trial.hyperparameters.values
+            work = Trial.of(trial.trial_id, values, search.encoding, settings.epochs, self.folder)
+            rows.append(work.row(read_json(work.outcome)))
+        write_records(self.folder, rows, settings.cost)
+        print(self._line(rows), file=sys.stderr, flush=True)
+
+    def _line(self, rows: list[dict[str, Any]]) -> str:
+        settings = self.search.settings
+        head = f"search trial {len(rows)}/{settings.trials}"
+        best = best_row(rows)
+        if not rows or best is None:
+            return f"{head}: none measured yet"
+        last = rows[-1]
+        if last["failed"]:
+            return f"{head}: {last['genotype']} failed: {last['failed']}"
+        parts = [f"{last['genotype']}", f"accuracy {last['accuracy']:.4f}"]
+        if last["cost"] is not None:
+            parts.append(f"{last['cost']:.4g} {settings.cost}")
+        each = sum(row["seconds"] for row in rows) / len(rows) / settings.workers
+        left = clock(each * (settings.trials - len(rows)))
+        most = "at most " if settings.oracle == "hyperband" else ""
+        return f"{head}: {', '.join(parts)}; best {best['accuracy']:.4f}; {most}{left} left"

@@ -1,0 +1,1 @@
+"""The engine of a search: mixed cells, relaxations, architecture weights, bilevel training."""

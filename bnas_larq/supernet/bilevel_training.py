@@ -1,0 +1,343 @@
+"""How a supernet trains as a Keras model: `compile`, `fit` on bilevel batches, and the step."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from bnas_larq.backend import functions_read_once, keras, tf
+from bnas_larq.errors import BnasLarqError
+from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
+from bnas_larq.supernet.alpha_gradients import (
+    AlphaGradient,
+    AlphaGradients,
+    Batch,
+    FirstOrder,
+    Losses,
+)
+from bnas_larq.supernet.architecture import ArchitectureModel, search_trackers
+from bnas_larq.supernet.diversity import AnnealedEntropy
+from bnas_larq.supernet.search_batches import EpochCounter, both_halves, check_halves
+
+
+class BilevelModel(ArchitectureModel):
+    """A network with architecture variables that learns from two halves of the data.
+
+    `fit` takes a dataset of `((x_train, y_train), (x_val, y_val))`; each step first moves the
+    architecture variables, then all others on the training half (DARTS, arXiv 1806.09055, alg. 1).
+    `evaluate` and `predict` take plain `(x, y)` batches.
+
+    Args:
+        *args: as of `ArchitectureModel`.
+    """
+
+    alpha_start_epoch = 0
+    first_epoch = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # In a plain object: Keras would count the variables of metrics among the model's weights.
+        self._untracked.trackers = search_trackers(self.operations)
+
+    @abc.abstractmethod
+    def same_kernels(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the weights stay as they are, so that kernels are quantised once."""
+
+    @abc.abstractmethod
+    def changed_kernels(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, every pass quantises the kernels anew, also within `same_kernels`."""
+
+    # -- Keras -------------------------------------------------------------------------------------
+
+    def compile(
+        self,
+        optimizer: Any = None,
+        alpha_optimizer: Any = None,
+        diversity: AnnealedEntropy | None = None,
+        loss: Any = None,
+        *,
+        cost: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+        alpha_gradient: AlphaGradient | None = None,
+        alpha_start_epoch: int = 0,
+        first_epoch: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        """Configure the search.
+
+        Args:
+            optimizer: moves all weights but the architecture's; default the papers' SGD 0.025,
+                momentum 0.9, L2 3e-4, clipped at 5.
+            alpha_optimizer: moves α and β; default Adam 3e-4, betas (0.5, 0.999), L2 1e-3.
+            diversity: annealed entropy term; default λ = 1, τ = 7.7. `AnnealedEntropy(weight=0)`
+                switches it off.
+            loss: loss on logits; default sparse categorical cross-entropy.
+            cost: a further term of the loss of α, a function of the distributions of normal and
+                reduction edges, [edges, operations] each, and, where edges have weights, of these
+                ([edges], [edges]); registered, with `get_config`, if the model shall be saved.
+            alpha_gradient: how α's gradient is made; default first order.
+            alpha_start_epoch: the first epoch in which α moves; before it, nothing of that half of
+                the step is computed.
+            first_epoch: the number that `fit` gives to the search's first epoch, when something
+                else has trained before. From it count t of the entropy term, the relaxation's
+                epochs and `alpha_start_epoch`.
+            **kwargs: as for any Keras model; `metrics` are measured on the training half.
+
+        Raises:
+            BnasLarqError: a negative epoch.
+        """
+        if alpha_start_epoch < 0:
+            raise BnasLarqError(
+                f"α begin to move in an epoch from 0 on. Received: {alpha_start_epoch}."
+            )
+        if first_epoch < 0:
+            raise BnasLarqError(
+                f"Epochs of a search have numbers from 0 on. Received: first_epoch={first_epoch}. "
+                "Give how many epochs were trained before."
+            )
+        super().compile(
+            optimizer=optimizer or CoupledSGD(0.025, momentum=0.9, l2=3e-4, clip_norm=5.0),
+            loss=loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            **kwargs,
+        )
+        if alpha_optimizer is None:
+            alpha_optimizer = CoupledAdam(3e-4, beta_1=0.5, beta_2=0.999, epsilon=1e-8, l2=1e-3)
+        self.alpha_optimizer = keras.optimizers.get(alpha_optimizer)
+        self.diversity = diversity or AnnealedEntropy()
+        self.cost = cost
+        self.alpha_gradient = alpha_gradient or FirstOrder()
+        self.alpha_start_epoch = alpha_start_epoch
+        self.first_epoch = first_epoch
+
+    def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
+        """`keras.Model.fit` on bilevel batches; t of the entropy term follows the epochs, from
+        `first_epoch` on.
+
+        Raises:
+            BnasLarqError: data without halves.
+        """
+        data = args[0] if args else kwargs.get("x")
+        check_halves(data, len(args) > 1 or kwargs.get("y") is not None)
+        self._prepare(data)
+        counter = EpochCounter()
+        counter.set_model(self)
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.append(counter)
+        else:
+            callbacks = [counter, *tf.nest.flatten(callbacks or [])]
+        with functions_read_once():
+            return super().fit(*args, callbacks=callbacks, **kwargs)
+
+    def _prepare(self, data: Any) -> None:
+        """Make all variables before the step is traced: a step that made some is traced twice."""
+        if isinstance(data, tf.data.Dataset) and not self.built:
+            (images, _), _ = data.element_spec
+            self.build(images.shape)
+        if self.built and self.optimizer is not None:
+            self.build_optimizers()
+
+    def build_optimizers(self) -> None:
+        """Make the variables of both optimizers."""
+        self.optimizer.build(self.network_variables)
+        self.alpha_optimizer.build(self.architecture_variables)
+
+    @property
+    def _trackers(self) -> dict[str, keras.metrics.Metric]:
+        return self._untracked.trackers
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return [*super().metrics, *self._trackers.values()]
+
+    # -- losses ------------------------------------------------------------------------------------
+
+    def training_loss(self, inputs: tf.Tensor, labels: tf.Tensor) -> Losses:
+        """L_train; its `objective` also holds the losses of layers: regularisers of a user's
+        operations, projection losses."""
+        logits = self(inputs, training=True)
+        task = self._task_loss(labels, logits)
+        return Losses(task, tf.add_n([task, *self.losses]), logits)
+
+    def alpha_loss(self, inputs: tf.Tensor, labels: tf.Tensor) -> Losses:
+        """L_val, and as `objective` L_val − λ·H(p)·exp(−t/τ) + cost, of a batch."""
+        with self.passing("alpha"):
+            logits = self(inputs, training=True)
+        task = self._task_loss(labels, logits)
+        return Losses(task, task + self._architecture_terms(), logits)
+
+    def _architecture_terms(self) -> tf.Tensor:
+        """What the loss of α has besides: entropy (BNAS, arXiv 2002.06963, eq. 3) and cost."""
+        terms = -self.diversity.coefficient(self.epoch) * self.entropy()
+        return terms if self.cost is None else terms + self._cost_term()
+
+    def _cost_term(self) -> tf.Tensor:
+        return self.cost(*self._cost_arguments())
+
+    def _cost_arguments(self) -> list:
+        weights = self.edge_weights()
+        return [*self.distributions(), *([weights] if weights else [])]
+
+    def _task_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        # A loss given by name is a function of one value per example, a Loss object a mean.
+        return tf.reduce_mean(keras.losses.get(self.loss)(labels, logits))
+
+    @contextlib.contextmanager
+    def helper_passes(self) -> Iterator[None]:
+        """See `alpha_gradients.BilevelProblem`: moving statistics are put back."""
+        moving = self.non_trainable_variables
+        before = [tf.identity(variable) for variable in moving]
+        with self.changed_kernels(), self.passing("virtual"):
+            yield
+        for variable, value in zip(moving, before, strict=True):
+            variable.assign(value)
+
+    # -- steps -------------------------------------------------------------------------------------
+
+    @tf.autograph.experimental.do_not_convert
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        train, validation = both_halves(data)
+        with _uncollected():
+            if self.alpha_gradient.joint:
+                self._move(train, joint=True)
+            else:
+                # Both halves of the step see the same kernels, which are quantised once.
+                self._move(train, before=lambda: self.alpha_step(train, validation))
+        self._trackers["entropy"].update_state(self.entropy())
+        self._trackers["diversity_weight"].update_state(self.diversity.coefficient(self.epoch))
+        for op, share in self.shares().items():
+            self._trackers[f"share_{op}"].update_state(share)
+        names = set(self._trackers)
+        # Also in its own unit, where the cost knows one.
+        for name, cost in (
+            ("cost", self.cost),
+            ("expected_cost", getattr(self.cost, "expected", None)),
+        ):
+            if cost is None:
+                names.remove(name)
+            else:
+                self._trackers[name].update_state(cost(*self._cost_arguments()))
+        return self._results(name for name in self._trackers if name in names)
+
+    @tf.autograph.experimental.do_not_convert
+    def weight_step(self, inputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Move all weights but the architecture's on one batch; `loss` and `accuracy` follow it.
+
+        Returns:
+            The task's loss before the step.
+        """
+        return self._move((inputs, labels))
+
+    @tf.autograph.experimental.do_not_convert
+    def alpha_step(self, train: Batch, validation: Batch) -> None:
+        """Move α and β; `alpha_loss` and `alpha_accuracy` follow it.
+
+        In epochs before `alpha_start_epoch` nothing is computed.
+
+        Args:
+            train, validation: (images, labels) of both halves. Which of them is used, and how, is
+                up to `alpha_gradient`.
+        """
+        self._when_alpha_moves(
+            lambda: self._apply_alpha(self.alpha_gradient(self, train, validation), validation[1])
+        )
+
+    def _move(
+        self, batch: Batch, before: Callable[[], None] | None = None, joint: bool = False
+    ) -> tf.Tensor:
+        """One step of the weights.
+
+        Args:
+            before: called with the same kernels.
+            joint: take α's gradient from the same backward pass, and move them too.
+        """
+        inputs, labels = batch
+        variables = self.network_variables
+        architecture = self.architecture_variables if joint else []
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([*variables, *architecture])
+            with self.same_kernels():
+                if before is not None:
+                    with tape.stop_recording():
+                        before()
+                losses = self.training_loss(inputs, labels)
+            objective = losses.objective
+            if joint:
+                objective += self._architecture_terms()
+        gradients = tape.gradient(objective, [*variables, *architecture])
+        if joint:
+            found = AlphaGradients(gradients[len(variables) :], losses)
+            self._when_alpha_moves(lambda: self._apply_alpha(found, labels))
+        self.optimizer.apply_gradients(zip(gradients[: len(variables)], variables, strict=True))
+        self._trackers["loss"].update_state(losses.task)
+        self._trackers["accuracy"].update_state(labels, losses.logits)
+        self.compiled_metrics.update_state(labels, losses.logits)
+        return losses.task
+
+    def _apply_alpha(self, found: AlphaGradients, labels: tf.Tensor) -> None:
+        self.alpha_optimizer.apply_gradients(
+            zip(found.values, self.architecture_variables, strict=True)
+        )
+        self._trackers["alpha_loss"].update_state(found.losses.task)
+        self._trackers["alpha_accuracy"].update_state(labels, found.losses.logits)
+
+    def _when_alpha_moves(self, step: Callable[[], None]) -> None:
+        if self.alpha_start_epoch == 0:
+            step()
+            return
+
+        def moved() -> tf.Tensor:
+            step()
+            return tf.constant(True)
+
+        tf.cond(self.epoch >= float(self.alpha_start_epoch), moved, lambda: tf.constant(False))
+
+    def _results(self, trackers: Iterable[str]) -> dict[str, tf.Tensor]:
+        """Results of our own trackers and of the metrics given to `compile`."""
+        named = {metric.name: metric for metric in self.compiled_metrics.metrics}
+        named.update({name: self._trackers[name] for name in trackers})
+        return {name: metric.result() for name, metric in named.items()}
+
+    @tf.autograph.experimental.do_not_convert
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        inputs, labels = data
+        with self.same_kernels():
+            logits = self(inputs, training=False)
+        self._trackers["loss"].update_state(self._task_loss(labels, logits))
+        self._trackers["accuracy"].update_state(labels, logits)
+        self.compiled_metrics.update_state(labels, logits)
+        return self._results(("loss", "accuracy"))
+
+    # -- serialisation -----------------------------------------------------------------------------
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """What `compile` was called with, for `save`; None before it was."""
+        config = super().get_compile_config()
+        if config is None:
+            return None
+        for name in ("alpha_optimizer", "diversity", "cost", "alpha_gradient"):
+            config[name] = keras.utils.serialize_keras_object(getattr(self, name))
+        epochs = {"alpha_start_epoch": self.alpha_start_epoch, "first_epoch": self.first_epoch}
+        return {**config, **epochs}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as the saved model was, with room for the state of both optimizers."""
+        self.compile(
+            **{key: keras.utils.deserialize_keras_object(value) for key, value in config.items()}
+        )
+        if self.built:
+            self.build_optimizers()
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Inside, Python does not look for cycles of garbage: it would go through the graph that is
+    being traced again and again, for a sixth of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

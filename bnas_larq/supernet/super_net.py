@@ -1,0 +1,218 @@
+"""The supernet: a Keras model that holds every candidate network."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bnas_larq.backend import keras, register, tf
+from bnas_larq.errors import BnasLarqError
+from bnas_larq.layers import template
+from bnas_larq.layers.convolutions import check_padding
+from bnas_larq.layers.operations import Context, build_chain, chain
+from bnas_larq.layers.quantizers import get_scheme
+from bnas_larq.spaces import SearchSpace
+from bnas_larq.supernet.bilevel_training import BilevelModel
+from bnas_larq.supernet.binary_kernels import BinaryConvolution, BinaryMixer
+from bnas_larq.supernet.mixed_cell import MixedCell, check_alive
+from bnas_larq.supernet.partial_channels import PartialChannels
+from bnas_larq.supernet.relaxations import Relaxation, Softmax
+
+
+@register
+class SuperNet(BilevelModel):
+    """Supernet of a cell search; see `BilevelModel` for how it trains.
+
+    Args:
+        space: candidates on the edges and the cell template.
+        num_classes: outputs of the classifier (logits).
+        cells: number of cells; cells//3 and 2·cells//3 are reduction cells.
+        channels: channels of the first cell's nodes.
+        stem: `"cifar"` or `"imagenet"`.
+        padding: `"same"`, or `"symmetric"` for weights of the authors' program.
+        scheme: binarisation scheme of the candidate convolutions.
+        relaxation: what is made of α; default the softmax of DARTS.
+        full_precision: patterns of names of candidate convolutions whose kernel stays full
+            precision.
+        channel_sampling: which channels pass through the candidates; None for all of them.
+        edge_normalization: learn weights β of whole edges beside α (PC-DARTS, arXiv 1907.05737).
+        mixed_precision: `"float32"`, or `"bfloat16"` for the candidates' convolutions and their
+            sums; statistics, everything else of a cell, loss and optimizers stay float32.
+        alive: booleans [edges, operations] of normal and reduction cells, see `prune`; None for all
+            candidates.
+        seed: of the relaxation's draws, which are a function of it and of the optimizer's count of
+            steps, so that a resumed search draws what an uninterrupted one does.
+        input_shape: (height, width, channels); when given, the weights exist after construction.
+
+    Input shape: [batch, height, width, 3], normalised float32. Output shape: [batch, num_classes],
+    logits.
+
+    Raises:
+        BnasLarqError: impossible sizes, unknown stem, padding or scheme.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        num_classes: int,
+        cells: int = 8,
+        channels: int = 16,
+        *,
+        stem: str = "cifar",
+        padding: str = "same",
+        scheme: str = "sign-scale",
+        relaxation: Relaxation | None = None,
+        full_precision: Sequence[str] = (),
+        channel_sampling: PartialChannels | None = None,
+        edge_normalization: bool = False,
+        mixed_precision: str = "float32",
+        alive: tuple[np.ndarray, np.ndarray] | None = None,
+        seed: int = 0,
+        input_shape: tuple[int, int, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(space, relaxation or Softmax(), seed, **kwargs)
+        check_padding(padding)
+        get_scheme(scheme)
+        if num_classes < 2:
+            raise BnasLarqError(
+                f"A classifier needs at least two classes. Received: num_classes={num_classes}."
+            )
+        # As text: Keras wraps the lists of a dictionary, which JSON then does not know.
+        self._config = json.dumps(
+            {
+                "space": space.to_dict(),
+                "num_classes": num_classes,
+                "cells": cells,
+                "channels": channels,
+                "stem": stem,
+                "padding": padding,
+                "scheme": scheme,
+                "full_precision": list(full_precision),
+                "channel_sampling": channel_sampling and channel_sampling.proportion,
+                "edge_normalization": edge_normalization,
+                "mixed_precision": mixed_precision,
+                "seed": seed,
+                "input_shape": None if input_shape is None else list(input_shape),
+            }
+        )
+        context = Context(
+            "",
+            channels,
+            padding=padding,
+            supernet=True,
+            scheme=scheme,
+            full_precision=tuple(full_precision),
+        )
+        if stem == "imagenet":
+            self.stem, self.second_stem = template.imagenet_stem(channels, context)
+        else:
+            self.stem, self.second_stem = template.cifar_stem(channels, context), []
+        if mixed_precision not in ("float32", "bfloat16"):
+            raise BnasLarqError(
+                "A supernet computes in 'float32' or 'bfloat16' (`choose_precision` of "
+                f"bnas_larq.precision resolves 'auto'). Received: {mixed_precision!r}."
+            )
+        self._mixer = mixer = BinaryMixer(mixed_precision)
+        self.cells = [
+            MixedCell(space, plan, stem, context, mixer, channel_sampling)
+            for plan in template.plan_cells(cells, channels, stem)
+        ]
+        self.classifier = template.classifier(num_classes)
+
+        self.add_architecture(edge_normalization)
+        if alive is not None:
+            self.prune(*alive)
+        if input_shape is not None:
+            self.build((None, *input_shape))
+
+    # -- the network -------------------------------------------------------------------------------
+
+    def build(self, input_shape) -> None:
+        """Make all weights, layer by layer: Keras would trace the whole network for it."""
+        older = build_chain(self.stem, input_shape)
+        newer = build_chain(self.second_stem, older)
+        for cell in self.cells:
+            with keras.backend.name_scope(cell.name):
+                cell.build((older, newer))
+            older, newer = newer, cell.compute_output_shape((older, newer))
+        build_chain(self.classifier, newer)
+        self._build_input_shape = input_shape
+        self.built = True
+
+    # Nothing in here needs conversion by AutoGraph, which takes most of the time to trace a step.
+    @tf.autograph.experimental.do_not_convert
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        normal, reduce = self.mixtures(bool(training))
+        mixtures = {False: normal, True: reduce}
+        older = chain(self.stem, inputs, training)
+        newer = chain(self.second_stem, older, training)
+        for cell in self.cells:
+            older, newer = newer, cell(
+                (older, newer), mixtures[cell.plan.reduction], training=training
+            )
+        return chain(self.classifier, newer, training)
+
+    # -- candidates and their kernels --------------------------------------------------------------
+
+    def prune(self, normal: np.ndarray, reduce: np.ndarray) -> None:
+        """Compute only some candidates from now on, and let only them compete.
+
+        Their weights stay, so that a checkpoint fits before and after. The next step is traced
+        anew.
+
+        Args:
+            normal, reduce: booleans [edges, operations], what stays alive.
+
+        Raises:
+            BnasLarqError: another shape, or an edge without any candidate.
+        """
+        kept = [np.array(values, bool) for values in (normal, reduce)]
+        # First all checks, so that a refusal changes nothing.
+        for alpha, values in zip(self.alphas, kept, strict=True):
+            check_alive(values, tuple(alpha.shape))
+        for cell in self.cells:
+            cell.keep_alive(kept[cell.plan.reduction])
+        self._untracked.alive = kept
+        self.train_function = self.test_function = self.predict_function = None
+
+    def same_kernels(self) -> contextlib.AbstractContextManager[None]:
+        return self._mixer.shared_kernels(self._binary_convolutions())
+
+    def changed_kernels(self) -> contextlib.AbstractContextManager[None]:
+        return self._mixer.shared_kernels(())
+
+    def _binary_convolutions(self) -> list[BinaryConvolution]:
+        return [
+            convolution
+            for cell in self.cells
+            for mixed in cell.mixed_states
+            for convolution in mixed.convolutions()
+        ]
+
+    # -- serialisation -----------------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        relaxation = keras.utils.serialize_keras_object(self.relaxation)
+        alive = [kept.tolist() for kept in self._untracked.alive]
+        return {
+            **json.loads(self._config),
+            "relaxation": relaxation,
+            "alive": alive,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> SuperNet:
+        config = dict(config)
+        config["space"] = SearchSpace.from_dict(config["space"])
+        config["relaxation"] = keras.utils.deserialize_keras_object(
+            config["relaxation"], custom_objects
+        )
+        if config["channel_sampling"] is not None:
+            config["channel_sampling"] = PartialChannels(config["channel_sampling"])
+        return cls(**config)

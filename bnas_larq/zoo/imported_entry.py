@@ -1,0 +1,243 @@
+"""Keeps an imported network as an entry of the user's own zoo, where factories find it.
+
+No accuracy is claimed for it: nobody measured these weights with this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bnas_larq.costs.accounting import count_costs
+from bnas_larq.data import Normalization
+from bnas_larq.errors import WeightsError, ZooError
+from bnas_larq.files import sha256, write_atomic
+from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.networks.network_files import WEIGHTS, StoredNetwork
+from bnas_larq.networks.weight_files import save_weights
+from bnas_larq.resources import user_zoo
+from bnas_larq.zoo.checkpoint_import import Imported, read_import
+from bnas_larq.zoo.entries import Entry
+from bnas_larq.zoo.preprocessing import IMAGENET
+from bnas_larq.zoo.registry import datasets
+from bnas_larq.zoo.storing import check_target, store_entry
+from bnas_larq.zoo.variants import VARIANTS, Variant
+from bnas_larq.zoo.variants import variant as named_variant
+
+#: In place of a variant's name: sizes are whatever the tensors' shapes say.
+AUTO = "auto"
+#: Means and deviations of CIFAR-10's training images, rounded.
+CIFAR10 = Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+CIFAR10_CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+
+
+def import_entry(
+    path: str | Path,
+    variant: str = AUTO,
+    genotype: str | Path | None = None,
+    full_precision: str = "all-binary",
+    *,
+    dataset: str | None = None,
+    name: str | None = None,
+    out: str | Path | None = None,
+    labels: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_shape: Sequence[int] | None = None,
+    overwrite: bool = False,
+) -> Entry:
+    """Import a checkpoint of the authors' program into a zoo.
+
+    Args:
+        path, full_precision, input_shape: see `bnas_larq.zoo.import_checkpoint`.
+        variant: a variant's name such as "bnas-d", whose size the checkpoint must have; or "auto"
+            for any size, with `genotype`.
+        genotype: the cells it was trained with; default the variant's.
+        dataset: what it was trained on; default "imagenet" with the ImageNet stem, else "cifar10"
+            for ten classes.
+        name: the entry's; default VARIANT-DATASET-imported.
+        out: folder of entries; default the user's zoo.
+        labels: text file with one class name a line; default CIFAR-10's names, or numbers.
+        mean, std: of the training images, scaled to [0, 1]; default CIFAR-10's with the CIFAR stem,
+            ImageNet's else.
+        overwrite: replace an earlier entry of that name.
+
+    Raises:
+        WeightsError: the checkpoint cannot be read, or is of another genotype or size.
+        ZooError: no such variant, the name is taken, or data set or genotype must be told.
+        BnasLarqError: labels or normalisation do not fit.
+    """
+    expected = None if variant == AUTO else named_variant(variant)
+    if expected is None and genotype is None:
+        raise ZooError(
+            "A checkpoint does not tell its genotype. Received: the variant 'auto' alone. Give the "
+            "genotype too (--genotype bnas_imagenet), or the variant it was trained as."
+        )
+    imported = read_import(
+        path, genotype or expected.genotype, full_precision, input_shape=input_shape
+    )
+    if expected is not None:
+        _check_variant(path, imported, expected)
+    config = imported.config
+    family = expected or _family(imported)
+    dataset = dataset or _dataset(config)
+    base = family.name if family else imported.genotype.id
+    name = name or f"{base}-{dataset.replace('_', '-')}-imported"
+    if name in {dataset, *datasets()}:
+        raise ZooError(
+            "An entry's name must not be a data set's, which means the best entry of that data "
+            f"set. Received: {name!r}. Choose another --name."
+        )
+    zoo = Path(out) if out else user_zoo()
+    check_target(zoo, name, overwrite=overwrite)
+    class_names = _class_names(config, dataset, labels)
+    normalization = _normalization(config, mean, std)
+
+    def fill(folder: Path) -> Mapping[str, Any]:
+        model = imported.load_model()
+        network = StoredNetwork(
+            folder, imported.genotype, config, class_names, normalization.to_dict(), {}
+        )
+        network.save()
+        save_weights(model, folder / WEIGHTS)
+        cost = {k: v for k, v in count_costs(model).to_dict().items() if k != "layers"}
+        provenance = {
+            "checkpoint": {
+                "name": Path(path).name,
+                "bytes": Path(path).stat().st_size,
+                "sha256": sha256(path),
+            },
+            "full_precision": full_precision,
+            "padding": config.padding,
+            "notes": list(imported.notes),
+        }
+        write_atomic(folder / "card.md", imported_card(name, imported, dataset, cost, provenance))
+        return {
+            "variant": family.name if family else None,
+            "dataset": dataset,
+            "source": "imported",
+            "redistributable": False,
+            "license": LICENSE,
+            "description": f"Imported from {plain(Path(path).name)}; accuracy not measured.",
+            "cost": cost,
+            "provenance": provenance,
+        }
+
+    return store_entry(zoo, name, fill, overwrite=overwrite)
+
+
+def _check_variant(path: str | Path, imported: Imported, expected: Variant) -> None:
+    """WeightsError unless genotype and size are the variant's, with all that differs."""
+    config = imported.config
+    pairs = {
+        "genotype": (imported.genotype.id, expected.load_genotype().id),
+        "cells": (config.cells, expected.cells),
+        "channels": (config.channels, expected.channels),
+        "stem_groups": (config.stem_groups, expected.config(stem=config.stem).stem_groups),
+    }
+    differing = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    if differing:
+        found = ", ".join(f"{key} {pair[0]}" for key, pair in differing.items())
+        wanted = ", ".join(f"{key} {pair[1]}" for key, pair in differing.items())
+        raise WeightsError(
+            f"A checkpoint of {expected.name} must have its genotype and size ({wanted}). "
+            f"Received: {path} with {found}. "
+            f"Use --variant auto --genotype {imported.genotype.name or imported.genotype.id}."
+        )
+
+
+def _family(imported: Imported) -> Variant | None:
+    """The variant of this genotype and size, else the first of this genotype and stem."""
+    config = imported.config
+    same = [v for v in VARIANTS.values() if v.load_genotype().id == imported.genotype.id]
+    if config.stem == "imagenet":
+        same = [v for v in same if v.stem_groups == config.stem_groups] or same
+    exact = [v for v in same if (v.cells, v.channels) == (config.cells, config.channels)]
+    return next(iter(exact or same), None)
+
+
+def _dataset(config: NetworkConfig) -> str:
+    if config.stem == "imagenet":
+        return "imagenet"
+    if config.num_classes == len(CIFAR10_CLASSES):
+        return "cifar10"
+    raise ZooError(
+        "An entry must name the data set that its network was trained on. Received: "
+        f"{config.num_classes} classes and the CIFAR stem, which tell of none. "
+        "Give --dataset, such as cifar100."
+    )
+
+
+def _class_names(config: NetworkConfig, dataset: str, labels: str | Path | None) -> tuple[str, ...]:
+    if labels is None:
+        if dataset == "cifar10" and config.num_classes == len(CIFAR10_CLASSES):
+            return CIFAR10_CLASSES
+        return tuple(f"class {number}" for number in range(config.num_classes))
+    rule = f"Labels are a text file with one name a line, here {config.num_classes}. "
+    try:
+        lines = Path(labels).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ZooError(
+            f"{rule}Received: {labels} ({type(error).__name__}). Check the path."
+        ) from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) != config.num_classes or not all(map(str.isprintable, names)):
+        raise ZooError(f"{rule}Received: {labels} with {len(names)}. Correct the file.")
+    return names
+
+
+def _normalization(
+    config: NetworkConfig, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Normalization:
+    usual = CIFAR10 if config.stem == "cifar" else IMAGENET
+    if mean is None and std is None:
+        return usual
+    return Normalization(usual.mean if mean is None else mean, usual.std if std is None else std)
+
+
+LICENSE = (
+    "The weights are their authors'. Whoever has them from the authors may use them; "
+    "they may not be redistributed."
+)
+
+
+def plain(text: str) -> str:
+    """Foreign text for a line of a card: no control characters, no Markdown."""
+    return "".join(c if c.isalnum() or c in " ._-" else "_" for c in text)
+
+
+def imported_card(
+    name: str,
+    imported: Imported,
+    dataset: str,
+    cost: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> str:
+    """The card of `imported` as Markdown; cost and provenance as in its entry.json."""
+    config, checkpoint = imported.config, provenance["checkpoint"]
+    genotype = imported.genotype
+    kept = ", ".join(config.full_precision) or "none"
+    lines = [
+        f"# {name}",
+        "",
+        f"Weights imported from `{plain(checkpoint['name'])}`, a checkpoint of the authors' "
+        "program (Kim, Singh, Choi: arXiv 2002.06963).",
+        "",
+        f"**Licence**: {LICENSE}",
+        "",
+        "**Accuracy**: not measured. What the papers report was not checked with these weights.",
+        "",
+        f"- Data set, as told when it was imported or judged by its size: {dataset}, "
+        f"{config.num_classes} classes.",
+        f"- Genotype: {plain(genotype.name or '')} {genotype.id}; {config.cells} cells, "
+        f"{config.channels} channels, images {'x'.join(map(str, config.input_shape))}.",
+        f"- Full-precision convolutions besides stem and shortcuts: {kept}.",
+        "- Padding: symmetric, as in the authors' program. Strided binary convolutions with it "
+        "have no 1-bit kernel in Larq Compute Engine; `bnas-larq export --lint` names them.",
+        f"- Cost: {cost['ops_paper']:.4g} OPs in the papers' convention, {cost['ops_honest']:.4g} "
+        f"counted honestly; {cost['parameters']:,} parameters, {cost['bytes']:,} bytes deployed.",
+        f"- Checkpoint: {checkpoint['bytes']:,} bytes, SHA-256 `{checkpoint['sha256']}`.",
+        *(f"- {note}" for note in imported.notes),
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,245 @@
+"""The training form of binary convolutions against larq's own layer, in both types."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bnas_larq.backend import keras, lq, tf
+from bnas_larq.errors import BnasLarqError
+from bnas_larq.genotype import Genotype
+from bnas_larq.layers.binary_convolution import BinaryConv2D, binary_convolution, compute_in
+from bnas_larq.layers.convolutions import convolution
+from bnas_larq.networks.network import build_network
+
+#: Kernel size, strides, dilation.
+PLACES = [(1, 1, 1), (3, 1, 1), (5, 1, 1), (3, 2, 1), (3, 1, 2), (5, 1, 2)]
+
+
+def pictures(*shape: int, seed: int = 0) -> tf.Tensor:
+    """Normal numbers on both sides of ±1, with exact zeros and ones among them."""
+    x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    x.reshape(-1)[:4] = [0.0, 1.0, -1.0, np.nextafter(np.float32(1), np.float32(2))]
+    return tf.constant(x)
+
+
+def pair(kernel_size: int, strides: int, dilation: int, padding: str = "same"):
+    """Our layer and larq's with the same latent kernel, partly beyond ±1."""
+    ours = convolution(
+        7,
+        kernel_size,
+        name="conv",
+        strides=strides,
+        dilation=dilation,
+        input_scheme="sign-scale",
+        kernel_scheme="sign-scale",
+    )
+    config = {**ours.get_config(), "padding": padding}
+    ours, larqs = BinaryConv2D.from_config(config), lq.layers.QuantConv2D.from_config(config)
+    latent = np.random.default_rng(1).normal(0.0, 0.6, (kernel_size, kernel_size, 5, 7))
+    for layer in (ours, larqs):
+        layer.build((None, None, None, 5))
+        layer.set_weights([latent])
+    return ours, larqs
+
+
+def results(layer: keras.layers.Layer, x: tf.Tensor, **training: bool) -> list[np.ndarray]:
+    """Output, gradient of the input and of the latent kernel, for a random upstream gradient."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, **training)
+    upstream = pictures(*y.shape, seed=2)
+    return [t.numpy() for t in (y, *tape.gradient(y, (x, layer.trainable_weights[0]), upstream))]
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("place", PLACES)
+def test_outputs_and_gradients_are_those_of_larqs_layer(place, padding):
+    ours, larqs = pair(*place, padding)
+    assert ours.is_plain
+    x = pictures(2, 12, 11, 5)
+    for own, expected in zip(results(ours, x, training=True), results(larqs, x), strict=True):
+        np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("training", [False, None])
+def test_outside_training_it_is_larqs_layer_bit_by_bit(training):
+    ours, larqs = pair(3, 1, 2)
+    ours.compute = "bfloat16"
+    x = pictures(2, 8, 8, 5)
+    for own, expected in zip(results(ours, x, training=training), results(larqs, x), strict=True):
+        np.testing.assert_array_equal(own, expected)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_bfloat16_differs_by_its_rounding_only(place):
+    """Outputs are exact sums of ±1, scaled and then rounded once to 8 bits: at most 2⁻⁸ off."""
+    ours, _ = pair(*place)
+    x = pictures(2, 12, 12, 5)
+    exact = results(ours, x, training=True)
+    ours.compute = "bfloat16"
+    rounded = results(ours, x, training=True)
+    np.testing.assert_allclose(rounded[0], exact[0], rtol=2.0**-8, atol=0)
+    for own, expected in zip(rounded[1:], exact[1:], strict=True):
+        assert own.dtype == np.float32
+        error = np.linalg.norm(own - expected) / np.linalg.norm(expected)
+        assert error < 2.0**-7
+
+
+def test_a_sum_of_zero_is_zero_and_a_relu_passes_no_gradient_there():
+    """Two inputs of +1 with a kernel of +a and −a, for a scale that is no round number."""
+    x = tf.ones([1, 4, 4, 2])
+    kernel = tf.constant([0.3, -0.3], tf.float32)[None, None, :, None] * tf.ones([3, 3, 1, 1])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = tf.nn.relu(binary_convolution(x, kernel))
+    assert not y.numpy().any()
+    assert not tape.gradient(y, x).numpy().any()
+
+
+def test_a_kernel_of_zeros_still_learns():
+    x, kernel = pictures(1, 4, 4, 2), tf.zeros([3, 3, 2, 1])
+    with tf.GradientTape() as tape:
+        tape.watch(kernel)
+        y = binary_convolution(x, kernel)
+    assert not y.numpy().any()
+    assert tape.gradient(y, kernel).numpy().any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"use_bias": True},
+        {"activation": "relu"},
+        {"groups": 5, "filters": 10},
+        {"pad_values": 1.0},
+        {"input_quantizer": "approx_sign"},
+        {"kernel_quantizer": "magnitude_aware_sign"},
+    ],
+)
+def test_what_larqs_layer_can_do_besides_is_left_to_it(change):
+    ours, _ = pair(3, 1, 1)
+    config = {**ours.get_config(), **change}
+    layers = BinaryConv2D.from_config(config), lq.layers.QuantConv2D.from_config(config)
+    x = pictures(1, 6, 6, 5)
+    for layer in layers:
+        layer.build(x.shape)
+    layers[1].set_weights(layers[0].get_weights())
+    assert not layers[0].is_plain
+    np.testing.assert_array_equal(layers[0](x, training=True), layers[1](x))
+
+
+def test_configuration_and_weights_are_larqs():
+    ours, larqs = pair(5, 1, 2)
+    assert ours.get_config() == larqs.get_config()
+    again = keras.layers.deserialize(keras.layers.serialize(ours))
+    assert type(again) is BinaryConv2D and again.get_config() == ours.get_config()
+    assert [w.name for w in ours.weights] == [w.name for w in larqs.weights]
+
+
+def test_without_kernels_for_dilated_gradients_larqs_layer_trains():
+    """TensorFlow without oneDNN has none on CPUs."""
+    code = (
+        "import bnas_larq.layers.binary_convolution as b, sys; sys.path.insert(0, 'tests/layers');"
+        "import test_binary as t; ours, larqs = t.pair(3, 1, 2); x = t.pictures(1, 6, 6, 5);"
+        "print(b.has_dilated_gradients(), ours.is_plain, t.pair(3, 1, 1)[0].is_plain, "
+        "all((a == c).all() for a, c in "
+        "zip(t.results(ours, x, training=True), t.results(larqs, x))))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["False", "False", "True", "True"], done.stderr
+
+
+# -- whole networks --------------------------------------------------------------------------------
+
+SIZE = {"input_shape": (16, 16, 3), "num_classes": 3, "channels": 4, "cells": 3}
+
+
+def network(seed: int = 0) -> keras.Model:
+    """A network of every kind of binary convolution, whose scales are powers of two.
+
+    With such scales larq's order of operations is exact too: no sum that should be zero is not.
+    """
+    keras.utils.set_random_seed(seed)
+    model = build_network(Genotype.load("bnas_imagenet"), **SIZE)
+    generator = np.random.default_rng(seed)
+    for layer in model.layers:
+        if isinstance(layer, BinaryConv2D):
+            shape = layer.kernel.shape
+            signs = np.where(np.arange(shape[2]) % 2, 0.25, -0.25)[:, None] * np.ones(shape)
+            signs *= generator.choice([-1.0, 1.0], size=(*shape[:2], 1, shape[3]))
+            layer.kernel.assign(signs)
+    return model
+
+
+def losses_and_gradients(model: keras.Model) -> list[np.ndarray]:
+    x = pictures(4, *SIZE["input_shape"], seed=3)
+    with tf.GradientTape() as tape:
+        logits = model(x, training=True)
+        loss = tf.reduce_sum(logits * pictures(4, 3, seed=4))
+    return [t.numpy() for t in (logits, *tape.gradient(loss, model.trainable_weights))]
+
+
+def test_a_network_trains_as_with_larqs_layers(monkeypatch):
+    own = losses_and_gradients(network())
+    monkeypatch.setattr(BinaryConv2D, "is_plain", False)
+    expected = losses_and_gradients(network())
+    # Some are 0 but for rounding: a bias in front of a BatchNorm changes nothing.
+    largest = max(np.abs(other).max() for other in expected)
+    for one, other in zip(own, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6 * largest)
+
+
+def test_the_type_changes_training_alone_and_for_a_while_only():
+    model = network()
+    x = pictures(4, *SIZE["input_shape"], seed=3)
+    trained = losses_and_gradients(model)
+    weights = model.get_weights()
+    evaluated = model(x, training=False).numpy()
+    model.compile("sgd", "mse")
+    function = model.make_train_function()
+    with pytest.raises(ZeroDivisionError), compute_in(model, "bfloat16"):
+        assert model.train_function is None
+        low = losses_and_gradients(model)
+        model.set_weights(weights)  # of BatchNorm's statistics
+        np.testing.assert_array_equal(model(x, training=False), evaluated)
+        model.train_function = function
+        raise ZeroDivisionError
+    assert model.train_function is None
+    assert {layer.compute for layer in model.layers if isinstance(layer, BinaryConv2D)} == {
+        "float32"
+    }
+    for one, other in zip(losses_and_gradients(model), trained, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(low[0], trained[0])  # sums of ±1 times a power of two are exact
+    assert any(not np.array_equal(a, b) for a, b in zip(low, trained, strict=True))
+
+
+def test_layers_of_models_inside_are_found():
+    inner = network()
+    outer = keras.Sequential([inner])
+    with compute_in(outer, "bfloat16"):
+        assert {layer.compute for layer in inner.layers if isinstance(layer, BinaryConv2D)} == {
+            "bfloat16"
+        }
+
+
+def test_an_unknown_type_is_refused():
+    with (
+        pytest.raises(BnasLarqError, match="Received: 'float16'"),
+        compute_in(network(), "float16"),
+    ):
+        pass

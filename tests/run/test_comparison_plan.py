@@ -1,0 +1,293 @@
+"""What a comparison is going to run: one budget for all, and methods' own settings scaled to it."""
+
+from __future__ import annotations
+
+import pytest
+
+from bnas_larq.errors import GenotypeError, RecipeError
+from bnas_larq.recipe import Recipe, load_recipe
+from bnas_larq.run.comparison import notes
+from bnas_larq.run.comparison_plan import BUDGET_KEYS, load_budget, plan, plan_text
+from bnas_larq.run.comparison_scaling import ADAPTED, adapt
+from bnas_larq.settings import SearchSettings
+
+BUDGET = """\
+data: {name: digits, limit: 200}
+search: {cells: 3, channels: 8, epochs: 5, batch_size: 64}
+network: {cells: 2, channels: 6}
+train: {epochs: 3, optimizer: adam, schedule: cosine}
+export: {enabled: false}
+"""
+#: PC-DARTS' own numbers (arXiv 1907.05737): 50 epochs, α from epoch 15 on, batch 256, rate 0.1.
+PC_DARTS = """\
+data: {name: folder, data_dir: /elsewhere}
+search: {epochs: 50, batch_size: 256, learning_rate: 0.1, minimum_learning_rate: 0.0,
+  alpha_learning_rate: 6.0e-4, alpha_start_epoch: 15, entropy_weight: 0.0, channel_proportion: 4,
+  cells: 8, channels: 16}
+network: {cells: 20}
+train: {epochs: 600}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a recipe file; returns its path as text."""
+
+    def write(name, text):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def budget(write):
+    return write("small", BUDGET)
+
+
+def changes(own: dict, **budget) -> dict:
+    settings = {"epochs": 5, "batch_size": 64, **budget}
+    found = adapt(SearchSettings(**own), SearchSettings(**settings))
+    return {one.key: one.used for one in found}
+
+
+# -- scaling ---------------------------------------------------------------------------------------
+
+
+def test_an_equal_budget_changes_nothing():
+    assert changes({"epochs": 50, "batch_size": 64}, epochs=50) == {}
+
+
+def test_a_tenth_of_the_epochs():
+    """50 → 5 epochs of the same batches: a tenth of the steps."""
+    found = changes({"epochs": 50, "batch_size": 64, "alpha_start_epoch": 15, "entropy_tau": 7.7})
+    assert found == {
+        "alpha_start_epoch": 2,  # 15 / 10, rounded
+        "entropy_tau": pytest.approx(7.7 / 10),
+        "alpha_learning_rate": pytest.approx(3e-4 * 10),
+    }
+
+
+def test_a_smaller_batch_makes_more_steps_of_a_smaller_rate():
+    own = {"epochs": 50, "batch_size": 256, "learning_rate": 0.1, "minimum_learning_rate": 0.004}
+    found = changes({**own, "entropy_weight": 0, "alpha_learning_rate": 6e-4})
+    assert found == {
+        # 1/10 of the epochs of 256/64 as many steps.
+        "alpha_learning_rate": pytest.approx(6e-4 * 10 / 4),
+        "learning_rate": pytest.approx(0.1 * 64 / 256),
+        "minimum_learning_rate": pytest.approx(0.004 * 64 / 256),
+    }
+
+
+@pytest.mark.parametrize(("own", "epochs", "used"), [(10, 25, 5), (10, 2, 1), (10, 100, 20)])
+def test_the_finish_of_the_bandit(own, epochs, used):
+    values = {"epochs": 50, "searcher": "bandit", "bandit": {"finish_epochs": own}}
+    assert changes(values, epochs=epochs)["bandit.finish_epochs"] == used
+
+
+def test_a_bandit_without_finish_gets_none_and_others_are_not_bandits():
+    assert "bandit.finish_epochs" not in changes(
+        {"searcher": "bandit", "bandit": {"finish_epochs": 0}}
+    )
+    assert "bandit.finish_epochs" not in changes({"bandit": {"finish_epochs": 10}})
+
+
+def test_a_tuner_keeps_what_only_supernets_read():
+    assert set(changes({"searcher": "tuner"})) <= {"entropy_tau"}
+
+
+def test_every_rule_is_written_down():
+    keys = {f"search.{key}" for key in ADAPTED}
+    known = {"search.alpha_start_epoch", "search.entropy_tau", "search.bandit.finish_epochs"}
+    assert known <= keys and all(rule.text for rule in ADAPTED.values())
+
+
+def test_the_rule_of_alpha_counts_no_images():
+    """As its text says: with other limits the rate is the same."""
+    assert changes({"epochs": 50, "limit": 100}, limit=10) == changes({"epochs": 50})
+    assert "search.limit is not counted" in ADAPTED["alpha_learning_rate"].text
+
+
+# -- runs ------------------------------------------------------------------------------------------
+
+
+def test_the_budget_is_every_runs_and_the_rest_the_methods(write, budget):
+    shared, runs = plan([write("pc", PC_DARTS)], budget, [0, 7], 1)
+    assert [run.name for run in runs] == ["pc-seed0", "random-bnas-0", "pc-seed7"]
+    recipe = runs[2].recipe
+    for key in ("data", "network", "train", "export"):
+        assert getattr(recipe, key) == getattr(shared, key), key
+    assert recipe.seed == 7 and recipe.data.name == "digits" and recipe.train.epochs == 3
+    search = recipe.search
+    assert (search.cells, search.channels, search.epochs, search.batch_size) == (3, 8, 5, 64)
+    assert (search.channel_proportion, search.entropy_weight) == (4, 0.0)
+    assert (search.alpha_start_epoch, search.learning_rate) == (2, 0.025)
+
+
+def test_the_budget_gives_all_its_keys_also_those_it_leaves_at_their_defaults(write, budget):
+    method = write("m", "search: {limit: 100, mixed_precision: bfloat16, order: 2}\n")
+    shared, runs = plan([method], budget, [0], 1)
+    search = runs[0].recipe.search
+    for key in BUDGET_KEYS:
+        assert getattr(search, key) == getattr(shared.search, key), key
+    assert search.limit is None and search.mixed_precision == "float32" and search.order == 2
+    _, runs = plan([method], budget, [0], 1, ["search.limit=50"])
+    assert runs[0].recipe.search.limit == 50
+
+
+def test_a_runs_recipe_can_be_read_again(write, budget, tmp_path):
+    _, runs = plan([write("pc", PC_DARTS)], budget, [3], 1)
+    for run in runs:
+        path = tmp_path / "again.yaml"
+        path.write_text(run.recipe.to_yaml())
+        assert load_recipe(path) == run.recipe
+
+
+def test_random_genotypes_of_every_space_that_is_searched(write, budget):
+    methods = [
+        write("one", "search: {space: bnas}\n"),
+        write("two", "search: {space: bnas-ucb}\n"),
+        write("given", "genotype: bnas_cifar\n"),
+    ]
+    _, runs = plan(methods, budget, [4, 5], 3)
+    randoms = [run for run in runs if run.method.startswith("random")]
+    assert [run.recipe.genotype for run in randoms] == [
+        f"random:{space}:{draw}" for draw in range(3) for space in ("bnas", "bnas-ucb")
+    ]
+    assert [run.seed for run in randoms] == [4, 4, 5, 5, 4, 4]
+    assert {run.method for run in randoms} == {"random (bnas)", "random (bnas-ucb)"}
+    # Seed by seed: an unfinished comparison has something of every method.
+    assert [run.name for run in runs][:5] == [
+        "one-seed4",
+        "two-seed4",
+        "given-seed4",
+        "random-bnas-0",
+        "random-bnas-ucb-0",
+    ]
+
+
+def test_a_given_genotype_is_not_searched_and_its_search_not_adapted(write, budget):
+    _, runs = plan([write("given", "genotype: bnas_cifar\n")], budget, [0], 1)
+    assert runs[0].recipe.genotype == "bnas_cifar" and runs[0].adaptations == ()
+    assert runs[1].recipe.genotype == "random:bnas:0"
+
+
+def test_overrides_are_every_runs_and_win_over_the_scaling(write, budget):
+    overrides = ("search.alpha_learning_rate=0.5", "train.epochs=9", "search.space=bnas-ucb")
+    shared, runs = plan([write("pc", PC_DARTS)], budget, [0], 1, overrides)
+    assert shared.train.epochs == 9 and all(run.recipe.train.epochs == 9 for run in runs)
+    assert runs[0].recipe.search.alpha_learning_rate == 0.5
+    assert "alpha_learning_rate" not in {one.key for one in runs[0].adaptations}
+    assert runs[1].recipe.genotype == "random:bnas-ucb:0"
+
+
+def test_the_plan_as_text_states_every_adapted_key(write, budget):
+    text = plan_text(*plan([write("pc", PC_DARTS)], budget, [0], 1))
+    assert "search.alpha_start_epoch 15 -> 2 (the same share of the epochs, rounded)" in text
+    assert "search.learning_rate 0.1 -> 0.025" in text
+    assert "random (bnas): no search; genotype random:bnas:0" in text
+
+
+def test_the_plan_as_text_lists_what_of_a_method_is_not_used(write, budget):
+    """Only what the recipe or one that it extends says, and where the budget says otherwise."""
+    write("base", PC_DARTS.replace("{cells: 20}", "{cells: 20, scheme: xnor, channels: 6}"))
+    text = "extends: base.yaml\ndata: {augmentation: {flip: true, crop_padding: 0}}\n"
+    method, plain = write("m", text), write("plain", "{}\n")
+    shared, runs = plan([method, plain], budget, [0], 1)
+    expected = (
+        "data.name folder",
+        "data.data_dir /elsewhere",
+        "data.augmentation.flip True",
+        "network.cells 20",
+        "network.scheme xnor",
+        "train.epochs 600",
+    )
+    assert runs[0].unused == expected and runs[1].unused == ()
+    lines = plan_text(shared, runs).splitlines()
+    assert [line for line in lines if "not used" in line] == [
+        f"  not used, the budget's count: {', '.join(expected)}"
+    ]
+    # What --set gives to all is the budget's.
+    _, runs = plan([method], budget, [0], 1, ["network.scheme=xnor"])
+    assert "network.scheme xnor" not in runs[0].unused
+
+
+def test_the_notes_say_whose_scheme_networks_are_trained_with(budget):
+    text = " ".join(notes(load_budget(budget)))
+    assert "trained with this scheme, the budget's, whatever scheme searched them" in text
+
+
+TUNER = "search: {searcher: tuner, tuner: {oracle: %s, trials: 70, epochs: 4}}\n"
+
+
+@pytest.mark.parametrize(
+    ("oracle", "part"),
+    [
+        ("evolution", "trains 70 networks for 4 epochs each"),
+        ("hyperband", "trains at most 70 networks for up to 4 epochs each"),
+    ],
+)
+def test_a_tuners_own_numbers_are_told(write, budget, oracle, part):
+    shared, runs = plan([write("m", TUNER % oracle), write("plain", "{}\n")], budget, [0, 1], 1)
+    told = f"m is searched by keras-tuner ({oracle}): it {part}"
+    for text in (plan_text(shared, runs), "\n".join(notes(shared, [r.describe() for r in runs]))):
+        assert text.count("keras-tuner") == text.count(told) == 1
+        assert "on the whole training part" in text and "search.limit and the" in text
+    assert "keras-tuner" not in " ".join(notes(shared))
+
+
+def test_a_tuner_may_not_tune_the_training(write, budget):
+    method = write(
+        "m",
+        TUNER.replace("epochs: 4", "epochs: 4, hyperparameters: %s")
+        % ("random", "{learning_rate: [0.1, 0.2]}"),
+    )
+    with pytest.raises(RecipeError, match="'m', whose search.tuner.hyperparameters has learning_r"):
+        plan([method], budget, [0], 1)
+    plan([method], budget, [0], 1, ["search.tuner.hyperparameters={}"])
+    plan([method], budget, [0], 1, ["search.searcher=gradient"])
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("search: {epochs: 5, cells: 3, channels: 8}", "search.batch_size. Add them"),
+        ("train: {epochs: 5}", "search.cells, search.channels"),
+        (BUDGET.replace("epochs: 5", "epochs: 5, order: 2"), "Received: 'search.order'"),
+        (BUDGET.replace("epochs: 5", "epochz: 5"), "did you mean 'epochs'"),
+        (BUDGET + "genotype: bnas_cifar\n", "Received: 'genotype'"),
+        (BUDGET + "seed: 3\n", "Received: 'seed'"),
+    ],
+)
+def test_a_budget_is_what_all_methods_share(write, text, part):
+    with pytest.raises(RecipeError, match=part.replace(".", r"\.")):
+        load_budget(write("budget", text))
+
+
+@pytest.mark.parametrize(
+    ("methods", "overrides", "error", "part"),
+    [
+        (["name: a\n", "name: a\n"], (), RecipeError, "'a' twice"),
+        (["name: random\n"], (), RecipeError, "other than 'random'"),
+        (["layer_study: {}\n"], (), RecipeError, "whose recipe has layer_study"),
+        (["search: {space: bnsa}\n"], (), GenotypeError, "did you mean 'bnas'"),
+        (["search: {epochz: 1}\n"], (), RecipeError, "did you mean 'epochs'"),
+        (["{}\n"], ("seed=3",), RecipeError, "Received: --set seed"),
+        (["{}\n"], ("search.epochs=0",), RecipeError, "search.epochs"),
+    ],
+)
+def test_methods_that_cannot_be_compared(write, budget, methods, overrides, error, part):
+    paths = [write(f"m{number}", text) for number, text in enumerate(methods)]
+    with pytest.raises(error, match=part):
+        plan(paths, budget, [0], 1, overrides)
+
+
+def test_the_shipped_budget_is_one():
+    budget = load_budget("compare-cifar10")
+    assert isinstance(budget, Recipe) and budget.data.name == "cifar10"
+    # PC-DARTS passes a quarter of the channels on.
+    assert budget.search.channels % 8 == 0
