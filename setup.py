@@ -38,7 +38,10 @@ INSTALL_REQUIRES = [
     "Pillow>=10",
     "h5py>=3.8,<4",
     "safetensors>=0.4,<1",
-    "requests>=2.28,<3",
+    # Pages and cards, locks, downloads.
+    "jinja2>=3,<4",
+    "filelock>=3.12,<4",
+    "pooch>=1.8,<2",
     "packaging>=21",
 ]
 
@@ -91,7 +94,10 @@ setup(
     # Only our own package: plain find_packages() would ship `tests` too.
     packages=[*find_packages(include=["bnas_larq", "bnas_larq.*"]), *DATA_PACKAGES],
     package_dir=DATA_PACKAGES,
-    package_data={name: DATA_FILES for name in DATA_PACKAGES},
+    package_data={
+        "bnas_larq": ["templates/*"],
+        **{name: DATA_FILES for name in DATA_PACKAGES},
+    },
     include_package_data=False,
     zip_safe=False,
     entry_points={"console_scripts": ["bnas-larq = bnas_larq.cli.main:main"]},

@@ -21,7 +21,7 @@ PACKAGE = "bnas_larq"
 _ROOMS = (
     (
         *("errors", "lazy", "files", "genotype", "spaces", "discretize", "settings", "recipe"),
-        *("resources", "run_folder", "checkpoints", "tables", "console"),
+        *("resources", "run_folder", "checkpoints", "tables", "console", "pages"),
     ),
     ("backend", "determinism", "precision"),
     ("data",),

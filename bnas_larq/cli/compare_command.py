@@ -127,7 +127,7 @@ def _check(runs: Sequence[PlannedRun]) -> None:
     Args:
         runs: of them the first one of each method is looked at.
     """
-    from bnas_larq.run.recipe_run import Workflow
+    from bnas_larq.run.recipe_run import Run
     from bnas_larq.run_folder import RunFolder
 
     data, checked = None, set()
@@ -135,7 +135,7 @@ def _check(runs: Sequence[PlannedRun]) -> None:
         if run.method in checked:
             continue
         checked.add(run.method)
-        workflow = Workflow(RunFolder(run.name), run.recipe)
+        workflow = Run(RunFolder(run.name), run.recipe)
         if data is not None:
             workflow.data = data
         try:

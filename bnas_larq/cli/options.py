@@ -13,7 +13,7 @@ from bnas_larq.errors import RecipeError, RunError
 
 if TYPE_CHECKING:
     from bnas_larq.recipe import Recipe
-    from bnas_larq.run.recipe_run import Workflow
+    from bnas_larq.run.recipe_run import Run
 
 
 _RUN_OPTIONS = (
@@ -73,7 +73,7 @@ def start(
     genotype: str | None = None,
     *,
     stages: Collection[str],
-) -> Workflow:
+) -> Run:
     """Load the recipe with all overrides and open its run folder, locked until the command ends.
 
     Args:
@@ -130,7 +130,7 @@ def check_flags(resume: bool, overwrite: bool) -> None:
         )
 
 
-def begin(recipe: Recipe, path: Path, **settings: Any) -> Workflow:
+def begin(recipe: Recipe, path: Path, **settings: Any) -> Run:
     """Open the run folder `path` for a resolved recipe, locked until the command ends.
 
     Args:
@@ -141,7 +141,7 @@ def begin(recipe: Recipe, path: Path, **settings: Any) -> Workflow:
     return _locked_until_the_end(start_workflow(recipe, path, **settings))
 
 
-def opened(path: Path, *, lock: bool = True) -> Workflow:
+def opened(path: Path, *, lock: bool = True) -> Run:
     """The workflow of the run folder `path`, locked until the command ends unless `lock` is False.
 
     Raises:
@@ -202,7 +202,7 @@ def absolute(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
-def _locked_until_the_end(workflow: Workflow) -> Workflow:
+def _locked_until_the_end(workflow: Run) -> Run:
     click.get_current_context().call_on_close(workflow.folder.unlock)
     return workflow
 

@@ -24,7 +24,7 @@ from bnas_larq.spaces import SearchSpace
 
 if TYPE_CHECKING:
     from bnas_larq.recipe import Recipe
-    from bnas_larq.run.recipe_run import Workflow
+    from bnas_larq.run.recipe_run import Run
 
 
 PACKAGES = (
@@ -39,7 +39,7 @@ PACKAGES = (
 )
 
 
-def open_workflow(path: Path, *, lock: bool = True, tensorboard: bool = False) -> Workflow:
+def open_workflow(path: Path, *, lock: bool = True, tensorboard: bool = False) -> Run:
     """The workflow of an existing run folder, with the recipe it began with.
 
     Raises:
@@ -48,9 +48,9 @@ def open_workflow(path: Path, *, lock: bool = True, tensorboard: bool = False) -
     """
     folder = RunFolder.open(path, lock=lock)
     recipe = recipe_of(folder)
-    from bnas_larq.run.recipe_run import Workflow
+    from bnas_larq.run.recipe_run import Run
 
-    return Workflow(folder, recipe, tensorboard)
+    return Run(folder, recipe, tensorboard)
 
 
 def start_workflow(
@@ -61,7 +61,7 @@ def start_workflow(
     resume: bool = False,
     overwrite: bool = False,
     tensorboard: bool = False,
-) -> Workflow:
+) -> Run:
     """The workflow of a new run folder, or with `resume` of the one that is there.
 
     Args:
@@ -82,18 +82,18 @@ def start_workflow(
     else:
         Genotype.load(recipe.genotype)
     from bnas_larq.console import say
-    from bnas_larq.run.recipe_run import Workflow
+    from bnas_larq.run.recipe_run import Run
 
     if resume:
         say(f"nothing to resume in {path}: a new run begins")
-    workflow = Workflow(RunFolder(path), recipe, tensorboard)
+    workflow = Run(RunFolder(path), recipe, tensorboard)
     workflow.check(stages)
     workflow.folder = RunFolder.create(path, recipe.to_yaml(), overwrite=overwrite)
     write_json(workflow.folder / "environment.json", environment(recipe.seed))
     return workflow
 
 
-def _resumed(recipe: Recipe, path: Path, tensorboard: bool) -> Workflow:
+def _resumed(recipe: Recipe, path: Path, tensorboard: bool) -> Run:
     folder = RunFolder.open(path, lock=True)
     begun = recipe_of(folder)
     if recipe.finetune and begun.finetune and recipe.finetune.sha256 != begun.finetune.sha256:
@@ -108,9 +108,9 @@ def _resumed(recipe: Recipe, path: Path, tensorboard: bool) -> Workflow:
     check_recipe(recipe, begun, path)
     if not (folder / "environment.json").is_file():  # killed before it was written
         write_json(folder / "environment.json", environment(recipe.seed))
-    from bnas_larq.run.recipe_run import Workflow
+    from bnas_larq.run.recipe_run import Run
 
-    return Workflow(folder, begun, tensorboard)
+    return Run(folder, begun, tensorboard)
 
 
 def check_recipe(recipe: Recipe, begun: Recipe, path: Path) -> None:

@@ -20,7 +20,7 @@ from bnas_larq.spaces import check_operation
 
 if TYPE_CHECKING:
     from bnas_larq.recipe import Recipe
-    from bnas_larq.run.recipe_run import Workflow
+    from bnas_larq.run.recipe_run import Run
 
 
 #: The kinds of layers in the paper's words; their names in genotypes.
@@ -111,7 +111,7 @@ class LayerStudy:
             `layer_study`, and all networks share its data.
     """
 
-    def __init__(self, workflow: Workflow) -> None:
+    def __init__(self, workflow: Run) -> None:
         self.workflow = workflow
         self.recipe = workflow.recipe
         self.folder = workflow.folder
@@ -152,10 +152,10 @@ class LayerStudy:
         finally:
             workflow.folder.unlock()
 
-    def _opened(self, member: Member) -> Workflow:
+    def _opened(self, member: Member) -> Run:
         """The network's run folder, as an earlier process left it or new."""
         from bnas_larq.run.creation import environment, open_workflow
-        from bnas_larq.run.recipe_run import Workflow
+        from bnas_larq.run.recipe_run import Run
 
         path = self._path(member)
         if (path / "recipe.yaml").is_file():
@@ -165,7 +165,7 @@ class LayerStudy:
         recipe = self._recipe_of(member, genotype)
         folder = RunFolder.create(path, recipe.to_yaml())
         write_json(folder / "environment.json", environment(recipe.seed))
-        return Workflow(folder, recipe, self.workflow.tensorboard)
+        return Run(folder, recipe, self.workflow.tensorboard)
 
     def _recipe_of(self, member: Member, genotype: Path) -> Recipe:
         """The study's recipe for one network."""

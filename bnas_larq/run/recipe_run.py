@@ -1,7 +1,7 @@
 """The arrows between the parts: recipe → data → search → network → training → evaluation → export →
 report.
 
-One `Workflow` works in one run folder, stage by stage (see `bnas_larq.run.stages`).
+One `Run` works in one run folder, stage by stage (see `bnas_larq.run.stages`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from bnas_larq.search import SearchData
 from bnas_larq.training import Evaluation, evaluate_network, train_stored
 
 
-class Workflow:
+class Run:
     """All stages of one run.
 
     Args:

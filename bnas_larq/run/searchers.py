@@ -230,7 +230,7 @@ def tuner_search(workflow: RunParts) -> TunerSearch:
 
 
 class RunParts(Protocol):
-    """See the attributes of `bnas_larq.run.recipe_run.Workflow`."""
+    """See the attributes of `bnas_larq.run.recipe_run.Run`."""
 
     folder: RunFolder
     recipe: Recipe
