@@ -1,6 +1,6 @@
 """bnas_larq: search, train and publish neural networks made for 1-bit weights and activations.
 
-    from bnas_larq import SearchSpace, SuperNet, AnnealedEntropy, Genotype, build_network
+    from bnas_larq import Run, SearchSpace, SuperNet, AnnealedEntropy, Genotype, build_network
 
 Names are imported when they are first used, so that light parts (genotypes, recipes) need no
 TensorFlow.
@@ -23,6 +23,7 @@ _HOMES = {
     "Edge": "bnas_larq.genotype",
     "Genotype": "bnas_larq.genotype",
     "NetworkConfig": "bnas_larq.networks.network",
+    "Run": "bnas_larq.run.recipe_run",
     "SearchSpace": "bnas_larq.spaces",
     "SuperNet": "bnas_larq.supernet.super_net",
     "build_network": "bnas_larq.networks.network",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bnas_larq.cli.options import Numbers, absolute, check_flags
+from bnas_larq.cli.options import Numbers
 from bnas_larq.errors import BnasLarqError
 
 if TYPE_CHECKING:
@@ -76,7 +76,11 @@ def command(
     further ones, which get the seeds, draws and overrides it began with. All methods together may
     get further seeds and draws. Runs that failed are tried again.
     """
-    check_flags(resume, overwrite)
+    if resume and overwrite:
+        raise BnasLarqError(
+            "A comparison is either resumed or replaced. Received: --resume and --overwrite. "
+            "Give one of them."
+        )
     out = out or Path("runs") / Path(budget or BUDGET).stem
     if not methods:
         given = budget or seeds or draws or overrides or data_dir or dry_run
@@ -105,8 +109,10 @@ def command(
     if options["data_dir"] is not None:
         given.append(f"data.data_dir={json.dumps(options['data_dir'])}")
     shared, runs = plan(methods, budget or BUDGET, options["seeds"], options["random"], given)
-    shared = absolute(shared)
-    runs = [run._replace(recipe=absolute(run.recipe)) for run in runs]
+    from bnas_larq.run.creation import resolve_recipe
+
+    shared = resolve_recipe(shared)
+    runs = [run._replace(recipe=resolve_recipe(run.recipe)) for run in runs]
     if dry_run:
         _check(runs)
         click.echo(plan_text(shared, runs))
@@ -127,7 +133,8 @@ def _check(runs: Sequence[PlannedRun]) -> None:
     Args:
         runs: of them the first one of each method is looked at.
     """
-    from bnas_larq.run.recipe_run import Run
+    from bnas_larq.run.inputs import RunInputs
+    from bnas_larq.run.searchers import check_inputs
     from bnas_larq.run_folder import RunFolder
 
     data, checked = None, set()
@@ -135,14 +142,12 @@ def _check(runs: Sequence[PlannedRun]) -> None:
         if run.method in checked:
             continue
         checked.add(run.method)
-        workflow = Run(RunFolder(run.name), run.recipe)
-        if data is not None:
-            workflow.data = data
+        inputs = RunInputs(RunFolder(run.name), run.recipe, data)
         try:
-            workflow.check(("search", "train"))
+            check_inputs(inputs, ("search", "train"))
         except BnasLarqError as error:
             raise type(error)(f"Method {run.method}: {error}") from error
-        data = workflow.data
+        data = inputs.data
 
 
 def _check_apart(params: Mapping[str, Any]) -> None:

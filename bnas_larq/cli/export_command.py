@@ -115,13 +115,13 @@ def _export_run(folder: Path, overwrite: bool) -> tuple[Path, dict[str, Any], di
     """Export as a stage of the run: (file, report, what is known of the run)."""
     from bnas_larq.files import read_json
 
-    workflow = opened(folder)
-    workflow.export(again=overwrite)
-    workflow.report()
-    report = read_json(workflow.folder / "export.json")
+    run = opened(folder)
+    run.export(again=overwrite)
+    run.report()
+    report = read_json(run.folder / "export.json")
     report.setdefault("parity_images", "test images")
-    test = read_json(workflow.folder / "result.json").get("test")
-    return workflow.folder / "model.tflite", report, {"recipe": workflow.recipe, "test": test}
+    test = read_json(run.folder / "result.json").get("test")
+    return run.folder / "model.tflite", report, {"recipe": run.recipe, "test": test}
 
 
 def _intact(path: Path, report: Mapping[str, Any]) -> bytes:

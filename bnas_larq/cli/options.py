@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bnas_larq.errors import RecipeError, RunError
+from bnas_larq.errors import RecipeError
 
 if TYPE_CHECKING:
     from bnas_larq.recipe import Recipe
@@ -61,150 +62,46 @@ def recipe_options(function: Callable) -> Callable:
     return function
 
 
-def start(
+def resolve(
     recipe: str,
-    overrides: tuple[str, ...],
-    out: Path | None,
-    data_dir: str | None,
-    seed: int | None,
-    resume: bool,
-    overwrite: bool,
-    tensorboard: bool,
+    overrides: Sequence[str],
+    data_dir: str | None = None,
+    seed: int | None = None,
     genotype: str | None = None,
-    *,
-    stages: Collection[str],
-) -> Run:
-    """Load the recipe with all overrides and open its run folder, locked until the command ends.
-
-    Args:
-        stages: what the command is going to do, of `search` and `train`.
-
-    Raises:
-        BnasLarqError: the recipe, the data or the folder are not fit for it; nothing was written.
-        click.UsageError: a training without a genotype.
-    """
-    check_flags(resume, overwrite)
-    resolved = _resolve(recipe, overrides, data_dir, seed, genotype)
-    path = out or Path("runs") / resolved.name
-    if resolved.layer_study is not None:
-        stages = _stages_of_study(resolved, stages)
-
-    from bnas_larq.run_folder import RunFolder
-
-    given = resolved.genotype is not None or resolved.finetune is not None
-    if not given and resolved.layer_study is None and "search" not in stages:
-        if not (resume and RunFolder(path).stage_done("search")):
-            raise click.UsageError(
-                "Training needs a genotype. Received: none. "
-                "Give --genotype, or --resume and as --out a folder with a finished search."
-            )
-    return begin(
-        resolved,
-        path,
-        stages=stages,
-        resume=resume,
-        overwrite=overwrite,
-        tensorboard=tensorboard,
-    )
-
-
-def _stages_of_study(recipe: Recipe, stages: Collection[str]) -> Collection[str]:
-    """What of a layer study must fit the data; RecipeError unless it can be run, and as a whole."""
-    from bnas_larq.run.layer_study import check_study
-
-    if not {"search", "train"} <= set(stages):
-        raise RecipeError(
-            "A layer study is run as a whole. Received: a recipe with layer_study for one step. "
-            "Use `bnas-larq run`."
-        )
-    check_study(recipe)
-    return ("train",)
-
-
-def check_flags(resume: bool, overwrite: bool) -> None:
-    """Raise RunError for --resume with --overwrite."""
-    if resume and overwrite:
-        raise RunError(
-            "A run is either resumed or replaced. Received: --resume and --overwrite. "
-            "Give one of them."
-        )
-
-
-def begin(recipe: Recipe, path: Path, **settings: Any) -> Run:
-    """Open the run folder `path` for a resolved recipe, locked until the command ends.
-
-    Args:
-        settings: as of `bnas_larq.run.creation.start_workflow`, which also says what it raises.
-    """
-    from bnas_larq.run.creation import start_workflow
-
-    return _locked_until_the_end(start_workflow(recipe, path, **settings))
-
-
-def opened(path: Path, *, lock: bool = True) -> Run:
-    """The workflow of the run folder `path`, locked until the command ends unless `lock` is False.
-
-    Raises:
-        RunError: `path` is no run folder, or another process is at work in it.
-    """
-    from bnas_larq.run.creation import open_workflow
-
-    return _locked_until_the_end(open_workflow(path, lock=lock))
-
-
-def _resolve(
-    recipe: str,
-    overrides: tuple[str, ...],
-    data_dir: str | None,
-    seed: int | None,
-    genotype: str | None,
 ) -> Recipe:
-    """The recipe with all overrides and absolute paths."""
-    import json
+    """The recipe that a command's options ask for; RecipeError when they do not fit together.
 
-    from bnas_larq.recipe import load_recipe
+    TensorFlow is not loaded for it: a misspelt name is answered at once.
+    """
+    from bnas_larq.run.creation import resolve_recipe
 
-    extra = list(overrides)
-    if data_dir is not None:
-        # JSON is YAML: quotes keep a folder's name from being read as a number.
-        extra.append(f"data.data_dir={json.dumps(data_dir)}")
-    if seed is not None:
-        extra.append(f"seed={seed}")
-    if genotype is not None:
-        extra.append(f"genotype={json.dumps(genotype)}")
-    resolved = load_recipe(recipe, extra)
+    given = {"data.data_dir": data_dir, "seed": seed, "genotype": genotype}
+    # JSON is YAML: quotes keep a folder's name from being read as a number.
+    named = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    resolved = resolve_recipe(recipe, [*overrides, *named])
     if data_dir is not None and resolved.data.name == "digits":
         raise RecipeError(
             f"The embedded digits are in no folder. Received: --data-dir {data_dir} with "
             "data.name digits. Add --set data.name=folder, or the name of a TFDS data set."
         )
-    return absolute(resolved)
+    return resolved
 
 
-def absolute(recipe: Recipe) -> Recipe:
-    """The recipe with absolute paths: a run is opened from any folder."""
-    changes = {}
-    if recipe.data.data_dir is not None:
-        folder = str(Path(recipe.data.data_dir).expanduser().resolve())
-        changes["data"] = recipe.data.model_copy(update={"data_dir": folder})
-    if recipe.genotype is not None and Path(recipe.genotype).is_file():
-        changes["genotype"] = str(Path(recipe.genotype).resolve())
-    if recipe.finetune is not None and Path(recipe.finetune.entry).is_dir():
-        from bnas_larq.run.finetuning import reference
+def opened(path: Path, *, lock: bool = True) -> Run:
+    """The run in the folder `path`, locked until the command ends unless `lock` is False.
 
-        entry = reference(recipe.finetune.entry)
-        changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})
-    cost = recipe.search.cost
-    if cost is not None and cost.table is not None:
-        table = str(Path(cost.table).expanduser().resolve())
-        pinned = cost.model_copy(update={"table": table})
-        changes["search"] = recipe.search.model_copy(update={"cost": pinned})
-    return recipe.model_copy(update=changes)
+    Raises:
+        RunError: `path` is no run's folder, or another process is at work in it.
+    """
+    from bnas_larq.run.recipe_run import Run
+
+    return closed_at_the_end(Run.open(path, lock=lock))
 
 
-def _locked_until_the_end(workflow: Run) -> Run:
-    click.get_current_context().call_on_close(workflow.folder.unlock)
-    return workflow
+def closed_at_the_end(run: Any) -> Any:
+    """`run`, whose folder is unlocked when the command ends."""
+    click.get_current_context().call_on_close(run.close)
+    return run
 
 
 class Numbers(click.ParamType):

@@ -1,4 +1,4 @@
-"""`bnas-larq run`: a recipe from images to a checked .tflite."""
+"""The commands of one run: run, search, train, evaluate, finetune, report, worker."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from typing import Any
 import click
 
 from bnas_larq.cli.options import (
-    absolute,
-    begin,
-    check_flags,
+    closed_at_the_end,
     opened,
     recipe_options,
+    resolve,
     run_options,
-    start,
 )
-from bnas_larq.errors import DataError, RunError
+from bnas_larq.errors import DataError
 
 
 @click.command()
@@ -28,35 +26,38 @@ from bnas_larq.errors import DataError, RunError
     metavar="G",
     help="Skip the search: a genotype file, a published name or random:SEED.",
 )
-def run(**options: Any) -> None:
+def run(out: Path | None, resume: bool, overwrite: bool, tensorboard: bool, **options: Any) -> None:
     """Run RECIPE (a shipped name or a YAML file) from its images to a checked .tflite and a report.
 
     A recipe with the section `layer_study` (such as layer-study) trains its networks instead and
     ends with their table.
 
-    Killed at any moment, it goes on with --resume and ends with the same network.
+    Killed at any moment, it continues with --resume and ends with the same network.
     """
-    workflow = start(**options, stages=("search", "train"))
-    if workflow.recipe.layer_study is None:
-        click.echo(workflow.run())
+    recipe = resolve(**options)
+    settings = {"resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
+    if recipe.layer_study is None:
+        from bnas_larq.run.recipe_run import Run
+
+        click.echo(closed_at_the_end(Run.create(recipe, out, **settings)).run())
         return
     from bnas_larq.run.layer_study import LayerStudy
 
-    table, path = LayerStudy(workflow).run()
+    table, path = closed_at_the_end(LayerStudy.create(recipe, out, **settings)).run()
     click.echo(f"{table}\n\n{path}")
 
 
 @click.command()
 @recipe_options
-def search(**options: Any) -> None:
+def search(out: Path | None, **options: Any) -> None:
     """Search a cell with the settings of RECIPE (a shipped name or a YAML file).
 
     Writes genotype.json into the run's folder.
     """
-    workflow = start(**options, stages=("search",))
-    workflow.search()
-    workflow.report()
-    click.echo(workflow.folder / "genotype.json")
+    run = _created(out, ("search",), **options)
+    run.search()
+    run.report()
+    click.echo(run.folder / "genotype.json")
 
 
 @click.command()
@@ -67,27 +68,42 @@ def search(**options: Any) -> None:
     help="A genotype file, a published name or random:SEED. Default: the recipe's, or with "
     "--resume the one that a search left in --out.",
 )
-def train(**options: Any) -> None:
+def train(out: Path | None, **options: Any) -> None:
     """Train the network of a genotype with the settings of RECIPE; writes weights.h5."""
-    workflow = start(**options, stages=("train",))
-    workflow.search()
-    workflow.train()
-    workflow.report()
-    click.echo(workflow.folder / "weights.h5")
+    run = _created(out, ("train",), **options)
+    run.train()
+    run.report()
+    click.echo(run.folder / "weights.h5")
+
+
+def _created(
+    out: Path | None,
+    stages: tuple[str, ...],
+    resume: bool,
+    overwrite: bool,
+    tensorboard: bool,
+    **options: Any,
+) -> Any:
+    """The run of a recipe's single step, new or resumed."""
+    recipe = resolve(**options)
+    from bnas_larq.run.recipe_run import Run
+
+    settings = {"resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
+    return closed_at_the_end(Run.create(recipe, out, stages=stages, **settings))
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-def evaluate(run: Path) -> None:
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+def evaluate(folder: Path) -> None:
     """Evaluate the network of the folder RUN on the test split.
 
     Writes predictions.csv and confusion.csv. The test split is touched once: a run that was
     evaluated before answers with its stored result.
     """
-    workflow = opened(run)
-    workflow.evaluate()
-    workflow.report()
-    click.echo(json.dumps(workflow.folder.facts("evaluate")["test"]))
+    run = opened(folder)
+    run.evaluate()
+    run.report()
+    click.echo(json.dumps(run.folder.facts("evaluate")["test"]))
 
 
 @click.command()
@@ -103,33 +119,33 @@ def evaluate(run: Path) -> None:
 @click.option("--epochs", type=click.IntRange(min=1), help="Of everything. Default: 10.")
 @click.option("--head-epochs", type=click.IntRange(min=0), help="Of the head before. Default: 3.")
 @run_options
-def finetune(entry: str, out: Path | None, resume: bool, overwrite: bool, **options: Any) -> None:
+def finetune(
+    entry: str, out: Path | None, resume: bool, overwrite: bool, tensorboard: bool, **options: Any
+) -> None:
     """Fit ENTRY (a zoo entry's name, or the folder of an entry or a run) to your own images.
 
     It gets a new head, which is trained alone first; then everything is, binary kernels at a lower
     rate (--set finetune.binary_multiplier=…, 0.3 of the others'). Normalisation and augmentation
     stay as ENTRY was trained with, and images are resized to its size. Ends as `bnas-larq run`
-    does: with a test accuracy and a checked .tflite. Killed at any moment, it goes on with --resume
-    and ends with the same network.
+    does: with a test accuracy and a checked .tflite. Killed at any moment, it continues with
+    --resume and ends with the same network.
     """
-    check_flags(resume, overwrite)
-    tensorboard = options.pop("tensorboard")
-    overrides = _overrides(**options)
+    from bnas_larq.run.finetune_source import finetune_recipe
+    from bnas_larq.run.recipe_run import Run
 
-    from bnas_larq.run.finetuning import finetune_recipe
-
-    data = _data(options["data"], options["data_dir"])
-    name = "-".join((Path(entry).resolve().name, Path(options["data"]).resolve().name))
-    recipe = absolute(finetune_recipe(entry, {"name": name, "data": data}, overrides))
-    workflow = begin(
-        recipe,
-        out or Path("runs") / recipe.name,
+    values = {
+        "name": "-".join((Path(entry).resolve().name, Path(options["data"]).resolve().name)),
+        "data": _data(options["data"], options["data_dir"]),
+    }
+    run = Run.create(
+        finetune_recipe(entry, values, _overrides(**options)),
+        out,
         stages=("train",),
         resume=resume,
         overwrite=overwrite,
         tensorboard=tensorboard,
     )
-    click.echo(workflow.run())
+    click.echo(closed_at_the_end(run).run())
 
 
 def _overrides(
@@ -138,8 +154,7 @@ def _overrides(
     epochs: int | None,
     head_epochs: int | None,
     seed: int | None,
-    data: str,
-    data_dir: str | None,
+    **_: Any,
 ) -> list[str]:
     """The options as overrides of the recipe; those with a name of their own win."""
     named = {
@@ -167,24 +182,24 @@ def _data(data: str, data_dir: str | None) -> dict[str, str]:
         if data == "digits" and data_dir is not None:
             raise DataError(
                 "The embedded digits are in no folder. "
-                f"Received: --data digits with --data-dir {data_dir}. Leave one of them away."
+                f"Received: --data digits with --data-dir {data_dir}. Omit one of them."
             )
         return {"name": data} if data_dir is None else {"name": data, "data_dir": data_dir}
     if data_dir is not None:
         raise DataError(
             "A folder of images needs no other directory. "
-            f"Received: the folder {data} and --data-dir {data_dir}. Leave one of them away."
+            f"Received: the folder {data} and --data-dir {data_dir}. Omit one of them."
         )
     return {"name": "folder", "data_dir": data}
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-def report(run: Path) -> None:
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+def report(folder: Path) -> None:
     """Draw the cells and curves of the folder RUN and write report.html, from what there is."""
-    workflow = opened(run, lock=False)
-    workflow.report()
-    click.echo(workflow.folder / "report.html")
+    run = opened(folder, lock=False)
+    run.report()
+    click.echo(run.folder / "report.html")
 
 
 @click.command()
@@ -197,26 +212,9 @@ def worker(folder: Path, with_parent: bool) -> None:
     KERASTUNER_ORACLE_PORT. The chief is `bnas-larq search` or `run` itself, started with
     KERASTUNER_TUNER_ID=chief and the same address; all of them see the same FOLDER.
     """
+    from bnas_larq.run.processes import end_with_parent
+    from bnas_larq.run.searchers import take_part
+
     if with_parent:
-        from bnas_larq.run.processes import end_with_parent
-
         end_with_parent()
-    workflow = opened(folder, lock=False)
-    if workflow.recipe.search.searcher != "tuner":
-        raise RunError(
-            "Only a search by keras-tuner has workers. "
-            f"Received: {folder}, whose search.searcher is {workflow.recipe.search.searcher}."
-        )
-    from bnas_larq.data import data_errors
-    from bnas_larq.run.searchers import tuner_search
-    from bnas_larq.search.tuning.tuner_search import role_of_process
-
-    role = role_of_process()
-    if role != "worker" and not with_parent:
-        raise RunError(
-            f"A worker needs to know who it is and where its chief listens. Received: {role}. "
-            "Set KERASTUNER_TUNER_ID to a name of its own, such as worker-1, and "
-            "KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT as for the chief."
-        )
-    with data_errors():
-        tuner_search(workflow).take_part(workflow.folder / "search")
+    take_part(opened(folder, lock=False).inputs, own_chief=with_parent)

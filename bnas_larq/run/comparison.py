@@ -22,7 +22,7 @@ from bnas_larq.console import say
 from bnas_larq.errors import RunError
 from bnas_larq.files import read_json, write_atomic, write_json
 from bnas_larq.run.comparison_plan import tuner_notes
-from bnas_larq.run.creation import check_recipe, environment, recipe_of
+from bnas_larq.run.creation import check_same_recipe, environment, recipe_of
 from bnas_larq.run.processes import dies_with_parent, own_command, own_environment
 from bnas_larq.run_folder import RunFolder
 
@@ -180,7 +180,7 @@ class ComparisonFolder:
 
     def _add(self, budget: Recipe, runs: Sequence[PlannedRun], options: Mapping[str, Any]) -> None:
         """Plan further runs; those that have begun must be the same, others may be mended."""
-        check_recipe(budget, recipe_of(self.folder), self.folder.path)
+        check_same_recipe(budget, recipe_of(self.folder), self.folder.path)
         known = self.plan()
         file = self.folder / OPTIONS
         grown = file.is_file() and read_json(file) != options

@@ -1,31 +1,27 @@
-"""Opens run folders for the commands: a new one only after everything that goes into it is sound.
+"""What a run is created with: its recipe, resolved and pinned once, and a record of the machine.
 
-Nothing is written or replaced for a recipe that cannot be run: names are checked first, which
-takes no TensorFlow, then the data and what depends on them.
+Nothing here loads TensorFlow, but for a fine-tuning's source: a mistake in a recipe is answered at
+once.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from bnas_larq.errors import RunError
-from bnas_larq.files import write_json
 from bnas_larq.genotype import Genotype
+from bnas_larq.recipe import Recipe, load_recipe, override_recipe, parse_recipe
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.spaces import SearchSpace
-
-if TYPE_CHECKING:
-    from bnas_larq.recipe import Recipe
-    from bnas_larq.run.recipe_run import Run
-
 
 PACKAGES = (
     "bnas-larq",
@@ -39,107 +35,77 @@ PACKAGES = (
 )
 
 
-def open_workflow(path: Path, *, lock: bool = True, tensorboard: bool = False) -> Run:
-    """The workflow of an existing run folder, with the recipe it began with.
-
-    Raises:
-        RunError: no run folder, its recipe cannot be read, or (with `lock`) another process is at
-            work in it.
-    """
-    folder = RunFolder.open(path, lock=lock)
-    recipe = recipe_of(folder)
-    from bnas_larq.run.recipe_run import Run
-
-    return Run(folder, recipe, tensorboard)
-
-
-def start_workflow(
-    recipe: Recipe,
-    path: Path,
-    *,
-    stages: Collection[str],
-    resume: bool = False,
-    overwrite: bool = False,
-    tensorboard: bool = False,
-) -> Run:
-    """The workflow of a new run folder, or with `resume` of the one that is there.
+def resolve_recipe(
+    recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Iterable[str] = ()
+) -> Recipe:
+    """A recipe that means the same from any folder: paths absolute, names checked.
 
     Args:
-        stages: what is going to be done, of `search` and `train`: decides what must fit the data.
+        recipe: a shipped name, a YAML file, or a recipe.
+        overrides: `{"a.b": value}`, or texts `a.b=value`.
 
     Raises:
-        RunError: the folder exists (without `resume` or `overwrite`), or belongs to another recipe.
-        BnasLarqError: the recipe names what does not exist, or does not fit the data.
+        RecipeError: no such recipe, an unknown key, or an impossible value.
+        BnasLarqError: an unknown search space, genotype or network.
     """
-    recipe = _pinned(recipe, path)
-    if resume and (path / "recipe.yaml").is_file():
-        return _resumed(recipe, path, tensorboard)
-    if recipe.data.name == "folder":
-        RunFolder.check_outside(path, recipe.data.data_dir)
-    RunFolder.check_new(path, overwrite=overwrite)
+    if isinstance(overrides, Mapping):
+        # JSON is YAML: quotes keep a folder's name from being read as a number.
+        overrides = [
+            f"{key}={json.dumps(os.fspath(value) if isinstance(value, Path) else value)}"
+            for key, value in overrides.items()
+        ]
+    if isinstance(recipe, Recipe):
+        recipe = override_recipe(recipe.model_dump(), overrides) if overrides else recipe
+    else:
+        recipe = load_recipe(recipe, overrides)
     if recipe.genotype is None:
         SearchSpace.named(recipe.search.space)
     else:
         Genotype.load(recipe.genotype)
-    from bnas_larq.console import say
-    from bnas_larq.run.recipe_run import Run
-
-    if resume:
-        say(f"nothing to resume in {path}: a new run begins")
-    workflow = Run(RunFolder(path), recipe, tensorboard)
-    workflow.check(stages)
-    workflow.folder = RunFolder.create(path, recipe.to_yaml(), overwrite=overwrite)
-    write_json(workflow.folder / "environment.json", environment(recipe.seed))
-    return workflow
+    return _with_absolute_paths(recipe)
 
 
-def _resumed(recipe: Recipe, path: Path, tensorboard: bool) -> Run:
-    folder = RunFolder.open(path, lock=True)
-    begun = recipe_of(folder)
-    if recipe.finetune and begun.finetune and recipe.finetune.sha256 != begun.finetune.sha256:
-        raise RunError(
-            "A fine-tuning goes on with the weights it began with. "
-            f"Received: {recipe.finetune.entry}, whose weights are not those that "
-            f"{path / 'recipe.yaml'} names. Restore them, or choose another --out."
-        )
-    # Alarms change no weight: a search that one of them stopped may go on with others.
-    alarms = {"alarms": recipe.search.alarms}
-    begun = begun.model_copy(update={"search": begun.search.model_copy(update=alarms)})
-    check_recipe(recipe, begun, path)
-    if not (folder / "environment.json").is_file():  # killed before it was written
-        write_json(folder / "environment.json", environment(recipe.seed))
-    from bnas_larq.run.recipe_run import Run
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    changes = {}
+    if recipe.data.data_dir is not None:
+        folder = str(Path(recipe.data.data_dir).expanduser().resolve())
+        changes["data"] = recipe.data.model_copy(update={"data_dir": folder})
+    if recipe.genotype is not None and Path(recipe.genotype).is_file():
+        changes["genotype"] = str(Path(recipe.genotype).resolve())
+    if recipe.finetune is not None and Path(recipe.finetune.entry).is_dir():
+        from bnas_larq.run.finetune_source import reference
 
-    return Run(folder, begun, tensorboard)
-
-
-def check_recipe(recipe: Recipe, begun: Recipe, path: Path) -> None:
-    """Raise RunError unless `recipe` is the one that the run in the folder `path` began with."""
-    differing = [
-        key for key in type(recipe).model_fields if getattr(recipe, key) != getattr(begun, key)
-    ]
-    if differing:
-        raise RunError(
-            "A run is resumed with the recipe it began with. "
-            f"Received: another {', '.join(differing)} than in {path / 'recipe.yaml'}. "
-            "Leave the change away, or choose another --out."
-        )
+        entry = reference(recipe.finetune.entry)
+        changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})
+    cost = recipe.search.cost
+    if cost is not None and cost.table is not None:
+        table = str(Path(cost.table).expanduser().resolve())
+        pinned = cost.model_copy(update={"table": table})
+        changes["search"] = recipe.search.model_copy(update={"cost": pinned})
+    return recipe.model_copy(update=changes)
 
 
-def _pinned(recipe: Recipe, path: Path) -> Recipe:
-    """A fine-tuning's recipe with the sum of the weights it begins with."""
+def pin_source(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe, if it fine-tunes, with the SHA-256 of the weights that it starts from.
+
+    Raises:
+        ZooError, RunError: there is no such network, or the run's folder `path` would replace it.
+    """
     if recipe.finetune is None:
         return recipe
-    from bnas_larq.run.finetuning import check_out, pinned
+    from bnas_larq.run.finetune_source import check_out, pinned
 
     check_out(recipe, path)
     return recipe.model_copy(update={"finetune": pinned(recipe.finetune)})
 
 
+def needs_search(recipe: Recipe) -> bool:
+    """Whether the genotype is still to be found."""
+    return recipe.genotype is None and recipe.finetune is None
+
+
 def recipe_of(folder: RunFolder) -> Recipe:
     """The recipe that a run began with; RunError or RecipeError when it cannot be read."""
-    from bnas_larq.recipe import parse_recipe
-
     path = folder / "recipe.yaml"
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -149,6 +115,25 @@ def recipe_of(folder: RunFolder) -> Recipe:
             "Restore it or start a new run."
         ) from error
     return parse_recipe(values)
+
+
+def check_same_recipe(recipe: Recipe, begun: Recipe, path: Path) -> None:
+    """Raise RunError unless `recipe` is the one that the run in the folder `path` began with."""
+    if recipe.finetune and begun.finetune and recipe.finetune.sha256 != begun.finetune.sha256:
+        raise RunError(
+            "A fine-tuning resumes with the weights it began with. "
+            f"Received: {recipe.finetune.entry}, whose weights are not those that "
+            f"{path / 'recipe.yaml'} names. Restore them, or choose another --out."
+        )
+    differing = [
+        key for key in type(recipe).model_fields if getattr(recipe, key) != getattr(begun, key)
+    ]
+    if differing:
+        raise RunError(
+            "A run is resumed with the recipe it began with. "
+            f"Received: another {', '.join(differing)} than in {path / 'recipe.yaml'}. "
+            "Undo the change, or choose another --out."
+        )
 
 
 def environment(seed: int) -> dict[str, Any]:

@@ -9,19 +9,22 @@ template's 1×1 convolution in front of it. Each network is an ordinary run in a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from bnas_larq.console import say
 from bnas_larq.errors import RecipeError
 from bnas_larq.files import read_json, write_json
 from bnas_larq.genotype import Edge, Genotype
-from bnas_larq.run_folder import RunFolder
+from bnas_larq.recipe import Recipe
+from bnas_larq.report.layer_study_report import (
+    layer_table,
+    published_accuracy,
+    save_layer_csv,
+    save_layer_picture,
+)
+from bnas_larq.report.pictures import read_confusion
+from bnas_larq.run.recipe_run import Run
 from bnas_larq.spaces import check_operation
-
-if TYPE_CHECKING:
-    from bnas_larq.recipe import Recipe
-    from bnas_larq.run.recipe_run import Run
-
 
 #: The kinds of layers in the paper's words; their names in genotypes.
 OPERATIONS = {
@@ -73,7 +76,7 @@ def check_study(recipe: Recipe) -> None:
     if given:
         raise RecipeError(
             f"A layer study builds its own networks. Received: {given[0]} with layer_study. "
-            "Leave one of them out."
+            "Omit one of them."
         )
     study = recipe.layer_study
     for key in ("layers", "precisions"):
@@ -100,21 +103,40 @@ def members(recipe: Recipe) -> list[Member]:
     """
     study = recipe.layer_study
     every = [Member(precision, layer) for precision in study.precisions for layer in study.layers]
-    return [one for one in every if one.precision != "uncentred" or one.operation in DEPTHWISE]
+    return [
+        member
+        for member in every
+        if member.precision != "uncentred" or member.operation in DEPTHWISE
+    ]
 
 
 class LayerStudy:
     """A study in its folder.
 
     Args:
-        workflow: of the study's own folder, which is locked; its recipe has the section
-            `layer_study`, and all networks share its data.
+        study: the run of the study's own folder; its recipe has the section `layer_study`, and all
+            networks share its data.
     """
 
-    def __init__(self, workflow: Run) -> None:
-        self.workflow = workflow
-        self.recipe = workflow.recipe
-        self.folder = workflow.folder
+    def __init__(self, study: Run) -> None:
+        self.study = study
+        self.recipe = study.recipe
+        self.folder = study.folder
+
+    @classmethod
+    def create(cls, recipe: Recipe, out: str | Path | None = None, **settings: Any) -> LayerStudy:
+        """A new study, or with `resume` the one in `out`.
+
+        Args:
+            recipe: has the section `layer_study`.
+            out, settings: as of `Run.create`, which also says what it raises.
+        """
+        check_study(recipe)
+        return cls(Run.create(recipe, out, stages=("train", "study"), **settings))
+
+    def close(self) -> None:
+        """Let other processes work in the folder."""
+        self.study.close()
 
     def run(self) -> tuple[str, Path]:
         """Train and evaluate every network that is not done yet.
@@ -144,28 +166,17 @@ class LayerStudy:
         return self.folder / "networks" / member.name
 
     def _train(self, member: Member) -> None:
-        workflow = self._opened(member)
-        # Read once: the networks see the same images in the same order.
-        workflow.data = self.workflow.data
-        try:
-            workflow.run()
-        finally:
-            workflow.folder.unlock()
-
-    def _opened(self, member: Member) -> Run:
-        """The network's run folder, as an earlier process left it or new."""
-        from bnas_larq.run.creation import environment, open_workflow
-        from bnas_larq.run.recipe_run import Run
-
         path = self._path(member)
+        # Loaded once: the networks see the same images in the same order.
+        settings = {"data": self.study.inputs.data, "tensorboard": self.study.tensorboard}
         if (path / "recipe.yaml").is_file():
-            return open_workflow(path, tensorboard=self.workflow.tensorboard)
-        genotype = self.folder / "genotypes" / f"{member.layer}.json"
-        member.genotype().save(genotype)
-        recipe = self._recipe_of(member, genotype)
-        folder = RunFolder.create(path, recipe.to_yaml())
-        write_json(folder / "environment.json", environment(recipe.seed))
-        return Run(folder, recipe, self.workflow.tensorboard)
+            run = Run.open(path, **settings)
+        else:
+            genotype = self.folder / "genotypes" / f"{member.layer}.json"
+            member.genotype().save(genotype)
+            run = Run.create(self._recipe_of(member, genotype), path, **settings)
+        with run:
+            run.run()
 
     def _recipe_of(self, member: Member, genotype: Path) -> Recipe:
         """The study's recipe for one network."""
@@ -181,14 +192,8 @@ class LayerStudy:
 
     def write(self) -> tuple[str, Path]:
         """The table of what is done so far, and `layer_study.json`, with its CSV and picture."""
-        from bnas_larq.report.layer_study_report import (
-            layer_table,
-            save_layer_csv,
-            save_layer_picture,
-        )
-
         networks = [self._facts(member) for member in members(self.recipe)]
-        done = [one for one in networks if one["test_accuracy"] is not None]
+        done = [facts for facts in networks if facts["test_accuracy"] is not None]
         settings = self.recipe.network
         title = (
             f"Networks of one kind of layer: {self.recipe.data.name}, {settings.cells} layers, "
@@ -210,9 +215,6 @@ class LayerStudy:
 
     def _facts(self, member: Member) -> dict[str, Any]:
         """What is known of one network, for tables and programs."""
-        from bnas_larq.report.layer_study_report import published_accuracy
-        from bnas_larq.report.pictures import read_confusion
-
         result = self._result(member)
         table = read_confusion(self._path(member) / "confusion.csv") if result else None
         counts = [] if table is None else table[0]

@@ -1,12 +1,8 @@
-"""The arrows between the parts: recipe → data → search → network → training → evaluation → export →
-report.
-
-One `Run` works in one run folder, stage by stage (see `bnas_larq.run.stages`).
-"""
+"""`Run`: one recipe carried out in one folder, from images to a checked .tflite and a report."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,122 +12,187 @@ import numpy as np
 from bnas_larq.backend import keras, tf
 from bnas_larq.console import say
 from bnas_larq.costs.accounting import count_costs
-from bnas_larq.data import (
-    EVALUATION_BATCH,
-    Augmentation,
-    EpochPipeline,
-    ImageDataset,
-    Normalization,
-    bilevel_pipeline,
-    data_errors,
-    evaluation_dataset,
-    load_described,
-    training_pipeline,
-)
+from bnas_larq.data import ImageDataset
+from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.export.exporter import export_network
 from bnas_larq.files import write_json
 from bnas_larq.genotype import Genotype
-from bnas_larq.networks.network import NetworkConfig, build_network
+from bnas_larq.networks.network import build_network
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.precision import recorded_precision
 from bnas_larq.recipe import Recipe
 from bnas_larq.report.html_report import write_report
-from bnas_larq.run.finetuning import begun_with, source_of, with_new_head
-from bnas_larq.run.searchers import (
-    check_search,
-    describe_search,
-    in_supernet,
-    make_searcher,
+from bnas_larq.run.creation import (
+    check_same_recipe,
+    environment,
+    needs_search,
+    pin_source,
+    recipe_of,
+    resolve_recipe,
 )
-from bnas_larq.run.stages import Stages, write_result
+from bnas_larq.run.finetune_source import begun_with
+from bnas_larq.run.inputs import RunInputs
+from bnas_larq.run.searchers import check_inputs, describe_search, in_supernet, make_searcher
+from bnas_larq.run.stages import Stages, collect_result
 from bnas_larq.run_folder import RunFolder
-from bnas_larq.search import SearchData
-from bnas_larq.training import Evaluation, evaluate_network, train_stored
+from bnas_larq.training import evaluate_network, train_stored
 
 
 class Run:
-    """All stages of one run.
+    """One run of a recipe: search, train, evaluate, export and report, each step resumable.
+
+    Make one with `Run.create` or `Run.open`. It locks its folder until `close`, or the end of a
+    `with` block; a second process is refused meanwhile.
 
     Args:
-        folder: the run's folder.
-        recipe: the resolved recipe.
+        inputs: the run's folder, recipe and data.
         tensorboard: also write TensorBoard logs to `tensorboard/`.
+        callbacks: further Keras callbacks of search and training.
+
+    Example:
+        >>> import tempfile
+        >>> from bnas_larq import Run
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with Run.create("quickstart", f"{folder.name}/run", overrides={"seed": 3}) as run:
+        ...     run.recipe.seed, run.result["finished"]
+        (3, False)
+        >>> folder.cleanup()
+
+        `run.run()` then does everything; `run.search()`, `run.train()`, … single steps.
+        `run.genotype`, `run.network()` and `run.result` are what came out.
     """
 
-    def __init__(self, folder: RunFolder, recipe: Recipe, tensorboard: bool = False) -> None:
-        self.folder = folder
-        self.recipe = recipe
+    def __init__(
+        self,
+        inputs: RunInputs,
+        *,
+        tensorboard: bool = False,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> None:
+        self.inputs = inputs
+        self.folder = inputs.folder
+        self.recipe = inputs.recipe
+        self.stages = Stages(inputs.folder, inputs.recipe.seed)
         self.tensorboard = tensorboard
+        self.callbacks = tuple(callbacks)
 
-    # -- parts -----------------------------------------------------------------------------------
+    # -- creating and opening ----------------------------------------------------------------------
 
-    @cached_property
-    def data(self) -> ImageDataset:
-        """The recipe's data set."""
-        return load_described(self.recipe.data, self.recipe.seed)
+    @classmethod
+    def create(
+        cls,
+        recipe: str | Path | Recipe,
+        out: str | Path | None = None,
+        *,
+        overrides: Mapping[str, Any] | Iterable[str] = (),
+        stages: Collection[str] = ("search", "train"),
+        resume: bool = False,
+        overwrite: bool = False,
+        data: ImageDataset | None = None,
+        **settings: Any,
+    ) -> Run:
+        """A new run, or with `resume` the one in `out`; written only once everything is checked.
 
-    @cached_property
-    def normalization(self) -> Normalization:
-        """Per-channel mean and deviation of the training part; a fine-tuning keeps its source's."""
-        if self.recipe.finetune is None:
-            return self.data.normalization()
-        # Once it is trained, the run no longer needs its source.
-        trained = self.stages.is_done("train")
-        stored = StoredNetwork.load(self.folder.path) if trained else self.source
-        return Normalization.from_dict(stored.normalization)
+        Args:
+            recipe: a shipped name (`bnas-larq recipes list`), a YAML file, or a recipe.
+            out: the run's folder. Default: `runs/` and the recipe's name.
+            overrides: keys of the recipe, `{"train.epochs": 5}` or `["train.epochs=5"]`.
+            stages: what will be done, of `search` and `train` (`study`: the networks of a layer
+                study): decides what must fit the data.
+            resume: continue the run in `out`, which must have the same recipe.
+            overwrite: replace an earlier run in `out`.
+            data: the recipe's data set, if it is loaded already.
+            settings: `tensorboard`, `callbacks`: see the class.
 
-    @cached_property
-    def source(self) -> StoredNetwork:
-        """The network that a fine-tuning begins with."""
-        return source_of(self.recipe)
+        Raises:
+            RunError: the folder exists (without `resume` or `overwrite`), belongs to another
+                recipe, or another process works in it.
+            BnasLarqError: the recipe names what does not exist, or does not fit the data.
+        """
+        recipe = resolve_recipe(recipe, overrides)
+        path = Path(out) if out is not None else Path("runs") / recipe.name
+        if resume and overwrite:
+            raise RunError(
+                "A run is either resumed or replaced. Received: --resume and --overwrite. "
+                "Give one of them."
+            )
+        if recipe.layer_study is not None and "study" not in stages:
+            raise RecipeError(
+                "A layer study is run as a whole. Received: a recipe with layer_study for one "
+                "step. Use `bnas-larq run`."
+            )
+        if needs_search(recipe) and not {"search", "study"} & set(stages):
+            if not (resume and RunFolder(path).stage_done("search")):
+                raise RunError(
+                    "Training needs a genotype. Received: none. "
+                    "Give --genotype, or --resume and as --out a folder with a finished search."
+                )
+        recipe = pin_source(recipe, path)
+        if resume and (path / "recipe.yaml").is_file():
+            return cls._resumed(recipe, path, data, settings)
+        if recipe.data.name == "folder":
+            RunFolder.check_outside(path, recipe.data.data_dir)
+        RunFolder.check_new(path, overwrite=overwrite)
+        if resume:
+            say(f"nothing to resume in {path}: a new run begins")
+        inputs = RunInputs(RunFolder(path), recipe, data)
+        check_inputs(inputs, stages)
+        inputs.folder = RunFolder.create(path, recipe.to_yaml(), overwrite=overwrite)
+        write_json(inputs.folder / "environment.json", environment(recipe.seed))
+        return cls(inputs, **settings)
 
-    @property
-    def stages(self) -> Stages:
-        """What of the run is done."""
-        return Stages(self.folder, self.recipe.seed)
+    @classmethod
+    def _resumed(
+        cls, recipe: Recipe, path: Path, data: ImageDataset | None, settings: Mapping[str, Any]
+    ) -> Run:
+        folder = RunFolder.open(path, lock=True)
+        begun = recipe_of(folder)
+        # Alarms change no weight: a search that one of them stopped may continue with others.
+        alarms = {"alarms": recipe.search.alarms}
+        begun = begun.model_copy(update={"search": begun.search.model_copy(update=alarms)})
+        check_same_recipe(recipe, begun, path)
+        if not (folder / "environment.json").is_file():  # killed before it was written
+            write_json(folder / "environment.json", environment(recipe.seed))
+        return cls(RunInputs(folder, begun, data), **settings)
 
-    @property
-    def augmentation(self) -> Augmentation:
-        """The recipe's random changes of training images."""
-        return Augmentation(**self.recipe.data.augmentation.model_dump())
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        lock: bool = True,
+        data: ImageDataset | None = None,
+        **settings: Any,
+    ) -> Run:
+        """An existing run, with the recipe it began with.
 
-    def batches(self, examples: Any) -> tf.data.Dataset:
-        """Examples once, in stored order, for evaluation."""
-        return evaluation_dataset(examples, EVALUATION_BATCH, self.normalization)
+        Args:
+            lock: refuse if another process works in the folder, and keep others out.
+            data: the recipe's data set, if it is loaded already.
+            settings: `tensorboard`, `callbacks`: see the class.
 
-    def _callbacks(self, stage: str) -> tuple[keras.callbacks.Callback, ...]:
-        if not self.tensorboard:
-            return ()
-        return (
-            keras.callbacks.TensorBoard(str(self.folder / "tensorboard" / stage), profile_batch=0),
-        )
+        Raises:
+            RunError: no run's folder, its recipe cannot be read, or another process is at work.
+        """
+        opened = RunFolder.open(folder, lock=lock)
+        return cls(RunInputs(opened, recipe_of(opened), data), **settings)
+
+    def close(self) -> None:
+        """Let other processes work in the folder."""
+        self.folder.unlock()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- results -----------------------------------------------------------------------------------
 
     @property
     def genotype(self) -> Genotype:
         """The run's genotype, once it is found or given."""
         return Genotype.load(self.folder / "genotype.json")
-
-    @property
-    def network_config(self) -> NetworkConfig:
-        """Size of the final network, from the recipe and the data."""
-        if self.recipe.finetune is not None:
-            return with_new_head(self.source, self.data, self.folder.path).config
-        return NetworkConfig(
-            input_shape=self.data.image_shape,
-            num_classes=self.data.num_classes,
-            **self.recipe.network.model_dump(),
-        )
-
-    @property
-    def training_recipe(self) -> Recipe:
-        """The recipe, with the best trial's training settings where keras-tuner sought some."""
-        tuned = None
-        if self._searches and self.recipe.search.searcher == "tuner":
-            tuned = self.genotype.provenance.get("train")
-        if not tuned:
-            return self.recipe
-        train = self.recipe.train.model_copy(update=tuned)
-        return self.recipe.model_copy(update={"train": train})
 
     def network(self) -> keras.Model:
         """The trained network."""
@@ -144,40 +205,13 @@ class Run:
         costs = count_costs(build_network(stored.genotype, stored.config)).to_dict()
         return {key: value for key, value in costs.items() if key != "layers"}
 
-    def check(self, stages: Collection[str]) -> None:
-        """Find what is wrong with the recipe and its data before anything is written or replaced.
-
-        Args:
-            stages: of `search` and `train`, those that must fit the data.
-
-        Raises:
-            BnasLarqError: the data cannot be read, a name is unknown, a batch is too large, or
-                settings do not fit each other.
-        """
-
-        def steps_per_epoch() -> int:
-            pipelines = self._half_pipelines(self._search_halves(), Normalization())
-            return bilevel_pipeline(*pipelines).steps_per_epoch
-
-        with data_errors():
-            if "search" in stages and self._searches:
-                check_search(self, steps_per_epoch)
-            if "train" in stages:
-                self.network_config  # noqa: B018 - raises for an unknown scheme or source
-                training_pipeline(
-                    self.data.train,
-                    batch_size=self.recipe.train.batch_size,
-                    seed=self.recipe.seed,
-                    normalization=Normalization(),
-                    augmentation=self.augmentation,
-                )
-
-    # -- stages ----------------------------------------------------------------------------------
-
     @property
-    def _searches(self) -> bool:
-        """Whether the genotype is still to be found."""
-        return self.recipe.genotype is None and self.recipe.finetune is None
+    def result(self) -> dict[str, Any]:
+        """Accuracies, cost, time and files so far: what `report` writes to result.json."""
+        cost = self.cost if self.stages.is_done("train") else None
+        return collect_result(self.stages, self.recipe, cost)
+
+    # -- stages ------------------------------------------------------------------------------------
 
     def run(self) -> Path:
         """All stages that are not done yet, then the report; returns the path of result.json."""
@@ -194,29 +228,29 @@ class Run:
         self.stages.do("search", self._search)
 
     def _search(self) -> dict[str, Any]:
-        if not self._searches:
-            given = self.recipe.genotype
-            genotype = self.source.genotype if given is None else Genotype.load(given)
+        recipe, inputs = self.recipe, self.inputs
+        if not needs_search(recipe):
+            given = recipe.genotype
+            genotype = inputs.source.genotype if given is None else Genotype.load(given)
             genotype.save(self.folder / "genotype.json")
             say(genotype.pretty())
             return {"searched": False, "genotype": genotype.id}
-        settings, data = self.recipe.search, self.data
+        settings, search_data = recipe.search, None
         # Trials of keras-tuner are final networks on the whole training part.
-        sizes, search_data = self.recipe.network, None
+        sizes = recipe.network
         if in_supernet(settings):
             settings = sizes = self._with_precision("search", settings)
-            search_data = self._search_data()
-        searcher = make_searcher(self, settings)
-        say(f"search: {data.name}, {describe_search(settings)}")
-        stage = self.folder / "search"
+            search_data = inputs.search_data()
+        searcher = make_searcher(inputs, settings)
+        say(f"search: {inputs.data.name}, {describe_search(settings)}")
         earlier = self.stages.recorded_seconds("search", settings.tuner.workers)
         result = searcher.run(
             search_data,
-            folder=stage,
+            folder=self.folder / "search",
             provenance={
-                "source": f"bnas-larq search, recipe {self.recipe.name}",
-                "data": data.name,
-                "seed": self.recipe.seed,
+                "source": f"bnas-larq search, recipe {recipe.name}",
+                "data": inputs.data.name,
+                "seed": recipe.seed,
                 "cells": sizes.cells,
                 "channels": sizes.channels,
                 "epochs": settings.epochs,
@@ -233,66 +267,26 @@ class Run:
             "earlier_seconds": earlier,
         }
 
-    def _with_precision(self, stage: str, settings: Any) -> Any:
-        """The stage's settings with the precision that `auto` took, now or when it began."""
-        asked = settings.mixed_precision
-        choice = recorded_precision(self.folder / stage, asked)
-        if asked != "float32":
-            say(f"{stage}: binary convolutions in {choice.name}, {choice.reason}")
-        return settings.model_copy(update={"mixed_precision": choice.name})
-
-    def _search_data(self) -> SearchData:
-        """What a supernet learns from."""
-        halves, validation = self._search_halves(), self.data.validation
-        credit = evaluation_dataset(
-            halves[1], EVALUATION_BATCH, self.normalization, shuffle_seed=self.recipe.seed
-        )
-        return SearchData(
-            *self._half_pipelines(halves, self.normalization),
-            credit=credit,
-            validation=None if validation is None else self.batches(validation),
-        )
-
-    def _half_pipelines(
-        self, halves: list[Any], normalization: Normalization
-    ) -> list[EpochPipeline]:
-        """Training batches of both halves of the search."""
-        return [
-            training_pipeline(
-                half,
-                batch_size=self.recipe.search.batch_size,
-                seed=self.recipe.seed + offset,
-                normalization=normalization,
-                augmentation=self.augmentation,
-            )
-            for offset, half in enumerate(halves)
-        ]
-
-    def _search_halves(self) -> list[Any]:
-        """Both halves of the search, cut to the recipe's `search.limit`."""
-        halves = list(self.data.search_halves(self.recipe.seed))
-        limit = self.recipe.search.limit
-        if limit is None:
-            return halves
-        shares = [limit / 2 / half.num_examples for half in halves]
-        return [
-            half.split(share, self.recipe.seed)[0] if share < 1 else half
-            for half, share in zip(halves, shares, strict=True)
-        ]
-
     def train(self) -> None:
         """Train the genotype's network."""
+        if not needs_search(self.recipe) and not self.stages.is_done("search"):
+            self.search()
+        if not (self.folder / "genotype.json").is_file():
+            raise RunError(
+                "Training needs a genotype. "
+                f"Received: {self.folder.path}, whose search is not done. Search first."
+            )
         self.stages.do("train", self._train)
 
     def _train(self) -> dict[str, Any]:
-        recipe, data = self.training_recipe, self.data
+        recipe, data = self._training_recipe(), self.inputs.data
         settings, tuning = recipe.train, recipe.finetune
         described = StoredNetwork(
             self.folder.path,
             self.genotype,
-            self.network_config,
+            self.inputs.network_config,
             data.class_names,
-            self.normalization.to_dict(),
+            self.inputs.normalization.to_dict(),
             data.describe(),
         )
         described.save()
@@ -300,7 +294,7 @@ class Run:
         if tuning is None:
             model = build_network(described.genotype, described.config, drop_path=drop_path)
         else:
-            model = begun_with(self.source, described, drop_path=drop_path)
+            model = begun_with(self.inputs.source, described, drop_path=drop_path)
         heads = "" if tuning is None else f"{tuning.head_epochs} epochs of the head, then "
         say(
             f"train: {heads}{settings.epochs} epochs of {data.train.num_examples:,} images of "
@@ -313,31 +307,34 @@ class Run:
         self._with_precision("train", settings)
         earlier = self.stages.recorded_seconds("train")
         accuracy = train_stored(described, model, recipe, data, self._callbacks("train"))
-        return {
-            "validation_accuracy": accuracy,
-            "earlier_seconds": earlier,
-        }
+        return {"validation_accuracy": accuracy, "earlier_seconds": earlier}
 
     def evaluate(self) -> None:
         """Evaluate on the test split, once."""
         self.stages.do("evaluate", self._evaluate)
 
     def _evaluate(self) -> dict[str, Any]:
-        evaluation: Evaluation = evaluate_network(self.network(), self.batches(self.data.test))
-        evaluation.write_predictions(self.folder / "predictions.csv", self.data.class_names)
-        evaluation.write_confusion(self.folder / "confusion.csv", self.data.class_names)
+        data = self.inputs.data
+        evaluation = evaluate_network(self.network(), self.inputs.batches(data.test))
+        evaluation.write_predictions(self.folder / "predictions.csv", data.class_names)
+        evaluation.write_confusion(self.folder / "confusion.csv", data.class_names)
         metrics = evaluation.metrics()
         say(f"evaluate: test accuracy {metrics['accuracy']:.4f} on {metrics['examples']} images")
         return {"test": metrics}
 
     def export(self, again: bool = False) -> None:
-        """Write model.tflite and compare it with Keras on test images, without their labels."""
+        """Write model.tflite and compare it with Keras on test images, without their labels.
+
+        Args:
+            again: also if it is done already.
+        """
         self.stages.do("export", self._export, again)
 
     def _export(self) -> dict[str, Any]:
-        count = min(self.recipe.export.parity_images, self.data.test.num_examples)
-        raw = self.data.test.images_at(np.arange(count))
-        images = np.asarray(self.normalization.apply(tf.constant(raw)))
+        test = self.inputs.data.test
+        count = min(self.recipe.export.parity_images, test.num_examples)
+        raw = test.images_at(np.arange(count))
+        images = np.asarray(self.inputs.normalization.apply(tf.constant(raw)))
         # What a killed export left behind is this run's own file.
         report = export_network(
             self.network(), self.folder / "model.tflite", images, overwrite=True
@@ -355,11 +352,33 @@ class Run:
 
     def report(self) -> None:
         """Draw what there is to draw, and write result.json and report.html."""
-        self.write_result()
+        path = self.folder / "result.json"
+        write_json(path, self.result)
         write_report(self.folder.path)
-        self.write_result()  # once more, with the names of all files
+        write_json(path, self.result)  # once more, with the names of all files
 
-    def write_result(self) -> dict[str, Any]:
-        """Collect the results so far in result.json, for programs to read."""
-        stages = self.stages
-        return write_result(stages, self.recipe, self.cost if stages.is_done("train") else None)
+    # -- details -----------------------------------------------------------------------------------
+
+    def _callbacks(self, stage: str) -> tuple[keras.callbacks.Callback, ...]:
+        if not self.tensorboard:
+            return self.callbacks
+        logs = str(self.folder / "tensorboard" / stage)
+        return (*self.callbacks, keras.callbacks.TensorBoard(logs, profile_batch=0))
+
+    def _with_precision(self, stage: str, settings: Any) -> Any:
+        """The stage's settings with the precision that `auto` chose, now or when it began."""
+        asked = settings.mixed_precision
+        choice = recorded_precision(self.folder / stage, asked)
+        if asked != "float32":
+            say(f"{stage}: binary convolutions in {choice.name}, {choice.reason}")
+        return settings.model_copy(update={"mixed_precision": choice.name})
+
+    def _training_recipe(self) -> Recipe:
+        """The recipe, with the best trial's training settings where keras-tuner searched some."""
+        tuned = None
+        if needs_search(self.recipe) and self.recipe.search.searcher == "tuner":
+            tuned = self.genotype.provenance.get("train")
+        if not tuned:
+            return self.recipe
+        train = self.recipe.train.model_copy(update=tuned)
+        return self.recipe.model_copy(update={"train": train})

@@ -1,25 +1,31 @@
-"""Which searcher a recipe asks for."""
+"""Which searcher a recipe asks for, its trials, and what is checked before a run is written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from bnas_larq.errors import RecipeError
+from bnas_larq.backend import keras, make_deterministic
+from bnas_larq.costs.accounting import count_costs
+from bnas_larq.costs.expected_cost import ExpectedCost
+from bnas_larq.data import Normalization, data_errors
+from bnas_larq.errors import RecipeError, RunError
+from bnas_larq.genotype import Genotype
+from bnas_larq.layers.quantizers import get_scheme
+from bnas_larq.networks.network import build_network
+from bnas_larq.precision import recorded_precision
+from bnas_larq.run.creation import needs_search
+from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.processes import own_command, run_processes
-from bnas_larq.settings import SearchSettings
-
-if TYPE_CHECKING:
-    from bnas_larq.backend import tf
-    from bnas_larq.data import Augmentation, ImageDataset, Normalization
-    from bnas_larq.genotype import Genotype
-    from bnas_larq.networks.network import NetworkConfig
-    from bnas_larq.recipe import Recipe
-    from bnas_larq.run_folder import RunFolder
-    from bnas_larq.search import Searcher
-    from bnas_larq.search.tuning import TrialResult, TunerSearch
-    from bnas_larq.settings import TrainSettings
+from bnas_larq.search import BanditSearch, GradientSearch, Searcher
+from bnas_larq.search.bandit_search import check_steps, make_table
+from bnas_larq.search.gradient_search import check_sizes, make_relaxation
+from bnas_larq.search.tuning import TrialResult, TunerSearch
+from bnas_larq.search.tuning.tuner_search import role_of_process
+from bnas_larq.settings import SearchSettings, TrainSettings
+from bnas_larq.spaces import SearchSpace
+from bnas_larq.training import evaluate_network, train_network
 
 
 def in_supernet(settings: SearchSettings) -> bool:
@@ -27,67 +33,17 @@ def in_supernet(settings: SearchSettings) -> bool:
     return settings.searcher != "tuner"
 
 
-def make_searcher(workflow: RunParts, settings: SearchSettings) -> Searcher:
+def make_searcher(inputs: RunInputs, settings: SearchSettings) -> Searcher:
     """The searcher of a run.
 
     Args:
-        settings: the recipe's section `search`, with the precision that `auto` took.
+        settings: the recipe's section `search`, with the precision that `auto` chose.
     """
     if settings.searcher == "tuner":
-        return tuner_search(workflow)
-    from bnas_larq.search import BanditSearch, GradientSearch
-
+        return tuner_search(inputs)
     kind = BanditSearch if settings.searcher == "bandit" else GradientSearch
-    data = workflow.data
-    return kind(
-        settings,
-        data.num_classes,
-        data.image_shape,
-        workflow.recipe.seed,
-        network=workflow.network_config,
-    )
-
-
-def check_search(workflow: RunParts, steps_per_epoch: Callable[[], int]) -> None:
-    """Find what would stop the search, before anything is written.
-
-    Args:
-        steps_per_epoch: gives the steps of a supernet's epoch, and raises for a batch that is too
-            large. Not asked where there is no supernet.
-
-    Raises:
-        BnasLarqError: a name is unknown, sizes do not fit each other or the data, or the search
-            needs data that are not there.
-    """
-    from bnas_larq.layers.quantizers import get_scheme
-    from bnas_larq.spaces import SearchSpace
-
-    settings = workflow.recipe.search
-    space = SearchSpace.named(settings.space)
-    get_scheme(settings.scheme)
-    if not in_supernet(settings):
-        NetworkTrial(workflow).check()
-        return
-    from bnas_larq.search.gradient_search import check_sizes, make_relaxation
-
-    check_sizes(settings)
-    make_relaxation(settings)
-    network = workflow.network_config
-    if settings.cost is not None:
-        from bnas_larq.costs.expected_cost import ExpectedCost
-
-        ExpectedCost.from_settings(
-            settings.cost,
-            space,
-            network,
-            gamma=settings.gamma,
-            zeroise_competes=settings.zeroise_competes,
-        )
-    steps = steps_per_epoch()
-    if settings.searcher == "bandit":
-        from bnas_larq.search.bandit_search import check_steps, make_table
-
-        check_steps(settings, make_table(settings, workflow.recipe.seed), steps)
+    data, seed = inputs.data, inputs.recipe.seed
+    return kind(settings, data.num_classes, data.image_shape, seed, network=inputs.network_config)
 
 
 def describe_search(settings: SearchSettings) -> str:
@@ -100,19 +56,71 @@ def describe_search(settings: SearchSettings) -> str:
     )
 
 
+# -- checks ----------------------------------------------------------------------------------------
+
+
+def check_inputs(inputs: RunInputs, stages: Collection[str]) -> None:
+    """Find what is wrong with a recipe and its data before anything is written or replaced.
+
+    Args:
+        stages: of `search` and `train`, those that must fit the data.
+
+    Raises:
+        BnasLarqError: the data cannot be read, a name is unknown, a batch is too large, or
+            settings do not fit each other.
+    """
+    with data_errors():
+        if "search" in stages and needs_search(inputs.recipe):
+            _check_search(inputs)
+        if "train" in stages:
+            _check_training(inputs, inputs.recipe.train.batch_size)
+
+
+def _check_training(inputs: RunInputs, batch_size: int) -> None:
+    inputs.network_config  # noqa: B018 - raises for an unknown scheme or source
+    # Only sizes matter here: a neutral normalisation saves a pass over all images.
+    inputs.training_batches(inputs.data.train, batch_size, normalization=Normalization())
+
+
+def _check_search(inputs: RunInputs) -> None:
+    settings = inputs.recipe.search
+    space = SearchSpace.named(settings.space)
+    get_scheme(settings.scheme)
+    if not in_supernet(settings):
+        NetworkTrial(inputs).check()
+        return
+    check_sizes(settings)
+    make_relaxation(settings)
+    network = inputs.network_config
+    if settings.cost is not None:
+        ExpectedCost.from_settings(
+            settings.cost,
+            space,
+            network,
+            gamma=settings.gamma,
+            zeroise_competes=settings.zeroise_competes,
+        )
+    steps = inputs.search_steps_per_epoch()
+    if settings.searcher == "bandit":
+        check_steps(settings, make_table(settings, inputs.recipe.seed), steps)
+
+
+# -- searches by keras-tuner -----------------------------------------------------------------------
+
+
 class NetworkTrial:
     """Trains a genotype's network on the training part and measures it on the validation part.
 
     The network is that of the recipe's section `network`, the training that of `train` with what
     the trial changes. The learning rate is planned for `search.tuner.epochs`, also where Hyperband
-    stops earlier: a trial that goes on ends with the weights of one that never stopped.
+    stops earlier: a trial that continues ends with the weights of one that never stopped.
 
     Args:
-        workflow: of the run; its data are loaded with the first trial.
+        inputs: of the run; its data are loaded with the first trial.
     """
 
-    def __init__(self, workflow: RunParts) -> None:
-        self.workflow = workflow
+    def __init__(self, inputs: RunInputs) -> None:
+        self.inputs = inputs
 
     def __call__(
         self,
@@ -123,26 +131,14 @@ class NetworkTrial:
         seed: int,
     ) -> TrialResult:
         """See `bnas_larq.search.tuning.records.TrialFunction`; also writes metrics.jsonl."""
-        from bnas_larq.backend import keras, make_deterministic
-        from bnas_larq.data import training_pipeline
-        from bnas_larq.networks.network import build_network
-        from bnas_larq.search.tuning import TrialResult
-        from bnas_larq.training import evaluate_network, train_network
-
-        workflow, recipe = self.workflow, self.workflow.recipe
-        data = workflow.data
-        settings = self._settings({**train_overrides, "epochs": recipe.search.tuner.epochs})
+        inputs, data = self.inputs, self.inputs.data
+        planned = inputs.recipe.search.tuner.epochs
+        settings = self._settings({**train_overrides, "epochs": planned})
         # Every trial starts from the seed: it does not matter which ones ran in this process.
         keras.backend.clear_session()
         make_deterministic(seed)
-        model = build_network(genotype, workflow.network_config, drop_path=settings.drop_path > 0)
-        pipeline = training_pipeline(
-            data.train,
-            batch_size=settings.batch_size,
-            seed=seed,
-            normalization=workflow.normalization,
-            augmentation=workflow.augmentation,
-        )
+        model = build_network(genotype, inputs.network_config, drop_path=settings.drop_path > 0)
+        pipeline = inputs.training_batches(data.train, settings.batch_size, seed=seed)
         train_network(
             model,
             settings,
@@ -153,7 +149,7 @@ class NetworkTrial:
             title=f"trial {folder.name}",
             until=epochs,
         )
-        evaluation = evaluate_network(model, workflow.batches(data.validation))
+        evaluation = evaluate_network(model, inputs.batches(data.validation))
         return TrialResult(evaluation.metrics()["accuracy"], self._cost(model))
 
     def prepare(self) -> None:
@@ -161,17 +157,13 @@ class NetworkTrial:
         self._settings({})
 
     def _settings(self, overrides: Mapping[str, Any]) -> TrainSettings:
-        """The section `train` of a trial, with the precision that `auto` took once for all."""
-        from bnas_larq.precision import recorded_precision
-
-        settings = self.workflow.recipe.train.model_copy(update=overrides)
-        choice = recorded_precision(self.workflow.folder / "search", settings.mixed_precision)
+        """The section `train` of a trial, with the precision that `auto` chose once for all."""
+        settings = self.inputs.recipe.train.model_copy(update=overrides)
+        choice = recorded_precision(self.inputs.folder / "search", settings.mixed_precision)
         return settings.model_copy(update={"mixed_precision": choice.name})
 
-    def _cost(self, model: Any) -> float | None:
-        from bnas_larq.costs.accounting import count_costs
-
-        asked = self.workflow.recipe.search.tuner.cost
+    def _cost(self, model: keras.Model) -> float | None:
+        asked = self.inputs.recipe.search.tuner.cost
         if asked is None:
             return None
         costs = count_costs(model)
@@ -183,38 +175,22 @@ class NetworkTrial:
         Raises:
             BnasLarqError: there is no validation part, or a batch or the network does not fit.
         """
-        from bnas_larq.data import Normalization, training_pipeline
-
-        workflow, recipe = self.workflow, self.workflow.recipe
-        workflow.network_config  # noqa: B018 - raises for an unknown scheme
-        if workflow.data.validation is None:
+        recipe = self.inputs.recipe
+        if self.inputs.data.validation is None:
             raise RecipeError(
                 "A search by keras-tuner measures its trials on the validation part. Received: "
                 f"data.validation_fraction {recipe.data.validation_fraction:g}. Use 0.1."
             )
-        training_pipeline(
-            workflow.data.train,
-            batch_size=_largest_batch(recipe.train, recipe.search.tuner.hyperparameters),
-            seed=recipe.seed,
-            normalization=Normalization(),
-            augmentation=workflow.augmentation,
-        )
+        allowed = recipe.search.tuner.hyperparameters.get("batch_size", [recipe.train.batch_size])
+        largest = allowed["max"] if isinstance(allowed, Mapping) else max(allowed)
+        _check_training(self.inputs, largest)
 
 
-def _largest_batch(train: TrainSettings, hyperparameters: Mapping[str, Any]) -> int:
-    """The largest batch that a trial may have."""
-    allowed = hyperparameters.get("batch_size", [train.batch_size])
-    return allowed["max"] if isinstance(allowed, Mapping) else max(allowed)
-
-
-def tuner_search(workflow: RunParts) -> TunerSearch:
+def tuner_search(inputs: RunInputs) -> TunerSearch:
     """The search of a recipe whose `search.searcher` is `tuner`."""
-    from bnas_larq.search.tuning import TunerSearch
-    from bnas_larq.spaces import SearchSpace
-
-    recipe = workflow.recipe
-    trial = NetworkTrial(workflow)
-    entry = own_command("worker", "--with-parent", workflow.folder.path)
+    recipe = inputs.recipe
+    trial = NetworkTrial(inputs)
+    entry = own_command("worker", "--with-parent", inputs.folder.path)
 
     def launch() -> None:
         run_processes(entry, recipe.search.tuner.workers)
@@ -229,15 +205,27 @@ def tuner_search(workflow: RunParts) -> TunerSearch:
     )
 
 
-class RunParts(Protocol):
-    """See the attributes of `bnas_larq.run.recipe_run.Run`."""
+def take_part(inputs: RunInputs, own_chief: bool = False) -> None:
+    """Run trials of a run's search by keras-tuner, until its chief has no more.
 
-    folder: RunFolder
-    recipe: Recipe
-    data: ImageDataset
-    normalization: Normalization
-    augmentation: Augmentation
-    network_config: NetworkConfig
+    Args:
+        own_chief: whether this process was started together with its chief.
 
-    def batches(self, examples: Any) -> tf.data.Dataset:
-        """Examples once, in stored order, for evaluation."""
+    Raises:
+        RunError: another search, or the chief's address is not known.
+    """
+    searcher = inputs.recipe.search.searcher
+    if searcher != "tuner":
+        raise RunError(
+            "Only a search by keras-tuner has workers. "
+            f"Received: {inputs.folder.path}, whose search.searcher is {searcher}."
+        )
+    role = role_of_process()
+    if role != "worker" and not own_chief:
+        raise RunError(
+            f"A worker needs to know who it is and where its chief listens. Received: {role}. "
+            "Set KERASTUNER_TUNER_ID to a name of its own, such as worker-1, and "
+            "KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT as for the chief."
+        )
+    with data_errors():
+        tuner_search(inputs).take_part(inputs.folder / "search")

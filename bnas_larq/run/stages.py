@@ -1,4 +1,4 @@
-"""Which stages of a run are done, and how each one is done once."""
+"""The stages of a run: which ones are done, how each is done once, and what they found out."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bnas_larq.backend import keras, make_deterministic
 from bnas_larq.console import say
+from bnas_larq.data import data_errors
 from bnas_larq.errors import RunError
-from bnas_larq.files import read_json, read_lines, write_json
+from bnas_larq.files import read_json, read_lines
+from bnas_larq.recipe import Recipe
 from bnas_larq.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from bnas_larq.recipe import Recipe
-
 
 STAGES = ("search", "train", "evaluate", "export")
 #: Files without which a stage does not count as done: when one is lost, the stage is done again.
@@ -49,9 +48,6 @@ class Stages:
         self.folder.checkpoints(name).clear()
 
     def _do(self, name: str, work: Callable[[], dict[str, Any] | None]) -> None:
-        from bnas_larq.backend import keras, make_deterministic
-        from bnas_larq.data import data_errors
-
         if self.folder.stage_done(name) and not self.is_done(name):
             # Its files were lost: what came from them must come from the new ones.
             for stage in STAGES[STAGES.index(name) :]:
@@ -89,8 +85,10 @@ EXPORT_KEYS = (
 )
 
 
-def write_result(stages: Stages, recipe: Recipe, cost: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Collect a run's results so far in its result.json.
+def collect_result(
+    stages: Stages, recipe: Recipe, cost: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """A run's results so far, for its result.json.
 
     Args:
         cost: of the trained network; None before there is one.
@@ -123,12 +121,11 @@ def write_result(stages: Stages, recipe: Recipe, cost: Mapping[str, Any] | None)
             )
         result["export"] = {key: report[key] for key in EXPORT_KEYS}
     result["files"] = [name for name in _files(folder.path) if name != "result.json"]
-    write_json(folder / "result.json", result)
     return result
 
 
 def _files(root: Path) -> list[str]:
-    """All files of a run but hidden ones. `os.walk` bears that some vanish meanwhile."""
+    """All files of a run but hidden ones; `os.walk` tolerates that some vanish meanwhile."""
     return sorted(
         (Path(parent) / name).relative_to(root).as_posix()
         for parent, _, names in os.walk(root)

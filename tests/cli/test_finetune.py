@@ -21,7 +21,8 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import NetworkConfig, build_network
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.networks.weight_files import save_weights
-from bnas_larq.run.finetuning import finetune, finetune_recipe, pinned
+from bnas_larq.run.finetune_source import finetune_recipe, pinned
+from bnas_larq.run.finetuning import finetune
 from bnas_larq.run_folder import RunFolder
 
 CELL = [[("bin_conv_3x3", 0), ("max_pool_3x3", 1)]]

@@ -14,7 +14,7 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import build_network
 from bnas_larq.recipe import parse_recipe
 from bnas_larq.report.pictures import save_pictures
-from bnas_larq.run.creation import start_workflow
+from bnas_larq.run.recipe_run import Run
 from bnas_larq.run.searchers import NetworkTrial
 from bnas_larq.search.tuning import TunerSearch
 from bnas_larq.spaces import SearchSpace
@@ -44,7 +44,7 @@ def workflow(tmp_path):
 
     def make(**changes):
         recipe = parse_recipe({**TINY, **changes})
-        return start_workflow(recipe, tmp_path / "run", stages=())
+        return Run.create(recipe, tmp_path / "run", stages=())
 
     return make
 
@@ -52,12 +52,13 @@ def workflow(tmp_path):
 def test_three_trials_from_images_to_the_front(workflow, tmp_path):
     workflow = workflow()
     # No trial touches the test part: there is none.
-    workflow.data = dataclasses.replace(workflow.data, test=None)
+    inputs = workflow.inputs
+    inputs.data = dataclasses.replace(inputs.data, test=None)
     trained = []
 
     def trial(*args):
         trained.append(args[3])
-        return NetworkTrial(workflow)(*args)
+        return NetworkTrial(inputs)(*args)
 
     search = TunerSearch(workflow.recipe.search.tuner, SPACE, trial, seed=workflow.recipe.seed)
     folder = tmp_path / "run" / "search"
@@ -67,7 +68,7 @@ def test_three_trials_from_images_to_the_front(workflow, tmp_path):
     for row, work in zip(rows, trained, strict=True):
         genotype = Genotype(row["normal"], row["reduce"])
         assert genotype.id == row["genotype"]
-        costs = count_costs(build_network(genotype, workflow.network_config))
+        costs = count_costs(build_network(genotype, inputs.network_config))
         assert row["cost"] == costs.ops_paper
         # Of 40 held-out images.
         assert row["accuracy"] * 40 == pytest.approx(round(row["accuracy"] * 40))
@@ -85,7 +86,7 @@ def test_three_trials_from_images_to_the_front(workflow, tmp_path):
 
 def test_a_trial_that_goes_on_is_one_that_never_stopped(workflow, tmp_path):
     tuner = {**TINY["search"]["tuner"], "oracle": "hyperband", "epochs": 2}
-    trial = NetworkTrial(workflow(search={"searcher": "tuner", "tuner": tuner}))
+    trial = NetworkTrial(workflow(search={"searcher": "tuner", "tuner": tuner}).inputs)
     genotype = Genotype.random(SPACE, 0)
 
     def metrics(name, *epochs):
@@ -99,7 +100,7 @@ def test_a_trial_that_goes_on_is_one_that_never_stopped(workflow, tmp_path):
 
 
 def test_what_would_stop_every_trial_is_found_before(workflow):
-    without = NetworkTrial(workflow(data={**TINY["data"], "validation_fraction": 0}))
+    without = NetworkTrial(workflow(data={**TINY["data"], "validation_fraction": 0}).inputs)
     with pytest.raises(RecipeError, match="Received: data.validation_fraction 0. Use 0.1."):
         without.check()
 
@@ -116,7 +117,7 @@ def test_the_largest_batch_must_fit(workflow, train, hyperparameters):
     tuner = {**TINY["search"]["tuner"], "hyperparameters": hyperparameters}
     made = workflow(train={**TINY["train"], **train}, search={"searcher": "tuner", "tuner": tuner})
     with pytest.raises(DataError, match="batch size 121 for 120 examples"):
-        NetworkTrial(made).check()
+        NetworkTrial(made.inputs).check()
 
 
 def test_the_network_is_trained_as_the_best_trial_was(workflow, capsys):

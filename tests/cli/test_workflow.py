@@ -17,7 +17,7 @@ from bnas_larq.data.examples import InMemoryExamples
 from bnas_larq.files import read_json, read_lines
 from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import load_recipe, parse_recipe
-from bnas_larq.run.creation import start_workflow
+from bnas_larq.run.recipe_run import Run
 from bnas_larq.search import SearchResult
 
 #: Scikit-learn's digits: a fifth of 1797 is the test part; of data.limit = 200 a tenth is held out.
@@ -201,7 +201,7 @@ def workflow(tiny, tmp_path):
         values = yaml.safe_load(tiny.read_text())
         values |= {"seed": seed, "search": values["search"] | search}
         values["network"] |= dict(network)
-        return start_workflow(parse_recipe(values), tmp_path / name, stages=stages)
+        return Run.create(parse_recipe(values), tmp_path / name, stages=stages)
 
     return make
 
@@ -212,9 +212,9 @@ def test_credit_has_a_fixed_order_that_mixes_the_classes(workflow):
     images = np.broadcast_to(labels[:, None, None, None], (1200, 8, 8, 3)).astype(np.uint8)
 
     def credit(name, **settings):
-        made = workflow(name, limit=None, **settings)
-        made.data = dataclasses.replace(made.data, train=InMemoryExamples(images, labels))
-        passes = made._search_data().credit
+        inputs = workflow(name, limit=None, **settings).inputs
+        inputs.data = dataclasses.replace(inputs.data, train=InMemoryExamples(images, labels))
+        passes = inputs.search_data().credit
         orders = [[batch.numpy().tolist() for _, batch in passes] for _ in range(2)]
         assert orders[0] == orders[1]
         pictures = np.concatenate([batch.numpy()[:, 0, 0, 0] > 0 for batch, _ in passes])
@@ -232,7 +232,7 @@ def test_credit_has_a_fixed_order_that_mixes_the_classes(workflow):
 
 def test_a_search_by_keras_tuner_has_nothing_to_do_with_a_supernet(workflow, monkeypatch, capsys):
     """Neither its batches nor its precision nor its size: trials have those of the network."""
-    # More than a half has: `start_workflow` checks.
+    # More than a half has: `Run.create` checks.
     made = workflow(
         searcher="tuner",
         batch_size=100,

@@ -16,7 +16,8 @@ from bnas_larq.errors import DataError, RecipeError, RunError
 from bnas_larq.files import read_json, read_lines
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.recipe import load_recipe
-from bnas_larq.run.finetuning import begun_with, finetune, finetune_recipe, pinned, with_new_head
+from bnas_larq.run.finetune_source import begun_with, finetune_recipe, pinned, with_new_head
+from bnas_larq.run.finetuning import finetune
 from bnas_larq.settings import FINE_TUNING, FineTuneSettings
 
 SHORT = {"epochs": 1, "head_epochs": 1, "batch_size": 64}
@@ -94,7 +95,7 @@ def test_an_interrupted_call_goes_on(small_network, digits, tmp_path):
     whole = tune("whole")
     with pytest.raises(KeyboardInterrupt):
         tune("cut", callbacks=[Stop(1)])
-    with pytest.raises(RunError, match="goes on with the arguments and weights it began with"):
+    with pytest.raises(RunError, match="resumed with the recipe it began with"):
         tune("cut", resume=True, seed=5)
     log = tmp_path / "cut" / "train" / "metrics.jsonl"
     (row,) = read_lines(log)

@@ -1,0 +1,174 @@
+"""The network that a fine-tuning starts from: its weights, genotype, size and normalisation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bnas_larq.backend import keras
+from bnas_larq.data import ImageDataset, Normalization
+from bnas_larq.errors import RecipeError, RunError, WeightsError
+from bnas_larq.files import sha256
+from bnas_larq.networks.network import build_network
+from bnas_larq.networks.network_files import StoredNetwork
+from bnas_larq.networks.weight_files import load_weights
+from bnas_larq.recipe import Recipe, merge_values, override_recipe, parse_recipe
+from bnas_larq.run_folder import RunFolder
+from bnas_larq.settings import FINE_TUNING, AugmentationSettings, FineTuneSettings, NetworkSettings
+from bnas_larq.zoo.registry import resolve, resolve_entry
+
+
+def pinned(settings: FineTuneSettings) -> FineTuneSettings:
+    """The settings with the SHA-256 of the weights that `entry` has now, unless they name one."""
+    if settings.sha256 is not None:
+        return settings
+    return settings.model_copy(update={"sha256": _sum(resolve(settings.entry))})
+
+
+def source_of(recipe: Recipe) -> StoredNetwork:
+    """The network that a fine-tuning begins with, compared with its recipe.
+
+    Raises:
+        ZooError, RunError: there is no such network.
+        WeightsError: its weights are not those that the recipe names.
+        RecipeError: the recipe asks for another genotype or size.
+    """
+    settings = recipe.finetune
+    source = resolve(settings.entry)
+    found = _sum(source)
+    if settings.sha256 not in (None, found):
+        raise WeightsError(
+            "A fine-tuning begins, and goes on, with the weights its recipe names. "
+            f"Received: {source.weights} of SHA-256 {found[:12]}…, not {settings.sha256[:12]}…. "
+            "Restore that file, or start a new run."
+        )
+    if recipe.genotype is not None:
+        raise RecipeError(
+            "A fine-tuned network keeps its genotype. Received: genotype "
+            f"{recipe.genotype!r} and finetune.entry {settings.entry!r}. Leave one of them away."
+        )
+    own = network_settings(source)
+    for key, value in own.items():
+        if getattr(recipe.network, key) != value:
+            raise RecipeError(
+                f"A fine-tuned network keeps its size. Received: network.{key} "
+                f"{getattr(recipe.network, key)!r}; in {settings.entry} it is {value!r}. "
+                "Leave it away with `bnas-larq finetune`, or train a new network."
+            )
+    return source
+
+
+def check_out(recipe: Recipe, out: str | Path) -> None:
+    """Raise RunError if the run would replace what it begins with, or lie among its images."""
+    entry, out = Path(recipe.finetune.entry).resolve(), Path(out).resolve()
+    if entry.is_dir() and out in (entry, *entry.parents):
+        raise RunError(
+            "A fine-tuning is written to another folder than it begins with. "
+            f"Received: {entry} and {out}. Choose another --out."
+        )
+    if recipe.data.name == "folder":
+        RunFolder.check_outside(out, recipe.data.data_dir)
+
+
+def network_settings(source: StoredNetwork) -> dict[str, Any]:
+    """The section `network` of a recipe that describes a trained network."""
+    return {key: getattr(source.config, key) for key in NetworkSettings.model_fields}
+
+
+def with_new_head(source: StoredNetwork, data: ImageDataset, folder: str | Path) -> StoredNetwork:
+    """The description of `source` fitted to other images and classes, for another folder.
+
+    Genotype, size, stem and normalisation stay.
+    """
+    config = source.config.replace(
+        input_shape=data.image_shape,
+        num_classes=data.num_classes,
+        stem=source.config.stem,
+        classifier_activation=None,  # the loss takes logits
+    )
+    return StoredNetwork(
+        Path(folder),
+        source.genotype,
+        config,
+        data.class_names,
+        Normalization.from_dict(source.normalization).to_dict(),
+        data.describe(),
+    )
+
+
+def begun_with(
+    source: StoredNetwork, target: StoredNetwork, *, drop_path: bool = False
+) -> keras.Model:
+    """The network of `target` with the weights of `source` and a freshly initialised head."""
+    model = build_network(target.genotype, target.config, drop_path=drop_path)
+    return load_weights(model, source.weights, without_top=True)
+
+
+def finetune_recipe(
+    entry: str | Path, values: Mapping[str, Any], overrides: Iterable[str] = ()
+) -> Recipe:
+    """The recipe of a fine-tuning, before its weights are pinned.
+
+    Images get the size and the augmentation that the network was trained with, unless `values` or
+    `overrides` say otherwise; `bnas_larq.settings.FINE_TUNING` is the section `train`.
+
+    Args:
+        entry: see `bnas_larq.zoo.registry.resolve`; a path becomes absolute.
+        values: sections of the recipe, at least `data`.
+        overrides: `a.b=value`.
+
+    Raises:
+        ZooError, RunError: there is no such network.
+        RecipeError: an unknown key or an impossible value.
+    """
+    source = resolve(entry)
+    height, width, _ = source.config.input_shape
+    defaults = {
+        "name": "finetune",
+        "data": {
+            "image_size": height if height == width else [height, width],
+            "augmentation": _augmentation(source).model_dump(),
+        },
+        "network": network_settings(source),
+        "train": FINE_TUNING,
+        "finetune": {"entry": reference(entry)},
+    }
+    return override_recipe(merge_values(defaults, values), overrides)
+
+
+def reference(entry: str | Path) -> str:
+    """What a recipe calls `entry`, from any folder: a name as it is, a folder's absolute path.
+
+    A folder of the entry's name that holds something else, such as an exported bundle, is not it.
+    """
+    found, path = resolve_entry(entry), Path(entry).resolve()
+    return str(path if found is None or found.folder.resolve() == path else entry)
+
+
+def _sum(source: StoredNetwork) -> str:
+    if not source.weights.is_file():
+        raise RunError(
+            f"A fine-tuning begins with trained weights. Received: {source.folder} without "
+            f"{source.weights.name}. Train it first: bnas-larq run --resume."
+        )
+    return sha256(source.weights)
+
+
+def _augmentation(source: StoredNetwork) -> AugmentationSettings:
+    """What the network was trained with, if its folder still says so."""
+    path = source.folder / "recipe.yaml"
+    if not path.is_file():
+        return AugmentationSettings()
+    try:
+        return parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8"))).data.augmentation
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecipeError):
+        warnings.warn(
+            f"{path} cannot be read as a recipe: images are not augmented as they were for "
+            "these weights.",
+            stacklevel=2,
+        )
+        return AugmentationSettings()

@@ -1,0 +1,154 @@
+"""What a run reads: its images, their batches, and the network that a fine-tuning starts from."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from bnas_larq.backend import tf
+from bnas_larq.data import (
+    EVALUATION_BATCH,
+    Augmentation,
+    EpochPipeline,
+    Examples,
+    ImageDataset,
+    Normalization,
+    bilevel_pipeline,
+    evaluation_dataset,
+    load_described,
+    training_pipeline,
+)
+from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.networks.network_files import StoredNetwork
+from bnas_larq.recipe import Recipe
+from bnas_larq.run.finetune_source import source_of, with_new_head
+from bnas_larq.run.stages import Stages
+from bnas_larq.run_folder import RunFolder
+from bnas_larq.search import SearchData
+
+
+class RunInputs:
+    """Data and sizes of a run; images and networks are loaded when they are first needed.
+
+    Args:
+        folder: the run's folder.
+        recipe: the resolved recipe.
+        data: the recipe's data set, if it is loaded already.
+    """
+
+    def __init__(self, folder: RunFolder, recipe: Recipe, data: ImageDataset | None = None) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        if data is not None:
+            self.data = data
+
+    @cached_property
+    def data(self) -> ImageDataset:
+        """The recipe's data set."""
+        return load_described(self.recipe.data, self.recipe.seed)
+
+    @cached_property
+    def source(self) -> StoredNetwork:
+        """The network that a fine-tuning starts from."""
+        return source_of(self.recipe)
+
+    @cached_property
+    def normalization(self) -> Normalization:
+        """Per-channel mean and deviation of the training part; a fine-tuning keeps its source's."""
+        if self.recipe.finetune is None:
+            return self.data.normalization()
+        # A trained run no longer needs its source.
+        trained = Stages(self.folder, self.recipe.seed).is_done("train")
+        network = StoredNetwork.load(self.folder.path) if trained else self.source
+        return Normalization.from_dict(network.normalization)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Random changes of training images."""
+        return Augmentation(**self.recipe.data.augmentation.model_dump())
+
+    @property
+    def network_config(self) -> NetworkConfig:
+        """Size of the final network, from the recipe and the data.
+
+        Raises:
+            BnasLarqError: an unknown scheme, or impossible sizes.
+        """
+        if self.recipe.finetune is not None:
+            return with_new_head(self.source, self.data, self.folder.path).config
+        return NetworkConfig(
+            input_shape=self.data.image_shape,
+            num_classes=self.data.num_classes,
+            **self.recipe.network.model_dump(),
+        )
+
+    def batches(self, examples: Examples) -> tf.data.Dataset:
+        """Examples once, in stored order, for evaluation."""
+        return evaluation_dataset(examples, EVALUATION_BATCH, self.normalization)
+
+    def training_batches(
+        self,
+        examples: Examples,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        normalization: Normalization | None = None,
+    ) -> EpochPipeline:
+        """Augmented and shuffled batches.
+
+        Args:
+            seed: default: the recipe's.
+            normalization: default: the run's, which reads all training images.
+
+        Raises:
+            DataError: the batch is larger than the examples.
+        """
+        return training_pipeline(
+            examples,
+            batch_size=batch_size,
+            seed=self.recipe.seed if seed is None else seed,
+            normalization=normalization or self.normalization,
+            augmentation=self.augmentation,
+        )
+
+    def search_data(self) -> SearchData:
+        """What a supernet learns from: both halves of the training part, and what measures it."""
+        halves, validation = self._search_halves(), self.data.validation
+        credit = evaluation_dataset(
+            halves[1], EVALUATION_BATCH, self.normalization, shuffle_seed=self.recipe.seed
+        )
+        return SearchData(
+            *self._half_pipelines(halves, self.normalization),
+            credit=credit,
+            validation=None if validation is None else self.batches(validation),
+        )
+
+    def search_steps_per_epoch(self) -> int:
+        """Steps of a supernet's epoch; DataError if a batch is larger than a half."""
+        # Only sizes matter here: a neutral normalisation spares a pass over all images.
+        pipelines = self._half_pipelines(self._search_halves(), Normalization())
+        return bilevel_pipeline(*pipelines).steps_per_epoch
+
+    def _half_pipelines(
+        self, halves: list[Examples], normalization: Normalization
+    ) -> list[EpochPipeline]:
+        return [
+            self.training_batches(
+                half,
+                self.recipe.search.batch_size,
+                seed=self.recipe.seed + offset,
+                normalization=normalization,
+            )
+            for offset, half in enumerate(halves)
+        ]
+
+    def _search_halves(self) -> list[Examples]:
+        """Both halves of the search, cut to the recipe's `search.limit`."""
+        halves = list(self.data.search_halves(self.recipe.seed))
+        limit = self.recipe.search.limit
+        if limit is None:
+            return halves
+        shares = [limit / 2 / half.num_examples for half in halves]
+        return [
+            half.split(share, self.recipe.seed)[0] if share < 1 else half
+            for half, share in zip(halves, shares, strict=True)
+        ]
