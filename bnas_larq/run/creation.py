@@ -10,14 +10,15 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
 
-from bnas_larq.errors import RunError
+from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import Recipe, load_recipe, override_recipe, parse_recipe
 from bnas_larq.run_folder import RunFolder
@@ -85,6 +86,45 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
+def needs_search(recipe: Recipe) -> bool:
+    """Whether the genotype is still to be found."""
+    return recipe.genotype is None and recipe.finetune is None
+
+
+def check_request(
+    recipe: Recipe, path: Path, stages: Collection[str], *, resume: bool, overwrite: bool
+) -> None:
+    """Refuse what no run can do, whatever its data are; see `Run.create` for the arguments.
+
+    Raises:
+        RunError: contradicting flags, or a training without a genotype.
+        RecipeError: a single step of a layer study.
+    """
+    if resume and overwrite:
+        raise RunError(
+            "A run is either resumed or replaced. Received: --resume and --overwrite. "
+            "Give one of them."
+        )
+    if recipe.layer_study is not None and "study" not in stages:
+        raise RecipeError(
+            "A layer study is run as a whole. Received: a recipe with layer_study for one step. "
+            "Use `bnas-larq run`."
+        )
+    if needs_search(recipe) and set(stages) == {"train"}:
+        if not (resume and RunFolder(path).stage_done("search")):
+            raise RunError(
+                "Training needs a genotype. Received: none. "
+                "Give --genotype, or --resume and as --out a folder with a finished search."
+            )
+
+
+def check_free(recipe: Recipe, path: Path, *, overwrite: bool) -> None:
+    """Raise RunError unless a new run may be written to `path`; nothing is touched."""
+    if recipe.data.name == "folder":
+        RunFolder.check_outside(path, recipe.data.data_dir)
+    RunFolder.check_new(path, overwrite=overwrite)
+
+
 def pin_source(recipe: Recipe, path: Path) -> Recipe:
     """The recipe, if it fine-tunes, with the SHA-256 of the weights that it starts from.
 
@@ -97,11 +137,6 @@ def pin_source(recipe: Recipe, path: Path) -> Recipe:
 
     check_out(recipe, path)
     return recipe.model_copy(update={"finetune": pinned(recipe.finetune)})
-
-
-def needs_search(recipe: Recipe) -> bool:
-    """Whether the genotype is still to be found."""
-    return recipe.genotype is None and recipe.finetune is None
 
 
 def recipe_of(folder: RunFolder) -> Recipe:
@@ -150,9 +185,13 @@ def environment(seed: int) -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": _cores(),
         "seed": seed,
-        "command": ["bnas-larq", *sys.argv[1:]],
+        "command": ["bnas-larq", *sys.argv[1:]] if _from_command_line() else ["python"],
         "packages": versions,
     }
+
+
+def _from_command_line() -> bool:
+    return click.get_current_context(silent=True) is not None
 
 
 def _cores() -> int:

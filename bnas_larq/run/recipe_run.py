@@ -13,7 +13,7 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.console import say
 from bnas_larq.costs.accounting import count_costs
 from bnas_larq.data import ImageDataset
-from bnas_larq.errors import RecipeError, RunError
+from bnas_larq.errors import RunError
 from bnas_larq.export.exporter import export_network
 from bnas_larq.files import write_json
 from bnas_larq.genotype import Genotype
@@ -23,6 +23,8 @@ from bnas_larq.precision import recorded_precision
 from bnas_larq.recipe import Recipe
 from bnas_larq.report.html_report import write_report
 from bnas_larq.run.creation import (
+    check_free,
+    check_request,
     check_same_recipe,
     environment,
     needs_search,
@@ -111,28 +113,12 @@ class Run:
         """
         recipe = resolve_recipe(recipe, overrides)
         path = Path(out) if out is not None else Path("runs") / recipe.name
-        if resume and overwrite:
-            raise RunError(
-                "A run is either resumed or replaced. Received: --resume and --overwrite. "
-                "Give one of them."
-            )
-        if recipe.layer_study is not None and "study" not in stages:
-            raise RecipeError(
-                "A layer study is run as a whole. Received: a recipe with layer_study for one "
-                "step. Use `bnas-larq run`."
-            )
-        if needs_search(recipe) and not {"search", "study"} & set(stages):
-            if not (resume and RunFolder(path).stage_done("search")):
-                raise RunError(
-                    "Training needs a genotype. Received: none. "
-                    "Give --genotype, or --resume and as --out a folder with a finished search."
-                )
+        resumed = resume and (path / "recipe.yaml").is_file()
+        check_request(recipe, path, stages, resume=resume, overwrite=overwrite)
         recipe = pin_source(recipe, path)
-        if resume and (path / "recipe.yaml").is_file():
+        if resumed:
             return cls._resumed(recipe, path, data, settings)
-        if recipe.data.name == "folder":
-            RunFolder.check_outside(path, recipe.data.data_dir)
-        RunFolder.check_new(path, overwrite=overwrite)
+        check_free(recipe, path, overwrite=overwrite)
         if resume:
             say(f"nothing to resume in {path}: a new run begins")
         inputs = RunInputs(RunFolder(path), recipe, data)
@@ -145,15 +131,21 @@ class Run:
     def _resumed(
         cls, recipe: Recipe, path: Path, data: ImageDataset | None, settings: Mapping[str, Any]
     ) -> Run:
-        folder = RunFolder.open(path, lock=True)
-        begun = recipe_of(folder)
+        run = cls.open(path, data=data, **settings)
         # Alarms change no weight: a search that one of them stopped may continue with others.
         alarms = {"alarms": recipe.search.alarms}
-        begun = begun.model_copy(update={"search": begun.search.model_copy(update=alarms)})
-        check_same_recipe(recipe, begun, path)
-        if not (folder / "environment.json").is_file():  # killed before it was written
-            write_json(folder / "environment.json", environment(recipe.seed))
-        return cls(RunInputs(folder, begun, data), **settings)
+        begun = run.recipe.model_copy(
+            update={"search": run.recipe.search.model_copy(update=alarms)}
+        )
+        try:
+            check_same_recipe(recipe, begun, path)
+        except RunError:
+            run.close()
+            raise
+        run.recipe = run.inputs.recipe = begun
+        if not (run.folder / "environment.json").is_file():  # killed before it was written
+            write_json(run.folder / "environment.json", environment(begun.seed))
+        return run
 
     @classmethod
     def open(

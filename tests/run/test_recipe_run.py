@@ -1,0 +1,98 @@
+"""`Run` in Python: created, opened, resumed, step by step, and published like a run by command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from bnas_larq import Run
+from bnas_larq.errors import DataError, RecipeError, RunError
+from bnas_larq.files import read_json
+from bnas_larq.recipe import load_recipe
+
+TINY = {
+    "data.limit": 160,
+    "search.cells": 1,
+    "search.channels": 2,
+    "search.epochs": 1,
+    "network.cells": 1,
+    "network.channels": 4,
+    "train.epochs": 1,
+    "export.enabled": False,
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run from images to its result."""
+    folder = tmp_path_factory.mktemp("python") / "run"
+    with Run.create("quickstart", folder, overrides=TINY) as run:
+        assert run.result["finished"] is False
+        assert run.run() == folder / "result.json"
+    return run
+
+
+def test_a_run_in_python_leaves_what_a_command_leaves(finished):
+    assert read_json(finished.folder / "result.json") == finished.result
+    assert finished.result["finished"] and finished.result["genotype"] == finished.genotype.id
+    environment = read_json(finished.folder / "environment.json")
+    assert environment["command"] == ["python"] and environment["packages"]["larq"]
+    assert finished.network().output_shape == (None, 10)
+    assert load_recipe(finished.folder / "recipe.yaml").train.epochs == 1
+
+
+def test_single_steps_of_an_opened_run_are_done_once(finished, capsys):
+    with Run.open(finished.folder.path) as again:
+        before = (again.folder / "weights.h5").read_bytes()
+        for step in (again.search, again.train, again.evaluate):
+            step()
+        assert (again.folder / "weights.h5").read_bytes() == before
+        assert again.result == finished.result
+
+
+def test_it_resumes_with_its_own_recipe_only(finished):
+    folder = finished.folder.path
+    with pytest.raises(RunError, match="Received: another seed, train than"):
+        Run.create(
+            "quickstart", folder, overrides={**TINY, "seed": 1, "train.epochs": 2}, resume=True
+        )
+    # The refusal left no lock behind.
+    with Run.create("quickstart", folder, overrides=TINY, resume=True) as run:
+        assert run.result["finished"]
+    with pytest.raises(RunError, match="needs a new or empty folder"):
+        Run.create("quickstart", folder, overrides=TINY)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "settings", "error", "message"),
+    [
+        ({"train.epoch": 1}, {}, RecipeError, "did you mean 'epochs'"),
+        ({"search.batch_size": 1000}, {}, DataError, "batch size 1000"),
+        ({"train.epochs": 1}, {"stages": ("train",)}, RunError, "Training needs a genotype"),
+        ({}, {"resume": True, "overwrite": True}, RunError, "Give one of them"),
+    ],
+)
+def test_what_cannot_be_run_writes_nothing(tmp_path, overrides, settings, error, message):
+    with pytest.raises(error, match=message):
+        Run.create("quickstart", tmp_path / "run", overrides={**TINY, **overrides}, **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_waits_for_a_search(tmp_path):
+    with Run.create("quickstart", tmp_path / "run", overrides=TINY) as run:
+        with pytest.raises(RunError, match="whose search is not done. Search first."):
+            run.train()
+
+
+def test_another_process_is_refused_until_the_run_is_closed(finished):
+    opening = f"RunFolder.open({str(finished.folder.path)!r}, lock=True)"
+    code = f"from bnas_larq.run_folder import RunFolder; {opening}"
+
+    def other() -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    with Run.open(finished.folder.path):
+        assert "Only one process works in a run folder" in other().stderr
+    assert other().returncode == 0
