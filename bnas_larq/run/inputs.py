@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 from bnas_larq.backend import tf
+from bnas_larq.console import say
 from bnas_larq.data import (
     EVALUATION_BATCH,
     Augmentation,
@@ -17,9 +19,12 @@ from bnas_larq.data import (
     load_described,
     training_pipeline,
 )
+from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.networks.network_files import StoredNetwork
+from bnas_larq.precision import recorded_precision
 from bnas_larq.recipe import Recipe
+from bnas_larq.run.creation import needs_search
 from bnas_larq.run.finetune_source import source_of, with_new_head
 from bnas_larq.run.stages import Stages
 from bnas_larq.run_folder import RunFolder
@@ -152,3 +157,21 @@ class RunInputs:
             half.split(share, self.recipe.seed)[0] if share < 1 else half
             for half, share in zip(halves, shares, strict=True)
         ]
+
+    def training_recipe(self) -> Recipe:
+        """The recipe, with the best trial's training settings where keras-tuner searched some."""
+        if not needs_search(self.recipe) or self.recipe.search.searcher != "tuner":
+            return self.recipe
+        tuned = Genotype.load(self.folder / "genotype.json").provenance.get("train")
+        if not tuned:
+            return self.recipe
+        train = self.recipe.train.model_copy(update=tuned)
+        return self.recipe.model_copy(update={"train": train})
+
+    def with_precision(self, stage: str, settings: Any) -> Any:
+        """The stage's settings with the precision that `auto` chose, now or when it began."""
+        asked = settings.mixed_precision
+        choice = recorded_precision(self.folder / stage, asked)
+        if asked != "float32":
+            say(f"{stage}: binary convolutions in {choice.name}, {choice.reason}")
+        return settings.model_copy(update={"mixed_precision": choice.name})

@@ -19,7 +19,6 @@ from bnas_larq.files import write_json
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.network_files import StoredNetwork
-from bnas_larq.precision import recorded_precision
 from bnas_larq.recipe import Recipe
 from bnas_larq.report.html_report import write_report
 from bnas_larq.run.creation import (
@@ -34,7 +33,13 @@ from bnas_larq.run.creation import (
 )
 from bnas_larq.run.finetune_source import begun_with
 from bnas_larq.run.inputs import RunInputs
-from bnas_larq.run.searchers import check_inputs, describe_search, in_supernet, make_searcher
+from bnas_larq.run.searchers import (
+    check_inputs,
+    describe_search,
+    in_supernet,
+    make_searcher,
+    provenance,
+)
 from bnas_larq.run.stages import Stages, collect_result
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.training import evaluate_network, train_stored
@@ -160,8 +165,7 @@ class Run:
 
         Args:
             lock: refuse if another process works in the folder, and keep others out.
-            data: the recipe's data set, if it is loaded already.
-            settings: `tensorboard`, `callbacks`: see the class.
+            data, settings: as of `create`.
 
         Raises:
             RunError: no run's folder, its recipe cannot be read, or another process is at work.
@@ -200,8 +204,8 @@ class Run:
     @property
     def result(self) -> dict[str, Any]:
         """Accuracies, cost, time and files so far: what `report` writes to result.json."""
-        cost = self.cost if self.stages.is_done("train") else None
-        return collect_result(self.stages, self.recipe, cost)
+        trained = self.stages.is_done("train")
+        return collect_result(self.stages, self.recipe, self.cost if trained else None)
 
     # -- stages ------------------------------------------------------------------------------------
 
@@ -229,9 +233,8 @@ class Run:
             return {"searched": False, "genotype": genotype.id}
         settings, search_data = recipe.search, None
         # Trials of keras-tuner are final networks on the whole training part.
-        sizes = recipe.network
         if in_supernet(settings):
-            settings = sizes = self._with_precision("search", settings)
+            settings = inputs.with_precision("search", settings)
             search_data = inputs.search_data()
         searcher = make_searcher(inputs, settings)
         say(f"search: {inputs.data.name}, {describe_search(settings)}")
@@ -239,14 +242,7 @@ class Run:
         result = searcher.run(
             search_data,
             folder=self.folder / "search",
-            provenance={
-                "source": f"bnas-larq search, recipe {recipe.name}",
-                "data": inputs.data.name,
-                "seed": recipe.seed,
-                "cells": sizes.cells,
-                "channels": sizes.channels,
-                "epochs": settings.epochs,
-            },
+            provenance=provenance(inputs),
             callbacks=self._callbacks("search"),
         )
         result.genotype.save(self.folder / "genotype.json")
@@ -271,14 +267,15 @@ class Run:
         self.stages.do("train", self._train)
 
     def _train(self) -> dict[str, Any]:
-        recipe, data = self._training_recipe(), self.inputs.data
+        inputs, data = self.inputs, self.inputs.data
+        recipe = inputs.training_recipe()
         settings, tuning = recipe.train, recipe.finetune
         described = StoredNetwork(
             self.folder.path,
             self.genotype,
-            self.inputs.network_config,
+            inputs.network_config,
             data.class_names,
-            self.inputs.normalization.to_dict(),
+            inputs.normalization.to_dict(),
             data.describe(),
         )
         described.save()
@@ -286,7 +283,7 @@ class Run:
         if tuning is None:
             model = build_network(described.genotype, described.config, drop_path=drop_path)
         else:
-            model = begun_with(self.inputs.source, described, drop_path=drop_path)
+            model = begun_with(inputs.source, described, drop_path=drop_path)
         heads = "" if tuning is None else f"{tuning.head_epochs} epochs of the head, then "
         say(
             f"train: {heads}{settings.epochs} epochs of {data.train.num_examples:,} images of "
@@ -296,7 +293,7 @@ class Run:
             tuned = described.genotype.provenance["train"]
             changed = ", ".join(f"{key} {value}" for key, value in tuned.items())
             say(f"train: as its trial: {changed}")
-        self._with_precision("train", settings)
+        inputs.with_precision("train", settings)
         earlier = self.stages.recorded_seconds("train")
         accuracy = train_stored(described, model, recipe, data, self._callbacks("train"))
         return {"validation_accuracy": accuracy, "earlier_seconds": earlier}
@@ -315,11 +312,7 @@ class Run:
         return {"test": metrics}
 
     def export(self, again: bool = False) -> None:
-        """Write model.tflite and compare it with Keras on test images, without their labels.
-
-        Args:
-            again: also if it is done already.
-        """
+        """Write model.tflite and compare it with Keras on test images, without their labels."""
         self.stages.do("export", self._export, again)
 
     def _export(self) -> dict[str, Any]:
@@ -344,33 +337,13 @@ class Run:
 
     def report(self) -> None:
         """Draw what there is to draw, and write result.json and report.html."""
-        path = self.folder / "result.json"
-        write_json(path, self.result)
+        write_json(self.folder / "result.json", self.result)
         write_report(self.folder.path)
-        write_json(path, self.result)  # once more, with the names of all files
-
-    # -- details -----------------------------------------------------------------------------------
+        # Once more, with the names of all files.
+        write_json(self.folder / "result.json", self.result)
 
     def _callbacks(self, stage: str) -> tuple[keras.callbacks.Callback, ...]:
         if not self.tensorboard:
             return self.callbacks
         logs = str(self.folder / "tensorboard" / stage)
         return (*self.callbacks, keras.callbacks.TensorBoard(logs, profile_batch=0))
-
-    def _with_precision(self, stage: str, settings: Any) -> Any:
-        """The stage's settings with the precision that `auto` chose, now or when it began."""
-        asked = settings.mixed_precision
-        choice = recorded_precision(self.folder / stage, asked)
-        if asked != "float32":
-            say(f"{stage}: binary convolutions in {choice.name}, {choice.reason}")
-        return settings.model_copy(update={"mixed_precision": choice.name})
-
-    def _training_recipe(self) -> Recipe:
-        """The recipe, with the best trial's training settings where keras-tuner searched some."""
-        tuned = None
-        if needs_search(self.recipe) and self.recipe.search.searcher == "tuner":
-            tuned = self.genotype.provenance.get("train")
-        if not tuned:
-            return self.recipe
-        train = self.recipe.train.model_copy(update=tuned)
-        return self.recipe.model_copy(update={"train": train})

@@ -56,6 +56,20 @@ def describe_search(settings: SearchSettings) -> str:
     )
 
 
+def provenance(inputs: RunInputs) -> dict[str, Any]:
+    """Where a genotype comes from, for its file."""
+    recipe = inputs.recipe
+    sizes = recipe.search if in_supernet(recipe.search) else recipe.network
+    return {
+        "source": f"bnas-larq search, recipe {recipe.name}",
+        "data": inputs.data.name,
+        "seed": recipe.seed,
+        "cells": sizes.cells,
+        "channels": sizes.channels,
+        "epochs": recipe.search.epochs,
+    }
+
+
 # -- checks ----------------------------------------------------------------------------------------
 
 
