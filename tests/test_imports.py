@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -247,6 +248,16 @@ def test_module_keeps_the_rules(module):
     found = import_violations(module, tree, set(MODULES), path.name == "__init__.py")
     found += code_violations(module, tree)
     assert not found, f"{path.relative_to(ROOT)}: " + "; ".join(found)
+
+
+def test_no_two_modules_share_a_name():
+    names = Counter(module.rpartition(".")[2] for module in MODULES)
+    assert [name for name, number in names.items() if number > 1] == []
+
+
+def test_no_module_is_longer_than_350_lines():
+    lengths = {module: len(path.read_bytes().splitlines()) for module, path in MODULES.items()}
+    assert {module: length for module, length in lengths.items() if length > 350} == {}
 
 
 def test_no_module_imports_itself_in_a_circle():
