@@ -17,9 +17,8 @@ from bnas_larq.files import read_json, read_lines
 from bnas_larq.genotype import Genotype
 from bnas_larq.report.figure_style import GREY, INK, new_figure, save_figure
 from bnas_larq.report.html_report import alarm_epochs, spans
-from bnas_larq.report.markup import duration, size
 from bnas_larq.spaces import PARAMETER_FREE, ZEROISE
-from bnas_larq.tables import align, scientific
+from bnas_larq.tables import align, duration, scientific, size
 
 #: What is averaged over a method's runs.
 MEASURES = (
