@@ -82,14 +82,17 @@ def _order(columns: Mapping[Hashable, int], links: Sequence[Link]) -> list[list[
     layers: list[list[int]] = [[] for _ in range(max(columns.values()) + 1)]
     for vertex, column in columns.items():
         layers[column].append(number[vertex])
-    ends = np.array([(number[a], number[b]) for a, b in links])
-    crossings = _Crossings(ends, np.array([columns[a] for a, _ in links]))
-    before, after = _neighbours(ends[:, ::-1]), _neighbours(ends)
+    before: dict[int, list[int]] = {}
+    after: dict[int, list[int]] = {}
+    for source, target in links:
+        before.setdefault(number[target], []).append(number[source])
+        after.setdefault(number[source], []).append(number[target])
+    pairs = _pairs_between_same_columns(columns, links)
     generator = random.Random(0)
     best, fewest = layers, None
     for _ in range(_STARTS):
         for sweep in range(_SWEEPS):
-            rank = crossings.ranks(layers)
+            rank = _ranks(layers)
             neighbours = before if sweep % 2 == 0 else after
             for layer in layers if sweep % 2 == 0 else layers[::-1]:
                 barycentre = {
@@ -97,61 +100,57 @@ def _order(columns: Mapping[Hashable, int], links: Sequence[Link]) -> list[list[
                 }
                 layer.sort(key=barycentre.get)
                 rank[layer] = range(len(layer))
-        count = crossings.swap(layers)
-        if fewest is None or count < fewest:
-            best, fewest = [list(layer) for layer in layers], count
+        crossings = _swap_neighbours(layers, pairs)
+        if fewest is None or crossings < fewest:
+            best, fewest = [list(layer) for layer in layers], crossings
         for layer in layers:
             generator.shuffle(layer)
     vertices = list(columns)
     return [[vertices[v] for v in layer] for layer in best]
 
 
-def _neighbours(ends: np.ndarray) -> dict[int, list[int]]:
-    """First end → the second ends of its links."""
-    neighbours: dict[int, list[int]] = {}
-    for a, b in ends.tolist():
-        neighbours.setdefault(a, []).append(b)
-    return neighbours
+def _pairs_between_same_columns(
+    columns: Mapping[Hashable, int], links: Sequence[Link]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the first and of the second link of all pairs that may cross."""
+    number = {vertex: i for i, vertex in enumerate(columns)}
+    ends = np.array([(number[source], number[target]) for source, target in links])
+    column = np.array([columns[source] for source, _ in links])
+    first, second = np.triu_indices(len(links), 1)
+    same = column[first] == column[second]
+    return ends[first[same]], ends[second[same]]
 
 
-class _Crossings:
-    """Counts the pairs of links that cross, for changing orders of the same vertices."""
+def _ranks(layers: Sequence[Sequence[int]]) -> np.ndarray:
+    """Position of each vertex in its column."""
+    rank = np.zeros(sum(map(len, layers)))
+    for layer in layers:
+        rank[layer] = range(len(layer))
+    return rank
 
-    def __init__(self, ends: np.ndarray, column: np.ndarray) -> None:
-        p, q = np.triu_indices(len(ends), 1)
-        same = column[p] == column[q]
-        self.first, self.second = ends[p[same]], ends[q[same]]
-        self.size = int(ends.max()) + 1
 
-    def ranks(self, layers: Sequence[Sequence[int]]) -> np.ndarray:
-        """Position of each vertex in its column."""
-        rank = np.zeros(self.size)
-        for layer in layers:
-            rank[layer] = range(len(layer))
-        return rank
+def _swap_neighbours(layers: list[list[int]], pairs: tuple[np.ndarray, np.ndarray]) -> int:
+    """Swap neighbours as long as that removes crossings of pairs of links; how many are left."""
 
-    def count(self, rank: np.ndarray) -> int:
-        """Number of crossing pairs."""
-        turns = rank[self.first] - rank[self.second]
+    def crossings() -> int:
+        turns = rank[pairs[0]] - rank[pairs[1]]
         return int((turns[:, 0] * turns[:, 1] < 0).sum())
 
-    def swap(self, layers: list[list[int]]) -> int:
-        """Swap neighbours as long as that removes crossings; the number that is left."""
-        rank = self.ranks(layers)
-        count, improved = self.count(rank), True
-        while improved:
-            improved = False
-            for layer in layers:
-                for i in range(len(layer) - 1):
-                    pair = layer[i : i + 2]
-                    rank[pair] = i + 1, i
-                    swapped = self.count(rank)
-                    if swapped < count:
-                        count, improved = swapped, True
-                        layer[i : i + 2] = pair[::-1]
-                    else:
-                        rank[pair] = i, i + 1
-        return count
+    rank = _ranks(layers)
+    fewest, improved = crossings(), True
+    while improved:
+        improved = False
+        for layer in layers:
+            for i in range(len(layer) - 1):
+                low, high = layer[i : i + 2]
+                rank[[low, high]] = i + 1, i
+                swapped = crossings()
+                if swapped < fewest:
+                    fewest, improved = swapped, True
+                    layer[i : i + 2] = high, low
+                else:
+                    rank[[low, high]] = i, i + 1
+    return fewest
 
 
 def _heights(

@@ -18,16 +18,8 @@ from matplotlib.ticker import MaxNLocator
 
 from bnas_larq.files import read_json, read_lines
 from bnas_larq.pages import render
-from bnas_larq.report.figure_style import (
-    FIRST,
-    GREY,
-    INK,
-    SECOND,
-    Rows,
-    new_figure,
-    save_figure,
-    style_axes,
-)
+from bnas_larq.report import figure_style as style
+from bnas_larq.report.figure_style import Rows
 from bnas_larq.report.html_report import alarm_epochs, spans
 from bnas_larq.report.pictures import genotype_or_error
 from bnas_larq.spaces import PARAMETER_FREE, ZEROISE
@@ -216,7 +208,7 @@ def save_comparison_picture(rows: Rows, runs: Rows, path: Path, title: str) -> P
     Raises:
         RunError: it cannot be written.
     """
-    figure = new_figure(12, 1.6 + 0.42 * len(rows))
+    figure = style.new_figure(12, 1.6 + 0.42 * len(rows))
     heights = np.arange(len(rows))[::-1]
     for axes, (measure, (heading, unit)) in zip(
         figure.subplots(1, len(_PANELS), sharey=True), _PANELS.items(), strict=True
@@ -230,7 +222,7 @@ def save_comparison_picture(rows: Rows, runs: Rows, path: Path, title: str) -> P
                 and run[measure] is not None
             ]
             _draw_method(axes, y, row, measure, unit, values)
-        style_axes(axes, heading, fontsize=9, grid="x")
+        style.style_axes(axes, heading, fontsize=9, grid="x")
         axes.margins(x=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         if measure != "test_accuracy":
@@ -238,9 +230,9 @@ def save_comparison_picture(rows: Rows, runs: Rows, path: Path, title: str) -> P
     axes.set_yticks(heights, [f"{row['method']} ({row['finished']})" for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     caption = f"{title}. Dots: runs; line: mean ± sample standard deviation; (n) finished runs"
-    figure.suptitle(caption, fontsize=9, color=INK, x=0.01, ha="left")
+    figure.suptitle(caption, fontsize=9, color=style.INK, x=0.01, ha="left")
     figure.tight_layout()
-    return save_figure(figure, path)
+    return style.save_figure(figure, path)
 
 
 def _draw_method(
@@ -250,9 +242,9 @@ def _draw_method(
     if not values:
         text = "failed" if row["failed"] and not row["finished"] else "–"
         at_left_edge = axes.get_yaxis_transform()
-        axes.text(0.02, y, text, fontsize=8, color=GREY, va="center", transform=at_left_edge)
+        axes.text(0.02, y, text, fontsize=8, color=style.GREY, va="center", transform=at_left_edge)
         return
     mean, spread = row[measure]["mean"] / unit, (row[measure]["std"] or 0) / unit
-    axes.hlines(y, mean - spread, mean + spread, color=SECOND, linewidth=2)
-    axes.plot(mean, y, "|", color=SECOND, markersize=13, markeredgewidth=2)
-    axes.plot(values, [y] * len(values), "o", color=FIRST, markersize=4.5, alpha=0.8)
+    axes.hlines(y, mean - spread, mean + spread, color=style.SECOND, linewidth=2)
+    axes.plot(mean, y, "|", color=style.SECOND, markersize=13, markeredgewidth=2)
+    axes.plot(values, [y] * len(values), "o", color=style.FIRST, markersize=4.5, alpha=0.8)

@@ -21,14 +21,12 @@ from bnas_larq.report.pictures import genotype_or_error, save_pictures
 from bnas_larq.tables import number_text
 
 NAME = "report.html"
-#: Pictures of the report, as far as the run has them: name in the template → file and its type.
-_PICTURES = {
-    **{name: (f"{name}.svg", "image/svg+xml") for name in ("cell_normal", "cell_reduce")},
-    **{
-        name: (f"{name}.png", "image/png")
-        for name in ("search_curves", "pareto", "alphas", "train_curves", "confusion")
-    },
-}
+#: Pictures of the report, as far as the run has them.
+_PICTURES = (
+    *("cell_normal.svg", "cell_reduce.svg", "search_curves.png", "pareto.png", "alphas.png"),
+    *("train_curves.png", "confusion.png"),
+)
+_MIME = {".png": "image/png", ".svg": "image/svg+xml"}
 #: Figures in large type, if the result has them: (last part of the key, caption).
 _HEADLINES = (
     ("test_accuracy", "test accuracy"),
@@ -131,12 +129,12 @@ def _headlines(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _pictures(folder: Path) -> dict[str, str]:
-    """Data URIs of the pictures that exist."""
+    """Name → data URI of each picture that exists."""
     uris = {}
-    for name, (file, mime) in _PICTURES.items():
+    for path in map(folder.joinpath, _PICTURES):
         with contextlib.suppress(OSError):
-            content = base64.b64encode((folder / file).read_bytes()).decode()
-            uris[name] = f"data:{mime};base64,{content}"
+            content = base64.b64encode(path.read_bytes()).decode()
+            uris[path.stem] = f"data:{_MIME[path.suffix]};base64,{content}"
     return uris
 
 

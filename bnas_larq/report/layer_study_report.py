@@ -11,28 +11,16 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from bnas_larq.files import write_atomic
-from bnas_larq.report.figure_style import GREY, INK, Rows, new_figure, save_figure, style_axes
+from bnas_larq.report import figure_style as style
+from bnas_larq.report.figure_style import Rows
 from bnas_larq.tables import align
 
+_LAYERS = ("conv_3x3", "conv_5x5", "dil_3x3", "dil_5x5", "sep_3x3", "sep_5x5")
 #: Test accuracy on CIFAR-10 in percent, as the authors report it ("BNAS-v2: A Summary with
 #: Empirical Improvements", Kim, Singh, Choi).
 PUBLISHED = {
-    "full": {
-        "conv_3x3": 61.78,
-        "conv_5x5": 60.14,
-        "dil_3x3": 56.97,
-        "dil_5x5": 55.17,
-        "sep_3x3": 56.38,
-        "sep_5x5": 57.00,
-    },
-    "binary": {
-        "conv_3x3": 46.15,
-        "conv_5x5": 42.53,
-        "dil_3x3": 41.02,
-        "dil_5x5": 37.68,
-        "sep_3x3": 10.00,
-        "sep_5x5": 10.00,
-    },
+    "full": dict(zip(_LAYERS, (61.78, 60.14, 56.97, 55.17, 56.38, 57.00), strict=True)),
+    "binary": dict(zip(_LAYERS, (46.15, 42.53, 41.02, 37.68, 10.00, 10.00), strict=True)),
 }
 #: Precision → its row of the table.
 CAPTIONS = {
@@ -68,12 +56,8 @@ def layer_table(networks: Rows) -> str:
         ["Kernel size", *(size for _, size in headings)],
     ]
     for precision in precisions:
-        rows.append(
-            [
-                CAPTIONS[precision],
-                *map(_percent, _shares(networks, precision, layers, "test_accuracy")),
-            ]
-        )
+        measured = _shares(networks, precision, layers, "test_accuracy")
+        rows.append([CAPTIONS[precision], *map(_percent, measured)])
         published = _shares(networks, precision, layers, "published_accuracy")
         if any(share is not None for share in published):
             rows.append(["  published", *map(_percent, published)])
@@ -111,7 +95,7 @@ def save_layer_picture(networks: Rows, path: Path, title: str) -> Path:
         RunError: it cannot be written.
     """
     layers, precisions = _each_once(networks, "layer"), _each_once(networks, "precision")
-    figure = new_figure(9, 4.2)
+    figure = style.new_figure(9, 4.2)
     axes = figure.subplots()
     width = 0.8 / len(precisions)
     middles = np.arange(len(layers))
@@ -124,14 +108,16 @@ def save_layer_picture(networks: Rows, path: Path, title: str) -> Path:
     classes = networks[0].get("classes")
     if classes:
         dashes = (0, (4, 2))
-        axes.axhline(100 / classes, color=GREY, linewidth=1, linestyle=dashes, label="random guess")
+        axes.axhline(
+            100 / classes, color=style.GREY, linewidth=1, linestyle=dashes, label="random guess"
+        )
     axes.set_xticks(middles, [" ".join(_heading(layer)) for layer in layers], fontsize=9)
-    axes.set_ylabel("test accuracy (%)", fontsize=9, color=INK)
+    axes.set_ylabel("test accuracy (%)", fontsize=9, color=style.INK)
     axes.set_ylim(0, min(100.0, axes.get_ylim()[1] * 1.08))
-    style_axes(axes, title, grid="")
+    style.style_axes(axes, title, grid="")
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.09))
     figure.tight_layout()
-    return save_figure(figure, path)
+    return style.save_figure(figure, path)
 
 
 Shares = Sequence[float | None]
@@ -144,7 +130,7 @@ def _draw_bars(
     if bars:
         axes.bar(*np.array(bars).T, width, color=colour, label=label)
     for middle, height in bars:
-        axes.text(middle, height + 0.8, f"{height:.1f}", ha="center", fontsize=7, color=INK)
+        axes.text(middle, height + 0.8, f"{height:.1f}", ha="center", fontsize=7, color=style.INK)
 
 
 def _draw_published(
@@ -153,7 +139,9 @@ def _draw_published(
     lines = [(middle, 100 * share) for middle, share in zip(x, shares, strict=True) if share]
     if lines:
         middles, heights = np.array(lines).T
-        axes.hlines(heights, middles - half, middles + half, color=INK, linewidth=1.6, label=label)
+        axes.hlines(
+            heights, middles - half, middles + half, color=style.INK, linewidth=1.6, label=label
+        )
 
 
 def _each_once(networks: Rows, key: str) -> list[str]:

@@ -11,15 +11,8 @@ from matplotlib.axes import Axes
 
 from bnas_larq.errors import RunError
 from bnas_larq.files import read_json, read_lines
-from bnas_larq.report.figure_style import (
-    GREY,
-    INK,
-    SECOND,
-    Rows,
-    new_figure,
-    save_figure,
-    style_axes,
-)
+from bnas_larq.report import figure_style as style
+from bnas_larq.report.figure_style import Rows
 
 #: Cost measure → label of its axis.
 _COSTS = {
@@ -55,23 +48,23 @@ def save_pareto(search: str | Path, folder: str | Path) -> list[Path]:
         return []
     trials = [row for row in read_lines(search / "trials.jsonl") if _is_measured(row)]
     measure = summary.get("cost")
-    figure = new_figure(7.4, 4.6)
+    figure = style.new_figure(7.4, 4.6)
     axes = figure.subplots()
     _draw(axes, trials, sorted(front, key=lambda row: row["cost"]))
-    axes.set_xlabel(_COSTS.get(measure, str(measure)), fontsize=9, color=INK)
-    axes.set_ylabel("validation accuracy", fontsize=9, color=INK)
-    style_axes(axes, f"{len(trials)} trials, {len(front)} of them on the Pareto front")
+    axes.set_xlabel(_COSTS.get(measure, str(measure)), fontsize=9, color=style.INK)
+    axes.set_ylabel("validation accuracy", fontsize=9, color=style.INK)
+    style.style_axes(axes, f"{len(trials)} trials, {len(front)} of them on the Pareto front")
     figure.tight_layout()
-    return [save_figure(figure, Path(folder) / f"pareto.{kind}") for kind in ("png", "svg")]
+    return [style.save_figure(figure, Path(folder) / f"pareto.{kind}") for kind in ("png", "svg")]
 
 
 def _draw(axes: Axes, trials: Rows, front: Rows) -> None:
     trial_points = [row["cost"] for row in trials], [row["accuracy"] for row in trials]
-    axes.scatter(*trial_points, s=18, color=GREY, label="trial", linewidths=0)
+    axes.scatter(*trial_points, s=18, color=style.GREY, label="trial", linewidths=0)
     points = [row["cost"] for row in front], [row["accuracy"] for row in front]
     # Steps: between two points, the cheaper one is the best there is.
-    axes.step(*points, where="post", color=SECOND, linewidth=1.4, label="Pareto front")
-    axes.scatter(*points, s=30, color=SECOND, linewidths=0, zorder=3)
+    axes.step(*points, where="post", color=style.SECOND, linewidth=1.4, label="Pareto front")
+    axes.scatter(*points, s=30, color=style.SECOND, linewidths=0, zorder=3)
     for row in front if len(front) <= _MAX_NAMED else ():
         axes.annotate(
             str(row.get("genotype", "")),
@@ -79,7 +72,7 @@ def _draw(axes: Axes, trials: Rows, front: Rows) -> None:
             xytext=(4, -9),
             textcoords="offset points",
             fontsize=6.5,
-            color=INK,
+            color=style.INK,
         )
     axes.margins(x=0.12)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
