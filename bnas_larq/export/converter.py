@@ -22,10 +22,10 @@ import tempfile
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import ExportError, one_line
-from bnas_larq.export.engine import compute_engine, quiet
-from bnas_larq.export.flat import flattened
-from bnas_larq.export.inspect import custom_operations
+from bnas_larq.export.compute_engine import compute_engine, quiet
+from bnas_larq.export.nested_models import flattened
 from bnas_larq.export.padding import with_exact_padding, with_trimmed_margins
+from bnas_larq.export.tflite_file import custom_operations
 
 _WAY_OUT = "Build the layer that needs it from TensorFlow Lite's built-in operations."
 

@@ -13,11 +13,11 @@ import numpy as np
 from bnas_larq.backend import keras
 from bnas_larq.errors import ExportError
 from bnas_larq.export.converter import convert
-from bnas_larq.export.flat import flattened
-from bnas_larq.export.inspect import read_convolutions
 from bnas_larq.export.layer_precision import Verdict, judge
+from bnas_larq.export.nested_models import flattened
 from bnas_larq.export.padding import overhangs
 from bnas_larq.export.parity import check_agreement, check_parity
+from bnas_larq.export.tflite_file import read_convolutions
 from bnas_larq.files import write_atomic
 
 

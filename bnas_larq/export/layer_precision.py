@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from bnas_larq.backend import keras, lq, tf
-from bnas_larq.export.flat import calls, flattened
-from bnas_larq.export.values import VANISH, Value, is_sign, merged, trace
+from bnas_larq.export.nested_models import calls, flattened
+from bnas_larq.export.tensor_facts import VANISH, Value, is_sign, merged, trace
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
 
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)

@@ -15,10 +15,10 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.costs.accounting import BINARY_MACS_PER_OP, LayerCost, count_costs
 from bnas_larq.errors import ExportError
 from bnas_larq.export.converter import image_shape, other_precisions
-from bnas_larq.export.flat import calls, flattened
 from bnas_larq.export.layer_precision import Verdict, judge
+from bnas_larq.export.nested_models import calls, flattened
 from bnas_larq.export.padding import overhangs
-from bnas_larq.export.values import trace
+from bnas_larq.export.tensor_facts import trace
 from bnas_larq.genotype import Cell, Genotype
 from bnas_larq.layers.cells import live_edges, used_states
 from bnas_larq.layers.template import plan_cells

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from bnas_larq.backend import keras, lq, tf
-from bnas_larq.export.flat import calls
+from bnas_larq.export.nested_models import calls
 from bnas_larq.layers.binary_convolution import BinaryConv2D
 
 
@@ -102,7 +102,7 @@ def with_trimmed_margins(model: keras.Model) -> keras.Model:
     The model itself is returned when nothing needs to change, and always stays as it was.
 
     Args:
-        model: one graph, see `bnas_larq.export.flat`.
+        model: one graph, see `bnas_larq.export.nested_models`.
     """
     paddings = {
         layer.name: kept

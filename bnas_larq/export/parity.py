@@ -9,8 +9,8 @@ import numpy as np
 
 from bnas_larq.backend import keras
 from bnas_larq.errors import ExportError, one_line
-from bnas_larq.export.engine import compute_engine, quiet
-from bnas_larq.export.inspect import read_convolutions
+from bnas_larq.export.compute_engine import compute_engine, quiet
+from bnas_larq.export.tflite_file import read_convolutions
 
 #: Largest mean difference of a file that still is the network, as a share of the largest output. A
 #: value within rounding of 0 that gets the other sign moves the outputs of that image by some

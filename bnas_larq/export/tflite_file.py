@@ -18,8 +18,8 @@ import numpy as np
 
 from bnas_larq.backend import keras, lq
 from bnas_larq.errors import ExportError, one_line
-from bnas_larq.export.engine import compute_engine
-from bnas_larq.export.flat import calls, flattened
+from bnas_larq.export.compute_engine import compute_engine
+from bnas_larq.export.nested_models import calls, flattened
 from bnas_larq.layers.operations import FactorizedReduction
 
 #: What a reader of a damaged flatbuffer runs into: offsets that point outside or elsewhere.
