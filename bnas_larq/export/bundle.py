@@ -1,7 +1,7 @@
 """The deploy bundle: a folder with the network and all that a device needs to use it.
 
-It is written whole or not at all; `SHA256SUMS` covers every other file. Also the bundle's texts: the
-network's card and the README.
+It is written whole or not at all; `SHA256SUMS` covers every other file. The texts (the network's
+card, the README) are made here, too.
 """
 
 from __future__ import annotations

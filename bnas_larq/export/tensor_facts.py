@@ -1,5 +1,5 @@
-"""What is known of the tensors of a Keras model without running it: signs, and what Zeroise makes
-constant."""
+"""Facts about the tensors of a Keras model, without running it: which are signs, and which Zeroise
+makes constant."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.export.nested_models import calls
 from bnas_larq.layers.convolutions import Zeroise
 
-#: Inputs on which a quantizer must show that it is a sign.
+#: Inputs on which a quantizer is tried out.
 _PROBE = np.concatenate([np.linspace(-3.0, 3.0, 32), np.linspace(-0.01, 0.01, 8)])
-#: Layers that the converter drops: a sign in front of them is still straight in front.
-VANISH = (
+#: Layers that the converter drops: a sign in front of them is directly in front of what follows.
+DROPPED = (
     keras.layers.Dropout,
     keras.layers.SpatialDropout2D,
     keras.layers.GaussianNoise,
     lq.quantizers.NoOp,
 )
-#: What makes zeros of zeros.
+#: Layers that map zeros to zeros.
 _KEEP_ZEROS = (
     keras.layers.Add,
     keras.layers.Concatenate,
@@ -33,13 +33,13 @@ _KEEP_ZEROS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Value:
-    """What is known of a tensor.
+class TensorFacts:
+    """What is known about a tensor.
 
     Attributes:
-        sign: straight from a sign, so −1 and +1 only.
-        constant: the same for every image, because all of it comes from Zeroise.
-        zeros: constant, and nothing but zeros.
+        sign: directly from a sign, so −1 and +1 only.
+        constant: the same for every image, because it comes from Zeroise alone.
+        zeros: constant, and zeros only.
     """
 
     sign: bool = False
@@ -47,39 +47,39 @@ class Value:
     zeros: bool = False
 
 
-def trace(model: keras.Model) -> dict[int, Value]:
-    """What is known of every tensor of a model without nested models, by the tensor's identity."""
-    values = {id(tensor): Value() for tensor in model.inputs}
+def trace(model: keras.Model) -> dict[int, TensorFacts]:
+    """Tensor's id → facts, for every tensor of a model without nested models."""
+    facts = {id(tensor): TensorFacts() for tensor in model.inputs}
     for node in calls(model):
-        read = [values[id(tensor)] for tensor in node.keras_inputs]
-        value = _output(node.layer, read)
-        values.update((id(tensor), value) for tensor in tf.nest.flatten(node.outputs))
-    return values
+        read = [facts[id(tensor)] for tensor in node.keras_inputs]
+        output = _output_facts(node.layer, read)
+        facts.update((id(tensor), output) for tensor in tf.nest.flatten(node.outputs))
+    return facts
 
 
-def merged(values: Sequence[Value]) -> Value:
-    """What holds of all the tensors that a layer reads."""
-    return Value(
-        sign=all(value.sign for value in values),
-        constant=bool(values) and all(value.constant for value in values),
-        zeros=bool(values) and all(value.zeros for value in values),
+def common_facts(tensors: Sequence[TensorFacts]) -> TensorFacts:
+    """What holds for all the tensors that a layer reads."""
+    return TensorFacts(
+        sign=all(facts.sign for facts in tensors),
+        constant=bool(tensors) and all(facts.constant for facts in tensors),
+        zeros=bool(tensors) and all(facts.zeros for facts in tensors),
     )
 
 
-def _output(layer: keras.layers.Layer, read: list[Value]) -> Value:
+def _output_facts(layer: keras.layers.Layer, read: list[TensorFacts]) -> TensorFacts:
     if isinstance(layer, Zeroise):
-        return Value(constant=True, zeros=True)
-    if isinstance(layer, VANISH):
+        return TensorFacts(constant=True, zeros=True)
+    if isinstance(layer, DROPPED):
         return read[0]
-    known = merged(read)
-    function = (
-        layer if isinstance(layer, lq.quantizers.Quantizer) else getattr(layer, "activation", None)
-    )
-    return Value(is_sign(function), known.constant, known.zeros and isinstance(layer, _KEEP_ZEROS))
+    common = common_facts(read)
+    is_quantizer = isinstance(layer, lq.quantizers.Quantizer)
+    function = layer if is_quantizer else getattr(layer, "activation", None)
+    zeros = common.zeros and isinstance(layer, _KEEP_ZEROS)
+    return TensorFacts(is_sign(function), common.constant, zeros)
 
 
 def is_sign(function: Any) -> bool:
-    """Whether it gives −1 and +1 and nothing else; tried out, because anybody can write one."""
+    """Whether it returns −1 and +1 only; tried out, because users write their own quantizers."""
     if function is None:
         return False
     try:
