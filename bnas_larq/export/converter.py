@@ -54,8 +54,8 @@ def convert(model: keras.Model) -> bytes:
         )
     with quiet():
         model, _ = with_exact_padding(with_trimmed_margins(model))
-    # A SavedModel of one function instead of LCE's convert_keras_model: the same converter, 10 times
-    # faster, since it does not trace every layer and its gradients.
+    # A SavedModel of one function: unlike LCE's convert_keras_model, it does not trace every layer
+    # and its gradients, so the same converter is 10 times faster.
     call = tf.function(
         lambda image: model(image, training=False),
         input_signature=[tf.TensorSpec((1, *shape), tf.float32, "image")],
@@ -100,7 +100,7 @@ def image_shape(model: keras.Model) -> tuple[int, int, int]:
     shapes = [tuple(tensor.shape) for tensor in inputs or ()]
     if len(shapes) != 1 or len(outputs) != 1 or len(shapes[0]) != 4 or None in shapes[0][1:]:
         raise ExportError(
-            "An exported model has one output and takes one image of fixed height, width and channels. "
+            "An exported model takes one image of fixed height, width and channels, with one output. "
             f"Received: {len(shapes)} inputs {shapes}, {len(outputs or ())} outputs. "
             "Build the network with the input_shape that the device will use."
         )

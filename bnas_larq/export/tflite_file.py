@@ -145,8 +145,9 @@ def _signs(kernel: np.ndarray) -> str:
 
 
 def _operators(tflite: bytes) -> Iterator[dict[str, Any]]:
-    """The operations of a flatbuffer: `custom` (name or "") of each; of those with a kernel also the
-    output's `tensor` name, `binary`, `kind`, the kernel's `shape` as in Keras, `signs` and `bytes`.
+    """The operations of a flatbuffer: `custom` (name or "") of each; of those with a kernel also
+    `tensor` (name of its output), `binary`, `kind`, `shape` (of the kernel, as in Keras), `signs`
+    and `bytes`.
 
     Reads the whole file, including every constant, to detect a truncated file before it reaches
     LCE's interpreter, which does not verify its input but crashes.
