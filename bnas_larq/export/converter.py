@@ -100,8 +100,8 @@ def image_shape(model: keras.Model) -> tuple[int, int, int]:
     shapes = [tuple(tensor.shape) for tensor in inputs or ()]
     if len(shapes) != 1 or len(outputs) != 1 or len(shapes[0]) != 4 or None in shapes[0][1:]:
         raise ExportError(
-            "An exported model takes one image of fixed height, width and channels, with one output. "
-            f"Received: {len(shapes)} inputs {shapes}, {len(outputs or ())} outputs. "
+            "An exported model has one output and one input, an image of fixed height, width and "
+            f"channels. Received: {len(shapes)} inputs {shapes}, {len(outputs or ())} outputs. "
             "Build the network with the input_shape that the device will use."
         )
     return shapes[0][1:]
