@@ -27,26 +27,21 @@ from bnas_larq.tables import align, duration, scientific, size
 
 #: What is averaged over a method's runs.
 MEASURES = (
-    "search_seconds",
-    "test_accuracy",
-    "validation_accuracy",
-    "ops_honest",
-    "ops_paper",
-    "bytes",
-    "zeroise",
-    "parameter_free",
+    *("search_seconds", "test_accuracy", "validation_accuracy"),
+    *("ops_honest", "ops_paper", "bytes", "zeroise", "parameter_free"),
 )
+_ACCURACIES = ("supernet_validation_accuracy", "validation_accuracy", "test_accuracy")
 
 Row = Mapping[str, Any]
 
 
 def run_facts(path: Path, planned: Row, failure: str | None) -> dict[str, Any]:
-    """What one run of a comparison has found out so far.
+    """Status and measures of a run of a comparison, as far as they are known.
 
     Args:
         path: its run folder.
         planned: its entry of plan.json.
-        failure: why it ended without a result, or None.
+        failure: why it failed, or None.
     """
     result = read_json(path / "result.json") if (path / "result.json").is_file() else {}
     finished = bool(result.get("finished"))
@@ -59,10 +54,7 @@ def run_facts(path: Path, planned: Row, failure: str | None) -> dict[str, Any]:
         "genotype": result.get("genotype"),
         "search_seconds": seconds.get("search") if searched else None,
         "train_seconds": seconds.get("train"),
-        **{
-            key: result.get(key)
-            for key in ("supernet_validation_accuracy", "validation_accuracy", "test_accuracy")
-        },
+        **{key: result.get(key) for key in _ACCURACIES},
         **{key: cost.get(key) for key in ("ops_honest", "ops_paper", "bytes")},
         **_shares(path / "genotype.json"),
         "alarms": alarm_epochs(read_lines(path / "search" / "alarms.jsonl")),
@@ -87,7 +79,7 @@ def method_rows(runs: Sequence[Row]) -> list[dict[str, Any]]:
     A measure is `{"mean", "std", "n"}` over the finished runs that have it: `mean` is None without
     any, `std`, the sample standard deviation, below two.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for method in dict.fromkeys(run["method"] for run in runs):
         own = [run for run in runs if run["method"] == method]
         finished = [run for run in own if run["status"] == "finished"]
@@ -141,7 +133,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def comparison_text(rows: Sequence[Row], runs: Sequence[Row], notes: Sequence[str]) -> str:
-    """The table with its genotypes, failures and notes, for a terminal."""
+    """The table for a terminal, with genotypes, failures, alarms and notes."""
     lines = align([list(_COLUMNS), *_cells(rows)], left=2)
     return "\n".join([*lines, "", *_remarks(rows, runs), *notes])
 
@@ -160,7 +152,7 @@ def comparison_markdown(
 
 
 def comparison_csv(rows: Sequence[Row]) -> str:
-    """A line for each method: every measure with mean, spread and number of runs."""
+    """The table with mean, standard deviation and number of runs of every measure."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     plain = ("method", "space", "runs", "finished", "failed")

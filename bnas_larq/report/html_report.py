@@ -156,14 +156,15 @@ def _flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _pairs(values: Mapping[str, Any], *omitted: str) -> list[tuple[str, str]]:
     """Rows (key, value) of a table, without the `omitted` keys."""
-    kept = {key: value for key, value in values.items() if key not in omitted}
-    return [
-        (key.replace("_", " "), number_text(key, value)) for key, value in _flattened(kept).items()
-    ]
+    flat = _flattened({key: value for key, value in values.items() if key not in omitted})
+    return [(key.replace("_", " "), number_text(key, value)) for key, value in flat.items()]
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[list[tuple[str, bool]]]:
-    """A header and rows of (text, whether its column is numeric); empty without rows."""
+#: A header and rows of (text, whether its column is numeric); empty without rows.
+Table = list[list[tuple[str, bool]]]
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     numeric = [
         any(isinstance(value, (int, float)) and not isinstance(value, bool) for value in column)
         for column in zip(*rows, strict=True)
@@ -172,18 +173,16 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[list[t
     return [list(zip(row, numeric, strict=True)) for row in [columns, *texts]] if rows else []
 
 
-def _layers(cost: Mapping[str, Any]) -> list[list[tuple[str, bool]]]:
+def _layers(cost: Mapping[str, Any]) -> Table:
     layers = cost.get("layers")
     if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
         return []
     columns = list(layers[0]) if layers else []
-    return _table(
-        columns, [[_flattened(layer).get(column) for column in columns] for layer in layers]
-    )
+    return _table(columns, [list(map(_flattened(layer).get, columns)) for layer in layers])
 
 
-def _convolutions(export: Mapping[str, Any]) -> list[list[tuple[str, bool]]]:
-    """Every convolution and dense layer of the exported file, with its precision there."""
+def _convolutions(export: Mapping[str, Any]) -> Table:
+    """Convolutions and dense layers of the exported file, with their precision there."""
     reasons = export.get("not_binary_because") or {}
     rows = [
         (

@@ -86,7 +86,7 @@ def save_layer_csv(networks: Rows, path: Path) -> Path:
 
 
 def save_layer_picture(networks: Rows, path: Path, title: str) -> Path:
-    """Write bars of the accuracies, with lines for the published ones and for guessing.
+    """Write bars of the accuracies, with lines for the published ones and for random guessing.
 
     Args:
         networks: as of `layer_table`, each with `classes`, the number of classes of the data.

@@ -97,13 +97,8 @@ def _cost_target(path: Path) -> tuple[float, str] | None:
 
 
 def _has_shortcut(path: Path) -> bool:
-    """Whether a network.json asks for inter-cell shortcuts; by default it does."""
+    """Whether the network of a network.json has inter-cell shortcuts; by default it has."""
     try:
-        values = read_json(path)
-    except BnasLarqError:
+        return bool(read_json(path)["config"]["shortcut"])
+    except (BnasLarqError, LookupError, TypeError):
         return True
-    values = values if isinstance(values, dict) else {}
-    for settings in (values, values.get("network"), values.get("config")):
-        if isinstance(settings, dict) and "shortcut" in settings:
-            return bool(settings["shortcut"])
-    return True
