@@ -1,1 +1,1 @@
-"""Export to Larq Compute Engine: conversion, a look into the file, comparison with Keras."""
+"""Export to Larq Compute Engine: lint, conversion, comparison with Keras, deploy bundle."""

@@ -1,6 +1,7 @@
-"""The folder that goes to a device: the network, and all that it takes to use it there.
+"""The deploy bundle: a folder with the network and all that a device needs to use it.
 
-It is written whole or not at all. `SHA256SUMS` covers every other file.
+It is written whole or not at all; `SHA256SUMS` covers every other file. The texts (the network's
+card, the README) are made here, too.
 """
 
 from __future__ import annotations
@@ -17,25 +18,26 @@ from typing import Any
 from bnas_larq.backend import keras
 from bnas_larq.costs.accounting import Costs
 from bnas_larq.errors import ExportError, RunError, one_line
-from bnas_larq.export.flat import flattened
+from bnas_larq.export.nested_models import flattened
 from bnas_larq.files import replace_folder, temporary_folder
+from bnas_larq.pages import render
 
 MODEL, SUMS = "model.tflite", "SHA256SUMS"
-#: All that a bundle holds.
+#: The files of a bundle.
 FILES = frozenset(
     {MODEL, "labels.txt", "preprocessing.json", "card.md", "run.py", "README.md", SUMS}
 )
-#: The runner, shipped as a module so that it is checked like one, and copied as text.
+#: A module, so that it is linted like one, but copied as text.
 _RUNNER = Path(__file__).with_name("runner.py")
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the network's input, and what its output means.
+    """How an image becomes the network's input, and what the output means.
 
     Attributes:
         height, width: size of the input in pixels.
-        mean, std: per channel, red, green, blue, of values scaled to [0, 1].
+        mean, std: of red, green and blue, scaled to [0, 1].
         output: `"logits"` or `"probabilities"`.
     """
 
@@ -46,7 +48,7 @@ class Preprocessing:
     output: str = "logits"
 
     def to_dict(self) -> dict[str, Any]:
-        """For preprocessing.json, with the rules spelled out."""
+        """The content of preprocessing.json, with the rules spelled out."""
         return {
             "format": "bnas-larq-preprocessing",
             "version": 1,
@@ -77,28 +79,27 @@ def write_bundle(
     """Write the deploy bundle.
 
     Args:
-        folder: where to; its parent is created.
+        folder: the new folder; its parent is created.
         tflite: content of the exported file.
         labels: one name per output.
-        preprocessing: of the images the network was trained on.
-        card: the model card, Markdown.
-        report: of the export, see `bnas_larq.export.exporter.export_network`.
+        preprocessing: as in training.
+        card: the model card, Markdown; see `deployment_card`.
+        report: from `bnas_larq.export.exporter.export_network`.
         overwrite: replace an earlier bundle.
 
     Returns:
-        The folder, with model.tflite, labels.txt, preprocessing.json, card.md, run.py, README.md
-        and SHA256SUMS.
+        The folder, as an absolute path.
 
     Raises:
-        ExportError: the folder exists (without `overwrite`) or is no bundle; the labels do not fit.
+        ExportError: the folder exists (without `overwrite`) or is not a bundle.
         RunError: it cannot be written.
     """
     folder = Path(folder)
     check_bundle(folder, overwrite=overwrite)
-    folder = Path(os.path.abspath(folder))  # "." has no name to put another one beside
+    folder = Path(os.path.abspath(folder))  # "." has no name for a temporary sibling
     files = {
         MODEL: tflite,
-        "labels.txt": _lines(labels),
+        "labels.txt": "".join(f"{one_line(label)}\n" for label in labels),
         "preprocessing.json": json.dumps(preprocessing.to_dict(), indent=1) + "\n",
         "card.md": card,
         "run.py": _RUNNER.read_text(encoding="utf-8"),
@@ -110,7 +111,7 @@ def write_bundle(
     temporary = None
     try:
         temporary = temporary_folder(folder)
-        check_bundle(folder, overwrite=overwrite)  # it may have brought an earlier one back
+        check_bundle(folder, overwrite=overwrite)  # temporary_folder may restore an earlier one
         for name, content in contents.items():
             (temporary / name).write_bytes(content)
         replace_folder(temporary, folder)
@@ -120,7 +121,7 @@ def write_bundle(
             "Free space or choose another folder."
         ) from error
     finally:
-        if temporary is not None:  # renamed already unless something failed
+        if temporary is not None:  # already renamed unless something failed
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
@@ -131,21 +132,16 @@ def check_bundle(folder: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ExportError(
-            f"Nothing is overwritten unasked. Received: {folder}, which exists. "
+            f"Nothing is overwritten by default. Received: {folder}, which exists. "
             "Choose another folder or add --overwrite."
         )
-    held = {path.name for path in folder.iterdir()} if folder.is_dir() else None
-    # Many folders of downloads hold such sums, and a bundle may lie among a user's own files.
-    if folder.is_symlink() or held is None or (held and SUMS not in held) or held - FILES:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else None
+    # Download folders hold SHA256SUMS, too, and users may keep files of their own in a bundle.
+    if folder.is_symlink() or names is None or (names and SUMS not in names) or names - FILES:
         raise ExportError(
             "Only a bundle is replaced by a bundle. "
             f"Received: {folder}, which is or holds something else. Choose another folder."
         )
-
-
-def _lines(labels: Sequence[str]) -> str:
-    """One label on each line."""
-    return "".join(f"{one_line(label)}\n" for label in labels)
 
 
 def output_kind(model: keras.Model) -> str:
@@ -156,56 +152,15 @@ def output_kind(model: keras.Model) -> str:
     return "probabilities" if softmax or activation is keras.activations.softmax else "logits"
 
 
-#: Differences from here on come from a sign, not from rounding alone.
+#: Larger differences come from a sign, not from rounding alone.
 FLIPPED = 1e-4
-_ABOUT_FLIPS = """
-Differences above 1e-4 mean that on some image a value in front of a sign lies within rounding of 0
-and got the other sign; neither result is more right."""
 
 
 def _readme(report: Mapping[str, Any]) -> str:
-    parity = report["parity"]
-    compared = (
-        f"Compared with Keras on {parity['images']} {report.get('parity_images', 'images')}:\n"
-        f"{parity['equal_predictions']:.2%} of the predictions equal, "
-        f"largest difference of an output {parity['max_abs_difference']:.2g}."
-        + ("" if parity["max_abs_difference"] < FLIPPED else _ABOUT_FLIPS)
+    images = report.get("parity_images", "images")
+    return render(
+        "bundle_readme.md", model=MODEL, sums=SUMS, report=report, images=images, flipped=FLIPPED
     )
-    return f"""# How to use this network
-
-`python run.py image.png` prints the likeliest classes. It needs no TensorFlow, only
-
-    pip install larq-compute-engine "numpy<2" Pillow
-
-(wheels for Linux and macOS). In another language: read `preprocessing.json` for how an image
-becomes the input, and give `model.tflite` to Larq Compute Engine's interpreter. The file does not
-run in plain TensorFlow Lite: its 1-bit convolutions are Larq Compute Engine's.
-
-`sha256sum -c {SUMS}` checks all files. `card.md` tells what the network was trained on and how
-good it is.
-
-## The file
-
-{report["bytes"]:,} bytes; {report["binary_convolutions"]} convolutions in 1 bit, \
-{report["float_convolutions"]} in full precision.
-{compared}
-
-## Speed
-
-Measure it on the device, with the benchmark program of Larq Compute Engine
-(<https://docs.larq.dev/compute-engine/benchmark/>), built for its processor:
-
-    ./lce_benchmark_model --graph={MODEL} --num_threads=1 --warmup_runs=10 --num_runs=50
-
-Its kernels are optimised for 64-bit ARM. On x86 they are reference code: what you measure there
-says nothing about the device.
-"""
-
-
-_NOT_STATED = (
-    "Not stated: the weights are for whoever trained them to license. Their training data may set\n"
-    "terms of its own."
-)
 
 
 def deployment_card(
@@ -226,29 +181,18 @@ def deployment_card(
         input_shape: height, width, channels.
         classes: number of outputs.
         test: metrics on the test split, if it was evaluated.
-        facts: more lines: what → value; None and empty ones are left out.
-        terms: the licence of weights that others have a say in, if any.
+        facts: further lines; those without a value are omitted.
+        terms: the licence of weights that may not be given to others, if any.
     """
-    lines = [f"# {name}", "", f"Images {input_shape[0]}×{input_shape[1]}, {classes} classes.", ""]
-    lines += [f"- {key}: {value}" for key, value in (facts or {}).items() if value]
-    lines += ["", "## Accuracy", ""]
-    if test:
-        top5 = f", top-5 {test['top5_accuracy']:.2%}" if test.get("top5_accuracy") else ""
-        lines.append(f"{test['accuracy']:.2%}{top5} on {test['examples']:,} test images.")
-    else:
-        lines.append("Not measured here.")
-    lines += [
-        "",
-        "## Cost of one image",
-        "",
-        f"- MACs: {costs.binary_macs:,} 1-bit + {costs.full_precision_macs:,} full precision",
-        f"- OPs, papers' convention: {costs.ops_paper:.4g}",
-        f"- OPs, honest (only 1-bit MACs / 64): {costs.ops_honest:.4g}",
-        f"- Weights: {costs.bytes:,} bytes (1 bit per binary weight, 4 bytes per other number; the",
-        f"  file adds its structure); parameters: {costs.parameters:,}",
-        "",
-        "## Licence",
-        "",
-        terms or _NOT_STATED,
-    ]
-    return "\n".join(lines) + "\n"
+    height, width = input_shape[:2]
+    return render(
+        "deployment_card.md",
+        name=name,
+        height=height,
+        width=width,
+        classes=classes,
+        facts=facts or {},
+        test=dict(test, top5_accuracy=test.get("top5_accuracy")) if test else None,
+        costs=costs,
+        terms=terms,
+    )

@@ -1,19 +1,14 @@
 """From a Keras model to the bytes of a `.tflite` file, with Larq Compute Engine's converter (LCE).
 
-What LCE 0.16 makes 1-bit, found by experiment:
+What LCE 0.16 makes of a network, found by experiment (`bnas_larq.export.layer_precision` has the
+rules for 1-bit convolutions, of any kernel size, dilation, stride and number of channels):
 
-- A convolution between a sign and a kernel of ±scale, one scale per output channel, whether the
-  scale is computed by the kernel quantizer from a latent kernel or not; 1×1, 3×3, 5×5, dilated,
-  strided, any number of channels.
-- SAME padding with zeros or ones, and VALID. Zeros padded behind the sign (symmetric padding),
-  groups, a kernel of three values and a missing input or kernel quantizer all leave a float
-  convolution.
-- BatchNorm in front of a sign stays a multiplication and an addition: it cannot be folded through
-  the sign. BatchNorm behind a binary convolution is folded into its scales. ReLU is fused with
-  `pad_values=1` only.
+- BatchNorm in front of a sign remains a multiplication and an addition, since it cannot be folded
+  through the sign. BatchNorm behind a binary convolution is folded into its scales.
+- ReLU is fused into a convolution with `pad_values=1` only.
 - Zeros (Zeroise) become constants of the output's size. Addition and concatenation are plain TFLite
   operations.
-- Zero padding needs the care of `bnas_larq.export.padding` on small feature maps.
+- Some paddings are converted wrongly, see `bnas_larq.export.padding`.
 """
 
 from __future__ import annotations
@@ -22,29 +17,31 @@ import tempfile
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import ExportError, one_line
-from bnas_larq.export.engine import compute_engine, quiet
-from bnas_larq.export.flat import flattened
-from bnas_larq.export.inspect import custom_operations
+from bnas_larq.export.compute_engine import compute_engine, quiet
+from bnas_larq.export.nested_models import flattened
 from bnas_larq.export.padding import with_exact_padding, with_trimmed_margins
+from bnas_larq.export.tflite_file import custom_operations
 
-_WAY_OUT = "Build the layer that needs it from TensorFlow Lite's built-in operations."
+_INCONVERTIBLE = (
+    "Larq Compute Engine must be able to convert all layers of a model. Received: {!r}, {}. "
+    "Build the layer in question from TensorFlow Lite's built-in operations."
+)
 
 
 def convert(model: keras.Model) -> bytes:
     """Convert a trained model for images into a flatbuffer for Larq Compute Engine.
 
-    The file takes one float32 image [1, height, width, channels] and gives what the model gives in
-    inference mode. Small feature maps are treated by `bnas_larq.export.padding`, so that every LCE
-    kernel computes the same function.
+    The file takes one float32 image [1, height, width, channels] and returns the model's output in
+    inference mode. Paddings are rewritten by `bnas_larq.export.padding`, so that every LCE kernel
+    computes the same function.
 
     Args:
-        model: one input, one output, a static input shape; models may be nested in it. Layers
-            that act in training only (drop-path) are absent.
+        model: one input, one output, a static input shape; models may be nested in it. Layers that
+            act in training only (drop-path) are dropped.
 
     Raises:
-        ExportError: LCE is not installed or has no wheel for this platform; the model has several
-            inputs, an open input shape, no graph, no float32 precision, or a layer that has no
-            counterpart in LCE.
+        ExportError: LCE is not installed; the model has several inputs, an open input shape, no
+            graph, a precision other than float32, or a layer that LCE cannot convert.
     """
     engine = compute_engine()
     shape = image_shape(model)
@@ -57,8 +54,8 @@ def convert(model: keras.Model) -> bytes:
         )
     with quiet():
         model, _ = with_exact_padding(with_trimmed_margins(model))
-    # A SavedModel of one function only, instead of LCE's convert_keras_model: the same converter,
-    # but without tracing every layer and its gradients (10 times faster), and for one image.
+    # A SavedModel of one function: unlike LCE's convert_keras_model, it does not trace every layer
+    # and its gradients, so the same converter is 10 times faster.
     call = tf.function(
         lambda image: model(image, training=False),
         input_signature=[tf.TensorSpec((1, *shape), tf.float32, "image")],
@@ -79,18 +76,12 @@ def convert(model: keras.Model) -> bytes:
             f"Conversion needs a writable temporary folder. Received: {one_line(error)}. "
             "Free space or set TMPDIR."
         ) from error
-    except Exception as error:  # what the converter raises when an operation has no counterpart
-        raise ExportError(
-            "A model can be exported when all its layers have counterparts in Larq Compute Engine. "
-            f"Received: {model.name!r}, which the converter refused: {one_line(error)[:300]}. "
-            f"{_WAY_OUT}"
-        ) from error
+    except Exception as error:  # the converter's own, when it knows no such operation
+        refusal = f"which the converter refused: {one_line(error)[:300]}"
+        raise ExportError(_INCONVERTIBLE.format(model.name, refusal)) from error
     foreign = [name for name in custom_operations(content) if not name.startswith("Lce")]
     if foreign:
-        raise ExportError(
-            "A model can be exported when all its layers have counterparts in Larq Compute Engine. "
-            f"Received: {model.name!r}, which uses {', '.join(foreign)}. {_WAY_OUT}"
-        )
+        raise ExportError(_INCONVERTIBLE.format(model.name, f"which uses {', '.join(foreign)}"))
     return content
 
 
@@ -109,8 +100,8 @@ def image_shape(model: keras.Model) -> tuple[int, int, int]:
     shapes = [tuple(tensor.shape) for tensor in inputs or ()]
     if len(shapes) != 1 or len(outputs) != 1 or len(shapes[0]) != 4 or None in shapes[0][1:]:
         raise ExportError(
-            "An exported model takes one image of fixed height, width and channels; one output. "
-            f"Received: {len(shapes)} inputs {shapes}, {len(outputs or ())} outputs. "
+            "An exported model has one output and one input, an image of fixed height, width and "
+            f"channels. Received: {len(shapes)} inputs {shapes}, {len(outputs or ())} outputs. "
             "Build the network with the input_shape that the device will use."
         )
     return shapes[0][1:]

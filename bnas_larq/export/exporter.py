@@ -1,4 +1,4 @@
-"""Export as one step: convert, inspect, compare with Keras, write, and report in plain data."""
+"""Export in one step: convert, inspect, compare with Keras, write, and report as plain data."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from bnas_larq.backend import keras
 from bnas_larq.errors import ExportError
 from bnas_larq.export.converter import convert
-from bnas_larq.export.flat import flattened
-from bnas_larq.export.inspect import read_convolutions
 from bnas_larq.export.layer_precision import Verdict, judge
+from bnas_larq.export.nested_models import flattened
 from bnas_larq.export.padding import overhangs
 from bnas_larq.export.parity import check_agreement, check_parity
+from bnas_larq.export.tflite_file import read_convolutions
 from bnas_larq.files import write_atomic
 
 
@@ -33,30 +33,29 @@ def export_network(
 
     Args:
         model: the trained network.
-        path: file to write; nothing is written unless conversion and comparison succeed.
+        path: the file, written only if conversion and comparison succeed.
         images: float32 [number, height, width, channels], preprocessed as for the model.
         overwrite: replace an existing file.
         on_image: called with the number of images compared so far.
 
     Returns:
-        A report that can be written as JSON: `file` (name), `bytes`, `sha256`, `convolutions` (one
-        object for each convolution and dense layer of the file, see `ConvolutionRecord`),
-        `binary_convolutions` and `float_convolutions` (their numbers, dense layers left out),
-        `not_binary_because` (layer name → reason; layers of nested models are called
-        `model/layer`), `exact_padding` (layers treated by
-        `bnas_larq.export.padding`), `parity` (see `Parity`).
+        A report for JSON: `file` (name), `bytes`, `sha256`, `convolutions` (a `ConvolutionRecord`
+        for each convolution and dense layer of the file), `binary_convolutions` and
+        `float_convolutions` (their numbers, without dense layers), `not_binary_because` (layer →
+        reason), `exact_padding` (layers changed by `bnas_larq.export.padding`), `parity` (see
+        `Parity`). Layers of nested models are called `model/layer`.
 
     Raises:
         ExportError: the file exists (without `overwrite`), the model cannot be converted, or the
-            file does not run or computes something else.
+            file does not run or disagrees with Keras.
         RunError: the file cannot be written.
     """
     path = Path(path)
     if path.is_dir():
-        raise ExportError(f"A .tflite is a file. Received: {path}, a folder. Name a file in it.")
+        raise ExportError(f"Export writes a file. Received: {path}, a folder. Name a file in it.")
     if path.exists() and not overwrite:
         raise ExportError(
-            f"Nothing is overwritten unasked. Received: {path}, which exists. "
+            f"Nothing is overwritten by default. Received: {path}, which exists. "
             "Choose another file or add --overwrite."
         )
     flat = flattened(model)
@@ -88,5 +87,5 @@ def export_network(
 def _reason(verdict: Verdict | None) -> str:
     """Why a convolution or dense layer of the file is not 1-bit there."""
     if verdict is None:
-        return "its Keras layer is not known"
-    return verdict.reason or "the converter did not recognise it, for a reason not known here"
+        return "its Keras layer is unknown"
+    return verdict.reason or "the converter did not recognise it, for an unknown reason"

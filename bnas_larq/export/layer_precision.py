@@ -1,21 +1,22 @@
-"""Which convolutions Larq Compute Engine will make 1-bit, told from the Keras model alone.
+"""Which convolutions Larq Compute Engine (LCE) will make 1-bit, judged from the Keras model alone.
 
 The rules were found by converting (LCE 0.16) and are tested against conversions. A convolution
 becomes 1-bit when all of this holds:
 
 - It is an ordinary 2-D convolution without groups. LCE has no 1-bit dense, depthwise, separable,
   transposed, 1-D or 3-D kernels.
-- Its kernel, as used, is ±scale with one scale for each output channel; how it came to be is
-  indifferent.
-- Its input is ±1 and comes straight from a sign: its own input quantizer, or a quantizer before
-  it. A pool, pad, crop, reshape or concatenation between the sign and the convolution breaks the
-  pattern; in front of the sign they do not.
-- Padding is VALID, or SAME with zeros or ones. Zeros that are padded behind the sign any other way
-  are neither +1 nor −1.
-- It is not one of several dilated convolutions of one size on the same signs, see
-  `bnas_larq.export.layer_precision`.
+- Its kernel, as used, is ±scale with one scale per output channel, however it is computed.
+- Its input is ±1 and comes directly from a sign: its own input quantizer, or a quantizer before it.
+  A pool, pad, crop, reshape or concatenation between sign and convolution breaks the pattern; in
+  front of the sign it does not.
+- Padding is VALID, or SAME with zeros or ones. Zeros padded behind the sign in any other way are
+  neither +1 nor −1.
+- If dilated, no other dilated convolution of its size reads the same signs. TensorFlow writes a
+  dilated convolution as three operations and computes the first only once for both; LCE then
+  recognises neither. The BatchNorms of an untrained network are all alike, so the signs behind
+  them are the same, too; training makes them differ.
 
-A convolution that reads nothing but constants (Zeroise) is computed while converting and is not in
+A convolution that reads nothing but constants (Zeroise) is computed during conversion and is not in
 the file at all.
 """
 
@@ -29,8 +30,8 @@ from typing import Any
 import numpy as np
 
 from bnas_larq.backend import keras, lq, tf
-from bnas_larq.export.flat import calls, flattened
-from bnas_larq.export.values import VANISH, Value, is_sign, merged, trace
+from bnas_larq.export.nested_models import calls, flattened
+from bnas_larq.export.tensor_facts import DROPPED, TensorFacts, common_facts, is_sign, trace
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
 
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
@@ -45,24 +46,24 @@ _UNUSUAL = (
     keras.layers.LocallyConnected1D,
     keras.layers.LocallyConnected2D,
 )
-#: Where Keras, Larq and this package define layers; others' convolutions may compute anything.
+#: Convolutions defined elsewhere may compute anything.
 _KNOWN_PACKAGES = ("keras", "tf_keras", "larq", "bnas_larq", "tensorflow")
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What becomes of one convolution or dense layer.
+    """What becomes of a convolution or dense layer in the file.
 
     Attributes:
-        name: the layer's name; inside a nested model `model/layer`.
+        name: the layer's name, `model/layer` inside a nested model.
         kind: `"convolution"`, `"depthwise"`, `"dense"` or `"other"`.
         binary: whether it will be 1-bit in the file.
         meant: whether its kernel was meant to be binary: it has a kernel quantizer.
         cause: why it is not 1-bit: `"design"`, `"padding"`, `"groups"`, `"precision"`, `"kind"`,
-            `"custom"`, `"shared"` or `"constant"` (computed while converting, so not in the file);
-            empty for 1-bit ones.
+            `"custom"`, `"shared"` or `"constant"` (computed during conversion, so not in the file);
+            empty if it is.
         reason: the same as a phrase for people.
-        kernel: kernel shape as in Keras.
+        kernel: shape of the kernel in Keras.
     """
 
     name: str
@@ -75,10 +76,10 @@ class Verdict:
 
 
 def judge(model: keras.Model) -> dict[str, Verdict]:
-    """Tell for every convolution and dense layer whether it will be 1-bit in an exported file.
+    """Judge for every convolution and dense layer whether it will be 1-bit in an exported file.
 
     Args:
-        model: functional or sequential; nested models are looked into. Its weights are read, as a
+        model: functional or sequential; nested models are followed. Its weights are read, since a
             quantizer's name does not tell what its kernels are.
 
     Returns:
@@ -88,31 +89,31 @@ def judge(model: keras.Model) -> dict[str, Verdict]:
         ExportError: the model, or one nested in it, has no graph.
     """
     model = flattened(model)
-    values = trace(model)
-    inputs: dict[int, list[Value]] = {}
+    facts = trace(model)
+    inputs: dict[int, list[TensorFacts]] = {}
     for node in calls(model):
-        read = [values[id(tensor)] for tensor in node.keras_inputs]
-        inputs.setdefault(id(node.layer), []).append(merged(read))
+        read = [facts[id(tensor)] for tensor in node.keras_inputs]
+        inputs.setdefault(id(node.layer), []).append(common_facts(read))
     verdicts = {
         layer.name: _verdict(layer, inputs[id(layer)])
         for layer in model.layers
         if _kind(layer) and id(layer) in inputs
     }
-    for name, others in shared_dilations(model, VANISH).items():
+    for name, others in _shared_dilations(model).items():
         if verdicts[name].binary:
             verdicts[name] = dataclasses.replace(
                 verdicts[name],
                 binary=False,
                 cause="shared",
-                reason=f"it reads the same signs as {', '.join(others)}, dilated like it, and Larq "
-                "Compute Engine recognises neither; give each a BatchNorm of its own (training "
-                "tells equal ones apart)",
+                reason=f"it reads the same signs as {', '.join(others)}, with the same dilation, "
+                "and Larq Compute Engine recognises neither; give each its own BatchNorm (training "
+                "makes them differ)",
             )
     return verdicts
 
 
 def _kind(layer: keras.layers.Layer) -> str:
-    """What is multiplied; empty for layers without a kernel."""
+    """`Verdict.kind`; empty for layers without a kernel."""
     if isinstance(layer, _DEPTHWISE):
         return "depthwise"
     if isinstance(layer, _UNUSUAL):
@@ -122,7 +123,7 @@ def _kind(layer: keras.layers.Layer) -> str:
     return "dense" if isinstance(layer, keras.layers.Dense) else ""
 
 
-def _verdict(layer: keras.layers.Layer, inputs: list[Value]) -> Verdict:
+def _verdict(layer: keras.layers.Layer, inputs: list[TensorFacts]) -> Verdict:
     cause, reason = _cause(layer, inputs)
     return Verdict(
         name=layer.name,
@@ -143,16 +144,18 @@ def _kernel_quantizer(layer: keras.layers.Layer) -> Any:
     return getattr(layer, "kernel_quantizer", None) or getattr(layer, "depthwise_quantizer", None)
 
 
-def _cause(layer: keras.layers.Layer, inputs: list[Value]) -> tuple[str, str]:
+def _input_quantizer(layer: keras.layers.Layer) -> Any:
+    quantizer = getattr(layer, "input_quantizer", None)
+    return None if isinstance(quantizer, lq.quantizers.NoOp) else quantizer
+
+
+def _cause(layer: keras.layers.Layer, inputs: list[TensorFacts]) -> tuple[str, str]:
     """(cause, reason) why it will not be 1-bit; both empty if it will be."""
-    kernel_quantizer = _kernel_quantizer(layer)
-    own = getattr(layer, "input_quantizer", None)
-    own = None if isinstance(own, lq.quantizers.NoOp) else own
-    if all(value.constant for value in inputs):
-        return "constant", "it reads nothing but Zeroise: it is computed while converting"
-    if kernel_quantizer is None and not (
-        all(value.sign for value in inputs) and _is_scaled_sign(_kernel(layer))
-    ):
+    quantizer = _input_quantizer(layer)
+    reads_signs = all(facts.sign for facts in inputs)
+    if all(facts.constant for facts in inputs):
+        return "constant", "it reads nothing but Zeroise: it is computed during conversion"
+    if _kernel_quantizer(layer) is None and not (reads_signs and _is_scaled_sign(_kernel(layer))):
         return (
             "design",
             "full precision by design: it has no kernel quantizer (stem, shortcut, classifier)",
@@ -166,7 +169,7 @@ def _cause(layer: keras.layers.Layer, inputs: list[Value]) -> tuple[str, str]:
     if isinstance(layer, SymmetricQuantConv2D):
         return (
             "padding",
-            "zeros are padded behind the sign, neither +1 nor -1; build it with padding='same'",
+            "zeros padded behind the sign are neither +1 nor -1; build it with padding='same'",
         )
     if type(layer).__module__.split(".")[0] not in _KNOWN_PACKAGES:
         return (
@@ -179,19 +182,19 @@ def _cause(layer: keras.layers.Layer, inputs: list[Value]) -> tuple[str, str]:
             "groups",
             f"it has {layer.groups} groups; Larq Compute Engine has no grouped 1-bit convolution",
         )
-    if own is None and not all(value.sign for value in inputs):
+    if quantizer is None and not reads_signs:
         return (
             "precision",
-            "its input is not quantised: it has no input quantizer, and no sign stands straight "
-            "in front of it (a pad, pool or concatenation between them breaks the pattern)",
+            "its input is not quantised: it has no input quantizer, and no sign directly in front "
+            "of it (a pad, pool or concatenation between them breaks the pattern)",
         )
     padding = _padding_value(layer)
     if layer.padding == "same" and padding not in (0, 1):
         return "padding", f"it pads with {padding:g}; 0 and 1 export"
-    if (own is not None and not is_sign(own)) or not _is_scaled_sign(_kernel(layer)):
+    if (quantizer is not None and not is_sign(quantizer)) or not _is_scaled_sign(_kernel(layer)):
         return (
             "precision",
-            "its quantised input is not ±1, or its kernel not ±scale with one scale per output "
+            "its quantised input is not ±1, or its kernel is not ±scale with one scale per output "
             "channel",
         )
     return "", ""
@@ -209,15 +212,11 @@ def _is_scaled_sign(kernel: tf.Variable) -> bool:
     return bool((magnitude > 0).all() and (magnitude == magnitude[0]).all())
 
 
-def shared_dilations(model: keras.Model, vanish: tuple[type, ...]) -> dict[str, list[str]]:
-    """Dilated convolutions that read the same signs as others of their size.
+def _shared_dilations(model: keras.Model) -> dict[str, list[str]]:
+    """Dilated convolution → the others of its size and padding that read the same signs.
 
     Args:
         model: without nested models.
-        vanish: kinds of layers that the converter drops.
-
-    Returns:
-        Name → names of the others.
     """
     keys: dict[int, Hashable] = {}
     groups: dict[Hashable, list[str]] = {}
@@ -225,11 +224,10 @@ def shared_dilations(model: keras.Model, vanish: tuple[type, ...]) -> dict[str, 
         layer, inputs = node.layer, node.keras_inputs
         read = keys.get(id(inputs[0]), id(inputs[0]))
         if len(inputs) == 1 and not isinstance(node.outputs, (list, tuple, dict)):
-            keys[id(node.outputs)] = _key(layer, read, vanish, id(node.outputs))
+            keys[id(node.outputs)] = _key(layer, read, id(node.outputs))
         if isinstance(layer, keras.layers.Conv2D) and set(layer.dilation_rate) != {1}:
-            own = getattr(layer, "input_quantizer", None)
-            signs = read if own is None or isinstance(own, lq.quantizers.NoOp) else ("sign", read)
-            size = (layer.kernel_size, layer.dilation_rate, layer.padding, _padding(layer))
+            signs = read if _input_quantizer(layer) is None else ("sign", read)
+            size = (layer.kernel_size, layer.dilation_rate, layer.padding, _padding_value(layer))
             group = groups.setdefault((signs, size), [])
             group += [layer.name] if layer.name not in group else []
     return {
@@ -240,11 +238,14 @@ def shared_dilations(model: keras.Model, vanish: tuple[type, ...]) -> dict[str, 
     }
 
 
-def _key(
-    layer: keras.layers.Layer, read: Hashable, vanish: tuple[type, ...], itself: int
-) -> Hashable:
-    """Equal for tensors that TensorFlow's optimizer sees to be equal."""
-    if isinstance(layer, vanish):
+def _key(layer: keras.layers.Layer, read: Hashable, unique: int) -> Hashable:
+    """A key of a layer's output, equal for tensors that TensorFlow's optimizer knows to be equal.
+
+    Args:
+        read: the key of the layer's input.
+        unique: the key of an output that equals no other.
+    """
+    if isinstance(layer, DROPPED):
         return read
     if isinstance(layer, lq.quantizers.Quantizer):
         return "sign", read
@@ -253,8 +254,4 @@ def _key(
         for array in layer.get_weights():
             digest.update(array.tobytes())
         return "batch norm", digest.hexdigest(), read
-    return itself
-
-
-def _padding(layer: keras.layers.Layer) -> Any:
-    return float(keras.backend.get_value(getattr(layer, "pad_values", 0.0)))
+    return unique

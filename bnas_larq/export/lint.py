@@ -1,7 +1,10 @@
-"""What an exported file will hold, told without converting: what is not 1-bit, and what that costs.
+"""Lint: what an exported file will hold, without converting: which layers are not 1-bit, what that
+costs, and which branches of the cells carry no signal.
 
 Figures are of the file, not of the network on paper: a convolution that was meant to be binary but
-exports in full precision costs float operations and four bytes a weight here.
+exports in full precision costs float operations and four bytes per weight here. Zeroise is a choice
+of the search that makes networks cheaper (BNAS, arXiv 2002.06963, §3.1), but on a device its zeros
+take memory.
 """
 
 from __future__ import annotations
@@ -15,32 +18,32 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.costs.accounting import BINARY_MACS_PER_OP, LayerCost, count_costs
 from bnas_larq.errors import ExportError
 from bnas_larq.export.converter import image_shape, other_precisions
-from bnas_larq.export.flat import calls, flattened
 from bnas_larq.export.layer_precision import Verdict, judge
+from bnas_larq.export.nested_models import calls, flattened
 from bnas_larq.export.padding import overhangs
-from bnas_larq.export.values import trace
+from bnas_larq.export.tensor_facts import trace
 from bnas_larq.genotype import Cell, Genotype
 from bnas_larq.layers.cells import live_edges, used_states
 from bnas_larq.layers.template import plan_cells
 from bnas_larq.networks.network import NetworkConfig
 
-#: Channels in one packed word of Larq Compute Engine.
+#: Channels in a packed word of Larq Compute Engine.
 WORD_BITS = 32
 _FLOAT_BYTES = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class LintedLayer:
-    """One layer as it will be in the file.
+    """A layer as it will be in the file.
 
     Attributes:
         name, kind: as in `Verdict`; `kind` is the class for layers without a kernel.
         binary: whether it is a 1-bit convolution.
-        cause, reason: why it is not, see `Verdict`; empty for 1-bit ones and layers without kernel.
+        cause, reason: why it is not, see `Verdict`; empty if it is, or has no kernel.
         meant: whether its kernel was meant to be binary.
-        macs: multiplications for one image, in the precision that `binary` tells.
-        bytes: its weights in the file; BatchNorm with all vectors it stores, although some of it is
-            folded into convolutions.
+        macs: MACs per image, 1-bit if `binary`.
+        bytes: its weights in the file; of a BatchNorm all vectors, although convolutions absorb
+            some of them.
         channels: input channels of a 1-bit convolution, else 0.
         wasted_bits: unused bits in the packed words of one window position of a 1-bit convolution.
     """
@@ -64,17 +67,16 @@ class LintedLayer:
 
 @dataclasses.dataclass(frozen=True)
 class Lint:
-    """What `lint` found.
+    """The findings of `lint`.
 
     Attributes:
         name: the model's name.
-        blockers: sentences: why it cannot be converted as it is.
+        blockers: why it cannot be converted as it is, in sentences.
         layers: all layers that multiply or hold weights.
-        constants: what is stored although it is the same for every image: name → bytes. The zeros
-            of Zeroise (one array for each shape), and what exact padding subtracts.
-        planned_ops: operations as the network is meant, counted honestly: what was meant to be
-            1-bit divided by 64.
-        dead: dead branches of the genotype's cells; empty when the genotype is not known.
+        constants: arrays that are the same for every image: name → bytes. The zeros of Zeroise (one
+            array for each shape), and what exact padding subtracts.
+        planned_ops: OPs of the network as meant: MACs that were meant to be 1-bit divided by 64.
+        dead: dead branches of the genotype's cells; empty without a genotype.
     """
 
     name: str
@@ -86,7 +88,7 @@ class Lint:
 
     @property
     def convolutions(self) -> list[LintedLayer]:
-        """Layers with a kernel: 1-bit ones, and those with a cause why not."""
+        """Layers with a kernel, 1-bit or not."""
         return [layer for layer in self.layers if layer.binary or layer.cause]
 
     @property
@@ -101,12 +103,12 @@ class Lint:
 
     @property
     def ops(self) -> float:
-        """Operations of the file for one image, 1-bit MACs divided by 64."""
+        """OPs of the file per image, 1-bit MACs divided by 64."""
         return sum(layer.ops for layer in self.layers)
 
     @property
     def outside_ops(self) -> float:
-        """Those of them outside 1-bit convolutions."""
+        """The part of `ops` outside 1-bit convolutions."""
         return sum(layer.ops for layer in self.layers if not layer.binary)
 
     @property
@@ -116,7 +118,7 @@ class Lint:
 
     @property
     def outside_bytes(self) -> int:
-        """Those of them outside 1-bit convolutions."""
+        """The part of `bytes` outside 1-bit convolutions."""
         return self.bytes - sum(layer.bytes for layer in self.binary)
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,17 +142,17 @@ class Lint:
 def lint(
     model: keras.Model, genotype: Genotype | None = None, config: NetworkConfig | None = None
 ) -> Lint:
-    """Tell what `bnas_larq.export.converter.convert` will make of a model, without converting it.
+    """Predict what `bnas_larq.export.converter.convert` makes of a model, without converting it.
 
     Larq Compute Engine need not be installed.
 
     Args:
-        model: functional or sequential, for images of a fixed size; nested models are looked into.
+        model: functional or sequential, for images of a fixed size; nested models are followed.
         genotype, config: of a BNAS network, to report the dead branches of its cells.
 
     Raises:
         ExportError: the model, or one nested in it, has no graph.
-        BnasLarqError: its input size is open, so that nothing can be counted.
+        BnasLarqError: its input size is open, so nothing can be counted.
     """
     flat = flattened(model)
     verdicts = judge(flat)
@@ -183,7 +185,8 @@ def _linted(cost: LayerCost, verdict: Verdict | None) -> LintedLayer:
     if verdict is None:
         return LintedLayer(cost.name, cost.kind, False, "", "", False, macs, cost.bytes)
     kernel = math.prod(verdict.kernel)
-    # Costs count a kernel that is meant to be binary with one bit a weight, wherever it ends up.
+    # Costs count one bit per weight for a kernel that is meant to be binary, even if it exports as
+    # float.
     rest = max(0, cost.bytes - (-(-kernel // 8) if verdict.meant else _FLOAT_BYTES * kernel))
     channels = wasted = 0
     if verdict.cause == "constant":
@@ -210,29 +213,29 @@ def _linted(cost: LayerCost, verdict: Verdict | None) -> LintedLayer:
 
 
 def _constants(flat: keras.Model) -> dict[str, int]:
-    """Arrays of the file that are no weights: name → bytes."""
-    values = trace(flat)
-    found: dict[str, int] = {}
-    seen: set[tuple[int | None, ...]] = set()
+    """`Lint.constants`."""
+    facts = trace(flat)
+    constants: dict[str, int] = {}
+    zero_shapes: set[tuple[int | None, ...]] = set()
     read = [tensor for node in calls(flat) for tensor in node.keras_inputs]
     needed = {
         id(tensor)
         for node in calls(flat)
-        if not all(values[id(out)].constant for out in tf.nest.flatten(node.outputs))
+        if not all(facts[id(output)].constant for output in tf.nest.flatten(node.outputs))
         for tensor in node.keras_inputs
     } | {id(tensor) for tensor in flat.outputs}
     for tensor in {id(tensor): tensor for tensor in [*read, *flat.outputs]}.values():
-        value, shape = values[id(tensor)], tuple(tensor.shape[1:])
-        if not value.constant or id(tensor) not in needed or (value.zeros and shape in seen):
+        known, shape = facts[id(tensor)], tuple(tensor.shape[1:])
+        if not known.constant or id(tensor) not in needed or (known.zeros and shape in zero_shapes):
             continue
-        seen.update([shape] if value.zeros else [])
-        name = f"zeros of {tensor.node.layer.name}" if value.zeros else tensor.node.layer.name
-        found[name] = _FLOAT_BYTES * math.prod(size or 1 for size in shape)
+        zero_shapes.update([shape] if known.zeros else [])
+        name = f"zeros of {tensor.node.layer.name}" if known.zeros else tensor.node.layer.name
+        constants[name] = _FLOAT_BYTES * math.prod(size or 1 for size in shape)
     for layer in flat.layers:
         if overhangs(layer):
             shapes = {tuple(node.output_shapes[1:]) for node in layer.inbound_nodes}
-            found[f"exact padding of {layer.name}"] = _FLOAT_BYTES * sum(map(math.prod, shapes))
-    return found
+            constants[f"exact padding of {layer.name}"] = _FLOAT_BYTES * sum(map(math.prod, shapes))
+    return constants
 
 
 _INPUTS = ("older", "newer")
@@ -240,16 +243,16 @@ _INPUTS = ("older", "newer")
 
 @dataclasses.dataclass(frozen=True)
 class DeadBranches:
-    """What carries no signal in one kind of cell.
+    """What carries no signal in a kind of cell.
 
     Attributes:
         cell: `"normal"` or `"reduce"`.
-        edges, zeroise: number of all edges, and of those that are Zeroise.
-        unread: the cell's inputs, `"older"` or `"newer"`, that no operation reads: their 1×1
-            preprocessing is not built.
-        zero_nodes: nodes (from 0) of nothing but Zeroise: their part of the cell's output is zeros.
-        constant_nodes: nodes whose operations read only such nodes: the same for every image.
-        absent: names of layers that this network lacks for it.
+        edges, zeroise: number of all edges, and of Zeroise edges.
+        unread: inputs of the cell, `"older"` or `"newer"`, that no operation reads, so that their
+            1×1 preprocessing is not built.
+        zero_nodes: nodes (from 0) with Zeroise edges only: their part of the cell's output is zero.
+        constant_nodes: nodes that read only such nodes: the same for every image.
+        absent: names of the preprocessing layers that are not built.
     """
 
     cell: str
@@ -262,21 +265,15 @@ class DeadBranches:
 
     def sentences(self) -> list[str]:
         """The same for people; empty if everything carries a signal."""
-        found = []
-        for which in self.unread:
-            built = f": not built are {', '.join(self.absent)}" if self.absent else ""
-            found.append(f"{self.cell} cell: no operation reads its {which} input{built}")
+        absent = f"; {', '.join(self.absent)} not built" if self.absent else ""
+        sentences = [f"no operation reads its {state} input{absent}" for state in self.unread]
         if self.zero_nodes:
-            found.append(
-                f"{self.cell} cell: {_nodes(self.zero_nodes)} nothing but Zeroise, "
-                "zeros in its output"
-            )
+            sentences.append(f"{_nodes(self.zero_nodes)} only Zeroise edges, so only zeros")
         if self.constant_nodes:
-            found.append(
-                f"{self.cell} cell: {_nodes(self.constant_nodes)} reading only zeros, "
-                "the same for every image"
+            sentences.append(
+                f"{_nodes(self.constant_nodes)} only zeros as input, so the same for every image"
             )
-        return found
+        return [f"{self.cell} cell: {sentence}" for sentence in sentences]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -284,44 +281,43 @@ class DeadBranches:
 
 
 def dead_branches(genotype: Genotype, config: NetworkConfig | None = None) -> list[DeadBranches]:
-    """Look for dead branches in both cells of a genotype.
+    """Find the dead branches in both cells of a genotype.
 
     Args:
-        config: the network's size, to name the layers that are absent.
+        config: the network's size, to name the layers that are not built.
     """
-    return [
-        _dead("normal", genotype.normal, config),
-        _dead("reduce", genotype.reduce, config),
-    ]
+    cells = {"normal": genotype.normal, "reduce": genotype.reduce}
+    return [_dead_branches(kind, cell, config) for kind, cell in cells.items()]
 
 
-def _dead(kind: str, cell: Cell, config: NetworkConfig | None) -> DeadBranches:
-    dead: dict[int, str] = {}  # state → why
+def _dead_branches(kind: str, cell: Cell, config: NetworkConfig | None) -> DeadBranches:
+    zero: list[int] = []
+    constant: list[int] = []
     for index, node in enumerate(cell):
         live = live_edges(node)
         if not live:
-            dead[2 + index] = "zero"
-        elif all(edge.state in dead for edge in live):
-            dead[2 + index] = "constant"
+            zero.append(index)
+        elif all(edge.state - 2 in zero + constant for edge in live):
+            constant.append(index)
     used = used_states(cell)
-    unread = [which for which in (0, 1) if which not in used]
+    unread = [state for state in (0, 1) if state not in used]
     plans = plan_cells(config.cells, config.channels, config.stem) if config else []
     return DeadBranches(
         cell=kind,
         edges=sum(map(len, cell)),
         zeroise=sum(len(node) - len(live_edges(node)) for node in cell),
-        unread=tuple(_INPUTS[which] for which in unread),
-        zero_nodes=tuple(state - 2 for state, why in dead.items() if why == "zero"),
-        constant_nodes=tuple(state - 2 for state, why in dead.items() if why == "constant"),
+        unread=tuple(_INPUTS[state] for state in unread),
+        zero_nodes=tuple(zero),
+        constant_nodes=tuple(constant),
         absent=tuple(
-            f"{plan.name}_preprocess{which}"
+            f"{plan.name}_preprocess{state}"
             for plan in plans
             if plan.reduction == (kind == "reduce")
-            for which in unread
+            for state in unread
         ),
     )
 
 
 def _nodes(numbers: tuple[int, ...]) -> str:
     listed = ", ".join(map(str, numbers))
-    return f"node {listed} is" if len(numbers) == 1 else f"nodes {listed} are"
+    return f"node {listed} has" if len(numbers) == 1 else f"nodes {listed} have"

@@ -1,23 +1,17 @@
-"""Lint's findings as text for people."""
+"""The findings of `lint` as text for people."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from bnas_larq.export.lint import Lint, LintedLayer
+from bnas_larq.tables import align
 
 
 def lint_text(lint: Lint) -> str:
-    """All that `lint` found, in paragraphs."""
-    parts = [
-        _blockers(lint),
-        _precision(lint),
-        _outside(lint),
-        _packing(lint),
-        _constants(lint),
-        _dead(lint),
-    ]
-    return "\n\n".join("\n".join(lines) for lines in map(list, parts) if lines)
+    """All findings, in paragraphs."""
+    parts = (_blockers, _precision, _outside, _packing, _constants, _dead)
+    return "\n\n".join(filter(None, ("\n".join(part(lint)) for part in parts)))
 
 
 def _blockers(lint: Lint) -> Iterator[str]:
@@ -29,16 +23,14 @@ def _blockers(lint: Lint) -> Iterator[str]:
 def _precision(lint: Lint) -> Iterator[str]:
     convolutions = [layer for layer in lint.convolutions if layer.kind != "dense"]
     yield f"{len(lint.binary)} of {len(convolutions)} convolutions will be 1-bit."
-    if not lint.not_binary:
-        return
-    yield "Not 1-bit:"
-    yield from _columns(
-        [(layer.name, layer.kind, layer.cause, layer.reason) for layer in lint.not_binary]
-    )
+    if lint.not_binary:
+        yield "Not 1-bit:"
+        yield from _columns(
+            [(layer.name, layer.kind, layer.cause, layer.reason) for layer in lint.not_binary]
+        )
 
 
 def _outside(lint: Lint) -> Iterator[str]:
-    outside = [layer for layer in lint.layers if not layer.binary]
     yield (
         f"Outside 1-bit convolutions: {lint.outside_ops:.4g} of {lint.ops:.4g} OPs "
         f"({_share(lint.outside_ops, lint.ops)}), {lint.outside_bytes:,} of {lint.bytes:,} bytes "
@@ -48,30 +40,25 @@ def _outside(lint: Lint) -> Iterator[str]:
     lost = sum(layer.ops for layer in lint.not_binary if layer.meant)
     if lost:
         yield (
-            f"As the network is meant it would be {lint.planned_ops:.4g} OPs: {lost:.4g} are spent "
-            "on convolutions that were meant to be 1-bit."
+            f"As meant, the network has {lint.planned_ops:.4g} OPs; {lost:.4g} of the file's are "
+            "convolutions that were meant to be 1-bit."
         )
     rows = [
         (layer.name, f"{layer.ops:.4g} OPs", f"{layer.bytes:,} bytes")
-        for layer in sorted(outside, key=lambda layer: (-layer.ops, -layer.bytes))
-        if layer.cause
+        for layer in sorted(lint.not_binary, key=lambda layer: (-layer.ops, -layer.bytes))
     ]
+    kinds: dict[str, list[LintedLayer]] = {}
+    for layer in lint.layers:
+        if not layer.binary and not layer.cause:
+            kinds.setdefault(layer.kind, []).append(layer)
     rows += [
-        (f"{len(group)} × {kind}", "", f"{sum(layer.bytes for layer in group):,} bytes")
-        for kind, group in _by_kind(outside).items()
+        (f"{len(layers)} × {kind}", "", f"{sum(layer.bytes for layer in layers):,} bytes")
+        for kind, layers in kinds.items()
     ]
     if lint.constants:
         total = sum(lint.constants.values())
         rows.append((f"{len(lint.constants)} × constant", "", f"{total:,} bytes"))
     yield from _columns(rows)
-
-
-def _by_kind(layers: Sequence[LintedLayer]) -> dict[str, list[LintedLayer]]:
-    groups: dict[str, list[LintedLayer]] = {}
-    for layer in layers:
-        if not layer.cause:
-            groups.setdefault(layer.kind, []).append(layer)
-    return groups
 
 
 def _packing(lint: Lint) -> Iterator[str]:
@@ -81,7 +68,7 @@ def _packing(lint: Lint) -> Iterator[str]:
             wasteful.setdefault(layer.channels, []).append(layer)
     if not wasteful:
         return
-    yield "Packed words of 32 input channels that are not full:"
+    yield "Partly filled words of 32 input channels:"
     yield from _columns(
         [
             (
@@ -92,12 +79,12 @@ def _packing(lint: Lint) -> Iterator[str]:
             for channels, layers in sorted(wasteful.items())
         ]
     )
-    yield "A multiple of 32 channels costs the device no more memory or time for them."
+    yield "A multiple of 32 channels would cost the device no more memory or time."
 
 
 def _constants(lint: Lint) -> Iterator[str]:
     if lint.constants:
-        yield "Stored although the same for every image:"
+        yield "Stored, but the same for every image:"
         yield from _columns([(name, f"{size:,} bytes") for name, size in lint.constants.items()])
 
 
@@ -117,10 +104,5 @@ def _share(part: float, whole: float) -> str:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows, indented, with all columns but the last of equal width."""
-    if not rows:
-        return
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        yield "  " + "  ".join([*cells, row[-1]]).rstrip()
+    """Rows as indented, aligned lines."""
+    return (f"  {line}" for line in (align(rows, left=len(rows[0])) if rows else ()))

@@ -1,25 +1,30 @@
-"""Exact zero padding for small feature maps, which Larq Compute Engine's fast kernels get wrong.
+"""Two kinds of padding that Larq Compute Engine (0.16) gets wrong, rewritten as the same function.
 
-Observed with LCE 0.16 (default kernels, x86): a zero-padded binary convolution is wrong near both
-borders as soon as its dilated kernel is larger than the feature map — 5×5 with dilation 2 (9
-pixels) on 8×8, 5×5 on 4×4, everything but 1×1 on 2×2. `use_reference_bconv=True` and `pad_values=1`
-are right everywhere. Padding with +1 instead, which costs a binary kernel nothing, and subtracting
-what the ones add is the same function: the surplus does not depend on the image, so it is one
-constant of the output's height × width × channels.
+Zero padding on small feature maps (`with_exact_padding`): with default kernels on x86, a binary
+convolution with zero padding is wrong near the borders once its dilated kernel is larger than the
+feature map: 5×5 with dilation 2 (9 pixels) on 8×8, 5×5 on 4×4, everything but 1×1 on 2×2.
+`use_reference_bconv=True` and `pad_values=1` are right everywhere. So pad with +1, which costs a
+binary kernel nothing, and subtract what the ones add: this surplus does not depend on the image, so
+it is one constant of the output's shape.
+
+Explicit zero padding (`with_trimmed_margins`): `ZeroPadding2D(1)` before a VALID convolution with
+stride 2 on an even size, common in PyTorch's and Keras' networks, is taken for SAME padding, since
+the output has SAME's size. But SAME pads such a size at the end only, so the file computes a
+different function. Without the last row and column, which no window reaches, the file is right.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from bnas_larq.backend import keras, lq, tf
-from bnas_larq.export.flat import calls
+from bnas_larq.export.nested_models import calls
 from bnas_larq.layers.binary_convolution import BinaryConv2D
 
 
 def overhangs(layer: keras.layers.Layer) -> bool:
-    """Whether it is a zero-padded binary convolution whose dilated kernel is larger than its input
-    is high or wide."""
+    """Whether it is a zero-padded binary convolution whose dilated kernel exceeds its input."""
     if (
         type(layer) not in (lq.layers.QuantConv2D, BinaryConv2D)
         or layer.padding != "same"
@@ -29,10 +34,11 @@ def overhangs(layer: keras.layers.Layer) -> bool:
         or keras.backend.get_value(layer.pad_values) != 0
     ):
         return False
-    reach = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)]
-    return any(
-        r > size for shape in _input_shapes(layer) for r, size in zip(reach, shape[:2], strict=True)
+    height, width = (
+        (size - 1) * dilation + 1
+        for size, dilation in zip(layer.kernel_size, layer.dilation_rate, strict=True)
     )
+    return any(height > shape[0] or width > shape[1] for shape in _input_shapes(layer))
 
 
 def _input_shapes(layer: keras.layers.Layer) -> list[tuple[int, int, int]]:
@@ -41,11 +47,11 @@ def _input_shapes(layer: keras.layers.Layer) -> list[tuple[int, int, int]]:
 
 
 class _OnePaddedConv2D(lq.layers.QuantConv2D):
-    """A zero-padded binary convolution, computed as the one-padded one minus a constant.
+    """A zero-padded binary convolution, computed as a one-padded one minus a constant.
 
-    Lives only while a network is exported.
+    Exists during export only.
 
-    Input shape: [1, height, width, channels]. Output shape: as of the layer it stands for.
+    Input shape: [1, height, width, channels]. Output shape: as of the layer that it replaces.
     """
 
     def __init__(self, *args, activation=None, pad_values=0.0, **kwargs) -> None:
@@ -55,15 +61,14 @@ class _OnePaddedConv2D(lq.layers.QuantConv2D):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         outputs = super().call(inputs)
-        # LCE folds a constant that is added to a convolution into its bias without looking at the
-        # shape, and its kernels then refuse the file. The reshape, which costs nothing, keeps the
-        # two apart.
+        # LCE folds a constant behind a convolution into its bias, whatever its shape, and its
+        # kernels then refuse the file. The reshape, which costs nothing, keeps the two apart.
         flat = tf.reshape(outputs, [-1, outputs.shape[1] * outputs.shape[2], outputs.shape[3]])
         surplus = self.surplus.get(str(inputs.shape[1:]), 0.0)
         return self.after(tf.reshape(flat - surplus, [-1, *outputs.shape[1:]]))
 
     def match(self, original: lq.layers.QuantConv2D) -> None:
-        """Measure the surplus on pictures of ones; any picture gives the same."""
+        """Measure the surplus on an image of ones; any image gives the same."""
         linear = type(original).from_config({**original.get_config(), "activation": None})
         linear.build([1, *_input_shapes(original)[0]])
         linear.set_weights(original.get_weights())
@@ -74,10 +79,8 @@ class _OnePaddedConv2D(lq.layers.QuantConv2D):
 
 
 def with_exact_padding(model: keras.Model) -> tuple[keras.Model, list[str]]:
-    """The model in a form that all of LCE's kernels compute rightly, and the layers that changed.
-
-    The model itself is returned when nothing needs to change, and always stays as it was.
-    """
+    """A copy that all of LCE's kernels compute correctly, and the names of the layers that changed;
+    the model itself if none needs to."""
     names = [layer.name for layer in model.layers if overhangs(layer)]
     if not names:
         return model, []
@@ -86,8 +89,7 @@ def with_exact_padding(model: keras.Model) -> tuple[keras.Model, list[str]]:
         kind = _OnePaddedConv2D if layer.name in names else type(layer)
         return kind.from_config(layer.get_config())
 
-    clone = keras.models.clone_model(model, clone_function=replacement)
-    clone.set_weights(model.get_weights())
+    clone = _clone(model, replacement)
     for name in names:
         clone.get_layer(name).match(model.get_layer(name))
     return clone, names
@@ -97,17 +99,16 @@ _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
 def with_trimmed_margins(model: keras.Model) -> keras.Model:
-    """The same function with margins as small as the convolutions behind them need.
-
-    The model itself is returned when nothing needs to change, and always stays as it was.
+    """A copy with margins as small as the convolutions behind them need; the model itself if none
+    changes.
 
     Args:
-        model: one graph, see `bnas_larq.export.flat`.
+        model: without nested models.
     """
     paddings = {
-        layer.name: kept
+        layer.name: trimmed
         for layer in model.layers
-        if type(layer) is keras.layers.ZeroPadding2D and (kept := _kept(layer, model))
+        if type(layer) is keras.layers.ZeroPadding2D and (trimmed := _trimmed(layer, model))
     }
     if not paddings:
         return model
@@ -118,25 +119,32 @@ def with_trimmed_margins(model: keras.Model) -> keras.Model:
             config["padding"] = paddings[layer.name]
         return type(layer).from_config(config)
 
+    return _clone(model, replacement)
+
+
+def _clone(
+    model: keras.Model, replacement: Callable[[keras.layers.Layer], keras.layers.Layer]
+) -> keras.Model:
+    """A copy with each layer replaced, and the same weights."""
     clone = keras.models.clone_model(model, clone_function=replacement)
     clone.set_weights(model.get_weights())
     return clone
 
 
-def _kept(layer: keras.layers.ZeroPadding2D, model: keras.Model) -> list[list[int]] | None:
-    """[[top, bottom], [left, right]] without what is not needed; None if all of it is."""
+def _trimmed(layer: keras.layers.ZeroPadding2D, model: keras.Model) -> list[list[int]] | None:
+    """[[top, bottom], [left, right]] without unread rows and columns; None if all are read."""
     nodes = list(calls(model))
-    made = [id(node.outputs) for node in nodes if node.layer is layer]
-    readers = [node for node in nodes if any(id(x) in made for x in node.keras_inputs)]
-    if len(made) != 1 or not readers or made[0] in map(id, model.outputs):
-        return None  # called at several sizes, or read by the user
+    outputs = [id(node.outputs) for node in nodes if node.layer is layer]
+    readers = [node for node in nodes if any(id(x) in outputs for x in node.keras_inputs)]
+    if len(outputs) != 1 or not readers or outputs[0] in map(id, model.outputs):
+        return None  # called several times, or an output of the model
     unused = [min(axis) for axis in zip(*map(_unused, readers), strict=True)]
     padding = [list(pair) for pair in layer.padding]
-    kept = [
+    trimmed = [
         [before, after - min(after, surplus)]
         for (before, after), surplus in zip(padding, unused, strict=True)
     ]
-    return kept if kept != padding else None
+    return trimmed if trimmed != padding else None
 
 
 def _unused(node: Any) -> tuple[int, int]:

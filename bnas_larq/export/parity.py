@@ -1,4 +1,4 @@
-"""Compares an exported file with its Keras model, image by image, in LCE's own interpreter."""
+"""Compares an exported file, run in LCE's interpreter, with its Keras model, image by image."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from bnas_larq.backend import keras
 from bnas_larq.errors import ExportError, one_line
-from bnas_larq.export.engine import compute_engine, quiet
-from bnas_larq.export.inspect import read_convolutions
+from bnas_larq.export.compute_engine import compute_engine, quiet
+from bnas_larq.export.tflite_file import read_convolutions
 
-#: Largest mean difference of a file that still is the network, as a share of the largest output. A
-#: value within rounding of 0 that gets the other sign moves the outputs of that image by some
-#: percent; a mean above this is another function.
+#: Tolerated mean difference, as a share of the largest output. A value within rounding of 0 that
+#: gets the opposite sign moves the outputs of its image by some percent; a larger mean difference
+#: comes from a different function.
 TOLERATED = 0.05
 
 
@@ -27,7 +27,7 @@ class Parity:
         max_abs_difference: largest difference of any output.
         mean_abs_difference: mean difference over all outputs.
         max_abs_output: largest output of Keras, to judge the differences by.
-        equal_predictions: share of images, 0 to 1, with the same arg-max.
+        equal_predictions: share of images, 0 to 1, with the same argmax.
     """
 
     images: int
@@ -38,14 +38,13 @@ class Parity:
 
 
 def check_agreement(parity: Parity) -> None:
-    """Raise ExportError for a file that computes something else than its Keras model."""
+    """Raise ExportError if a file computes a different function from its Keras model."""
     if parity.mean_abs_difference > TOLERATED * parity.max_abs_output:
         raise ExportError(
             "An exported file must compute what its Keras model does. "
             f"Received: outputs that differ by {parity.mean_abs_difference:.2g} on average, the "
-            f"largest being {parity.max_abs_output:.2g}, so Larq Compute Engine converts a layer "
-            "wrongly. Nothing is written; replace layers it does not know well, such as unusual "
-            "paddings."
+            f"largest being {parity.max_abs_output:.2g}: Larq Compute Engine converts a layer "
+            "wrongly. Nothing is written; replace unusual layers, such as uncommon paddings."
         )
 
 
@@ -60,8 +59,8 @@ def check_parity(
 ) -> Parity:
     """Run images through the file and through Keras, and compare the outputs.
 
-    The file runs with LCE's default kernels, those a device uses, not with its reference ones. On
-    x86 they are not optimised: never take the time this needs for a device's latency.
+    The file runs with LCE's default kernels, as on a device, not with its reference ones. On x86
+    they are not optimised, so timings say nothing about a device's latency.
 
     Args:
         model: the Keras model.
@@ -69,11 +68,11 @@ def check_parity(
         images: float32 [number, height, width, channels], preprocessed as for the model.
         batch: images per Keras call; the file takes one at a time.
         threads: threads of the interpreter.
-        on_image: called with the number of images done after each image.
+        on_image: called after each image with the number of images done.
 
     Raises:
-        ExportError: no image, an image of another shape, a damaged file, or outputs of another
-            shape or not finite.
+        ExportError: no image, images of another shape, a damaged file, or outputs that are not
+            finite or of another shape.
     """
     images = np.asarray(images, np.float32)
     expected = tuple(model.input_shape[1:])
@@ -92,8 +91,7 @@ def check_parity(
     if file_outputs.shape != keras_outputs.shape:
         raise ExportError(
             f"The file must give the model's outputs {keras_outputs.shape}. "
-            f"Received: {file_outputs.shape}. "
-            "Compare it with the model it was exported from."
+            f"Received: {file_outputs.shape}. Compare it with the model it was exported from."
         )
     if not (np.isfinite(keras_outputs).all() and np.isfinite(file_outputs).all()):
         source = "the file" if np.isfinite(keras_outputs).all() else "the Keras model"
@@ -118,7 +116,7 @@ def _run(
 ) -> np.ndarray:
     """Outputs [number, …] of a file for images, one at a time."""
     engine = compute_engine()
-    read_convolutions(tflite)  # refuses a truncated file, on which the interpreter would die
+    read_convolutions(tflite)  # refuses a truncated file, which would crash the interpreter
     try:
         with quiet():
             interpreter = engine.testing.Interpreter(tflite, num_threads=threads)
@@ -130,7 +128,6 @@ def _run(
     except (RuntimeError, ValueError) as error:
         raise ExportError(
             "An exported file must run in Larq Compute Engine's interpreter. "
-            f"Received: {one_line(error)}. "
-            "Export the network again."
+            f"Received: {one_line(error)}. Export the network again."
         ) from error
     return np.concatenate(outputs)

@@ -1,8 +1,8 @@
-"""Tell what is on an image, with the network in this folder: python run.py IMAGE...
+"""Classify images with the network in this folder: python run.py IMAGE...
 
-Needs NumPy 1, Pillow and larq-compute-engine; nothing else of bnas_larq or TensorFlow is used:
+Needs NumPy 1, Pillow and larq-compute-engine, but neither bnas_larq nor TensorFlow:
 pip install larq-compute-engine "numpy<2" Pillow
-(`bnas-larq export --bundle` copied it as it is, next to the files it reads.)
+(`bnas-larq export --bundle` copied it here, next to the files it reads.)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print all outputs as JSON")
     args = parser.parse_args()
     if min(args.top, args.threads) < 1:
-        parser.error("--top and --threads are at least 1")
+        parser.error("--top and --threads must be at least 1")
     try:
         content = checked("model.tflite")
         labels = checked("labels.txt").decode().splitlines()
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def checked(name: str) -> bytes:
-    """A file of this folder, if it is what was exported: the interpreter dies on a damaged one."""
+    """A file of this folder, verified by its checksum: a damaged one crashes the interpreter."""
     content = (HERE / name).read_bytes()
     sums = dict(
         reversed(line.split("  ", 1))
@@ -70,7 +70,7 @@ def checked(name: str) -> bytes:
 
 
 def prepare(path: str, settings: dict) -> np.ndarray:
-    """An image file as the network was trained on it: float32 [height, width, 3]."""
+    """An image file, prepared as in training: float32 [height, width, 3]."""
     with Image.open(path) as image:
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip to white
@@ -87,19 +87,19 @@ def prepare(path: str, settings: dict) -> np.ndarray:
 
 
 def softmax(values: np.ndarray) -> np.ndarray:
-    """Scores that sum up to 1."""
+    """Scores that sum to 1."""
     exponentials = np.exp(values - values.max())
     return exponentials / exponentials.sum()
 
 
 def interpreter(content: bytes, threads: int):
-    """Larq Compute Engine's interpreter, without its converter, which would load TensorFlow."""
+    """Larq Compute Engine's interpreter, without its converter, which loads TensorFlow."""
     package = importlib.util.find_spec("larq_compute_engine")
     if package is None:
         raise ImportError(
             'run.py needs larq-compute-engine: pip install larq-compute-engine "numpy<2" Pillow'
         )
-    if int(np.__version__.split(".")[0]) > 1:  # its interpreter then reads empty images
+    if int(np.__version__.split(".")[0]) > 1:  # the interpreter would read empty images
         raise ImportError(
             f'larq-compute-engine needs NumPy 1, not {np.__version__}: pip install "numpy<2"'
         )

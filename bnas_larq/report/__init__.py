@@ -1,1 +1,1 @@
-"""Pictures of cells and runs, and the report that gathers them in one HTML file."""
+"""Pictures of cells and runs, reports of runs (HTML), comparisons and layer studies."""

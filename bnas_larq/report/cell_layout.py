@@ -1,13 +1,12 @@
-"""Places the boxes of a small directed graph in columns so that no edge runs through a box.
+"""Layered drawing of a small directed graph (Sugiyama, Tagawa and Toda, IEEE SMC-11, 1981).
 
-The layered drawing of Sugiyama, Tagawa and Toda (IEEE SMC-11, 1981): every box gets a column, edges
-that pass columns get a waypoint in each, an order within the columns is sought with few crossings,
-and boxes are pulled towards their neighbours as far as their distances allow.
+Columns are given. An edge that passes a column gets a waypoint there; the order within the columns
+is chosen for few crossings, and vertices are pulled towards their neighbours, so that no edge runs
+through a box.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
@@ -17,39 +16,37 @@ import numpy as np
 _STARTS = 8
 _SWEEPS = 8
 _PULLS = 400
-
-
 #: How strongly a link is held level, by the number of its ends that are waypoints.
-_PULL_OF_WAYPOINTS = (1.0, 4.0, 60.0)
+_WEIGHTS = (1.0, 4.0, 60.0)
+
+Link = tuple[Hashable, Hashable]
 
 
 class Waypoint(NamedTuple):
-    """A place where the edge from `source` to `target` passes a column."""
+    """Where the edge from `source` to `target` passes a column."""
 
     source: Hashable
     target: Hashable
     column: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Where everything is.
+class Layout(NamedTuple):
+    """Where vertices and edges lie.
 
     Attributes:
-        y: height of each vertex' middle, growing upwards.
-        waypoints: for each edge the vertices it passes in order, its ends included; those between
-            are waypoints, one for each column, and have a `y` too.
-        column: number of each vertex' column, from 0.
+        y: height of the middle of each vertex and waypoint, growing upwards.
+        paths: edge → its ends with the waypoints between them, in order.
+        column: number of the column of each vertex and waypoint, from 0.
     """
 
     y: dict[Hashable, float]
-    waypoints: dict[tuple[Hashable, Hashable], list[Hashable]]
+    paths: dict[Link, list[Hashable]]
     column: dict[Hashable, int]
 
 
-def place(
+def layered_layout(
     column: Mapping[Hashable, int],
-    edges: Sequence[tuple[Hashable, Hashable]],
+    edges: Sequence[Link],
     heights: Mapping[Hashable, float],
     gap: float,
     waypoint_height: float,
@@ -57,115 +54,108 @@ def place(
     """Find the heights of vertices whose columns are given.
 
     Args:
-        column: column of each vertex. The first vertex given ends up above the second one.
-        edges: pairs (from, to), each going to a higher column.
+        column: column of each vertex. The first vertex ends up above the second one.
+        edges: pairs (from, to), each to a higher column.
         heights: height of each vertex' box.
         gap: free space between two neighbours of a column.
         waypoint_height: height that an edge takes where it passes a column.
     """
-    columns = dict(column)
-    heights = dict(heights)
-    waypoints = {}
+    columns, heights, paths = dict(column), dict(heights), {}
     for source, target in edges:
-        passed = [
-            Waypoint(source, target, number)
-            for number in range(columns[source] + 1, columns[target])
-        ]
-        for point in passed:
-            columns[point], heights[point] = point.column, waypoint_height
-        waypoints[source, target] = [source, *passed, target]
-    links = [pair for path in waypoints.values() for pair in zip(path, path[1:], strict=False)]
-    layers = _order(columns, links)
-    y = _pull(layers, links, heights, gap)
+        between = range(columns[source] + 1, columns[target])
+        waypoints = [Waypoint(source, target, number) for number in between]
+        columns.update((waypoint, waypoint.column) for waypoint in waypoints)
+        heights.update((waypoint, waypoint_height) for waypoint in waypoints)
+        paths[source, target] = [source, *waypoints, target]
+    links = [link for path in paths.values() for link in zip(path, path[1:], strict=False)]
+    y = _heights(_order(columns, links), links, heights, gap)
     first, second = list(column)[:2]
     if y[first] < y[second]:
         y = {vertex: -value for vertex, value in y.items()}
-    return Layout(y, waypoints, columns)
+    return Layout(y, paths, columns)
 
 
-def _order(columns: Mapping[Hashable, int], links: Sequence[tuple]) -> list[list[Hashable]]:
-    """Vertices of each column from bottom to top, with few crossings.
-
-    From several first orders: sweeps of barycentres to and fro, then swaps of neighbours; the best
-    is kept.
-    """
+def _order(columns: Mapping[Hashable, int], links: Sequence[Link]) -> list[list[Hashable]]:
+    """Vertices of each column from bottom to top, with few crossings: from several starts, sweeps
+    of barycentres to and fro, then swaps of neighbours."""
     number = {vertex: i for i, vertex in enumerate(columns)}
     layers: list[list[int]] = [[] for _ in range(max(columns.values()) + 1)]
     for vertex, column in columns.items():
         layers[column].append(number[vertex])
-    ends = np.array([(number[a], number[b]) for a, b in links])
-    crossings = _Crossings(ends, np.array([columns[a] for a, _ in links]))
-    before, after = _neighbours(ends[:, ::-1]), _neighbours(ends)
+    before: dict[int, list[int]] = {}
+    after: dict[int, list[int]] = {}
+    for source, target in links:
+        before.setdefault(number[target], []).append(number[source])
+        after.setdefault(number[source], []).append(number[target])
+    pairs = _pairs_between_same_columns(columns, links)
     generator = random.Random(0)
     best, fewest = layers, None
     for _ in range(_STARTS):
         for sweep in range(_SWEEPS):
-            rank = crossings.ranks(layers)
-            known = before if sweep % 2 == 0 else after
+            rank = _ranks(layers)
+            neighbours = before if sweep % 2 == 0 else after
             for layer in layers if sweep % 2 == 0 else layers[::-1]:
-                wish = {v: rank[known[v]].mean() if v in known else rank[v] for v in layer}
-                layer.sort(key=wish.get)
+                barycentre = {
+                    v: rank[neighbours[v]].mean() if v in neighbours else rank[v] for v in layer
+                }
+                layer.sort(key=barycentre.get)
                 rank[layer] = range(len(layer))
-        count = crossings.swap(layers)
-        if fewest is None or count < fewest:
-            best, fewest = [list(layer) for layer in layers], count
+        crossings = _swap_neighbours(layers, pairs)
+        if fewest is None or crossings < fewest:
+            best, fewest = [list(layer) for layer in layers], crossings
         for layer in layers:
             generator.shuffle(layer)
     vertices = list(columns)
     return [[vertices[v] for v in layer] for layer in best]
 
 
-def _neighbours(ends: np.ndarray) -> dict[int, list[int]]:
-    """The second ends of all links of each first end."""
-    found: dict[int, list[int]] = {}
-    for a, b in ends.tolist():
-        found.setdefault(a, []).append(b)
-    return found
+def _pairs_between_same_columns(
+    columns: Mapping[Hashable, int], links: Sequence[Link]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the first and of the second link of all pairs that may cross."""
+    number = {vertex: i for i, vertex in enumerate(columns)}
+    ends = np.array([(number[source], number[target]) for source, target in links])
+    column = np.array([columns[source] for source, _ in links])
+    first, second = np.triu_indices(len(links), 1)
+    same = column[first] == column[second]
+    return ends[first[same]], ends[second[same]]
 
 
-class _Crossings:
-    """Counts the pairs of links that cross, for changing orders of the same vertices."""
+def _ranks(layers: Sequence[Sequence[int]]) -> np.ndarray:
+    """Position of each vertex in its column."""
+    rank = np.zeros(sum(map(len, layers)))
+    for layer in layers:
+        rank[layer] = range(len(layer))
+    return rank
 
-    def __init__(self, ends: np.ndarray, column: np.ndarray) -> None:
-        p, q = np.triu_indices(len(ends), 1)
-        same = column[p] == column[q]
-        self.first, self.second = ends[p[same]], ends[q[same]]
-        self.size = int(ends.max()) + 1
 
-    def ranks(self, layers: Sequence[Sequence[int]]) -> np.ndarray:
-        """Place of each vertex in its column."""
-        rank = np.zeros(self.size)
-        for layer in layers:
-            rank[layer] = range(len(layer))
-        return rank
+def _swap_neighbours(layers: list[list[int]], pairs: tuple[np.ndarray, np.ndarray]) -> int:
+    """Swap neighbours as long as that removes crossings of pairs of links; how many are left."""
 
-    def count(self, rank: np.ndarray) -> int:
-        """Number of crossing pairs."""
-        turns = rank[self.first] - rank[self.second]
+    def crossings() -> int:
+        turns = rank[pairs[0]] - rank[pairs[1]]
         return int((turns[:, 0] * turns[:, 1] < 0).sum())
 
-    def swap(self, layers: list[list[int]]) -> int:
-        """Exchange neighbours as long as that removes crossings; the number that is left."""
-        rank = self.ranks(layers)
-        count, improved = self.count(rank), True
-        while improved:
-            improved = False
-            for layer in layers:
-                for i in range(len(layer) - 1):
-                    pair = layer[i : i + 2]
-                    rank[pair] = i + 1, i
-                    changed = self.count(rank)
-                    if changed < count:
-                        count, improved = changed, True
-                        layer[i : i + 2] = pair[::-1]
-                    else:
-                        rank[pair] = i, i + 1
-        return count
+    rank = _ranks(layers)
+    fewest, improved = crossings(), True
+    while improved:
+        improved = False
+        for layer in layers:
+            for i in range(len(layer) - 1):
+                low, high = layer[i : i + 2]
+                rank[[low, high]] = i + 1, i
+                swapped = crossings()
+                if swapped < fewest:
+                    fewest, improved = swapped, True
+                    layer[i : i + 2] = high, low
+                else:
+                    rank[[low, high]] = i, i + 1
+    return fewest
 
 
-def _pull(
+def _heights(
     layers: Sequence[Sequence[Hashable]],
-    links: Sequence[tuple],
+    links: Sequence[Link],
     heights: Mapping[Hashable, float],
     gap: float,
 ) -> dict[Hashable, float]:
@@ -175,18 +165,18 @@ def _pull(
     between two waypoints weigh much more than others, so that long edges run level.
     """
     number = {vertex: i for i, vertex in enumerate(v for layer in layers for v in layer)}
-    pull = 1e-3 * np.eye(len(number))
+    slopes = 1e-3 * np.eye(len(number))
     for a, b in links:
-        weight = _PULL_OF_WAYPOINTS[isinstance(a, Waypoint) + isinstance(b, Waypoint)]
+        weight = _WEIGHTS[isinstance(a, Waypoint) + isinstance(b, Waypoint)]
         i, j = number[a], number[b]
-        pull[[i, j], [i, j]] += weight
-        pull[[i, j], [j, i]] -= weight
+        slopes[[i, j], [i, j]] += weight
+        slopes[[i, j], [j, i]] -= weight
     pairs = [pair for layer in layers for pair in zip(layer, layer[1:], strict=False)]
     apart = np.zeros((len(pairs), len(number)))
     for row, (low, high) in enumerate(pairs):
         apart[row, number[low]], apart[row, number[high]] = -1.0, 1.0
     distance = np.array([gap + (heights[low] + heights[high]) / 2 for low, high in pairs])
-    reply = np.linalg.solve(pull, apart.T)
+    reply = np.linalg.solve(slopes, apart.T)
     matrix = apart @ reply
     force = np.zeros(len(pairs))
     for _ in range(_PULLS):

@@ -1,4 +1,4 @@
-"""What all curves of a run have in common: axes of epochs, columns of rows, lines."""
+"""What all pictures share: figures that save the same bytes each time, colours, axes and curves."""
 
 from __future__ import annotations
 
@@ -21,68 +21,12 @@ from bnas_larq.spaces import ZEROISE
 
 Rows = Sequence[Mapping[str, Any]]
 
-#: Of the first and the second curve, where there are two.
-FIRST, SECOND = "#2f6db3", "#c8511b"
-
-
-def epochs_of(rows: Rows) -> np.ndarray:
-    """Numbers of the epochs, as far as the rows know them."""
-    return np.array([row.get("epoch", number) for number, row in enumerate(rows)])
-
-
-def column(rows: Rows, key: str) -> np.ndarray:
-    """Values of a key, NaN where it is missing or no number."""
-    values = (row.get(key) for row in rows)
-    return np.array(
-        [v if isinstance(v, (int, float)) and math.isfinite(v) else math.nan for v in values], float
-    )
-
-
-def line(
-    axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str, dashed: bool = False
-) -> None:
-    """A curve through the known values; a single one gets a mark, which a line would not show."""
-    known = np.isfinite(y)
-    if known.any():
-        mark = "o" if known.sum() == 1 else None
-        style = {"linewidth": 1.6, "linestyle": (0, (4, 2)) if dashed else "-", "markersize": 4}
-        axes.plot(x[known], y[known], color=colour, label=label, marker=mark, **style)
-
-
-def from_zero(axes: Axes) -> None:
-    """Let the vertical axis begin at 0."""
-    axes.set_ylim(bottom=0, top=max(axes.get_ylim()[1], 1e-6))
-
-
-def finish(
-    axes: Axes, title: str, epochs: np.ndarray, *, legend: bool = True, also: Axes | None = None
-) -> None:
-    """Title, grid, whole epochs on the axis, and one legend for both vertical axes."""
-    axes.set_title(title, fontsize=10, color=INK, loc="left")
-    axes.set_xlabel("epoch", fontsize=8, color=INK)
-    axes.tick_params(labelsize=8, colors=INK)
-    axes.grid(True, color="#e4e7eb", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    single = len(epochs) == 1
-    axes.set_xlim(epochs[0] - 0.5 * single, epochs[-1] + 0.5 * single)
-    if single:
-        axes.set_xticks(epochs)
-    handles, labels = axes.get_legend_handles_labels()
-    if also is not None:
-        more = also.get_legend_handles_labels()
-        handles, labels = handles + more[0], labels + more[1]
-    if legend and handles:
-        # Beside the title, where no curve can run through it.
-        place = {"loc": "lower right", "bbox_to_anchor": (1.0, 0.985), "borderaxespad": 0.2}
-        axes.legend(handles, labels, ncols=2, frameon=False, fontsize=8, columnspacing=1.2, **place)
-
-
 INK = "#1f2933"
 GREY = "#9aa5b1"
+#: The first and the second curve of a plot.
+FIRST, SECOND = "#2f6db3", "#c8511b"
 
-_COLOURS = {
+_OPERATIONS = {
     ZEROISE: GREY,
     "max_pool_3x3": "#2f6db3",
     "avg_pool_3x3": "#56b4e9",
@@ -97,18 +41,17 @@ _COLOURS = {
     "dil_conv_3x3": "#a2a53a",
     "dil_conv_5x5": "#6b6e12",
 }
-#: For operations that a user registers; chosen by a checksum of the name, so a name keeps its
-#: colour.
-_FURTHER = ("#7a6f5d", "#b2593b", "#4d6a8a", "#9c3f5c", "#5c7a3a", "#7652a0", "#2a8a8a", "#8a6d1f")
+#: For operations that users register, chosen by a checksum of the name.
+_USERS = ("#7a6f5d", "#b2593b", "#4d6a8a", "#9c3f5c", "#5c7a3a", "#7652a0", "#2a8a8a", "#8a6d1f")
 
 _DPI = 150
-#: Fixed ids in SVG, and letters as outlines: the same bytes each time, the same look everywhere.
-_STYLE = {"svg.hashsalt": "bnas_larq", "svg.fonttype": "path"}
+#: Fixed ids in SVG, and glyphs as outlines: the same bytes each time, the same look everywhere.
+_RC = {"svg.hashsalt": "bnas_larq", "svg.fonttype": "path"}
 
 
 def operation_colour(name: str) -> str:
     """The colour of an operation in all pictures, as `#rrggbb`."""
-    return _COLOURS.get(name) or _FURTHER[zlib.crc32(name.encode()) % len(_FURTHER)]
+    return _OPERATIONS.get(name) or _USERS[zlib.crc32(name.encode()) % len(_USERS)]
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -127,6 +70,68 @@ def save_figure(figure: Figure, path: Path) -> Path:
     kind = path.suffix[1:]
     metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     stream = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_RC):
         figure.savefig(stream, format=kind, dpi=_DPI, metadata=metadata)
     return write_atomic(path, stream.getvalue())
+
+
+def style_axes(axes: Axes, title: str, *, fontsize: float = 10, grid: str = "both") -> None:
+    """Title, ticks, grid (`"both"`, `"x"` or `""`) and spines that all plots have in common."""
+    axes.set_title(title, fontsize=fontsize, color=INK, loc="left")
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    if grid:
+        axes.grid(True, axis=grid, color="#e4e7eb", linewidth=0.6)
+        axes.set_axisbelow(True)
+
+
+def style_epoch_axes(
+    axes: Axes, title: str, epochs: np.ndarray, *, legend: bool = True, twin: Axes | None = None
+) -> None:
+    """`style_axes` with whole epochs across, and one legend for the axes and their twin."""
+    style_axes(axes, title)
+    axes.set_xlabel("epoch", fontsize=8, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    single = len(epochs) == 1
+    axes.set_xlim(epochs[0] - 0.5 * single, epochs[-1] + 0.5 * single)
+    if single:
+        axes.set_xticks(epochs)
+    handles, labels = axes.get_legend_handles_labels()
+    if twin is not None:
+        twin_handles, twin_labels = twin.get_legend_handles_labels()
+        handles, labels = handles + twin_handles, labels + twin_labels
+    if legend and handles:
+        # Beside the title, where no curve can run through it.
+        corner = {"loc": "lower right", "bbox_to_anchor": (1.0, 0.985), "borderaxespad": 0.2}
+        axes.legend(
+            handles, labels, ncols=2, frameon=False, fontsize=8, columnspacing=1.2, **corner
+        )
+
+
+def start_at_zero(axes: Axes) -> None:
+    """Let the vertical axis begin at 0."""
+    axes.set_ylim(bottom=0, top=max(axes.get_ylim()[1], 1e-6))
+
+
+def draw_curve(
+    axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str, dashed: bool = False
+) -> None:
+    """A line through the finite values; a single one gets a marker, since no line would show it."""
+    finite = np.isfinite(y)
+    if finite.any():
+        marker = "o" if finite.sum() == 1 else None
+        style = {"linewidth": 1.6, "linestyle": (0, (4, 2)) if dashed else "-", "markersize": 4}
+        axes.plot(x[finite], y[finite], color=colour, label=label, marker=marker, **style)
+
+
+def epochs_of(rows: Rows) -> np.ndarray:
+    """Epochs of the rows, which are numbered from 0 where they do not say."""
+    return np.array([row.get("epoch", number) for number, row in enumerate(rows)])
+
+
+def values_of(rows: Rows, key: str) -> np.ndarray:
+    """Values of a key, NaN where it is missing, not a number or not finite."""
+    values = (row.get(key) for row in rows)
+    return np.array(
+        [v if isinstance(v, (int, float)) and math.isfinite(v) else math.nan for v in values], float
+    )

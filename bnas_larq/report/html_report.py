@@ -1,7 +1,11 @@
-"""The report of a run: one HTML file that holds everything and loads nothing, to be kept."""
+"""The report of a run: one HTML file that holds its pictures and loads nothing.
+
+Also the epochs in which a search raised alarms, as reports print them.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
 import os
@@ -9,14 +13,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnas_larq.errors import BnasLarqError, RunError
+from bnas_larq.errors import RunError
 from bnas_larq.files import read_json, read_lines, write_atomic
 from bnas_larq.genotype import Genotype
-from bnas_larq.report import markup
-from bnas_larq.report.pictures import save_pictures
+from bnas_larq.pages import render
+from bnas_larq.report.pictures import genotype_or_error, save_pictures
+from bnas_larq.tables import number_text
 
 NAME = "report.html"
-#: Figures that stand in large type, if a result has them: (end of the key, caption).
+#: Pictures of the report, as far as the run has them.
+_PICTURES = (
+    *("cell_normal.svg", "cell_reduce.svg", "search_curves.png", "pareto.png", "alphas.png"),
+    *("train_curves.png", "confusion.png"),
+)
+_MIME = {".png": "image/png", ".svg": "image/svg+xml"}
+#: Figures in large type, if the result has them: (last part of the key, caption).
 _HEADLINES = (
     ("test_accuracy", "test accuracy"),
     ("test_top5_accuracy", "test accuracy, top 5"),
@@ -30,9 +41,7 @@ _HEADLINES = (
 
 
 def write_report(run_path: str | Path) -> Path:
-    """Write `report.html` into a run folder, from the files that are there, finished or not.
-
-    The pictures in `pictures/` are drawn again first.
+    """Write `report.html` of a run folder, finished or not, and draw its `pictures/` anew.
 
     Args:
         run_path: the run folder.
@@ -46,54 +55,39 @@ def write_report(run_path: str | Path) -> Path:
     run = Path(run_path)
     if not run.is_dir():
         raise RunError(
-            f"A report is written for a run folder. Received: {run}, which is none. "
+            f"A report needs a run folder. Received: {run}, which is not a folder. "
             "Give the folder that `bnas-larq run` wrote."
         )
     save_pictures(run)
-    sources = {
-        name: _json(run / f"{name}.json")
-        for name in ("result", "state", "network", "export", "environment")
-    }
-    result = sources["result"]
-    genotype, text = _genotype(run)
-    title = f"Run {run.resolve().name}"
-    body = [
-        f"<h1>{markup.text(title)}</h1>\n",
-        f'<p class="lead">{markup.text(_status(result, sources["state"], genotype))}</p>\n',
-        _cards(result),
-        markup.section("Cells", *_cells(run)),
-        markup.section("Genotype", text),
-        markup.section(
-            "Search",
-            _alarms(run),
-            _image(run, "search_curves", "loss, accuracy, entropy and shares over the search"),
-            _image(run, "pareto", "accuracy and cost of all trials, with their Pareto front"),
-        ),
-        markup.section(
-            "Architecture weights α", _image(run, "alphas", "softmax of the architecture weights")
-        ),
-        markup.section(
-            "Training",
-            _image(run, "train_curves", "loss, accuracy and learning rate over training"),
-        ),
-        markup.section(
-            "Confusion", _image(run, "confusion", "confusion matrix of the test images")
-        ),
-        markup.section("Result", markup.pairs(_without(result, "cost", "files")) if result else ""),
-        markup.section("Cost for one image", _cost(result)),
-        markup.section("Exported file", _export(sources["export"])),
-        markup.section("Network", markup.pairs(sources["network"]) if sources["network"] else ""),
-        markup.section("Recipe", _preformatted(run / "recipe.yaml")),
-        markup.section(
-            "Environment", markup.pairs(sources["environment"]) if sources["environment"] else ""
-        ),
-        markup.section("Files", _files(run)),
-    ]
-    return write_atomic(run / NAME, markup.page(title, "".join(body)))
+    result, state, export = (_json(run / f"{name}.json") for name in ("result", "state", "export"))
+    genotype, genotype_error = genotype_or_error(run / "genotype.json")
+    alarms = alarm_epochs(read_lines(run / "search" / "alarms.jsonl"))
+    cost = result.get("cost") if isinstance(result.get("cost"), Mapping) else {}
+    page = render(
+        "report.html",
+        title=f"Run {run.resolve().name}",
+        status=_status(result, state, genotype),
+        headlines=_headlines(result),
+        pictures=_pictures(run / "pictures"),
+        genotype=genotype,
+        genotype_error=genotype_error,
+        provenance=_pairs(genotype.provenance) if genotype else [],
+        alarms={name: spans(epochs) for name, epochs in alarms.items()},
+        result=_pairs(result, "cost", "files"),
+        cost=_pairs(cost, "layers"),
+        layers=_layers(cost),
+        export=_pairs(export, "convolutions", "not_binary_because"),
+        convolutions=_convolutions(export),
+        network=_pairs(_json(run / "network.json")),
+        recipe=_text(run / "recipe.yaml"),
+        environment=_pairs(_json(run / "environment.json")),
+        files=_table(("file", "bytes"), _files(run)),
+    )
+    return write_atomic(run / NAME, page)
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object of the run folder; empty when it is absent, damaged or something else."""
+    """An object of the run folder; empty if absent, and its error if damaged."""
     if not path.is_file():
         return {}
     try:
@@ -103,149 +97,137 @@ def _json(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in keys}
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _status(result: Mapping[str, Any], state: Mapping[str, Any], genotype: Genotype | None) -> str:
-    """One line under the title: which genotype, and how far the run came."""
+    """The line under the title: the genotype, and which stages are done."""
     done = [
         stage for stage, facts in state.items() if isinstance(facts, Mapping) and facts.get("done")
     ]
-    # Single steps write a result.json too, which says whether all of the recipe is done.
+    # A run of single stages has a result.json, too; `finished` tells whether it is the last one.
     finished = result.get("finished", bool(result))
     progress = "finished" if finished else f"unfinished; stages done: {', '.join(done) or 'none'}"
     return f"genotype {genotype.id} · {progress}" if genotype else progress
 
 
-def _cards(result: Mapping[str, Any]) -> str:
-    """The headline figures."""
-    figures = {key.rsplit(".", 1)[-1]: (key, v) for key, v in markup.flatten(result).items()}
-    cards: dict[str, str] = {}
-    for ending, caption in _HEADLINES:
-        key, value = figures.get(ending, ("", None))
-        if isinstance(value, (int, float)) and caption not in cards:
-            shown = f"{value:.3g}" if ending.startswith("ops") else markup.number(key, value)
-            cards[caption] = markup.card(shown, caption)
-    return f'<div class="cards">{"".join(cards.values())}</div>\n' if cards else ""
+def _headlines(result: Mapping[str, Any]) -> dict[str, str]:
+    """Caption → figure."""
+    values = {key.rsplit(".", 1)[-1]: value for key, value in _flattened(result).items()}
+    headlines: dict[str, str] = {}
+    for key, caption in _HEADLINES:
+        value = values.get(key)
+        if isinstance(value, (int, float)) and caption not in headlines:
+            headlines[caption] = (
+                f"{value:.3g}" if key.startswith("ops") else number_text(key, value)
+            )
+    return headlines
 
 
-def _genotype(run: Path) -> tuple[Genotype | None, str]:
-    """The genotype and its text; a damaged file gives its error as the text."""
-    path = run / "genotype.json"
-    if not path.is_file():
-        return None, ""
-    try:
-        genotype = Genotype.load(path)
-    except BnasLarqError as error:
-        return None, f'<p class="note">{markup.text(error)}</p>'
-    origin = (
-        markup.folded("provenance", markup.pairs(genotype.provenance))
-        if genotype.provenance
-        else ""
-    )
-    return genotype, f"<pre>{markup.text(genotype.pretty())}</pre>{origin}"
+def _pictures(folder: Path) -> dict[str, str]:
+    """Name → data URI of each picture that exists."""
+    uris = {}
+    for path in map(folder.joinpath, _PICTURES):
+        with contextlib.suppress(OSError):
+            content = base64.b64encode(path.read_bytes()).decode()
+            uris[path.stem] = f"data:{_MIME[path.suffix]};base64,{content}"
+    return uris
 
 
-def _image(run: Path, name: str, description: str) -> str:
-    return markup.picture(run / "pictures" / f"{name}.png", description)
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one level of dotted keys; a list of plain values as one text, any other
+    list as its length."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(_flattened(value, f"{name}."))
+        elif isinstance(value, (list, tuple)):
+            plain = all(not isinstance(item, (Mapping, list, tuple)) for item in value)
+            flat[name] = ", ".join(map(str, value)) if plain else f"{len(value)} entries"
+        else:
+            flat[name] = value
+    return flat
 
 
-def _alarms(run: Path) -> str:
-    """One line for each alarm of the search."""
-    found = alarm_epochs(read_lines(run / "search" / "alarms.jsonl"))
-    lines = (f"Alarm {name} in epoch {spans(epochs)}" for name, epochs in found.items())
-    return "".join(f'<p class="note">{markup.text(line)}</p>' for line in lines)
+def _pairs(values: Mapping[str, Any], *omitted: str) -> list[tuple[str, str]]:
+    """Rows (key, value) of a table, without the `omitted` keys."""
+    flat = _flattened({key: value for key, value in values.items() if key not in omitted})
+    return [(key.replace("_", " "), number_text(key, value)) for key, value in flat.items()]
 
 
-def _cells(run: Path) -> list[str]:
-    return [
-        markup.picture(run / "pictures" / f"cell_{kind}.svg", f"the {kind} cell as a graph")
-        for kind in ("normal", "reduce")
+#: A header and rows of (text, whether its column is numeric); empty without rows.
+Table = list[list[tuple[str, bool]]]
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    numeric = [
+        any(isinstance(value, (int, float)) and not isinstance(value, bool) for value in column)
+        for column in zip(*rows, strict=True)
     ]
+    texts = [list(map(number_text, columns, row)) for row in rows]
+    return [list(zip(row, numeric, strict=True)) for row in [columns, *texts]] if rows else []
 
 
-def _cost(result: Mapping[str, Any]) -> str:
-    """Totals, and the layers where they are listed."""
-    cost = result.get("cost")
-    if not isinstance(cost, Mapping):
-        return ""
+def _layers(cost: Mapping[str, Any]) -> Table:
     layers = cost.get("layers")
-    parts = markup.pairs(_without(cost, "layers"))
-    if isinstance(layers, list) and layers and all(isinstance(layer, Mapping) for layer in layers):
-        columns = list(layers[0])
-        rows = ([markup.flatten(layer).get(column) for column in columns] for layer in layers)
-        parts += markup.folded(f"{len(layers)} layers", markup.table(columns, rows))
-    return parts
+    if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
+        return []
+    columns = list(layers[0]) if layers else []
+    return _table(columns, [list(map(_flattened(layer).get, columns)) for layer in layers])
 
 
-def _export(export: Mapping[str, Any]) -> str:
-    """Summary and comparison, and every convolution with its precision in the file."""
-    if not export:
-        return ""
+def _convolutions(export: Mapping[str, Any]) -> Table:
+    """Convolutions and dense layers of the exported file, with their precision there."""
     reasons = export.get("not_binary_because") or {}
-    convolutions = [row for row in export.get("convolutions") or [] if isinstance(row, Mapping)]
     rows = [
         (
-            row.get("name"),
-            "1 bit" if row.get("binary") else "float",
-            row.get("kind"),
-            " × ".join(map(str, row.get("kernel") or [])),
-            row.get("bytes"),
-            "" if row.get("binary") else reasons.get(row.get("name"), ""),
+            layer.get("name"),
+            "1 bit" if layer.get("binary") else "float",
+            layer.get("kind"),
+            " × ".join(map(str, layer.get("kernel") or [])),
+            layer.get("bytes"),
+            "" if layer.get("binary") else reasons.get(layer.get("name"), ""),
         )
-        for row in convolutions
+        for layer in export.get("convolutions") or []
+        if isinstance(layer, Mapping)
     ]
-    parts = markup.pairs(_without(export, "convolutions", "not_binary_because"))
-    if rows:
-        columns = ("layer", "in the file", "kind", "kernel", "bytes", "why not 1 bit")
-        parts += markup.folded(
-            f"{len(rows)} convolutions and dense layers", markup.table(columns, rows)
-        )
-    return parts
+    return _table(("layer", "in the file", "kind", "kernel", "bytes", "why not 1 bit"), rows)
 
 
-def _preformatted(path: Path) -> str:
-    try:
-        content = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    return f"<pre>{markup.text(content)}</pre>"
-
-
-def _files(run: Path) -> str:
-    """Every file of the run folder with its size; hidden ones and the report itself left out."""
-    rows = []
+def _files(run: Path) -> list[tuple[str, int]]:
+    """Files of the run folder with their sizes, without hidden ones and the report itself."""
+    sizes = []
     for parent, _, names in os.walk(run):
         for path in (Path(parent) / name for name in names):
             relative = path.relative_to(run)
             if path == run / NAME or any(part.startswith(".") for part in relative.parts):
                 continue
-            # A run that still goes on may have removed the file meanwhile.
+            # A run in progress may have removed the file meanwhile.
             with contextlib.suppress(FileNotFoundError):
-                rows.append((relative.as_posix(), path.stat().st_size))
-    rows.sort()
-    return markup.table(("file", "bytes"), rows) if rows else ""
+                sizes.append((relative.as_posix(), path.stat().st_size))
+    return sorted(sizes)
 
 
 def alarm_epochs(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[int]]:
-    """Epochs, counted from 1, in which an alarm was raised.
+    """Alarm → epochs, counted from 1, in which it was raised.
 
     Args:
         rows: of `search/alarms.jsonl`.
-
-    Returns:
-        Name of the alarm → epochs in their order.
     """
-    found: dict[str, list[int]] = {}
+    epochs: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
-        for name in row.get("alarms") or ():
-            found.setdefault(name, []).append(row.get("epoch", number) + 1)
-    return found
+        for alarm in row.get("alarms") or ():
+            epochs.setdefault(alarm, []).append(row.get("epoch", number) + 1)
+    return epochs
 
 
 def spans(numbers: Sequence[int]) -> str:
-    """Ascending numbers as people write them: `3–7, 12`."""
+    """Ascending numbers as ranges: `3–7, 12`."""
     groups = itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
-    runs = [[number for _, number in group] for _, group in groups]
-    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    ranges = [[number for _, number in group] for _, group in groups]
+    return ", ".join(f"{span[0]}–{span[-1]}" if len(span) > 1 else str(span[0]) for span in ranges)

@@ -1,4 +1,4 @@
-"""All pictures of a run, from the files in its folder, as far as they are there."""
+"""All pictures of a run, drawn from the files that its folder has so far."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ from bnas_larq.report.curves import (
 )
 from bnas_larq.report.pareto_picture import save_pareto
 
-_KINDS = ("normal", "reduce")
+_CELLS = ("normal", "reduce")
 
 
 def save_pictures(run_path: str | Path) -> list[Path]:
-    """Draw into `pictures/` what the run folder has data for: cells, curves, α, Pareto front,
-    confusion matrix.
-
-    A file that is absent, or that a kill left damaged, leaves its picture out.
+    """Draw cells, curves, α, Pareto front and confusion matrix into `pictures/`, each where the run
+    folder has intact data for it.
 
     Returns:
         The files written.
@@ -36,28 +34,25 @@ def save_pictures(run_path: str | Path) -> list[Path]:
     run = Path(run_path)
     folder = run / "pictures"
     search = read_lines(run / "search" / "metrics.jsonl")
-    operations = (
-        [key.removeprefix("share_") for key in search[0] if key.startswith("share_")]
-        if search
-        else []
-    )
-    alphas = [row for row in read_lines(run / "search" / "alphas.jsonl") if _fits(row, operations)]
+    operations = [
+        key.removeprefix("share_") for row in search[:1] for key in row if key.startswith("share_")
+    ]
+    alphas = [
+        row
+        for row in read_lines(run / "search" / "alphas.jsonl")
+        if all(row.get(kind) and len(row[kind][0]) == len(operations) for kind in _CELLS)
+    ]
+    alarms = read_lines(run / "search" / "alarms.jsonl")
     written = [
-        save_search_curves(
-            search,
-            folder,
-            read_lines(run / "search" / "alarms.jsonl"),
-            _target(run / "recipe.yaml"),
-        ),
+        save_search_curves(search, folder, alarms, _cost_target(run / "recipe.yaml")),
         save_alpha_history(alphas, operations, folder),
         save_training_curves(read_lines(run / "train" / "metrics.jsonl"), folder),
+        *save_pareto(run / "search", folder),
     ]
-    written += save_pareto(run / "search", folder)
-    genotype = _genotype(run / "genotype.json")
+    genotype, _ = genotype_or_error(run / "genotype.json")
     if genotype is not None:
-        written += save_cell_pictures(
-            genotype, folder, shortcut=_has_shortcut(run / "network.json")
-        )
+        shortcut = _has_shortcut(run / "network.json")
+        written += save_cell_pictures(genotype, folder, shortcut=shortcut)
     table = read_confusion(run / "confusion.csv")
     if table is not None:
         written.append(save_confusion(*table, folder))
@@ -65,11 +60,9 @@ def save_pictures(run_path: str | Path) -> list[Path]:
 
 
 def read_confusion(path: str | Path) -> tuple[list[list[int]], list[str]] | None:
-    """Counts [classes, classes] and class names of a `confusion.csv`, or None if it is absent or
-    damaged.
+    """Counts [classes, classes] and class names of a `confusion.csv`; None if absent or damaged.
 
-    The class names stand in the first row, in the first column, or in both; otherwise classes are
-    numbered.
+    The first row, the first column or both hold the class names; without them classes are numbered.
     """
     try:
         with open(path, newline="", encoding="utf-8") as stream:
@@ -86,7 +79,15 @@ def read_confusion(path: str | Path) -> tuple[list[list[int]], list[str]] | None
     return counts, names or [str(number) for number in range(len(counts))]
 
 
-def _target(path: Path) -> tuple[float, str] | None:
+def genotype_or_error(path: Path) -> tuple[Genotype | None, str]:
+    """The genotype of a file and "", or None and why it cannot be read ("" if absent)."""
+    try:
+        return (Genotype.load(path) if path.is_file() else None), ""
+    except BnasLarqError as error:
+        return None, str(error)
+
+
+def _cost_target(path: Path) -> tuple[float, str] | None:
     """Target and measure of a recipe's cost term."""
     try:
         cost = load_recipe(path).search.cost
@@ -95,30 +96,9 @@ def _target(path: Path) -> tuple[float, str] | None:
     return None if cost is None else (cost.target, cost.measure)
 
 
-def _fits(row: dict, operations: list[str]) -> bool:
-    """Whether a row of α has a column for each operation, in both kinds of cell."""
-    return all(row.get(kind) and len(row[kind][0]) == len(operations) for kind in _KINDS)
-
-
-def _genotype(path: Path) -> Genotype | None:
-    if not path.is_file():
-        return None
-    try:
-        return Genotype.load(path)
-    except BnasLarqError:
-        return None
-
-
 def _has_shortcut(path: Path) -> bool:
-    """Whether the network has inter-cell shortcuts; the template of BNAS, and so the default,
-    has."""
+    """Whether the network of a network.json has inter-cell shortcuts; by default it has."""
     try:
-        values = read_json(path)
-    except BnasLarqError:
+        return bool(read_json(path)["config"]["shortcut"])
+    except (BnasLarqError, LookupError, TypeError):
         return True
-    for settings in (
-        (values, values.get("network"), values.get("config")) if isinstance(values, dict) else ()
-    ):
-        if isinstance(settings, dict) and "shortcut" in settings:
-            return bool(settings["shortcut"])
-    return True

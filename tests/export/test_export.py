@@ -13,9 +13,9 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import ExportError
 from bnas_larq.export.converter import convert
 from bnas_larq.export.exporter import export_network
-from bnas_larq.export.inspect import read_convolutions
 from bnas_larq.export.padding import overhangs, with_exact_padding
 from bnas_larq.export.parity import check_agreement, check_parity
+from bnas_larq.export.tflite_file import read_convolutions
 
 BINARY = ["conv1", "conv3", "conv5", "dil3", "dil5", "small5", "small_dil5", "strided"]
 FLOAT = ["shortcut", "stem"]

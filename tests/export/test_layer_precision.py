@@ -9,10 +9,10 @@ import pytest
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.export.converter import convert
-from bnas_larq.export.flat import flattened
-from bnas_larq.export.inspect import read_convolutions
 from bnas_larq.export.layer_precision import judge
 from bnas_larq.export.lint import lint
+from bnas_larq.export.nested_models import flattened
+from bnas_larq.export.tflite_file import read_convolutions
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D, Zeroise
 from bnas_larq.networks.network import build_network

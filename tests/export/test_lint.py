@@ -9,7 +9,7 @@ import pytest
 
 from bnas_larq.backend import keras, lq
 from bnas_larq.errors import ExportError
-from bnas_larq.export.lint import lint
+from bnas_larq.export.lint import dead_branches, lint
 from bnas_larq.export.lint_text import lint_text
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
@@ -53,9 +53,9 @@ def test_every_figure(counted):
 def test_the_text_tells_it_all(counted):
     text = lint_text(lint(counted))
     assert text.startswith("1 of 2 convolutions will be 1-bit.\n")
-    assert "lost  convolution  padding  zeros are padded behind the sign" in text
+    assert "lost  convolution  padding  zeros padded behind the sign" in text
     assert "40 channels  24 of 64 bits unused  1 × convolution, 432 bytes" in text
-    assert "3456 are spent on convolutions that were meant to be 1-bit" in text
+    assert "3456 of the file's are convolutions that were meant to be 1-bit" in text
     assert "1 × BatchNormalization" in text
 
 
@@ -86,7 +86,7 @@ def test_zeros_are_stored_once_for_each_shape_and_their_readers_are_computed():
     assert all(layer.macs == 0 and layer.bytes < 50 for layer in constant)
     text = lint_text(found)
     assert "Zeroise: 4 of 6 edges of the normal cell, 0 of 8 edges of the reduce cell." in text
-    assert "normal cell: nodes 0, 1 are nothing but Zeroise" in text
+    assert "normal cell: nodes 0, 1 have only Zeroise edges, so only zeros" in text
 
 
 def test_what_cannot_be_converted_is_a_finding():
@@ -111,3 +111,39 @@ def test_a_model_without_a_graph_is_refused():
 def test_lint_needs_no_compute_engine(counted, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "larq_compute_engine", None)
     assert np.isfinite(lint(counted).ops)
+
+
+def test_the_published_cifar_cell_has_the_dead_branches_that_its_paper_implies():
+    config = NetworkConfig(cells=6, channels=4)
+    normal, reduce = dead_branches(Genotype.load("bnas_cifar"), config)
+    assert (normal.edges, normal.zeroise) == (reduce.edges, reduce.zeroise) == (8, 6)
+    assert (normal.unread, normal.zero_nodes) == ((), (2, 3))
+    assert (reduce.unread, reduce.zero_nodes) == (("newer",), (2, 3))
+    assert reduce.absent == ("cell2_preprocess1", "cell4_preprocess1")
+    names = {layer.name for layer in build_network(Genotype.load("bnas_cifar"), config).layers}
+    for absent in reduce.absent:
+        assert f"{absent}_conv" not in names
+        assert f"{absent.replace('1', '0')}_conv" in names
+    assert reduce.sentences() == [
+        "reduce cell: no operation reads its newer input; cell2_preprocess1, cell4_preprocess1 not "
+        "built",
+        "reduce cell: nodes 2, 3 have only Zeroise edges, so only zeros",
+    ]
+
+
+def test_a_cell_without_zeroise_has_none():
+    for dead in dead_branches(Genotype.load("bnas_imagenet")):
+        assert dead.sentences() == [] and dead.zeroise == 0
+
+
+def test_what_reads_only_zeros_is_the_same_for_every_image():
+    cell = (
+        (("none", 0), ("none", 1)),
+        (("bin_conv_3x3", 2), ("none", 0)),
+        (("max_pool_3x3", 3), ("bin_conv_3x3", 2)),
+        (("max_pool_3x3", 3), ("bin_conv_3x3", 1)),
+    )
+    normal, _ = dead_branches(Genotype(cell, cell))
+    assert (normal.zero_nodes, normal.constant_nodes) == ((0,), (1, 2))
+    assert normal.unread == ("older",)
+    assert any("nodes 1, 2 have only zeros as input" in text for text in normal.sentences())

@@ -1,7 +1,7 @@
-"""Nested models as one graph: a backbone under a user's head is looked into like any other layers.
+"""Nested models, such as a backbone under a user's head, as one graph of layers.
 
 The converter inlines nested models anyway. Exact padding, the naming of convolutions and lint need
-to see every layer with its inputs, at the size it really works on.
+to see every layer with its inputs, at the size on which it works.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from bnas_larq.errors import ExportError, one_line
 
 
 def flattened(model: keras.Model) -> keras.Model:
-    """The model as one graph of layers that are no models.
+    """The model as one graph of layers that are not models.
 
     Args:
         model: functional or sequential, with an input shape.
 
     Returns:
-        The model itself if nothing is nested in it. Else a copy with the same weights, in which the
-        layer `conv` of the nested model `backbone` is called `backbone/conv`; the model itself
-        stays as it was.
+        The model itself if nothing is nested in it; otherwise a copy with the same weights, in
+        which the layer `conv` of the nested model `backbone` is called `backbone/conv`.
 
     Raises:
-        ExportError: it, or a nested model, has no graph that can be followed (subclassed models),
-            or a layer that cannot be copied.
+        ExportError: it, or a nested model, is subclassed and so has no graph, or has a layer that
+            cannot be copied.
     """
     _check_graph(model)
     if not any(isinstance(layer, keras.Model) for layer in model.layers):
@@ -42,13 +41,13 @@ def flattened(model: keras.Model) -> keras.Model:
 
 
 def calls(model: keras.Model) -> Iterator[Any]:
-    """Every call of a layer in the model's graph, as Keras' nodes, in an order of execution."""
+    """Every call of a layer in the model's graph, as Keras nodes in topological order."""
     for depth in sorted(model._nodes_by_depth, reverse=True):
         yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
 
 
 class _Copies:
-    """A copy of every layer that is met, by the identity of the original: shared stays shared."""
+    """One copy of each layer, so that shared layers stay shared."""
 
     def __init__(self) -> None:
         self._pairs: dict[int, tuple[keras.layers.Layer, keras.layers.Layer]] = {}
@@ -58,22 +57,22 @@ class _Copies:
     ) -> list[tf.Tensor]:
         """Apply the copies along the model's graph; returns its outputs."""
         _check_graph(model)
-        made = {id(ours): _cast(x, ours) for ours, x in zip(model.inputs, inputs, strict=True)}
+        copied = {id(ours): _cast(x, ours) for ours, x in zip(model.inputs, inputs, strict=True)}
         for node in calls(model):
             layer, path = node.layer, prefix + node.layer.name
             if isinstance(layer, keras.Model):
                 outputs = self.follow(
-                    layer, f"{path}/", [made[id(tensor)] for tensor in node.keras_inputs]
+                    layer, f"{path}/", [copied[id(tensor)] for tensor in node.keras_inputs]
                 )
             else:
                 feed: dict[str, list[tf.Tensor]] = {}
                 for tensor in node.keras_inputs:
-                    feed.setdefault(str(id(tensor)), []).append(made[id(tensor)])
+                    feed.setdefault(str(id(tensor)), []).append(copied[id(tensor)])
                 args, kwargs = node.map_arguments(feed)
                 outputs = tf.nest.flatten(self._copy(layer, path)(*args, **kwargs))
             originals = tf.nest.flatten(node.outputs)
-            made.update((id(o), x) for o, x in zip(originals, outputs, strict=True))
-        return [made[id(tensor)] for tensor in model.outputs]
+            copied.update((id(o), x) for o, x in zip(originals, outputs, strict=True))
+        return [copied[id(tensor)] for tensor in model.outputs]
 
     def _copy(self, layer: keras.layers.Layer, path: str) -> keras.layers.Layer:
         if id(layer) not in self._pairs:
@@ -81,9 +80,9 @@ class _Copies:
                 copy = type(layer).from_config({**layer.get_config(), "name": path})
             except (NotImplementedError, TypeError, ValueError) as error:
                 raise ExportError(
-                    "A layer of a nested model must give its configuration to be exported. "
+                    "A layer of a nested model needs a get_config to be exported. "
                     f"Received: {path!r}, a {type(layer).__name__} ({one_line(error)[:120]}). "
-                    "Write its get_config."
+                    "Implement its get_config."
                 ) from error
             self._pairs[id(layer)] = layer, copy
         return self._pairs[id(layer)][1]
@@ -94,14 +93,14 @@ class _Copies:
 
 
 def _cast(tensor: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """What a functional model does to its inputs: its own input layer's type decides."""
+    """Cast to a functional model's input dtype, as calling the model does."""
     return tensor if tensor.dtype == like.dtype else tf.cast(tensor, like.dtype)
 
 
 def _check_graph(model: keras.Model) -> None:
     if not getattr(model, "_is_graph_network", False):
         raise ExportError(
-            "An exported model, and each model nested in it, is functional or sequential with an "
-            f"input shape. Received: {model.name!r}, a {type(model).__name__} without a graph. "
+            "An exported model, and each model nested in it, must be functional or sequential with "
+            f"an input shape. Received: {model.name!r}, a {type(model).__name__} without a graph. "
             "Build it with keras.Model(inputs, outputs)."
         )

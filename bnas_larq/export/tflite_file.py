@@ -1,8 +1,8 @@
-"""Looks into an exported file: which convolutions are 1-bit there, and which layers they were.
+"""What an exported file holds: which convolutions are 1-bit, and which layers they came from.
 
 LCE cuts tensor names at 50 characters and names a fused operation after its activation, so names
-alone do not tell the layer. The signs of a kernel do: they survive bit packing, transposition and a
-scale folded into the kernel.
+alone do not identify the layer. The signs of a kernel do: they survive bit packing, transposition
+and a scale folded into the kernel.
 """
 
 from __future__ import annotations
@@ -18,37 +18,30 @@ import numpy as np
 
 from bnas_larq.backend import keras, lq
 from bnas_larq.errors import ExportError, one_line
-from bnas_larq.export.engine import compute_engine
-from bnas_larq.export.flat import calls, flattened
+from bnas_larq.export.compute_engine import compute_engine
+from bnas_larq.export.nested_models import calls, flattened
 from bnas_larq.layers.operations import FactorizedReduction
 
-#: What a reader of a damaged flatbuffer runs into: offsets that point outside or elsewhere.
+#: Errors of reading a damaged flatbuffer, whose offsets point anywhere.
 _DAMAGE = (
-    struct.error,
-    IndexError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
+    *(struct.error, IndexError, KeyError, ValueError, TypeError, AttributeError),
+    *(OverflowError, MemoryError),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvolutionRecord:
-    """One convolution of an exported file.
+    """A convolution or dense layer of an exported file.
 
     Attributes:
         name: the Keras layer's name (`model/layer` inside a nested model), or the tensor's name
             where `named_by` is `"tensor"`.
         binary: whether it is a 1-bit operation (LceBconv2d) in the file.
         kind: `"convolution"`, `"depthwise"` or `"dense"`.
-        kernel: kernel shape in Keras' order: height, width, input channels (of one group), output
-            channels.
+        kernel: its shape in Keras' order: height, width, input channels per group, output channels.
         bytes: size of its kernel in the file.
-        named_by: how the name was found: `"kernel"` (its signs), `"order"` (first unnamed layer
-            with a kernel of this shape) or `"tensor"` (no model given, or no layer fits).
+        named_by: what identified it: `"kernel"` (its signs), `"order"` (the first unidentified
+            layer with a kernel of this shape) or `"tensor"` (no model given, or no layer fits).
     """
 
     name: str
@@ -60,45 +53,37 @@ class ConvolutionRecord:
 
 
 def read_convolutions(tflite: bytes, model: keras.Model | None = None) -> list[ConvolutionRecord]:
-    """List the convolutions and dense layers of an exported file, in the file's order of execution.
+    """List the convolutions and dense layers of an exported file, in order of execution.
 
     Args:
         tflite: the file's content.
-        model: the Keras model it was made from, to name the layers.
+        model: the Keras model it was converted from, to name the layers.
 
     Raises:
-        ExportError: the bytes are no `.tflite` file, or a damaged one.
+        ExportError: the bytes are not an intact `.tflite` file.
     """
-    found = [operator for operator in _read(tflite) if "signs" in operator]
-    names: list[str | None] = [None] * len(found)
-    how = ["kernel"] * len(found)
+    operators = [operator for operator in _read(tflite) if "signs" in operator]
     layers = _convolution_layers(model)
-    for by, wanted in (("kernel", "signs"), ("order", "shape")):
-        for index, operator in enumerate(found):
-            if names[index] is not None:
-                continue
-            fitting = [layer for layer in layers if layer[wanted] == operator[wanted]]
-            if fitting:
-                names[index], how[index] = fitting[0]["name"], by
+    names: dict[int, tuple[str, str]] = {}  # operator's index → its name, what identified it
+    for named_by, key in (("kernel", "signs"), ("order", "shape")):
+        for index, operator in enumerate(operators):
+            fitting = [layer for layer in layers if layer[key] == operator[key]]
+            if index not in names and fitting:
+                names[index] = fitting[0]["name"], named_by
                 layers.remove(fitting[0])
-    return [
-        ConvolutionRecord(
-            name=names[index] or operator["tensor"],
-            binary=operator["binary"],
-            kind=operator["kind"],
-            kernel=operator["shape"],
-            bytes=operator["bytes"],
-            named_by=how[index] if names[index] else "tensor",
-        )
-        for index, operator in enumerate(found)
-    ]
+    records = []
+    for index, operator in enumerate(operators):
+        name, named_by = names.get(index, (operator["tensor"], "tensor"))
+        binary, kind, kernel = operator["binary"], operator["kind"], operator["shape"]
+        records.append(ConvolutionRecord(name, binary, kind, kernel, operator["bytes"], named_by))
+    return records
 
 
 def custom_operations(tflite: bytes) -> list[str]:
-    """Names of all operations in an exported file that are not TensorFlow Lite's own, sorted.
+    """Names of the operations in an exported file that are not TensorFlow Lite's own, sorted.
 
     Raises:
-        ExportError: the bytes are no `.tflite` file, or a damaged one.
+        ExportError: the bytes are not an intact `.tflite` file.
     """
     return sorted({operator["custom"] for operator in _read(tflite) if operator["custom"]})
 
@@ -109,27 +94,23 @@ def _read(tflite: bytes) -> list[dict[str, Any]]:
     except _DAMAGE as error:
         raise ExportError(
             f"A .tflite file must be an intact flatbuffer. Received: {len(tflite)} bytes "
-            f"({one_line(error)}). "
-            "Export the network again."
+            f"({one_line(error)}). Export the network again."
         ) from error
 
 
 def _convolution_layers(model: keras.Model | None) -> list[dict[str, Any]]:
-    """Name, kernel shape and signs of every convolution and dense layer, in the model's order.
-
-    As often as the file may hold them: a layer that is called twice is there twice.
-    """
+    """Name, kernel shape and signs of every convolution and dense layer, once for each call."""
     if model is None:
         return []
     model = flattened(model)
     times = Counter(id(node.layer) for node in calls(model))
-    found = []
+    entries = []
     with lq.context.quantized_scope(True):
         for layer in model.layers:
             for kernel in _kernels(layer):
                 entry = {"name": layer.name, "shape": kernel.shape, "signs": _signs(kernel)}
-                found += [entry] * times[id(layer)]
-    return found
+                entries += [entry] * times[id(layer)]
+    return entries
 
 
 def _kernels(layer: keras.layers.Layer) -> list[np.ndarray]:
@@ -140,7 +121,7 @@ def _kernels(layer: keras.layers.Layer) -> list[np.ndarray]:
     if isinstance(layer, keras.layers.DepthwiseConv2D):
         return [_depthwise(value(layer.depthwise_kernel))]
     if isinstance(layer, keras.layers.Conv2DTranspose):
-        return []  # another operation of TensorFlow Lite, which is not listed
+        return []  # another operation of TensorFlow Lite, not listed
     if isinstance(layer, FactorizedReduction):
         return np.split(value(layer.kernel), [layer.halves[0]], axis=-1)
     if isinstance(layer, keras.layers.Conv1D) and layer.kernel.shape.rank == 3:
@@ -156,20 +137,20 @@ def _depthwise(kernel: np.ndarray) -> np.ndarray:
 
 
 def _signs(kernel: np.ndarray) -> str:
-    """Digest of a kernel's shape and signs, with each output channel's first weight taken as
-    positive, so that neither a folded scale nor its sign matters."""
+    """Digest of a kernel's shape and signs, relative to each output channel's first weight, so that
+    neither a folded scale nor its sign matters."""
     positive = kernel >= 0
     positive = positive ^ ~positive.reshape(-1, kernel.shape[-1])[0]
     return f"{kernel.shape} {hashlib.sha256(np.packbits(positive).tobytes()).hexdigest()}"
 
 
 def _operators(tflite: bytes) -> Iterator[dict[str, Any]]:
-    """The operations of a flatbuffer: `custom` (name or "") of each, and of those with a kernel
-    also its output's `tensor` name, `binary`, `kind`, its kernel's `shape` as in Keras, `signs` and
-    `bytes`.
+    """The operations of a flatbuffer: `custom` (name or "") of each; of those with a kernel also
+    `tensor` (name of its output), `binary`, `kind`, `shape` (of the kernel, as in Keras), `signs`
+    and `bytes`.
 
-    The whole file is walked, every constant included, so that a truncated file is noticed before an
-    interpreter gets it: LCE's does not verify its input, it dies.
+    Reads the whole file, including every constant, to detect a truncated file before it reaches
+    LCE's interpreter, which does not verify its input but crashes.
     """
     compute_engine()
     from larq_compute_engine.mlir.python import tflite_schema as schema
@@ -177,24 +158,19 @@ def _operators(tflite: bytes) -> Iterator[dict[str, Any]]:
     if tflite[4:8] != b"TFL3":
         raise ValueError("no TFL3 mark")
     model = schema.Model.GetRootAs(tflite, 0)
-    codes = [
-        model.OperatorCodes(index) for index in range(_bounded(model.OperatorCodesLength(), tflite))
-    ]
-    buffers = [
-        _constant(model.Buffers(index)) for index in range(_bounded(model.BuffersLength(), tflite))
-    ]
+    codes = list(map(model.OperatorCodes, _indices(model.OperatorCodesLength(), tflite)))
+    buffers = [_constant(model.Buffers(i)) for i in _indices(model.BuffersLength(), tflite)]
     if model.SubgraphsLength() < 1 or not buffers:
         raise ValueError("no graph in it")
     graph = model.Subgraphs(0)
-    tensors = [graph.Tensors(index) for index in range(_bounded(graph.TensorsLength(), tflite))]
+    tensors = list(map(graph.Tensors, _indices(graph.TensorsLength(), tflite)))
     shapes = [tuple(np.atleast_1d(tensor.ShapeAsNumpy()).tolist()) for tensor in tensors]
     kinds = {
         schema.BuiltinOperator.CONV_2D: "convolution",
         schema.BuiltinOperator.DEPTHWISE_CONV_2D: "depthwise",
         schema.BuiltinOperator.FULLY_CONNECTED: "dense",
     }
-    for index in range(_bounded(graph.OperatorsLength(), tflite)):
-        operator = graph.Operators(index)
+    for operator in map(graph.Operators, _indices(graph.OperatorsLength(), tflite)):
         code = codes[operator.OpcodeIndex()]
         custom = (code.CustomCode() or b"").decode()
         inputs, outputs = operator.InputsAsNumpy(), operator.OutputsAsNumpy()
@@ -202,7 +178,7 @@ def _operators(tflite: bytes) -> Iterator[dict[str, Any]]:
         binary = custom == "LceBconv2d"
         kind = "convolution" if binary else kinds.get(code.BuiltinCode())
         content = buffers[tensors[inputs[1]].Buffer()] if kind else b""
-        if not content:  # also a kernel that is computed in the file, which is no layer's
+        if not content:  # no kernel, or one that the file computes, which is not a layer's
             yield {"custom": custom}
             continue
         shape = shapes[inputs[1]]
@@ -218,11 +194,11 @@ def _operators(tflite: bytes) -> Iterator[dict[str, Any]]:
         }
 
 
-def _bounded(length: int, tflite: bytes) -> int:
-    """A vector's length, unless the file is too short for so many entries of four bytes."""
+def _indices(length: int, tflite: bytes) -> range:
+    """The indices of a vector, unless the file is too short for its entries of four bytes."""
     if not 0 <= 4 * length <= len(tflite):
         raise ValueError("a list longer than the file")
-    return length
+    return range(length)
 
 
 def _constant(buffer: Any) -> bytes:
@@ -239,8 +215,8 @@ def _floats(content: bytes, shape: tuple[int, ...], kind: str) -> np.ndarray:
 
 
 def _unpacked(content: bytes, shape: tuple[int, ...], options: np.ndarray | None) -> np.ndarray:
-    """The ±1 kernel in Keras' order of a bit-packed one [out, height, width, ⌈in/32⌉]: bit i of a
-    32-bit word is input channel i, and set where the weight is negative."""
+    """A bit-packed kernel [out, height, width, ⌈in/32⌉] as ±1 in Keras' order: bit i of a 32-bit
+    word is input channel i, set where the weight is negative."""
     from flatbuffers import flexbuffers
 
     channels = int(flexbuffers.Loads(options.tobytes())["channels_in"])

@@ -1,7 +1,7 @@
-"""The door to Larq Compute Engine (LCE): loads it only when something is exported, and quietly.
+"""The door to Larq Compute Engine (LCE), which is loaded only to export, and silently.
 
-Most of its chatter is written by C++ code straight to file descriptor 2, where the settings of
-Python's logging do not reach.
+Most of its log lines come from C++ code that writes to file descriptor 2, beyond the reach of
+Python's logging.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from bnas_larq.errors import ExportError, one_line
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Swallow warnings, TensorFlow's log lines and all that the block writes to standard error.
+    """Suppress warnings, TensorFlow's log lines and everything written to standard error.
 
-    Exceptions pass through unchanged. The redirection holds for the whole process, so keep the
-    block short.
+    Exceptions pass unchanged. The redirection affects the whole process, so keep the block short.
     """
     logger = logging.getLogger("tensorflow")
     level = logger.level
@@ -31,7 +30,7 @@ def quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         logger.setLevel(logging.ERROR)
         stack.callback(logger.setLevel, level)
-        # Without a standard error there is nothing to keep clean.
+        # A process may have no standard error.
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()
             terminal = os.dup(2)
@@ -43,7 +42,7 @@ def quiet() -> Iterator[None]:
 
 
 def compute_engine() -> ModuleType:
-    """The package larq_compute_engine, or ExportError that says how to get it."""
+    """The package larq_compute_engine, or ExportError that says how to install it."""
     try:
         with quiet():
             import larq_compute_engine
@@ -54,6 +53,6 @@ def compute_engine() -> ModuleType:
             "Export needs larq-compute-engine, which has wheels for Linux and macOS. "
             f"Received: {one_line(error)}. "
             "Run `pip install 'larq-compute-engine>=0.16'` on one of these; "
-            "train here and export there, a run folder can be copied."
+            "a run folder can be trained here, copied, and exported there."
         ) from error
     return larq_compute_engine
