@@ -1,7 +1,7 @@
-"""`bnas-larq doctor`: what is installed, on which machine, and whether it fits together.
+"""`bnas-larq doctor`: what is installed, on which machine, and whether it works together.
 
-The first thing to paste into a question. Bounds are read from the installed metadata, so that
-setup.py stays the only place that states them.
+The first thing to paste into a bug report. Bounds come from the installed metadata, so that only
+setup.py states them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import click
 
 from bnas_larq.errors import BnasLarqError, one_line
 
-#: Shown in any case, also when bnas-larq itself was never installed (a plain checkout).
+#: Shown even when bnas-larq itself is not installed (a plain checkout).
 SHOWN = (
     "tensorflow",
     "tf-keras",
@@ -33,13 +33,13 @@ SHOWN = (
 
 
 def misfits(root: str = "bnas-larq") -> list[str]:
-    """What the installed distribution `root`, and all it needs, requires but does not find.
+    """Unmet requirements of the installed distribution `root` and of all it requires, extras aside.
 
-    Each is a text such as `larq-zoo needs protobuf<3.21, found 5.29.1`. Extras are left out.
+    Each reads like `larq-zoo needs protobuf<3.21, found 5.29.1`.
     """
     from packaging.requirements import Requirement
 
-    found, seen, waiting = [], set(), [root]
+    problems, seen, waiting = [], set(), [root]
     while waiting:
         owner = waiting.pop()
         if owner in seen:
@@ -51,16 +51,16 @@ def misfits(root: str = "bnas-larq") -> list[str]:
             version = _version(requirement.name)
             if version is None or not requirement.specifier.contains(version, prereleases=True):
                 wanted = f"{requirement.name}{requirement.specifier}"
-                found.append(f"{owner} needs {wanted}, found {version or 'nothing'}")
+                problems.append(f"{owner} needs {wanted}, found {version or 'nothing'}")
             else:
                 waiting.append(requirement.name)
-    return sorted(found)
+    return sorted(problems)
 
 
 @click.command()
 def command() -> None:
-    """Versions, machine, and whether everything fits together. Exit code 2 if it does not."""
-    problems = []
+    """Show versions and machine, and check that all parts work together; exit code 2 if not."""
+    problems: list[str] = []
 
     def line(label: str, value: object) -> None:
         click.echo(f"{label:22} {value}")
@@ -75,6 +75,7 @@ def command() -> None:
         problems += misfits()
 
     line("Keras generation", _keras_generation(problems))
+    line("patches", _patches(problems))
     line("LCE", _compute_engine(problems))
     line("system", f"{platform.system()} {platform.release()} {platform.machine()}")
     line("cores", _cores())
@@ -83,8 +84,8 @@ def command() -> None:
     if problems:
         raise BnasLarqError(
             f"All parts must fit together. Received: {'; '.join(problems)}. "
-            "Install bnas-larq again in a new virtual environment: "
-            "plain `pip install` picks a set that fits."
+            "Install bnas-larq in a new virtual environment: plain `pip install` picks a set that "
+            "fits."
         )
     line("verdict", "everything fits together")
 
@@ -110,17 +111,30 @@ def _keras_generation(problems: list[str]) -> str:
         problems.append(one_line(error))
         return "none that Larq can use"
     devices = ", ".join(device.device_type for device in tf.config.list_physical_devices())
-    # backend.py has just made sure that tf.keras is tf-keras
+    # backend.py has just checked that tf.keras is tf-keras.
     return f"2 (tf-keras {_version('tf-keras')}) on {devices}"
+
+
+def _patches(problems: list[str]) -> str:
+    """Of TensorFlow's private parts, without which runs do not repeat their bits."""
+    try:
+        from bnas_larq.determinism import check_patches
+    except (BnasLarqError, ImportError):
+        return "not checked"  # the line before says why
+    outcomes = check_patches()
+    problems += [
+        f"runs may not repeat their bits, a patch of TensorFlow fails ({effect}: {failure})"
+        for effect, failure in outcomes.items()
+        if failure
+    ]
+    return ", ".join(effect for effect, failure in outcomes.items() if not failure) or "none acts"
 
 
 def _compute_engine(problems: list[str]) -> str:
     try:
         import larq_compute_engine
     except ImportError as error:
-        problems.append(
-            f"larq-compute-engine cannot be imported ({one_line(error)}), export needs it"
-        )
+        problems.append(f"export cannot import larq-compute-engine ({one_line(error)})")
         return "cannot be imported"
     return f"importable ({larq_compute_engine.__version__})"
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnas_larq.backend import functions_read_once, keras, tf
+from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.determinism import functions_read_once
 from bnas_larq.errors import CheckpointError, WeightsError, one_line
 from bnas_larq.files import keep_lines_before, read_json, write_json
 from bnas_larq.fitting.callbacks import MetricsLog, StopWhenNotFinite

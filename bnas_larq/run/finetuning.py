@@ -10,13 +10,14 @@ from typing import Any
 
 import yaml
 
-from bnas_larq.backend import keras, make_deterministic
+from bnas_larq.backend import keras
 from bnas_larq.data import (
     ImageDataset,
     Normalization,
     data_errors,
     load_described,
 )
+from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import DataError, RecipeError, RunError, WeightsError
 from bnas_larq.files import read_lines, sha256
 from bnas_larq.networks.network import build_network

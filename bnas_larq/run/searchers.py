@@ -123,8 +123,9 @@ class NetworkTrial:
         seed: int,
     ) -> TrialResult:
         """See `bnas_larq.search.tuning.records.TrialFunction`; also writes metrics.jsonl."""
-        from bnas_larq.backend import keras, make_deterministic
+        from bnas_larq.backend import keras
         from bnas_larq.data import training_pipeline
+        from bnas_larq.determinism import make_deterministic
         from bnas_larq.networks.network import build_network
         from bnas_larq.search.tuning import TrialResult
         from bnas_larq.training import evaluate_network, train_network

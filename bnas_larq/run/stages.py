@@ -49,8 +49,9 @@ class Stages:
         self.folder.checkpoints(name).clear()
 
     def _do(self, name: str, work: Callable[[], dict[str, Any] | None]) -> None:
-        from bnas_larq.backend import keras, make_deterministic
+        from bnas_larq.backend import keras
         from bnas_larq.data import data_errors
+        from bnas_larq.determinism import make_deterministic
 
         if self.folder.stage_done(name) and not self.is_done(name):
             # Its files were lost: what came from them must come from the new ones.
