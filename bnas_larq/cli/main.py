@@ -11,12 +11,11 @@ import importlib
 import os
 import sys
 import traceback
-import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import click
 
+from bnas_larq import console
 from bnas_larq.cli.groups import LazyCommand, LazyGroup
 from bnas_larq.errors import BnasLarqError, one_line
 
@@ -111,12 +110,17 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     multiple=True,
     help="Import your own Python module first, which registers operations. Repeatable.",
 )
+@click.option("--quiet", is_flag=True, help="Show results, warnings and errors only.")
+@click.option("--verbose", is_flag=True, help="Also show what TensorFlow and other packages print.")
 @click.pass_context
-def cli(ctx: click.Context, plugins: Sequence[str]) -> None:
+def cli(ctx: click.Context, plugins: Sequence[str], quiet: bool, verbose: bool) -> None:
     """Search, train and deploy networks whose weights and activations are single bits.
 
     Start with: bnas-larq run quickstart
     """
+    if quiet and verbose:
+        raise click.UsageError("Give --quiet or --verbose. Received: both.", ctx)
+    ctx.with_resource(console.command(quiet=quiet, verbose=verbose))
     for plugin in plugins:
         _import_plugin(plugin)
     if ctx.invoked_subcommand is None:
@@ -148,12 +152,8 @@ def main(args: Sequence[str] | None = None) -> int:
     0 success; 2 something the user can mend, told in one line on stderr; 130 interrupted.
     Anything else is a bug and keeps its traceback. Commands return nothing or an exit code.
     """
-    # Before TensorFlow is first imported: fewer lines of log.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _warner(warnings.showwarning)
-            result = cli.main(args, prog_name="bnas-larq", standalone_mode=False)
+        result = cli.main(args, prog_name="bnas-larq", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except BnasLarqError as error:
         return _fail(error)
@@ -190,19 +190,6 @@ def main(args: Sequence[str] | None = None) -> int:
                 f"Received: {one_line(error)}. Check it."
             )
         raise
-
-
-def _warner(usual: Callable[..., None]) -> Callable[..., None]:
-    """Shows the package's own warnings in one line without code, and others as usual."""
-    package = str(Path(__file__).parents[1])
-
-    def show(message, category, filename, lineno, file=None, line=None) -> None:
-        if filename.startswith(package) and issubclass(category, UserWarning):
-            click.echo(f"Warning: {one_line(message)}", err=True)
-        else:
-            usual(message, category, filename, lineno, file, line)
-
-    return show
 
 
 def _fail(message: object, code: int = USER_ERROR) -> int:

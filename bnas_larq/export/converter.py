@@ -21,8 +21,9 @@ from __future__ import annotations
 import tempfile
 
 from bnas_larq.backend import keras, tf
+from bnas_larq.console import hush
 from bnas_larq.errors import ExportError, one_line
-from bnas_larq.export.engine import compute_engine, quiet
+from bnas_larq.export.engine import compute_engine
 from bnas_larq.export.flat import flattened
 from bnas_larq.export.inspect import custom_operations
 from bnas_larq.export.padding import with_exact_padding, with_trimmed_margins
@@ -55,7 +56,7 @@ def convert(model: keras.Model) -> bytes:
             f"Received: another precision in {', '.join(mixed[:3])}. "
             "Build the network in float32 and load the weights into it."
         )
-    with quiet():
+    with hush():
         model, _ = with_exact_padding(with_trimmed_margins(model))
     # A SavedModel of one function only, instead of LCE's convert_keras_model: the same converter,
     # but without tracing every layer and its gradients (10 times faster), and for one image.
@@ -64,7 +65,7 @@ def convert(model: keras.Model) -> bytes:
         input_signature=[tf.TensorSpec((1, *shape), tf.float32, "image")],
     )
     try:
-        with quiet(), tempfile.TemporaryDirectory() as folder:
+        with hush(), tempfile.TemporaryDirectory() as folder:
             module = tf.Module()
             module.held = model.variables
             tf.saved_model.save(

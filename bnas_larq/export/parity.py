@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 
 from bnas_larq.backend import keras
+from bnas_larq.console import hush
 from bnas_larq.errors import ExportError, one_line
-from bnas_larq.export.engine import compute_engine, quiet
+from bnas_larq.export.engine import compute_engine
 from bnas_larq.export.inspect import read_convolutions
 
 #: Largest mean difference of a file that still is the network, as a share of the largest output. A
@@ -120,7 +121,7 @@ def _run(
     engine = compute_engine()
     read_convolutions(tflite)  # refuses a truncated file, on which the interpreter would die
     try:
-        with quiet():
+        with hush():
             interpreter = engine.testing.Interpreter(tflite, num_threads=threads)
         outputs = []
         for index in range(len(images)):
