@@ -1,4 +1,4 @@
-"""Numbered checkpoints, each with a manifest of SHA-256 sums: damage is noticed before use."""
+"""Numbered checkpoints, each with a manifest of SHA-256 sums, so that damage shows before use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Manifest(pydantic.BaseModel):
 
 
 class Checkpoints:
-    """Numbered checkpoints of one stage, each a folder `epoch-00012/`, whole or not there."""
+    """Numbered checkpoints of one stage, each a folder `epoch-00012/`, complete or absent."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -61,7 +61,7 @@ class Checkpoints:
         return target
 
     def candidates(self) -> list[tuple[int, Path]]:
-        """(epochs done, folder) of intact checkpoints, newest first; damaged ones are reported.
+        """(epochs done, folder) of intact checkpoints, newest first; warns of damaged ones.
 
         Raises:
             CheckpointError: there are checkpoints, and none is intact.
@@ -86,7 +86,7 @@ class Checkpoints:
         return intact
 
     def clear(self) -> None:
-        """Remove all checkpoints of the stage, once its result is written."""
+        """Remove all checkpoints of the stage."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -16,7 +16,7 @@ import sysconfig
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from bnas_larq.errors import one_line
 
@@ -27,11 +27,12 @@ logger = logging.getLogger("bnas_larq")
 logger.addHandler(logging.NullHandler())
 
 _PACKAGE = str(Path(__file__).parent)
-#: Where code lives that a user cannot mend; `<` begins the names of frozen and generated modules.
-_FOREIGN = (_PACKAGE, "<", *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
-#: Reads what libraries write to file descriptor 2 and prints what followed the last mark.
-_WATCHER = ("awk", "-v", r"RS=\036", r'{last = $0} END {if (last ~ /[^ \n]/) printf "%s", last}')
-_MARK = b"\x1e"
+#: Where code lives that a user cannot mend, besides site-packages; `<frozen …>` and the like too.
+_FOREIGN = (_PACKAGE, sysconfig.get_path("stdlib"), "<")
+#: Ends what libraries wrote to file descriptor 2 before, a line of its own.
+_MARK = b"\x1e\n"
+#: Reads all of it, and prints what followed the last mark.
+_LAST_WORDS = r'{last = $0} END {sub("^\n", "", last); printf "%s", last}'
 
 _command: _Lines | None = None
 #: While native output is hidden, a copy of file descriptor 2 as it was.
@@ -54,7 +55,7 @@ def clock(seconds: float) -> str:
 def show_progress(text: str, done: int, total: int, left: str) -> None:
     """Draw a bar between `text` and `left` below a command's messages; only on a terminal."""
     if _command is not None and _command.moving:
-        _command.show(text, done, total, left)
+        _command.show_bar(text, done, total, left)
 
 
 def end_progress() -> None:
@@ -72,20 +73,24 @@ def command(*, quiet: bool = False, verbose: bool = False) -> Iterator[None]:
         verbose: also what other packages log, warn of and write to file descriptor 2.
     """
     global _command
-    root, before = logging.getLogger(), (_command, logger.level)
+    root, before = logging.getLogger(), (_command, logger.level, sys.stderr)
     _command = lines = _Lines(quiet, verbose)
     if not verbose:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with warnings.catch_warnings(), hush_native():
+    with warnings.catch_warnings(), _hidden_native_output():
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if _stderr is not None and sys.stderr.fileno() == 2:
+                # Not closed in the end: handlers that libraries create meanwhile may keep it.
+                sys.stderr = open(os.dup(_stderr), "w", 1, sys.stderr.encoding, sys.stderr.errors)
         warnings.showwarning = lines.warn
         logger.setLevel(logging.INFO)
-        root.addHandler(lines)  # TensorFlow adds none of its own where it finds one
+        root.addHandler(lines)  # where TensorFlow finds one, it adds none of its own
         try:
             yield
         finally:
             lines.end_bar()
             root.removeHandler(lines)
-            _command, level = before
+            _command, level, sys.stderr = before
             logger.setLevel(level)
 
 
@@ -95,25 +100,23 @@ def hush() -> Iterator[None]:
     if _command is not None and _command.verbose:
         yield
         return
-    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
-    levels = [noisy.level for noisy in loggers]
-    with warnings.catch_warnings(), hush_native():
+    tensorflow = logging.getLogger("tensorflow")
+    level = tensorflow.level
+    with warnings.catch_warnings(), _hidden_native_output():
         warnings.simplefilter("ignore")
-        for noisy in loggers:
-            noisy.setLevel(logging.ERROR)
+        tensorflow.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            for noisy, level in zip(loggers, levels, strict=True):
-                noisy.setLevel(level)
+            tensorflow.setLevel(level)
 
 
 @contextlib.contextmanager
-def hush_native() -> Iterator[None]:
+def _hidden_native_output() -> Iterator[None]:
     """Hide what C and C++ code writes to file descriptor 2, unless the process dies inside.
 
     A second process reads it. When this one crashes or is killed, that one prints what was written
-    since the last message; otherwise nothing. `sys.stderr` goes to a copy of the descriptor.
+    since the last message; otherwise nothing.
     """
     global _stderr
     if _stderr is not None or (_command is not None and _command.verbose):
@@ -122,8 +125,8 @@ def hush_native() -> Iterator[None]:
     try:
         sys.stderr.flush()
         copy = os.dup(2)
-        watcher = subprocess.Popen(
-            _WATCHER,
+        reader = subprocess.Popen(
+            ("awk", "-v", r"RS=\036", _LAST_WORDS),
             stdin=subprocess.PIPE,
             stdout=copy,
             env={**os.environ, "LC_ALL": "C"},
@@ -132,22 +135,18 @@ def hush_native() -> Iterator[None]:
     except (OSError, ValueError, AttributeError):  # no stderr, or no awk
         yield
         return
-    os.dup2(watcher.stdin.fileno(), 2)
+    os.dup2(reader.stdin.fileno(), 2)
     _stderr = copy
-    usual = sys.stderr
-    if _descriptor(usual) == 2:
-        # Never closed: handlers that libraries create inside may keep it.
-        sys.stderr = open(copy, "w", 1, usual.encoding, usual.errors, closefd=False)
     try:
         yield
     finally:
         _mark()
         _stderr = None
         os.dup2(copy, 2)
-        sys.stderr = usual
-        watcher.stdin.close()
+        os.close(copy)
+        reader.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            watcher.wait(1)
+            reader.wait(1)
 
 
 def stderr_of_children() -> int | None:
@@ -165,13 +164,6 @@ def _mark() -> None:
     """All is well: what libraries have written so far explains no crash."""
     if _stderr is not None:
         os.write(2, _MARK)
-
-
-def _descriptor(stream: Any) -> int | None:
-    try:
-        return stream.fileno()
-    except (OSError, ValueError, AttributeError):
-        return None
 
 
 class _Lines(logging.Handler):
@@ -194,33 +186,34 @@ class _Lines(logging.Handler):
             text = f"Warning: {one_line(text)}"
         if self.bar is not None:
             self.bar.console.out(text, highlight=False)
-        else:
+        elif sys.stderr is not None:
             print(text, file=sys.stderr, flush=True)
 
     def warn(self, message, category, filename, lineno, file=None, line=None) -> None:
         """In place of `warnings.showwarning`: the package's own without code, others as usual."""
         if filename.startswith(_PACKAGE) and issubclass(category, UserWarning):
             logger.warning("%s", message)
-        elif not self.hides(filename):
+        elif sys.stderr is not None and not self.hides(filename):
             sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
     def hides(self, filename: str) -> bool:
         """Whether what comes from this file is for `--verbose` only; a user's plugin is shown."""
-        return not self.verbose and filename.startswith(_FOREIGN)
+        foreign = filename.startswith(_FOREIGN) or f"-packages{os.sep}" in filename
+        return foreign and not self.verbose
 
-    def show(self, text: str, done: int, total: int, left: str) -> None:
+    def show_bar(self, text: str, done: int, total: int, left: str) -> None:
         """Draw or move the bar."""
         if self.bar is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn
+            from rich import console, progress
 
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.fields[left]}"),
+            self.bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.TextColumn("{task.fields[left]}"),
+                console=console.Console(stderr=True),
+                transient=True,
+                redirect_stdout=False,
             )
-            console = Console(stderr=True)
-            self.bar = Progress(*columns, console=console, transient=True, redirect_stdout=False)
             self.bar.add_task(text, left=left)
             self.bar.start()
         (task,) = self.bar.task_ids

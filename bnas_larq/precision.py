@@ -52,21 +52,18 @@ class PrecisionChoice:
 
 
 def choose_precision(name: str) -> PrecisionChoice:
-    """Resolve a precision: `auto` measures this machine (in under a second), others stay.
+    """Resolve a precision, or raise BnasLarqError: `auto` measures this machine, others stay.
 
     `auto` times a matrix product and a 3×3 convolution with both its gradients in both types, on
-    TensorFlow's default device, and takes bfloat16 if the convolution needs at most `PAYS_BELOW` of
-    float32's time. The outcome depends on the machine and its load: see `recorded_precision`.
-
-    Raises:
-        BnasLarqError: an unknown name.
+    TensorFlow's default device, in under a second. The outcome depends on the machine and its load:
+    see `recorded_precision`.
     """
     check_precision(name)
     if name != "auto":
         return PrecisionChoice(name, "as asked for")
     try:
         products = {dtype: matmul_rate(dtype, 1024, 3) for dtype in ("float32", "bfloat16")}
-        convolutions = {dtype: convolution_rate(dtype) for dtype in products}
+        convolutions = {dtype: _convolution_rate(dtype) for dtype in products}
     except tf.errors.OpError as error:
         return PrecisionChoice("float32", f"bfloat16 cannot be measured here ({one_line(error)})")
     return _choice(products, convolutions)
@@ -87,11 +84,7 @@ def _choice(products: dict[str, float], convolutions: dict[str, float]) -> Preci
 
 
 def matmul_rate(dtype: str | tf.DType, size: int = 2048, repeats: int = 5) -> float:
-    """FLOP/s of a square matrix product, the best of `repeats`.
-
-    Args:
-        dtype: of both factors and the product, such as `"bfloat16"`.
-        size: rows and columns.
+    """FLOP/s of a product of two `size` × `size` matrices, the best of `repeats`.
 
     Raises:
         tf.errors.OpError: no such kernel, or too little memory.
@@ -105,28 +98,12 @@ def matmul_rate(dtype: str | tf.DType, size: int = 2048, repeats: int = 5) -> fl
     return 2 * size**3 / _best_time(product, repeats)
 
 
-def convolution_rate(
-    dtype: str | tf.DType,
-    *,
-    batch: int = 64,
-    size: int = 16,
-    channels: int = 32,
-    filters: int = 64,
-    kernel_size: int = 3,
-    repeats: int = 3,
-) -> float:
-    """FLOP/s of a convolution of ±1 together with both its gradients, the best of `repeats`.
+def _convolution_rate(dtype: str) -> float:
+    """FLOP/s of a convolution of ±1 together with both its gradients, the best of three.
 
     The time includes the casts from and to float32 that a training step needs.
-
-    Args:
-        dtype: of the multiplication.
-        batch, size, channels: the input is [batch, size, size, channels].
-        filters, kernel_size: the kernel is [kernel_size, kernel_size, channels, filters].
-
-    Raises:
-        tf.errors.OpError: no such kernel, or too little memory.
     """
+    batch, size, channels, filters, kernel_size = 64, 16, 32, 64, 3
     images = _signs([batch, size, size, channels], "float32", 0)
     kernel = _signs([kernel_size, kernel_size, channels, filters], "float32", 1)
     upstream = _signs([batch, size, size, filters], "float32", 2)
@@ -142,7 +119,7 @@ def convolution_rate(
 
     passes = 3  # forward, gradient of the images, gradient of the kernel
     macs = batch * size**2 * filters * kernel_size**2 * channels
-    return passes * 2 * macs / _best_time(step, repeats)
+    return passes * 2 * macs / _best_time(step, 3)
 
 
 def _signs(shape: list[int], dtype: str | tf.DType, seed: int) -> tf.Tensor:

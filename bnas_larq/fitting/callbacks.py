@@ -1,4 +1,4 @@
-"""Keras callbacks of every run: the metrics log, the guard against a broken loss, progress."""
+"""Keras callbacks of every run: metrics log, guard against a loss that is not finite, progress."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def stop_unless_finite(name: str, value: float, where: str) -> None:
 
 
 class StopWhenNotFinite(keras.callbacks.Callback):
-    """Stops with TrainingStopped when a loss is NaN or infinite; the last epoch's checkpoint stays.
+    """Raises TrainingStopped when a loss is NaN or infinite; the last epoch's checkpoint stays.
 
-    Keras' TerminateOnNaN ends `fit` without an error, so a run would go on with broken weights.
+    Keras' TerminateOnNaN ends `fit` without an error: a run would continue with broken weights.
     """
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:

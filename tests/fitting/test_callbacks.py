@@ -10,24 +10,7 @@ import pytest
 from bnas_larq.backend import keras
 from bnas_larq.errors import TrainingStopped
 from bnas_larq.files import read_lines
-from bnas_larq.fitting.callbacks import MetricsLog, Progress, StopWhenNotFinite, clock, plain
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0:00"),
-        (0.4, "0:00"),
-        (59.4, "0:59"),
-        (59.6, "1:00"),
-        (61, "1:01"),
-        (3599.6, "1:00:00"),
-        (2 * 3600 + 3 * 60 + 4, "2:03:04"),
-        (100 * 3600, "100:00:00"),
-    ],
-)
-def test_clock(seconds, text):
-    assert clock(seconds) == text
+from bnas_larq.fitting.callbacks import MetricsLog, Progress, StopWhenNotFinite, plain
 
 
 def test_logs_become_plain_numbers():
