@@ -18,17 +18,8 @@ from bnas_larq.errors import BnasLarqError, one_line
 
 #: Shown even when bnas-larq itself is not installed (a plain checkout).
 SHOWN = (
-    "tensorflow",
-    "tf-keras",
-    "keras",
-    "numpy",
-    "protobuf",
-    "larq",
-    "larq-zoo",
-    "larq-compute-engine",
-    "tensorflow-datasets",
-    "keras-tuner",
-    "pydantic",
+    *("tensorflow", "tf-keras", "keras", "numpy", "protobuf", "larq", "larq-zoo"),
+    *("larq-compute-engine", "tensorflow-datasets", "keras-tuner", "pydantic"),
 )
 
 
@@ -45,7 +36,7 @@ def misfits(root: str = "bnas-larq") -> list[str]:
         if owner in seen:
             continue
         seen.add(owner)
-        for requirement in map(Requirement, _requires(owner)):
+        for requirement in map(Requirement, metadata.requires(owner) or []):
             if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
                 continue
             version = _version(requirement.name)
@@ -78,7 +69,8 @@ def command() -> None:
     line("patches", _patches(problems))
     line("LCE", _compute_engine(problems))
     line("system", f"{platform.system()} {platform.release()} {platform.machine()}")
-    line("cores", _cores())
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    line("cores", f"{usable} of {os.cpu_count()} usable")
     line("memory", _memory())
     line("free disk here", f"{shutil.disk_usage(os.curdir).free / 1e9:.1f} GB")
     if problems:
@@ -97,13 +89,6 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _requires(name: str) -> list[str]:
-    try:
-        return metadata.requires(name) or []
-    except metadata.PackageNotFoundError:
-        return []
-
-
 def _keras_generation(problems: list[str]) -> str:
     try:
         from bnas_larq.backend import tf
@@ -116,11 +101,11 @@ def _keras_generation(problems: list[str]) -> str:
 
 
 def _patches(problems: list[str]) -> str:
-    """Of TensorFlow's private parts, without which runs do not repeat their bits."""
+    """Those of TensorFlow's private parts that act; runs do not repeat their bits without them."""
     try:
         from bnas_larq.determinism import check_patches
     except (BnasLarqError, ImportError):
-        return "not checked"  # the line before says why
+        return "not checked"  # `_keras_generation` says why
     outcomes = check_patches()
     problems += [
         f"runs may not repeat their bits, a patch of TensorFlow fails ({effect}: {failure})"
@@ -137,11 +122,6 @@ def _compute_engine(problems: list[str]) -> str:
         problems.append(f"export cannot import larq-compute-engine ({one_line(error)})")
         return "cannot be imported"
     return f"importable ({larq_compute_engine.__version__})"
-
-
-def _cores() -> str:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{usable} of {os.cpu_count()} usable"
 
 
 def _memory() -> str:

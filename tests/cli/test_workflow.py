@@ -59,7 +59,7 @@ def test_a_run_ends_with_the_path_of_its_result_on_stdout(finished):
 
 def test_every_line_of_a_run_through_a_pipe_is_ours(finished):
     ours = (
-        r"(search: digits, 12 epochs|train: 12 epochs of|evaluate: test accuracy|export: model.tflite).*"
+        r"(search: digits, 12 epochs|train: 12 epochs of|evaluate: test accuracy|export: model).*"
         r"|(search|train) epoch \d+/12: loss .* (left|unknown)|alarm in epoch \d+: .*"
         r"|genotype g-.*|  (normal|reduce) cell|    node \d = .*"
     )
