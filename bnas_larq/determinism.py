@@ -100,18 +100,18 @@ def check_patches() -> dict[str, str | None]:
 
     A patch that no longer acts means that TensorFlow has renamed what it replaces.
     """
-    checks: dict[str, Callable[[], bool]] = {
-        "sums in a fixed order": _adds_in_order,
-        "no rewriting of sums": _keeps_sums,
-        "functions parsed once": _reads_once,
-    }
-    outcomes: dict[str, str | None] = {}
-    for effect, acts in checks.items():
+
+    def outcome(acts: Callable[[], bool]) -> str | None:
         try:
-            outcomes[effect] = None if acts() else "it has no effect"
+            return None if acts() else "it has no effect"
         except (ImportError, AttributeError, TypeError) as error:
-            outcomes[effect] = one_line(error)
-    return outcomes
+            return one_line(error)
+
+    return {
+        "sums in a fixed order": outcome(_adds_in_order),
+        "no rewriting of sums": outcome(_keeps_sums),
+        "functions parsed once": outcome(_reads_once),
+    }
 
 
 def _adds_in_order() -> bool:
