@@ -1,47 +1,51 @@
-"""Numbered checkpoints, each with a manifest of SHA-256 sums: damage is noticed before use."""
+"""Numbered checkpoints, each with a manifest of SHA-256 sums, so that damage shows before use."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import pydantic
+
 from bnas_larq.errors import CheckpointError, RunError, one_line
 from bnas_larq.files import sha256, write_json
 
 MANIFEST = "manifest.json"
-
-
-#: Checkpoints kept for each stage: the newest, and the one before it in case the newest is damaged.
+#: Kept for each stage: the newest checkpoint, and the one before it in case the newest is damaged.
 KEPT_CHECKPOINTS = 2
 
 
+class _Manifest(pydantic.BaseModel):
+    epoch: int
+    sha256: dict[str, str]
+
+
 class Checkpoints:
-    """Numbered checkpoints of one stage, each a folder `epoch-00012/`, whole or not there."""
+    """Numbered checkpoints of one stage, each a folder `epoch-00012/`, complete or absent."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def _numbered(self) -> list[tuple[int, Path]]:
-        found = []
-        for path in self.folder.glob("epoch-*"):
-            digits = path.name.removeprefix("epoch-")
-            if digits.isdigit() and path.is_dir():
-                found.append((int(digits), path))
-        return sorted(found)
+        folders = {path.name.removeprefix("epoch-"): path for path in self.folder.glob("epoch-*")}
+        return sorted(
+            (int(digits), path)
+            for digits, path in folders.items()
+            if digits.isdigit() and path.is_dir()
+        )
 
     def save(self, epoch: int, write: Callable[[Path], None]) -> Path:
-        """Let `write(folder)` fill a new folder, add the manifest, and rename it to its number."""
+        """Have `write(folder)` fill a new folder, add the manifest, and rename it to its number."""
         target = self.folder / f"epoch-{epoch:05d}"
         temporary = self.folder / f".{target.name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir(parents=True)
             write(temporary)
-            files = {p.name: sha256(p) for p in sorted(temporary.iterdir())}
+            files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
             write_json(temporary / MANIFEST, {"epoch": epoch, "sha256": files})
             shutil.rmtree(target, ignore_errors=True)
             os.replace(temporary, target)
@@ -57,7 +61,7 @@ class Checkpoints:
         return target
 
     def candidates(self) -> list[tuple[int, Path]]:
-        """(epochs done, folder) of intact checkpoints, newest first; damaged ones are reported.
+        """(epochs done, folder) of intact checkpoints, newest first; warns of damaged ones.
 
         Raises:
             CheckpointError: there are checkpoints, and none is intact.
@@ -82,17 +86,19 @@ class Checkpoints:
         return intact
 
     def clear(self) -> None:
-        """Remove all checkpoints of the stage, once its result is written."""
+        """Remove all checkpoints of the stage."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _damage(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        for name, expected in manifest["sha256"].items():
+        manifest = _Manifest.model_validate_json((path / MANIFEST).read_bytes())
+        for name, expected in manifest.sha256.items():
             if sha256(path / name) != expected:
                 return f"{name} does not match its SHA-256"
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except pydantic.ValidationError:
+        return f"{MANIFEST} holds no sums"
+    except OSError as error:
         return one_line(error)
     return None

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, folders that replace each other, JSON lines."""
+"""Files and folders that are complete or absent, even after a kill; JSON and JSON lines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sha256(path: str | Path) -> str:
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> Path:
-    """Write a whole file or nothing: under a temporary name beside it, flushed, then renamed.
+    """Write a file completely or not at all: under a temporary name, flushed, then renamed.
 
     Raises:
         RunError: it cannot be written (full disk, no permission); an earlier file is untouched.
@@ -48,29 +48,29 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
             temporary.unlink(missing_ok=True)
         raise RunError(
             f"A result must be written to disk. Received: {one_line(error)}. "
-            "Free space or choose another folder, then resume; what was reached is kept."
+            "Free space or choose another folder, then resume; progress is kept."
         ) from error
     return path
 
 
 def temporary_folder(target: Path) -> Path:
-    """A new empty folder beside `target`, to be filled and given to `replace_folder`.
+    """A new empty folder beside `target`, to be filled and passed to `replace_folder`.
 
-    What a killed process left there is mended first: an earlier `target` that it had moved away
-    comes back, and its half-filled folders go once they are a day old (until then they may be
-    another machine's, on a shared disk).
+    First cleans up after killed processes: a `target` that one had moved away comes back, and
+    half-filled folders are deleted once they are a day old (younger ones may be another machine's,
+    on a shared disk).
 
     Raises:
         OSError: it cannot be made.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     pattern = re.compile(rf"\.{re.escape(target.name)}\.\d+\.tmp(\.old)?")
-    for left in sorted(target.parent.iterdir()):
-        match = pattern.fullmatch(left.name)
+    for leftover in sorted(target.parent.iterdir()):
+        match = pattern.fullmatch(leftover.name)
         if match and match[1] and not os.path.lexists(target):
-            os.replace(left, target)
-        elif match and time.time() - left.stat().st_mtime > _DAY:
-            shutil.rmtree(left, ignore_errors=True)
+            os.replace(leftover, target)
+        elif match and time.time() - leftover.stat().st_mtime > _DAY:
+            shutil.rmtree(leftover, ignore_errors=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -80,8 +80,7 @@ def temporary_folder(target: Path) -> Path:
 def replace_folder(new: Path, target: Path) -> None:
     """Rename the folder `new`, made by `temporary_folder(target)`, to `target`.
 
-    What was there is deleted last, and put back if the rename fails: at no moment is `target` half
-    a folder.
+    The old folder is deleted last, and put back if the rename fails: `target` is never half filled.
 
     Raises:
         OSError: it cannot be renamed.
@@ -99,7 +98,7 @@ def replace_folder(new: Path, target: Path) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file, or raise RunError that names it."""
+    """Read a run's JSON file; RunError if it is damaged."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -115,7 +114,7 @@ def write_json(path: str | Path, values: Any) -> Path:
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; a last line that a kill cut off is left out."""
+    """The objects of a JSON-lines file, without a last line that a kill has cut off."""
     path = Path(path)
     if not path.exists():
         return []
@@ -145,7 +144,7 @@ def keep_lines_before(path: str | Path, number: int, key: str = "epoch") -> None
     """Drop the lines of epoch `number` and later: a resumed run writes them again.
 
     Args:
-        key: what the lines are numbered by.
+        key: of the lines' numbers.
     """
     rows = [row for row in read_lines(path) if row[key] < number]
     if Path(path).exists():

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pydantic
 
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.errors import RunError, one_line
 from bnas_larq.files import read_json, write_atomic, write_json
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+
+_STATE = pydantic.TypeAdapter(dict[str, dict[str, Any]])
+
 
 def _entries(path: Path) -> list[Path]:
-    """What a folder holds, but for the lock and what `write_atomic` leaves when it is killed."""
+    """A folder's entries, without the lock and what `write_atomic` leaves when it is killed."""
     return [
         entry
         for entry in sorted(path.iterdir())
@@ -32,14 +40,14 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._lock: Any = None
+        self._lock: BaseFileLock | None = None
 
     @classmethod
     def create(cls, path: str | Path, recipe_yaml: str, *, overwrite: bool = False) -> RunFolder:
         """Make the folder of a new run, and lock it.
 
         Raises:
-            RunError: see `check_new`; or another process is at work in the folder, or it cannot be
+            RunError: as of `check_new`; or another process works in the folder, or it cannot be
                 made.
         """
         cls.check_new(path, overwrite=overwrite)
@@ -52,10 +60,10 @@ class RunFolder:
                 "Choose another --out."
             ) from error
         folder.lock()
-        # Once more, now that no other process can be at work here.
+        # Again, now that no other process can work here.
         cls.check_new(path, overwrite=overwrite)
         for entry in _entries(folder.path):
-            # The recipe marks the folder as a run's, and so is replaced last and in one go.
+            # The recipe marks the folder as a run's, so it is replaced last and atomically.
             if entry.name == "recipe.yaml":
                 continue
             if entry.is_dir() and not entry.is_symlink():
@@ -67,10 +75,10 @@ class RunFolder:
 
     @staticmethod
     def check_new(path: str | Path, *, overwrite: bool = False) -> None:
-        """Check that a new run may be made here, without touching anything.
+        """Check that a new run may be made here, without changing anything.
 
         Raises:
-            RunError: the folder exists and is not empty (without `overwrite`), or is no run folder.
+            RunError: the folder is not empty (without `overwrite`), or is no run folder.
         """
         path = Path(path)
         if not path.exists() or (path.is_dir() and not _entries(path)):
@@ -80,7 +88,7 @@ class RunFolder:
                 f"A new run needs a new or empty folder. Received: {path}, which exists. "
                 "Choose another --out, continue it with --resume, or replace it with --overwrite."
             )
-        # A recipe.yaml alone may be the user's own, beside the user's own folder `train`.
+        # A recipe.yaml alone may be the user's own.
         marks = (path / ".lock", path / "environment.json")
         if not (path / "recipe.yaml").is_file() or not any(mark.is_file() for mark in marks):
             raise RunError(
@@ -90,11 +98,7 @@ class RunFolder:
 
     @staticmethod
     def check_outside(path: str | Path, images: str | Path | None) -> None:
-        """Check that a run is not written among its images, where its pictures would become some.
-
-        Raises:
-            RunError: it would.
-        """
+        """Raise RunError for a run inside its folder of images, which its pictures would join."""
         if images is not None and Path(path).resolve().is_relative_to(Path(images).resolve()):
             raise RunError(
                 "A run is not written into the folder of its images, which it would change. "
@@ -103,7 +107,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path, *, lock: bool = False) -> RunFolder:
-        """Open an existing run's folder; RunError when it is none."""
+        """Open an existing run's folder, or raise RunError."""
         folder = cls(path)
         if not (folder.path / "recipe.yaml").is_file():
             raise RunError(
@@ -116,15 +120,12 @@ class RunFolder:
 
     def lock(self) -> None:
         """Refuse a second process in the folder; the system frees the lock when this one ends."""
+        import filelock  # slow to import
+
+        self._lock = filelock.FileLock(self / ".lock", timeout=0, thread_local=False)
         try:
-            import fcntl
-        except ImportError:  # Windows has no such lock: there the user takes care
-            return
-        self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until unlock
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.unlock()
+            self._lock.acquire()
+        except filelock.Timeout as error:
             raise RunError(
                 "Only one process works in a run folder. "
                 f"Received: {self.path}, where another one is at work. "
@@ -132,10 +133,9 @@ class RunFolder:
             ) from error
 
     def unlock(self) -> None:
-        """Give the lock back."""
+        """Free the lock."""
         if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+            self._lock.release()
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -153,23 +153,21 @@ class RunFolder:
         write_json(self.path / "state.json", {**self._state(), stage: {"done": True, **facts}})
 
     def mark_undone(self, stage: str) -> None:
-        """Let a stage be done again."""
+        """Have a stage done again."""
         write_json(self.path / "state.json", {k: v for k, v in self._state().items() if k != stage})
 
     def facts(self, stage: str) -> dict[str, Any]:
-        """What `mark_done` recorded, or an empty dict."""
-        return dict(self._state().get(stage) or {})
+        """The facts that `mark_done` recorded, or an empty dict."""
+        return self._state().get(stage, {})
 
     def _state(self) -> dict[str, Any]:
         path = self.path / "state.json"
         if not path.exists():
             return {}
-        state = read_json(path)
-        if not isinstance(state, dict) or not all(
-            isinstance(facts or {}, dict) for facts in state.values()
-        ):
+        try:
+            return _STATE.validate_python(read_json(path))
+        except pydantic.ValidationError as error:
             raise RunError(
                 f"A run's state.json must hold an object for each stage. Received: {path}. "
                 "Delete it to check all stages again."
-            )
-        return state
+            ) from error

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bnas_larq.console import say
+from bnas_larq.console import say, stderr_of_children
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.run.processes import own_command, own_environment
 
@@ -106,7 +106,12 @@ def measured_apart(
         say(f"{name} {number}/{len(wanted)}: {' '.join(one.options())}")
         arguments = [*own_command(), "benchmark", name, *one.options(), *given, "--json"]
         done = subprocess.run(
-            arguments, env=own_environment(), stdout=subprocess.PIPE, text=True, check=False
+            arguments,
+            env=own_environment(),
+            stdout=subprocess.PIPE,
+            stderr=stderr_of_children(),
+            text=True,
+            check=False,
         )
         if done.returncode:
             reason = "was killed, perhaps for its memory" if done.returncode < 0 else "failed"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bnas_larq.backend import keras, make_deterministic
+from bnas_larq.backend import keras
 from bnas_larq.benchmark.arithmetic import (
     StepArithmetic,
     bilevel_arithmetic,
@@ -17,6 +17,7 @@ from bnas_larq.benchmark.arithmetic import (
 from bnas_larq.benchmark.feeding import Feed
 from bnas_larq.benchmark.profiling import profile_steps
 from bnas_larq.benchmark.timing import StepLoop, Timing, machine, matmul_rates, peak_memory
+from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.binary_convolution import compute_in

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bnas_larq.backend import functions_read_once, keras, tf
+from bnas_larq.backend import keras, tf
+from bnas_larq.determinism import functions_read_once
 from bnas_larq.precision import matmul_rate
 
 

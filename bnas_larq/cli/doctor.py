@@ -1,7 +1,7 @@
-"""`bnas-larq doctor`: what is installed, on which machine, and whether it fits together.
+"""`bnas-larq doctor`: what is installed, on which machine, and whether it works together.
 
-The first thing to paste into a question. Bounds are read from the installed metadata, so that
-setup.py stays the only place that states them.
+The first thing to paste into a bug report. Bounds come from the installed metadata, so that only
+setup.py states them.
 """
 
 from __future__ import annotations
@@ -16,51 +16,42 @@ import click
 
 from bnas_larq.errors import BnasLarqError, one_line
 
-#: Shown in any case, also when bnas-larq itself was never installed (a plain checkout).
+#: Shown even when bnas-larq itself is not installed (a plain checkout).
 SHOWN = (
-    "tensorflow",
-    "tf-keras",
-    "keras",
-    "numpy",
-    "protobuf",
-    "larq",
-    "larq-zoo",
-    "larq-compute-engine",
-    "tensorflow-datasets",
-    "keras-tuner",
-    "pydantic",
+    *("tensorflow", "tf-keras", "keras", "numpy", "protobuf", "larq", "larq-zoo"),
+    *("larq-compute-engine", "tensorflow-datasets", "keras-tuner", "pydantic"),
 )
 
 
 def misfits(root: str = "bnas-larq") -> list[str]:
-    """What the installed distribution `root`, and all it needs, requires but does not find.
+    """Unmet requirements of the installed distribution `root` and of all it requires, extras aside.
 
-    Each is a text such as `larq-zoo needs protobuf<3.21, found 5.29.1`. Extras are left out.
+    Each reads like `larq-zoo needs protobuf<3.21, found 5.29.1`.
     """
     from packaging.requirements import Requirement
 
-    found, seen, waiting = [], set(), [root]
+    problems, seen, waiting = [], set(), [root]
     while waiting:
         owner = waiting.pop()
         if owner in seen:
             continue
         seen.add(owner)
-        for requirement in map(Requirement, _requires(owner)):
+        for requirement in map(Requirement, metadata.requires(owner) or []):
             if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
                 continue
             version = _version(requirement.name)
             if version is None or not requirement.specifier.contains(version, prereleases=True):
                 wanted = f"{requirement.name}{requirement.specifier}"
-                found.append(f"{owner} needs {wanted}, found {version or 'nothing'}")
+                problems.append(f"{owner} needs {wanted}, found {version or 'nothing'}")
             else:
                 waiting.append(requirement.name)
-    return sorted(found)
+    return sorted(problems)
 
 
 @click.command()
 def command() -> None:
-    """Versions, machine, and whether everything fits together. Exit code 2 if it does not."""
-    problems = []
+    """Show versions and machine, and check that all parts work together; exit code 2 if not."""
+    problems: list[str] = []
 
     def line(label: str, value: object) -> None:
         click.echo(f"{label:22} {value}")
@@ -75,16 +66,18 @@ def command() -> None:
         problems += misfits()
 
     line("Keras generation", _keras_generation(problems))
+    line("patches", _patches(problems))
     line("LCE", _compute_engine(problems))
     line("system", f"{platform.system()} {platform.release()} {platform.machine()}")
-    line("cores", _cores())
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    line("cores", f"{usable} of {os.cpu_count()} usable")
     line("memory", _memory())
     line("free disk here", f"{shutil.disk_usage(os.curdir).free / 1e9:.1f} GB")
     if problems:
         raise BnasLarqError(
             f"All parts must fit together. Received: {'; '.join(problems)}. "
-            "Install bnas-larq again in a new virtual environment: "
-            "plain `pip install` picks a set that fits."
+            "Install bnas-larq in a new virtual environment: plain `pip install` picks a set that "
+            "fits."
         )
     line("verdict", "everything fits together")
 
@@ -96,13 +89,6 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _requires(name: str) -> list[str]:
-    try:
-        return metadata.requires(name) or []
-    except metadata.PackageNotFoundError:
-        return []
-
-
 def _keras_generation(problems: list[str]) -> str:
     try:
         from bnas_larq.backend import tf
@@ -110,24 +96,32 @@ def _keras_generation(problems: list[str]) -> str:
         problems.append(one_line(error))
         return "none that Larq can use"
     devices = ", ".join(device.device_type for device in tf.config.list_physical_devices())
-    # backend.py has just made sure that tf.keras is tf-keras
+    # backend.py has just checked that tf.keras is tf-keras.
     return f"2 (tf-keras {_version('tf-keras')}) on {devices}"
+
+
+def _patches(problems: list[str]) -> str:
+    """Those of TensorFlow's private parts that act; runs do not repeat their bits without them."""
+    try:
+        from bnas_larq.determinism import check_patches
+    except (BnasLarqError, ImportError):
+        return "not checked"  # `_keras_generation` says why
+    outcomes = check_patches()
+    problems += [
+        f"runs may not repeat their bits, a patch of TensorFlow fails ({effect}: {failure})"
+        for effect, failure in outcomes.items()
+        if failure
+    ]
+    return ", ".join(effect for effect, failure in outcomes.items() if not failure) or "none acts"
 
 
 def _compute_engine(problems: list[str]) -> str:
     try:
         import larq_compute_engine
     except ImportError as error:
-        problems.append(
-            f"larq-compute-engine cannot be imported ({one_line(error)}), export needs it"
-        )
+        problems.append(f"export cannot import larq-compute-engine ({one_line(error)})")
         return "cannot be imported"
     return f"importable ({larq_compute_engine.__version__})"
-
-
-def _cores() -> str:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{usable} of {os.cpu_count()} usable"
 
 
 def _memory() -> str:

@@ -1,4 +1,4 @@
-"""Click groups that hint at the nearest command, and import a command only when it is called."""
+"""Click groups that suggest the nearest command, and import a command only when it is called."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bnas_larq.errors import nearest
 
 
 class LazyCommand(NamedTuple):
-    """Where a command is, and its line in `--help`.
+    """Where a command is defined, and its line in `--help`.
 
     `target` is `module` or `module:attribute`; without an attribute it is `command`.
     """
@@ -21,13 +21,13 @@ class LazyCommand(NamedTuple):
     help: str
 
     def load(self) -> click.Command:
-        """Import the command's module and hand out its click command."""
+        """Import the command's module and return its click command."""
         module, _, attribute = self.target.partition(":")
         return getattr(importlib.import_module(module), attribute or "command")
 
 
 class HintingGroup(click.Group):
-    """A click group that answers an unknown command with the nearest known one."""
+    """A click group that answers an unknown command with the nearest one."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
         """As click's, but an unknown command is a `click.UsageError` with a hint."""
@@ -35,13 +35,13 @@ class HintingGroup(click.Group):
         looks_like_option = not name[:1].isalnum()
         if self.get_command(ctx, name) is None and not looks_like_option:
             raise click.UsageError(
-                f"A command must be a known one. Received: {name!r}; {nearest(name, known)}", ctx
+                f"Commands are listed in --help. Received: {name!r}; {nearest(name, known)}", ctx
             )
         return super().resolve_command(ctx, args)
 
 
 class LazyGroup(HintingGroup):
-    """A group whose commands are named in a registry; listing them imports none of them."""
+    """A group whose commands are listed in a registry and imported one by one when called."""
 
     def __init__(self, *args, registry: Mapping[str, LazyCommand] | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -57,6 +57,6 @@ class LazyGroup(HintingGroup):
         return entry.load() if entry else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The section of commands in `--help`, from the registry's own lines."""
+        """The commands in `--help`, from the registry's lines."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in self.registry.items()])

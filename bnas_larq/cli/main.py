@@ -1,7 +1,7 @@
 """`bnas-larq`: the list of commands, and the one place that turns errors into exit codes.
 
-`bnas-larq --help` answers at once because nothing heavy is imported here: a command's module is
-loaded when that command is called.
+Nothing heavy is imported here, so that `--help` answers at once: a command's module is imported
+when that command is called.
 """
 
 from __future__ import annotations
@@ -11,30 +11,28 @@ import importlib
 import os
 import sys
 import traceback
-import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import click
 
+from bnas_larq import console
 from bnas_larq.cli.groups import LazyCommand, LazyGroup
 from bnas_larq.errors import BnasLarqError, one_line
 
-#: Exit codes: what the user can mend, and Ctrl-C as shells count it.
+#: Exit codes: an error that the user can fix, and Ctrl-C by the convention of shells.
 USER_ERROR, INTERRUPTED = 2, 130
 
 #: In the order of work. The module holds a click command named `command`.
 COMMANDS = {
     "run": LazyCommand(
-        "bnas_larq.cli.run_commands:run",
-        "The whole way of a recipe: search, train, evaluate, export.",
+        "bnas_larq.cli.run_commands:run", "Run a recipe: search, train, evaluate, export."
     ),
     "search": LazyCommand(
         "bnas_larq.cli.run_commands:search", "Search a cell: images in, genotype out."
     ),
     "train": LazyCommand("bnas_larq.cli.run_commands:train", "Train the network of a genotype."),
     "evaluate": LazyCommand(
-        "bnas_larq.cli.run_commands:evaluate", "Accuracy of a run's network on the test split."
+        "bnas_larq.cli.run_commands:evaluate", "Measure a run's network on the test split."
     ),
     "export": LazyCommand(
         "bnas_larq.cli.export_command",
@@ -42,33 +40,34 @@ COMMANDS = {
     ),
     "finetune": LazyCommand(
         "bnas_larq.cli.run_commands:finetune",
-        "Fit a published or trained network to your own images.",
+        "Fine-tune a published or trained network on your own images.",
     ),
     "zoo": LazyCommand(
         "bnas_larq.cli.zoo_commands:zoo", "Published networks: list, show, verify, publish, import."
     ),
     "cost": LazyCommand(
-        "bnas_larq.cli.cost_command", "MACs, OPs, bytes of networks; sizes that meet a budget."
+        "bnas_larq.cli.cost_command", "Count MACs, OPs and bytes; find sizes that meet a budget."
     ),
     "compare": LazyCommand(
-        "bnas_larq.cli.compare_command", "Several searches on the same data, budget and seeds."
+        "bnas_larq.cli.compare_command", "Compare searches on the same data, budget and seeds."
     ),
     "benchmark": LazyCommand(
         "bnas_larq.cli.benchmark_commands",
         "Time a step of search or training against the machine's limit.",
     ),
     "worker": LazyCommand(
-        "bnas_larq.cli.run_commands:worker", "Run trials for a search by keras-tuner elsewhere."
+        "bnas_larq.cli.run_commands:worker",
+        "Run trials for a keras-tuner search that another process leads.",
     ),
     "report": LazyCommand(
         "bnas_larq.cli.run_commands:report",
         "Draw a run's cells and curves, and write its HTML report.",
     ),
     "recipes": LazyCommand(
-        "bnas_larq.cli.recipe_commands", "List the recipes that ship with bnas-larq, or show one."
+        "bnas_larq.cli.recipe_commands", "List the shipped recipes, or show one."
     ),
     "doctor": LazyCommand(
-        "bnas_larq.cli.doctor", "Versions, machine, and whether everything fits together."
+        "bnas_larq.cli.doctor", "Show versions and machine, and check that they fit together."
     ),
 }
 
@@ -109,14 +108,19 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     "plugins",
     metavar="MODULE",
     multiple=True,
-    help="Import your own Python module first, which registers operations. Repeatable.",
+    help="First import your own module, which registers operations. Repeatable.",
 )
+@click.option("--quiet", is_flag=True, help="Show results, warnings and errors only.")
+@click.option("--verbose", is_flag=True, help="Also show what TensorFlow and other packages print.")
 @click.pass_context
-def cli(ctx: click.Context, plugins: Sequence[str]) -> None:
+def cli(ctx: click.Context, plugins: Sequence[str], quiet: bool, verbose: bool) -> None:
     """Search, train and deploy networks whose weights and activations are single bits.
 
     Start with: bnas-larq run quickstart
     """
+    if quiet and verbose:
+        raise click.UsageError("Give --quiet or --verbose. Received: both.", ctx)
+    ctx.with_resource(console.command(quiet=quiet, verbose=verbose))
     for plugin in plugins:
         _import_plugin(plugin)
     if ctx.invoked_subcommand is None:
@@ -124,17 +128,17 @@ def cli(ctx: click.Context, plugins: Sequence[str]) -> None:
 
 
 def _import_plugin(name: str) -> None:
-    """Import a user's module by its dotted name; modules in the current directory are found too."""
+    """Import a user's module by its dotted name, also from the current directory."""
     if os.getcwd() not in sys.path:
-        # A console script lacks this entry. At the end, so that no file here hides a package.
+        # Console scripts lack it. Last, so that no file here hides a package.
         sys.path.append(os.getcwd())
     try:
         importlib.import_module(name)
     except BnasLarqError:
         raise
-    except Exception as error:  # whatever a foreign module raises is the user's to mend
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = "" if "importlib" in place.filename else f", {place.filename} line {place.lineno}"
+    except Exception as error:  # whatever the module raises, its user can fix
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = "" if "importlib" in frame.filename else f", {frame.filename} line {frame.lineno}"
         raise BnasLarqError(
             "A plugin must be a Python module that can be imported. "
             f"Received: {name!r} ({type(error).__name__}: {one_line(error)}{where}). "
@@ -145,15 +149,11 @@ def _import_plugin(name: str) -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run `bnas-larq` with `args` (default: the command line's) and return its exit code.
 
-    0 success; 2 something the user can mend, told in one line on stderr; 130 interrupted.
-    Anything else is a bug and keeps its traceback. Commands return nothing or an exit code.
+    0: success; 2: an error that the user can fix, in one line on stderr; 130: interrupted. Anything
+    else is a bug and keeps its traceback. Commands return nothing or an exit code.
     """
-    # Before TensorFlow is first imported: fewer lines of log.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _warner(warnings.showwarning)
-            result = cli.main(args, prog_name="bnas-larq", standalone_mode=False)
+        result = cli.main(args, prog_name="bnas-larq", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except BnasLarqError as error:
         return _fail(error)
@@ -169,8 +169,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):
         return _fail(
-            "Interrupted. A run keeps what it reached: "
-            "repeat the command with --resume to go on from there.",
+            "Interrupted. A run keeps its progress: repeat the command with --resume to continue.",
             INTERRUPTED,
         )
     except OSError as error:
@@ -190,19 +189,6 @@ def main(args: Sequence[str] | None = None) -> int:
                 f"Received: {one_line(error)}. Check it."
             )
         raise
-
-
-def _warner(usual: Callable[..., None]) -> Callable[..., None]:
-    """Shows the package's own warnings in one line without code, and others as usual."""
-    package = str(Path(__file__).parents[1])
-
-    def show(message, category, filename, lineno, file=None, line=None) -> None:
-        if filename.startswith(package) and issubclass(category, UserWarning):
-            click.echo(f"Warning: {one_line(message)}", err=True)
-        else:
-            usual(message, category, filename, lineno, file, line)
-
-    return show
 
 
 def _fail(message: object, code: int = USER_ERROR) -> int:

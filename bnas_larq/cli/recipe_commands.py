@@ -1,4 +1,4 @@
-"""`bnas-larq recipes`: which recipes ship, and what each says with every default filled in."""
+"""`bnas-larq recipes`: the shipped recipes, and each with every default filled in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bnas_larq.resources import recipe_names, recipe_path
 
 @click.group(cls=HintingGroup)
 def command() -> None:
-    """List the recipes that ship with bnas-larq, or show one."""
+    """List the shipped recipes, or show one."""
 
 
 @command.command("list")
@@ -24,21 +24,21 @@ def list_recipes() -> None:
         click.echo(f"{name:{width}}  {_description(name)}")
 
 
-@command.command("show", short_help="Print one as it would run.")
+@command.command("show", short_help="Print a recipe as it would run.")
 @click.argument("recipe")
 def show(recipe: str) -> None:
     """Print RECIPE as it would run, every default filled in.
 
     RECIPE is a shipped name or the path of a YAML file.
     """
-    # pydantic, which typed recipes need, is slow to import
+    # It loads pydantic, which is slow to import.
     from bnas_larq.recipe import load_recipe
 
     click.echo(load_recipe(recipe).to_yaml(), nl=False)
 
 
 def _description(name: str) -> str:
-    """The recipe's own `description`, read without the cost of resolving the recipe."""
+    """The recipe's own `description`, without resolving the recipe."""
     path = recipe_path(name)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -16,8 +16,9 @@ from __future__ import annotations
 import tempfile
 
 from bnas_larq.backend import keras, tf
+from bnas_larq.console import hush
 from bnas_larq.errors import ExportError, one_line
-from bnas_larq.export.compute_engine import compute_engine, quiet
+from bnas_larq.export.compute_engine import compute_engine
 from bnas_larq.export.nested_models import flattened
 from bnas_larq.export.padding import with_exact_padding, with_trimmed_margins
 from bnas_larq.export.tflite_file import custom_operations
@@ -52,7 +53,7 @@ def convert(model: keras.Model) -> bytes:
             f"Received: another precision in {', '.join(mixed[:3])}. "
             "Build the network in float32 and load the weights into it."
         )
-    with quiet():
+    with hush():
         model, _ = with_exact_padding(with_trimmed_margins(model))
     # A SavedModel of one function: unlike LCE's convert_keras_model, it does not trace every layer
     # and its gradients, so the same converter is 10 times faster.
@@ -61,7 +62,7 @@ def convert(model: keras.Model) -> bytes:
         input_signature=[tf.TensorSpec((1, *shape), tf.float32, "image")],
     )
     try:
-        with quiet(), tempfile.TemporaryDirectory() as folder:
+        with hush(), tempfile.TemporaryDirectory() as folder:
             module = tf.Module()
             module.held = model.variables
             tf.saved_model.save(

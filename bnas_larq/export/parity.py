@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 
 from bnas_larq.backend import keras
+from bnas_larq.console import hush
 from bnas_larq.errors import ExportError, one_line
-from bnas_larq.export.compute_engine import compute_engine, quiet
+from bnas_larq.export.compute_engine import compute_engine
 from bnas_larq.export.tflite_file import read_convolutions
 
 #: Tolerated mean difference, as a share of the largest output. A value within rounding of 0 that
@@ -118,7 +119,7 @@ def _run(
     engine = compute_engine()
     read_convolutions(tflite)  # refuses a truncated file, which would crash the interpreter
     try:
-        with quiet():
+        with hush():
             interpreter = engine.testing.Interpreter(tflite, num_threads=threads)
         outputs = []
         for index in range(len(images)):

@@ -1,1 +1,1 @@
-"""What a search and a training have in common: resumable `fit`, metrics log, progress, guards."""
+"""Shared by search and training: resumable `fit`, metrics log, progress, guards."""

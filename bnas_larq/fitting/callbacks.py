@@ -1,15 +1,15 @@
-"""Keras callbacks of every run: the metrics log, the guard against a broken loss, progress."""
+"""Keras callbacks of every run: metrics log, guard against a loss that is not finite, progress."""
 
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bnas_larq.backend import keras
+from bnas_larq.console import clock, end_progress, say, show_progress
 from bnas_larq.errors import TrainingStopped
 from bnas_larq.files import append_line
 
@@ -50,9 +50,9 @@ def stop_unless_finite(name: str, value: float, where: str) -> None:
 
 
 class StopWhenNotFinite(keras.callbacks.Callback):
-    """Stops with TrainingStopped when a loss is NaN or infinite; the last epoch's checkpoint stays.
+    """Raises TrainingStopped when a loss is NaN or infinite; the last epoch's checkpoint stays.
 
-    Keras' TerminateOnNaN ends `fit` without an error, so a run would go on with broken weights.
+    Keras' TerminateOnNaN ends `fit` without an error: a run would continue with broken weights.
     """
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -72,18 +72,11 @@ class EpochHook(keras.callbacks.Callback):
         self.function(epoch, plain(logs))
 
 
-def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
 class Progress(keras.callbacks.Callback):
-    """One line for each epoch with the time left; on a terminal it also moves within the epoch.
+    """Logs one line for each epoch, with the time left; a command's terminal shows a bar as well.
 
     Args:
-        title: what is going on, such as `search`.
+        title: of the work, such as `search`.
         epochs: last epoch of the whole stage.
         steps: steps of one epoch.
         shown: metrics to print.
@@ -97,14 +90,32 @@ class Progress(keras.callbacks.Callback):
         self.title, self.epochs, self.steps, self.shown = title, epochs, steps, shown
         self.unit = unit
         self._done = 0
-        self._moving = sys.stderr.isatty()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        self._start = self._last = time.monotonic()
         self._first_step: float | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._epoch = epoch
+        self._show(0)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._done += 1
+        if self._first_step is None:
+            self._first_step = time.monotonic()
+        self._show(batch + 1)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        values = plain(logs)
+        parts = [f"{name} {values[name]:.4f}" for name in self.shown if name in values]
+        parts.append(self._left(self.steps))
+        say(f"{self.title} {self.unit} {epoch + 1}/{self.epochs}: {', '.join(parts)}")
+        if epoch + 1 == self.epochs:
+            end_progress()
+
+    def _show(self, step: int) -> None:
+        where = f"{self.unit} {self._epoch + 1}/{self.epochs}, step {step}/{self.steps}"
+        done, total = self._epoch * self.steps + step, self.epochs * self.steps
+        show_progress(f"{self.title} {where}", done, total, self._left(step))
 
     def _left(self, step: int) -> str:
         # The first step traces and compiles the graph; it says nothing about the others.
@@ -113,21 +124,3 @@ class Progress(keras.callbacks.Callback):
         rate = (time.monotonic() - self._first_step) / (self._done - 1)
         remaining = (self.epochs - self._epoch) * self.steps - step
         return f"{clock(rate * remaining)} left"
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self._done += 1
-        now = time.monotonic()
-        if self._first_step is None:
-            self._first_step = now
-        if self._moving and now - self._last > 0.5:
-            self._last = now
-            where = f"{self.unit} {self._epoch + 1}/{self.epochs}, step {batch + 1}/{self.steps}"
-            text = f"{self.title} {where}, {self._left(batch + 1)}"
-            print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        values = plain(logs)
-        parts = [f"{name} {values[name]:.4f}" for name in self.shown if name in values]
-        parts.append(self._left(self.steps))
-        line = f"{self.title} {self.unit} {epoch + 1}/{self.epochs}: {', '.join(parts)}"
-        print(("\r\x1b[2K" if self._moving else "") + line, file=sys.stderr, flush=True)

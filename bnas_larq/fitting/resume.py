@@ -1,4 +1,4 @@
-"""`fit` that can be killed at any moment: after each epoch the whole training state is on disk."""
+"""`fit` that can be killed at any moment: each epoch writes the whole training state to disk."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnas_larq.backend import functions_read_once, keras, tf
+from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.determinism import functions_read_once
 from bnas_larq.errors import CheckpointError, WeightsError, one_line
 from bnas_larq.files import keep_lines_before, read_json, write_json
 from bnas_larq.fitting.callbacks import MetricsLog, StopWhenNotFinite
 
 
 class _SaveState(keras.callbacks.Callback):
-    """Writes a checkpoint at the end of each epoch; the last callback, so that all have acted."""
+    """Writes a checkpoint after each epoch. The last callback, so that it sees what others did."""
 
     def __init__(self, state: TrainingState) -> None:
         super().__init__()
@@ -41,15 +42,14 @@ def resumable_fit(
     """Train `model` to `epochs`, from the newest intact checkpoint if there is one.
 
     Args:
-        dataset: endless batches from the first one of a given epoch on, a function of it alone.
+        dataset: endless batches from the start of a given epoch, which alone determines them.
         log: JSON-lines file of the metrics; lines of epochs that are trained again are dropped.
-        optimizers: by name, with the variables each one moves (their slots are built before
-            restoring).
-        logs: further JSON-lines files that a callback writes, treated like `log`.
-        first_epoch: number of the first epoch, when another stage has trained those before it.
+        optimizers: as of `TrainingState`.
+        logs: further JSON-lines files that callbacks write, treated like `log`.
+        first_epoch: number of the first epoch, if another stage has trained those before it.
 
     Returns:
-        The number of epochs that lie behind, of an earlier process or stage.
+        The number of epochs that an earlier process or stage has done.
 
     Raises:
         CheckpointError, WeightsError: no usable checkpoint.
@@ -68,12 +68,7 @@ def resumable_fit(
                 epochs=epochs,
                 validation_data=validation_data,
                 verbose=0,
-                callbacks=[
-                    StopWhenNotFinite(),
-                    MetricsLog(log),
-                    *callbacks,
-                    _SaveState(state),
-                ],
+                callbacks=[StopWhenNotFinite(), MetricsLog(log), *callbacks, _SaveState(state)],
             )
     return start
 
@@ -87,8 +82,8 @@ class TrainingState:
 
     Args:
         model: what is trained.
-        optimizers: by name, with the variables each one moves (their slots are built at once, so
-            that there is something to restore).
+        optimizers: by name, with the variables each one updates (their slots are built at once, to
+            be restored).
         checkpoints: where they are kept.
     """
 
@@ -100,14 +95,14 @@ class TrainingState:
     ) -> None:
         for optimizer, variables in optimizers.values():
             optimizer.build(list(variables))
-        # `save_counter` and the like are no part of the model: only what is named here is saved.
+        # Saves only what is named here, no `save_counter`.
         self._checkpoint = tf.train.Checkpoint(
             model=model, **{name: optimizer for name, (optimizer, _) in optimizers.items()}
         )
         self._checkpoints = checkpoints
 
     def save(self, number: int, record: Any = None) -> None:
-        """Write checkpoint `number`, with a `record` (for JSON) that belongs to it.
+        """Write checkpoint `number`, with a `record` for JSON.
 
         Raises:
             RunError: it cannot be written; earlier ones are kept.
@@ -117,8 +112,7 @@ class TrainingState:
             try:
                 self._checkpoint.write(str(folder / _PREFIX))
             except tf.errors.OpError as error:
-                # TensorFlow has its own exceptions for a full disk; `Checkpoints` knows the
-                # system's.
+                # A full disk; `Checkpoints` expects the system's exception.
                 raise OSError(one_line(error)) from error
             if record is not None:
                 write_json(folder / _RECORD, record)
@@ -139,7 +133,7 @@ class TrainingState:
                 raise WeightsError(
                     "A checkpoint must hold the weights of this very model. "
                     f"Received: {folder} ({one_line(error)[:200]}). "
-                    "Resume with the recipe that the run began with."
+                    "Resume with the run's own recipe."
                 ) from error
             except tf.errors.OpError as error:
                 raise CheckpointError(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from bnas_larq.console import say
+from bnas_larq.console import exit_at_once, say, stderr_of_children
 from bnas_larq.errors import RunError
 
 #: From Linux' <sys/prctl.h>.
@@ -23,11 +23,12 @@ _PR_SET_PDEATHSIG = 1
 
 
 def own_command(*arguments: object) -> list[str]:
-    """`bnas-larq ARGUMENTS` for a new process, with the plugins of this one."""
+    """`bnas-larq ARGUMENTS` for a new process, with the plugins and verbosity of this one."""
     context = click.get_current_context(silent=True)
-    plugins = context.find_root().params.get("plugins", ()) if context else ()
+    given = context.find_root().params if context else {}
     head = [sys.executable, "-m", "bnas_larq.cli.main"]
-    head += [text for plugin in plugins for text in ("--plugin", plugin)]
+    head += [f"--{name}" for name in ("quiet", "verbose") if given.get(name)]
+    head += [text for plugin in given.get("plugins", ()) for text in ("--plugin", plugin)]
     return [*head, *map(str, arguments)]
 
 
@@ -83,6 +84,7 @@ def run_processes(entry: Sequence[str], workers: int) -> None:
                 env=_environment(name, port, workers),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,  # stdout is for results, and they have none
+                stderr=stderr_of_children(),
                 start_new_session=True,
             )
         _wait(processes)
@@ -122,6 +124,8 @@ def _environment(name: str, port: int, workers: int) -> dict[str, str]:
         "TF_NUM_INTRAOP_THREADS": os.environ.get("TF_NUM_INTRAOP_THREADS", threads),
         # gRPC would ask a proxy of the network for this very machine.
         "no_grpc_proxy": HOST,
+        # Progress bars of several processes would overwrite each other.
+        "TERM": "dumb",
     }
     return own_environment(
         KERASTUNER_TUNER_ID=name,
@@ -144,6 +148,6 @@ def end_with_parent() -> None:
         # Not through sys.stdin, whose lock a process needs to end.
         while os.read(0, 1):
             pass
-        os._exit(1)
+        exit_at_once(1)
 
     threading.Thread(target=watch, daemon=True).start()

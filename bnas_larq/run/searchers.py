@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from bnas_larq.backend import keras, make_deterministic
+from bnas_larq.backend import keras
 from bnas_larq.costs.accounting import count_costs
 from bnas_larq.costs.expected_cost import ExpectedCost
 from bnas_larq.data import Normalization, data_errors
+from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.quantizers import get_scheme

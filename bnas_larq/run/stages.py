@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bnas_larq.backend import keras, make_deterministic
+from bnas_larq.backend import keras
 from bnas_larq.console import say
 from bnas_larq.data import data_errors
+from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import RunError
 from bnas_larq.files import read_json, read_lines
 from bnas_larq.recipe import Recipe

@@ -5,7 +5,6 @@ supernet.fit(..., callbacks=[Alarms(AlarmSettings(action="stop"), probe=images)]
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bnas_larq.backend import keras, tf
+from bnas_larq.console import say
 from bnas_larq.errors import TrainingStopped
 from bnas_larq.files import append_line, keep_lines_before, read_lines
 from bnas_larq.genotype import Genotype
@@ -122,7 +122,7 @@ class Alarms(keras.callbacks.Callback):
             append_line(self.log, {**row, "alarms": list(raised)})
         for name, (sentence, advice) in raised.items():
             if name not in before:
-                _print(f"alarm in epoch {epoch + 1}: {sentence}. What may help: {advice}.")
+                say(f"alarm in epoch {epoch + 1}: {sentence}. What may help: {advice}.")
 
     def on_train_end(self, logs: dict | None = None) -> None:
         self.check()
@@ -189,8 +189,3 @@ class Alarms(keras.callbacks.Callback):
         if self._probe is not None:
             self._probe = tf.convert_to_tensor(self._probe[:PROBED])
         return self._probe
-
-
-def _print(message: str) -> None:
-    """Like `bnas_larq.fitting.callbacks.Progress`: on stderr, in place of its moving line."""
-    print(("\r\x1b[2K" if sys.stderr.isatty() else "") + message, file=sys.stderr, flush=True)

@@ -8,7 +8,8 @@ import gc
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from bnas_larq.backend import functions_read_once, keras, tf
+from bnas_larq.backend import keras, tf
+from bnas_larq.determinism import functions_read_once
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.supernet.alpha_gradients import (

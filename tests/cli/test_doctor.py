@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from bnas_larq import determinism
 from bnas_larq.cli.doctor import misfits
 from bnas_larq.cli.main import main
+
+ROOT = Path(__file__).parents[2]
 
 
 def install(folder, name, *requirements):
@@ -24,10 +35,37 @@ def test_it_shows_versions_and_machine(capsys):
         "tensorflow ",
         "larq-compute-engine ",
         "Keras generation       2 ",
+        "patches                sums in a fixed order, no rewriting of sums, functions parsed once",
         "cores",
         "fits",
     ):
         assert text in shown
+
+
+def test_a_patch_that_no_longer_acts_is_reported(monkeypatch, capsys):
+    outcomes = {"sums in a fixed order": "it has no effect", "functions parsed once": None}
+    monkeypatch.setattr(determinism, "check_patches", lambda: outcomes)
+    assert main(["doctor"]) == 2
+    out, err = capsys.readouterr()
+    assert "patches                functions parsed once\n" in out
+    assert "runs may not repeat their bits" in err and "fixed order: it has no effect" in err
+
+
+def test_on_a_terminal_every_line_is_ours():
+    """TensorFlow and Larq Compute Engine are imported, and TensorFlow looks for its devices."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "bnas_larq.cli.main", "doctor"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "0"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=theirs, stderr=theirs):
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how Linux tells that the other side is closed
+            while block := os.read(ours, 1 << 16):
+                shown += block
+    os.close(ours)
+    lines = shown.decode().splitlines()
+    assert lines[-1].startswith("verdict ")
+    assert [line for line in lines if not re.fullmatch(r"[\w -]{22} \S.*", line)] == []
 
 
 @pytest.mark.parametrize("name", ["larq", "larq-zoo", "tf-keras"])

@@ -92,6 +92,23 @@ def test_a_plugin_in_the_current_directory_is_imported_before_the_command(tmp_pa
     assert done.returncode == 0 and done.stdout.startswith("registered\n")
 
 
+@pytest.mark.parametrize(
+    ("option", "shown"), [([], False), (["--quiet"], False), (["--verbose"], True)]
+)
+def test_native_output_is_for_verbose_and_messages_are_not_for_quiet(tmp_path, option, shown):
+    (tmp_path / "chatter.py").write_text(
+        "import os\nfrom bnas_larq.console import say\nos.write(2, b'noise\\n')\nsay('message')\n"
+    )
+    done = bnas_larq(*option, "--plugin", "chatter", "recipes", "list", cwd=tmp_path)
+    assert done.returncode == 0 and "quickstart" in done.stdout
+    assert ("noise" in done.stderr) == shown
+    assert ("message" in done.stderr) == (option != ["--quiet"])
+
+
+def test_quiet_and_verbose_exclude_each_other():
+    assert_user_error(bnas_larq("--quiet", "--verbose", "recipes", "list"), "Received: both")
+
+
 def test_a_broken_plugin_is_named_with_its_line(tmp_path):
     assert_user_error(bnas_larq("--plugin", "absent", "recipes", "list"), "'absent'", "No module")
     (tmp_path / "broken.py").write_text("\nregister()\n")

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 
 import h5py
@@ -54,6 +55,15 @@ def test_a_run_ends_with_the_path_of_its_result_on_stdout(finished):
     for text in ("search epoch 12/12", "train epoch 12/12", "left", "genotype g-", "evaluate: "):
         assert text in finished.done.err
     assert "Traceback" not in finished.done.err and "Warning" not in finished.done.err
+
+
+def test_every_line_of_a_run_through_a_pipe_is_ours(finished):
+    ours = (
+        r"(search: digits, 12 epochs|train: 12 epochs of|evaluate: test accuracy|export: model).*"
+        r"|(search|train) epoch \d+/12: loss .* (left|unknown)|alarm in epoch \d+: .*"
+        r"|genotype g-.*|  (normal|reduce) cell|    node \d = .*"
+    )
+    assert [line for line in finished.done.err.splitlines() if not re.fullmatch(ours, line)] == []
 
 
 def test_the_run_folder_holds_what_is_promised_and_nothing_else(finished, result):

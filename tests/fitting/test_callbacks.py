@@ -10,24 +10,7 @@ import pytest
 from bnas_larq.backend import keras
 from bnas_larq.errors import TrainingStopped
 from bnas_larq.files import read_lines
-from bnas_larq.fitting.callbacks import MetricsLog, Progress, StopWhenNotFinite, clock, plain
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0:00"),
-        (0.4, "0:00"),
-        (59.4, "0:59"),
-        (59.6, "1:00"),
-        (61, "1:01"),
-        (3599.6, "1:00:00"),
-        (2 * 3600 + 3 * 60 + 4, "2:03:04"),
-        (100 * 3600, "100:00:00"),
-    ],
-)
-def test_clock(seconds, text):
-    assert clock(seconds) == text
+from bnas_larq.fitting.callbacks import MetricsLog, Progress, StopWhenNotFinite, plain
 
 
 def test_logs_become_plain_numbers():
@@ -36,20 +19,21 @@ def test_logs_become_plain_numbers():
     assert plain(None) == {}
 
 
-def lines_of(progress, epochs, steps, capsys, logs):
+def lines_of(progress, epochs, steps, caplog, logs):
+    caplog.set_level("INFO")
     progress.on_train_begin()
     for epoch in epochs:
         progress.on_epoch_begin(epoch)
         for step in range(steps):
             progress.on_train_batch_end(step)
         progress.on_epoch_end(epoch, logs)
-    return capsys.readouterr().err.splitlines()
+    return caplog.messages
 
 
-def test_one_plain_line_for_each_epoch_without_a_terminal(capsys):
+def test_one_plain_line_for_each_epoch_without_a_terminal(caplog):
     progress = Progress("search", 3, 2, ("loss", "val_loss", "accuracy"))
     logs = {"loss": 0.25, "accuracy": 1 / 3, "other": 9.0}
-    lines = lines_of(progress, range(3), 2, capsys, logs)
+    lines = lines_of(progress, range(3), 2, caplog, logs)
     assert len(lines) == 3
     for number, line in enumerate(lines, start=1):
         expected = rf"search epoch {number}/3: loss 0.2500, accuracy 0.3333, \d+:\d\d left"
@@ -57,14 +41,14 @@ def test_one_plain_line_for_each_epoch_without_a_terminal(capsys):
     assert lines[-1].endswith(", 0:00 left")
 
 
-def test_the_first_step_says_nothing_about_the_time_left(capsys):
+def test_the_first_step_says_nothing_about_the_time_left(caplog):
     """It builds the graph."""
-    lines = lines_of(Progress("train", 2, 1, ("loss",)), [0], 1, capsys, {"loss": 1.0})
+    lines = lines_of(Progress("train", 2, 1, ("loss",)), [0], 1, caplog, {"loss": 1.0})
     assert lines == ["train epoch 1/2: loss 1.0000, time left unknown"]
 
 
-def test_a_resumed_training_counts_from_its_own_epoch(capsys):
-    lines = lines_of(Progress("train", 9, 3, ()), [7, 8], 3, capsys, {})
+def test_a_resumed_training_counts_from_its_own_epoch(caplog):
+    lines = lines_of(Progress("train", 9, 3, ()), [7, 8], 3, caplog, {})
     assert [line.split(":")[0] for line in lines] == ["train epoch 8/9", "train epoch 9/9"]
     assert lines[-1] == "train epoch 9/9: 0:00 left"
 

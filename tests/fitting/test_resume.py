@@ -8,8 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
-from bnas_larq.backend import keras, make_deterministic, tf
+from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import CheckpointError, RunError, TrainingStopped, WeightsError
 from bnas_larq.files import append_line, read_lines
 from bnas_larq.fitting.callbacks import EpochHook

@@ -142,18 +142,20 @@ def zeroise(net):
     return net
 
 
-def test_a_warning_is_given_once_while_it_lasts(zeroise, capsys):
+def test_a_warning_is_given_once_while_it_lasts(zeroise, caplog):
+    caplog.set_level("INFO")
     alarms = Alarms()
     fit(zeroise, alarms, epochs=3)
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "alarm" in line]
+    (line,) = [line for line in caplog.messages if "alarm" in line]
     assert line.startswith("alarm in epoch 1: Zeroise on 100% of the kept edges (limit 75%). What")
     assert [row["zeroise"] for row in alarms.rows] == [1.0] * 3
 
 
-def test_off_measures_nothing(zeroise, tmp_path, capsys):
+def test_off_measures_nothing(zeroise, tmp_path, caplog):
+    caplog.set_level("INFO")
     alarms = Alarms(AlarmSettings(action="off"), log=tmp_path / "alarms.jsonl")
     fit(zeroise, alarms)
-    assert not alarms.rows and not list(tmp_path.iterdir()) and not capsys.readouterr().err
+    assert not alarms.rows and not list(tmp_path.iterdir()) and not caplog.messages
 
 
 @pytest.mark.parametrize("epochs", [1, 5])
@@ -185,7 +187,8 @@ def run(net, folder, epochs=3, **settings):
     )
 
 
-def test_a_stopped_search_keeps_its_epoch_and_goes_on_when_told_to(zeroise, tmp_path, capsys):
+def test_a_stopped_search_keeps_its_epoch_and_goes_on_when_told_to(zeroise, tmp_path, caplog):
+    caplog.set_level("INFO")
     for _ in range(2):  # the second one is stopped before it does anything
         with pytest.raises(TrainingStopped, match="in epoch 1"):
             run(zeroise, tmp_path, action="stop")
@@ -194,12 +197,12 @@ def test_a_stopped_search_keeps_its_epoch_and_goes_on_when_told_to(zeroise, tmp_
     # So does whoever has no epoch left to do.
     with pytest.raises(TrainingStopped, match="in epoch 1"):
         Alarms(AlarmSettings(action="stop"), log=tmp_path / "alarms.jsonl").check()
-    capsys.readouterr()
+    caplog.clear()
     assert run(zeroise, tmp_path, action="warn") == 1
     rows = read_lines(tmp_path / "alarms.jsonl")
     assert [(row["epoch"], row["alarms"]) for row in rows] == [(e, ["zeroise"]) for e in range(3)]
     # It was said before the search was stopped.
-    assert "alarm" not in capsys.readouterr().err
+    assert not [line for line in caplog.messages if "alarm" in line]
 
 
 class Killed(Exception):

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from bnas_larq.backend import keras, make_deterministic, tf
+from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.data import EpochPipeline
+from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import BnasLarqError, RecipeError, TrainingStopped
 from bnas_larq.files import read_json, read_lines
 from bnas_larq.search.bandit_search import BanditSearch, SinglePath

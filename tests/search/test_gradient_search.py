@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from bnas_larq.backend import keras, make_deterministic
+from bnas_larq.backend import keras
 from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import RunError, TrainingStopped
 from bnas_larq.files import read_lines
 from bnas_larq.genotype import Edge

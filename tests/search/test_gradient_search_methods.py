@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bnas_larq.backend import keras, make_deterministic
+from bnas_larq.backend import keras
+from bnas_larq.determinism import make_deterministic
 from bnas_larq.files import read_lines
 from bnas_larq.search.gradient_search import GradientSearch, make_relaxation
 from bnas_larq.settings import SearchSettings

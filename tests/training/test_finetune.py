@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnas_larq.backend import keras, make_deterministic, tf
+from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.determinism import make_deterministic
 from bnas_larq.files import read_lines
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.template import CLASSIFIER

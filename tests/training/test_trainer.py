@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from bnas_larq.backend import keras, make_deterministic, tf
+from bnas_larq.backend import keras, tf
+from bnas_larq.determinism import make_deterministic
 from bnas_larq.files import read_lines, write_json
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.binary_convolution import BinaryConv2D

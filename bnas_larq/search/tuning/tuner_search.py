@@ -12,9 +12,9 @@ from typing import Any
 
 from bnas_larq.backend import keras
 from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.console import clock, say
 from bnas_larq.errors import RunError, TrainingStopped, one_line
 from bnas_larq.files import read_json, read_lines
-from bnas_larq.fitting.callbacks import clock
 from bnas_larq.genotype import Genotype
 from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
 from bnas_larq.search.tuning.encoding import KINDS, Encoding
@@ -115,7 +115,7 @@ class TunerSearch(Searcher):
         if role == "chief":
             where = f"{os.environ[ORACLE_IP]}:{os.environ[ORACLE_PORT]}"
             worker = f"bnas-larq worker {folder.parent}"
-            print(f"search: chief at {where}, waits for `{worker}`", file=sys.stderr, flush=True)
+            say(f"search: chief at {where}, waits for `{worker}`")
         if role is None and self.settings.workers > 1 and self.launch is not None:
             self.launch()
         else:
@@ -134,7 +134,7 @@ class TunerSearch(Searcher):
 
         where = f"{os.environ.get(ORACLE_IP)}:{os.environ.get(ORACLE_PORT)}"
         if role_of_process() == "worker":
-            print(f"worker: asks the chief at {where}", file=sys.stderr, flush=True)
+            say(f"worker: asks the chief at {where}")
         try:
             self._run_trials(folder)
         except FatalError as error:
@@ -200,7 +200,7 @@ class _Recorder:
             work = Trial.of(trial.trial_id, values, search.encoding, settings.epochs, self.folder)
             rows.append(work.row(read_json(work.outcome)))
         write_records(self.folder, rows, settings.cost)
-        print(self._line(rows), file=sys.stderr, flush=True)
+        say(self._line(rows))
 
     def _line(self, rows: list[dict[str, Any]]) -> str:
         settings = self.search.settings
