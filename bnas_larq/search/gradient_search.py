@@ -41,7 +41,6 @@ from bnas_larq.supernet.super_net import SuperNet
 #: File in a stage's folder: α by epoch.
 RECORD = "alphas.jsonl"
 
-
 _GRADIENTS = {1: FirstOrder, 2: SecondOrder, "single-level": SingleLevel}
 
 

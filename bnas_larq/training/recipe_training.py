@@ -4,12 +4,12 @@ two stages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bnas_larq.backend import keras, tf
+from bnas_larq.backend import keras
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.data import (
     EVALUATION_BATCH,
@@ -83,8 +83,6 @@ def fine_tune_network(
     model: keras.Model,
     settings: TrainSettings,
     finetune: FineTuneSettings,
-    dataset: Callable[[int], tf.data.Dataset],
-    steps_per_epoch: int,
     *,
     folder: Path,
     **shared: Any,
@@ -98,8 +96,8 @@ def fine_tune_network(
 
     Args:
         model: as for `train_network`; all of it is trainable afterwards.
-        dataset, steps_per_epoch, shared: see `train_network`, also for errors.
         folder: gets metrics.jsonl and checkpoints/, with those of the first stage in head/.
+        shared: further arguments of `train_network`, where the errors are listed, too.
     """
     checkpoints = Checkpoints(folder / "checkpoints")
     # A checkpoint of the second stage includes the first.
@@ -112,8 +110,6 @@ def fine_tune_network(
         train_network(
             model,
             settings.model_copy(update=head),
-            dataset,
-            steps_per_epoch,
             folder=folder,
             title="head",
             checkpoints=Checkpoints(checkpoints.folder / "head"),
@@ -121,15 +117,12 @@ def fine_tune_network(
         )
     for layer in model.layers:
         layer.trainable = True
+    multipliers = {kernel.name: finetune.binary_multiplier for kernel in latent_kernels(model)}
     train_network(
         model,
         settings,
-        dataset,
-        steps_per_epoch,
         folder=folder,
         first_epoch=finetune.head_epochs,
-        rate_multipliers={
-            kernel.name: finetune.binary_multiplier for kernel in latent_kernels(model)
-        },
+        rate_multipliers=multipliers,
         **shared,
     )
