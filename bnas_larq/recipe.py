@@ -94,7 +94,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(values)
     except pydantic.ValidationError as error:
         errors = error.errors()
-        # A misspelt key is also a missing one: the misspelling tells more.
+        # A misspelt key also is a missing one: the misspelling says more.
         first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
