@@ -2,8 +2,7 @@
 
     from bnas_larq import Run, SearchSpace, SuperNet, AnnealedEntropy, Genotype, build_network
 
-Names are imported when they are first used, so that light parts (genotypes, recipes) need no
-TensorFlow.
+Names are imported on first use: genotypes and recipes need no TensorFlow.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import os
 
 from bnas_larq.lazy import lazy_names
 
-# Larq needs Keras 2, which TensorFlow hands out only if this is set before `tf.keras` is touched:
-# `import bnas_larq` in front of `from tensorflow import keras` is enough. `backend` checks it.
+# Larq needs Keras 2, which TensorFlow provides only if this is set before `tf.keras` is touched:
+# importing bnas_larq before `from tensorflow import keras` is enough. `backend` checks it.
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 _HOMES = {

@@ -1,4 +1,4 @@
-"""From architecture weights to a genotype: its own object, which all searches share."""
+"""Discretisation: from architecture weights to a genotype, the same for all searches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def softmax_by_node(betas: np.ndarray, nodes: int) -> np.ndarray:
     betas = np.asarray(betas, np.float64)
     weights = np.full(betas.shape, np.nan)
     owners = np.array([node for node, _ in edges_of_cell(nodes)])
-    # Of another shape they are refused with a message, by whoever uses them.
+    # β of a wrong shape stay NaN here: their user refuses them with a message.
     for node in range(nodes if betas.shape == owners.shape else 0):
         weights[owners == node] = softmax(betas[owners == node])
     return weights
@@ -33,18 +33,24 @@ def softmax_by_node(betas: np.ndarray, nodes: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class ArgmaxDiscretizer:
-    """Per edge the most probable operation; per node the strongest edges.
+    """The most probable operation of each edge, and the strongest edges of each node.
 
     Sources: BNAS (arXiv 2002.06963), §4.1 and its transferability parameter γ; DARTS (arXiv
-    1806.09055, §2.4) without Zeroise; PC-DARTS (arXiv 1907.05737, §3.3) with weights of edges.
+    1806.09055, §2.4) without Zeroise; PC-DARTS (arXiv 1907.05737, §3.3) with edge weights.
 
     Attributes:
-        gamma: the probability of Zeroise is divided by this before choosing (1 changes nothing; the
-            authors use 3 for networks that are moved to ImageNet, so that a large network keeps
-            more convolutions).
+        gamma: divides the probability of Zeroise before the choice. 1 changes nothing; the authors
+            use 3 for networks transferred to ImageNet, which then keep more convolutions.
         edges_per_node: edges that each node keeps; None takes the search space's number.
         zeroise_competes: whether Zeroise may be chosen, as in BNAS. DARTS leaves it out of the
             arg-max and of the edges' strengths, but not of the softmax.
+
+    Example:
+        >>> space = SearchSpace.bnas()
+        >>> alphas = np.zeros([len(space.edges), len(space.normal)])
+        >>> alphas[:, space.normal.index("bin_conv_3x3")] = 1.0
+        >>> ArgmaxDiscretizer()(alphas, alphas, space).normal[0]
+        (Edge(op='bin_conv_3x3', state=0), Edge(op='bin_conv_3x3', state=1))
     """
 
     gamma: float = 1.0
@@ -74,7 +80,7 @@ class ArgmaxDiscretizer:
 
         Args:
             probabilities: [edges, operations], rows in the order of `edges_of_cell(nodes)`.
-            edge_weights: [edges], what the strength of each edge is multiplied by.
+            edge_weights: [edges], factors of the edges' strengths.
         """
         edges = edges_of_cell(nodes)
         probabilities = np.array(probabilities, np.float64)
@@ -87,7 +93,7 @@ class ArgmaxDiscretizer:
         weights = np.ones(len(edges)) if edge_weights is None else np.asarray(edge_weights)
         if weights.shape != (len(edges),):
             raise GenotypeError(
-                f"Weights of edges must have the shape [edges] = {[len(edges)]}. "
+                f"Edge weights must have the shape [edges] = {[len(edges)]}. "
                 f"Received: {list(weights.shape)}. "
                 "Use the search space that they were trained in."
             )
@@ -103,7 +109,7 @@ class ArgmaxDiscretizer:
         cell = []
         for node in range(nodes):
             rows = [row for row, (owner, _) in enumerate(edges) if owner == node]
-            # Stable sort: of equally strong edges, every platform keeps that of the earlier state.
+            # The sort is stable: of equally strong edges, the one from the earlier state is kept.
             kept = sorted(rows, key=lambda row: -strength[row])[:keep]
             cell.append(tuple(Edge(operations[best[row]], edges[row][1]) for row in sorted(kept)))
         return tuple(cell)
@@ -121,8 +127,8 @@ class ArgmaxDiscretizer:
         """The genotype of `normal` and `reduce`: α before the softmax, [edges, operations].
 
         Args:
-            betas: β of normal and reduction cells before the softmax over each node's edges,
-                [edges]; None if edges have no weights.
+            betas: β of normal and reduction cells, [edges], before the softmax over each node's
+                edges; None if edges have no weights.
         """
         keep = self.edges_per_node or space.edges_per_node
         cells = [
@@ -137,7 +143,7 @@ class ArgmaxDiscretizer:
                 [(normal, space.normal), (reduce, space.reduce)]
             )
         ]
-        made = {"space": space.name, "gamma": self.gamma}
+        settings = {"space": space.name, "gamma": self.gamma}
         if not self.zeroise_competes:
-            made["zeroise_competes"] = False
-        return Genotype(*cells, name, {**made, **(provenance or {})})
+            settings["zeroise_competes"] = False
+        return Genotype(*cells, name, {**settings, **(provenance or {})})

@@ -1,5 +1,4 @@
-"""The errors a user can cause, kept apart from bugs so that the CLI can end with one sentence
-instead of a traceback.
+"""Errors that users can cause and fix, as opposed to bugs.
 
 Every message states the rule, then what was received, then the way out.
 """
@@ -11,11 +10,20 @@ from collections.abc import Iterable
 
 
 class BnasLarqError(Exception):
-    """Base of all errors that the user can mend. The CLI prints one line and exits with code 2."""
+    """Base of all errors that a user can fix. The CLI prints one line and exits with code 2.
+
+    Example:
+        >>> from bnas_larq import Genotype
+        >>> try:
+        ...     Genotype.published("bnas_cifr")
+        ... except BnasLarqError as error:
+        ...     print(error)
+        Only published cells have names. Received: 'bnas_cifr'; did you mean 'bnas_cifar'?
+    """
 
 
 class RecipeError(BnasLarqError):
-    """A recipe is damaged, or holds an unknown key or an impossible value."""
+    """A recipe is damaged, or has an unknown key or an invalid value."""
 
 
 class GenotypeError(BnasLarqError):
@@ -47,11 +55,11 @@ class ZooError(BnasLarqError):
 
 
 class TrainingStopped(BnasLarqError):
-    """Training cannot go on (loss no longer finite, a collapsed cell); what was reached is kept."""
+    """Training cannot continue (loss not finite, a collapsed cell); checkpoints are kept."""
 
 
 def one_line(message: object) -> str:
-    """The message of a foreign exception on one line, so that it can stand inside a sentence."""
+    """The message of a foreign exception on one line, to be quoted in a sentence."""
     return " ".join(str(message).split())
 
 

@@ -1,8 +1,7 @@
-"""The genotype, plain data: what a search finds and what a network is built from."""
+"""The genotype: plain data that a search finds and a network is built from."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import hashlib
 import json
@@ -11,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bnas_larq.darts_notation import PUBLISHED, parse_darts, write_darts
 from bnas_larq.errors import GenotypeError, nearest, one_line
 from bnas_larq.spaces import ZEROISE, SearchSpace, check_operation
 
@@ -19,7 +19,12 @@ VERSION = 1
 
 
 class Edge(NamedTuple):
-    """One kept edge: its operation and the state it reads (0 older, 1 newer input, 2 … nodes)."""
+    """One kept edge: its operation and the state it reads (0 older, 1 newer input, 2 … nodes).
+
+    Example:
+        >>> Edge("bin_conv_3x3", state=1)
+        Edge(op='bin_conv_3x3', state=1)
+    """
 
     op: str
     state: int
@@ -29,7 +34,7 @@ Cell = tuple[tuple[Edge, ...], ...]
 
 
 def _checked_cell(kind: str, cell: Any) -> Cell:
-    """The cell as tuples of edges, or GenotypeError that names the first impossible place."""
+    """The cell as tuples of edges; GenotypeError names the first invalid entry."""
     if not isinstance(cell, Sequence) or isinstance(cell, str) or not cell:
         raise GenotypeError(
             f"A genotype's {kind} cell must be a list of nodes. Received: {cell!r}. "
@@ -46,18 +51,14 @@ def _checked_cell(kind: str, cell: Any) -> Cell:
         for entry in node:
             if isinstance(entry, Mapping) and set(entry) == {"op", "state"}:
                 entry = (entry["op"], entry["state"])
-            if (
-                not isinstance(entry, Sequence)
-                or len(entry) != 2
-                or not isinstance(entry[0], str)
-                or not isinstance(entry[1], int)
-                or isinstance(entry[1], bool)
-            ):
-                raise GenotypeError(
-                    "An edge must name an operation and the number of the state it reads. "
-                    f"Received: {entry!r} at node {index} of the {kind} cell."
-                )
-            edge = Edge(*entry)
+            match entry:
+                case [str(), int()] if not isinstance(entry[1], bool):
+                    edge = Edge(*entry)
+                case _:
+                    raise GenotypeError(
+                        "An edge must name an operation and the number of the state it reads. "
+                        f"Received: {entry!r} at node {index} of the {kind} cell."
+                    )
             check_operation(edge.op)
             if not 0 <= edge.state < 2 + index:
                 raise GenotypeError(
@@ -83,11 +84,20 @@ class Genotype:
     Attributes:
         normal: the cell used at constant resolution.
         reduce: the cell whose edges from the two inputs have stride 2.
-        name: a name for people; no part of the identity.
-        provenance: where it came from (settings, data, seed, paper); no part of the identity.
+        name: a label; not part of the identity.
+        provenance: where it came from (settings, data, seed, paper); not part of the identity.
 
     Raises:
         GenotypeError: an impossible edge, an unknown operation, or two edges from the same state.
+
+    Example:
+        >>> genotype = Genotype.published("bnas_imagenet")
+        >>> genotype.id, genotype.count("bin_conv_3x3")
+        ('g-a447a986432f', 6)
+        >>> genotype.reduce[0]
+        (Edge(op='max_pool_3x3', state=0), Edge(op='max_pool_3x3', state=1))
+        >>> Genotype.from_json(genotype.to_json()) == genotype
+        True
     """
 
     normal: Cell
@@ -101,8 +111,8 @@ class Genotype:
 
     @property
     def id(self) -> str:
-        """`g-` and 12 hexadecimal digits; the order of a node's edges, which are summed, is no
-        part of it.
+        """`g-` and 12 hexadecimal digits. The order of a node's edges, which are summed, does not
+        change it.
         """
         canonical = [
             [sorted((e.state, e.op) for e in node) for node in cell] for cell in self.cells
@@ -116,11 +126,11 @@ class Genotype:
         return self.normal, self.reduce
 
     def count(self, op: str) -> int:
-        """How many edges of both cells carry the operation `op`."""
+        """How many edges of both cells have the operation `op`."""
         return sum(edge.op == op for cell in self.cells for node in cell for edge in node)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description, versioned; `Genotype.from_dict` takes it back."""
+        """A versioned description for JSON; the inverse of `Genotype.from_dict`."""
         cells = {
             kind: [[edge._asdict() for edge in node] for node in cell]
             for kind, cell in zip(("normal", "reduce"), self.cells, strict=True)
@@ -143,7 +153,7 @@ class Genotype:
         """The inverse of `to_dict`.
 
         Raises:
-            GenotypeError: another format or version, missing or unknown keys, or another id.
+            GenotypeError: another format or version, missing or unknown keys, or a wrong id.
         """
         if not isinstance(values, Mapping) or values.get("format") != FORMAT:
             raise GenotypeError(
@@ -224,15 +234,14 @@ class Genotype:
             raise GenotypeError(
                 f"Only published cells have names. Received: {name!r}; {nearest(name, PUBLISHED)}"
             )
-        normal, reduce = PUBLISHED[name]
-        return cls(normal, reduce, name, {"source": "Kim, Singh, Choi: arXiv 2002.06963"})
+        cells = parse_darts(PUBLISHED[name])
+        return cls(*cells, name, {"source": "Kim, Singh, Choi: arXiv 2002.06963"})
 
     @classmethod
     def random(cls, space: SearchSpace, seed: int) -> Genotype:
-        """A uniform draw: per node states without replacement, per edge an operation of `space`.
+        """A uniform draw: distinct states for each node, an operation of `space` for each edge.
 
-        A cell whose every edge is Zeroise is drawn again: it carries no signal, so nobody would
-        train it.
+        A cell of Zeroise alone is drawn again: it carries no signal.
         """
         generator = random.Random(seed)
 
@@ -259,68 +268,16 @@ class Genotype:
     def from_darts(cls, text: str, name: str | None = None) -> Genotype:
         """Import DARTS' notation, `Genotype(normal=[('bin_conv_3x3', 1), …], …)`.
 
-        The text is parsed, never run. All nodes must be concatenated, two edges a node.
+        The text is parsed, never run. All nodes must be concatenated and have two edges each.
         """
-        rule = (
-            "DARTS' notation is Genotype(normal=[('op', state), …], normal_concat=…, "
-            "reduce=[…], reduce_concat=…)."
-        )
-        try:
-            tree = ast.parse(text.strip())
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise GenotypeError(
-                f"{rule} Received: text that does not parse ({one_line(error)})."
-            ) from error
-        statement = tree.body[0] if len(tree.body) == 1 else None
-        call = getattr(statement, "value", None)
-        if (
-            not isinstance(call, ast.Call)
-            or not isinstance(call.func, ast.Name)
-            or call.func.id != "Genotype"
-            or call.args
-        ):
-            raise GenotypeError(f"{rule} Received: {one_line(text)[:80]!r}.")
-        fields = {}
-        for keyword in call.keywords:
-            try:
-                fields[keyword.arg] = _literal(keyword.value)
-            except (ValueError, TypeError, RecursionError, MemoryError) as error:
-                raise GenotypeError(
-                    f"{rule} Received: {keyword.arg} that is no literal."
-                ) from error
-        cells = []
-        for kind in ("normal", "reduce"):
-            flat, concat = fields.get(kind), fields.get(f"{kind}_concat")
-            if not isinstance(flat, (list, tuple)) or len(flat) % 2 or not flat:
-                raise GenotypeError(f"{rule} Received: {kind} without two edges for each node.")
-            nodes = len(flat) // 2
-            try:
-                all_nodes = concat is None or sorted(concat) == list(range(2, 2 + nodes))
-            except TypeError:
-                all_nodes = False
-            if not all_nodes:
-                raise GenotypeError(
-                    "All nodes of a cell are concatenated here. "
-                    f"Received: {kind}_concat={concat!r} for {nodes} nodes. "
-                    "Such a cell cannot be imported."
-                )
-            cells.append([flat[2 * node : 2 * node + 2] for node in range(nodes)])
-        return cls(cells[0], cells[1], name or "imported", {"source": "DARTS notation"})
+        return cls(*parse_darts(text), name or "imported", {"source": "DARTS notation"})
 
     def to_darts(self) -> str:
-        """The notation of DARTS. Only genotypes with two edges a node have one."""
-        parts = []
-        for kind, cell in zip(("normal", "reduce"), self.cells, strict=True):
-            if any(len(node) != 2 for node in cell):
-                raise GenotypeError(
-                    "DARTS' notation has two edges a node. Received: a node with another number."
-                )
-            edges = [tuple(edge) for node in cell for edge in node]
-            parts.append(f"{kind}={edges!r}, {kind}_concat={list(range(2, 2 + len(cell)))!r}")
-        return f"Genotype({', '.join(parts)})"
+        """DARTS' notation, which needs two edges per node."""
+        return write_darts(*self.cells)
 
     def pretty(self) -> str:
-        """The genotype as lines for people."""
+        """The genotype as readable text."""
         names = ["c_{k-2}", "c_{k-1}"] + [
             f"node {index}" for index in range(len(self.normal) + len(self.reduce))
         ]
@@ -337,49 +294,3 @@ class Genotype:
         from bnas_larq.files import write_atomic
 
         write_atomic(path, self.to_json())
-
-
-def _literal(node: ast.expr) -> Any:
-    """`ast.literal_eval`, and `range(a, b)`, which DARTS prints for the concatenation."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
-        bounds = [ast.literal_eval(argument) for argument in node.args]
-        if (
-            not bounds
-            or len(bounds) > 2
-            or not all(isinstance(b, int) and abs(b) < 100 for b in bounds)
-        ):
-            raise ValueError("range of unusual size")
-        return list(range(*bounds))
-    return ast.literal_eval(node)
-
-
-PUBLISHED = {
-    "bnas_cifar": (
-        (
-            (Edge("none", 1), Edge("bin_dil_conv_3x3", 0)),
-            (Edge("bin_conv_3x3", 1), Edge("none", 2)),
-            (Edge("none", 2), Edge("none", 3)),
-            (Edge("none", 3), Edge("none", 4)),
-        ),
-        (
-            (Edge("max_pool_3x3", 0), Edge("none", 1)),
-            (Edge("max_pool_3x3", 0), Edge("none", 2)),
-            (Edge("none", 3), Edge("none", 2)),
-            (Edge("none", 3), Edge("none", 4)),
-        ),
-    ),
-    "bnas_imagenet": (
-        (
-            (Edge("bin_conv_3x3", 1), Edge("bin_dil_conv_3x3", 0)),
-            (Edge("bin_conv_3x3", 1), Edge("bin_conv_3x3", 2)),
-            (Edge("bin_conv_3x3", 2), Edge("bin_dil_conv_3x3", 1)),
-            (Edge("bin_dil_conv_3x3", 1), Edge("bin_conv_3x3", 0)),
-        ),
-        (
-            (Edge("max_pool_3x3", 0), Edge("max_pool_3x3", 1)),
-            (Edge("max_pool_3x3", 0), Edge("bin_conv_3x3", 2)),
-            (Edge("max_pool_3x3", 0), Edge("bin_dil_conv_3x3", 3)),
-            (Edge("max_pool_3x3", 0), Edge("bin_dil_conv_3x3", 4)),
-        ),
-    ),
-}

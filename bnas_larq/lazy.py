@@ -1,5 +1,5 @@
-"""Names of a package that are imported when they are first used (PEP 562), so that its light parts
-need no TensorFlow."""
+"""Package attributes that are imported on first use (PEP 562), so that light parts need no
+TensorFlow."""
 
 from __future__ import annotations
 

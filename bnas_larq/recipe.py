@@ -1,4 +1,4 @@
-"""Recipes: everything a run depends on, as typed YAML with known keys only."""
+"""Recipes: everything a run depends on, as YAML with a fixed schema."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from bnas_larq.settings import (
 
 
 class Recipe(Section):
-    """A whole run: data, search, network, training, export.
+    """Everything a run depends on: data, search, network, training, export.
 
     Attributes:
         description: one line for `bnas-larq recipes list`.
-        genotype: skip the search and build this one: a file, a published name or `random:SEED`.
-        finetune: begin with another network's weights, genotype and size; None for new weights.
-        layer_study: a study instead of one network; None for a plain run.
+        genotype: skip the search and use this one: a file, a published name or `random:SEED`.
+        finetune: start from another network's weights, genotype and size; None for new weights.
+        layer_study: a study instead of a single network; None for a plain run.
     """
 
     name: str = "recipe"
     description: str = ""
-    # NumPy takes no larger seeds.
+    # NumPy's limit.
     seed: int = pydantic.Field(0, ge=0, lt=2**32)
     genotype: str | None = None
     data: DataSettings = DataSettings()
@@ -48,16 +48,16 @@ class Recipe(Section):
     export: ExportSettings = ExportSettings()
 
     def to_yaml(self) -> str:
-        """The resolved recipe as YAML; `load_recipe` takes it back."""
+        """The resolved recipe as YAML; the inverse of `load_recipe`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 def known_keys(model: type[pydantic.BaseModel] = Recipe, prefix: str = "") -> list[str]:
-    """All keys of a recipe with dots, such as `search.epochs`."""
+    """All dotted keys of a recipe, such as `search.epochs`."""
     keys = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
-        # A section that may be absent is a union with None.
+        # An optional section is a union with None.
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
                 keys += known_keys(kind, f"{prefix}{name}.")
@@ -74,16 +74,14 @@ def load_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def load_values(source: str | Path) -> dict[str, Any]:
-    """What a recipe and those it extends say, without defaults and unchecked, to be merged with
-    others; RecipeError for no such recipe or damaged YAML.
-    """
+    """The values of a recipe and of those it extends, without defaults and not yet validated."""
     values = _with_parents(source, seen=[])
     values.setdefault("name", Path(str(source)).stem)
     return values
 
 
 def override_recipe(values: Mapping[str, Any], overrides: Iterable[str]) -> Recipe:
-    """Validate a recipe's values after overrides `a.b=value`; RecipeError as of `load_recipe`."""
+    """Apply overrides `a.b=value` to a recipe's values and validate it; see `load_recipe`."""
     changed = copy.deepcopy(dict(values))
     for override in overrides:
         _override(changed, override)
@@ -91,7 +89,7 @@ def override_recipe(values: Mapping[str, Any], overrides: Iterable[str]) -> Reci
 
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:
-    """Validate a recipe's values; RecipeError states the first thing that is wrong."""
+    """Validate a recipe's values; RecipeError names the first invalid one."""
     try:
         return Recipe.model_validate(values)
     except pydantic.ValidationError as error:
@@ -104,10 +102,10 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
             start = f"{section}." if section else ""
             siblings = [k[len(start) :] for k in known_keys() if k.startswith(start)]
             raise RecipeError(
-                f"A recipe has known keys only. Received: {key!r}; "
+                f"A recipe has fixed keys. Received: {key!r}; "
                 f"{nearest(last, [k for k in siblings if '.' not in k])}"
             ) from error
-        # Pydantic goes on with the members of a union, such as `data.image_size.int`.
+        # Pydantic appends the members of a union, such as `data.image_size.int`.
         key = max((k for k in known_keys() if f"{key}.".startswith(f"{k}.")), key=len, default=key)
         raise RecipeError(
             f"A recipe's {key!r} must be valid: {first['msg']}. "
@@ -116,7 +114,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Safe YAML that refuses a mapping with the same key twice, where YAML takes the last one."""
+    """Safe YAML that refuses duplicate keys, of which PyYAML takes the last one."""
 
     def compose_mapping_node(self, anchor):
         node = super().compose_mapping_node(anchor)
@@ -125,7 +123,7 @@ class _UniqueKeys(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
                     raise yaml.composer.ComposerError(
-                        None, None, f"the key {key.value!r} stands here again", key.start_mark
+                        None, None, f"the key {key.value!r} is repeated", key.start_mark
                     )
                 seen.add(key.value)
         return node
@@ -170,24 +168,24 @@ def _with_parents(source: str | Path, seen: list[str]) -> dict[str, Any]:
     resolved = str(path.resolve())
     if resolved in seen:
         raise RecipeError(
-            f"A recipe cannot extend itself. Received: a circle through {path}. "
+            f"A recipe cannot extend itself. Received: a cycle through {path}. "
             "Remove one `extends`."
         )
     parent = values.pop("extends", None)
     if parent is None:
         return values
-    beside = path.parent / str(parent)
-    inherited = _with_parents(beside if beside.is_file() else parent, [*seen, resolved])
+    sibling = path.parent / str(parent)
+    inherited = _with_parents(sibling if sibling.is_file() else parent, [*seen, resolved])
     inherited.pop("name", None)
     return merge_values(inherited, values)
 
 
 def merge_values(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings as one, in which `over` counts; lists are replaced, not joined."""
+    """Nested mappings merged; values of `over` win, and lists are replaced as a whole."""
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge_values(merged[key], value) if both else value
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge_values(merged[key], value) if nested else value
     return merged
 
 
@@ -204,19 +202,19 @@ def _override(values: dict[str, Any], override: str) -> None:
             f"An override's value must be YAML. Received: {override!r} ({one_line(error)})."
         ) from error
     if isinstance(value, str):
-        # YAML 1.1 takes 1e-3 for a string, because it has no point.
+        # YAML 1.1 reads 1e-3 as a string, because it has no decimal point.
         try:
             value = float(value)
         except ValueError:
             pass
     *path, last = key.strip().split(".")
-    place = values
+    section = values
     for part in path:
-        child = place.setdefault(part, {})
+        child = section.setdefault(part, {})
         if not isinstance(child, dict):
             raise RecipeError(
                 f"An override must name a key inside a section. Received: {override!r}; "
                 f"{part!r} is a value."
             )
-        place = child
-    place[last] = value
+        section = child
+    section[last] = value

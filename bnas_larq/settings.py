@@ -1,4 +1,4 @@
-"""The sections of a recipe: what each of its keys means, and what it may be."""
+"""The sections of a recipe: what each key means and which values it takes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pydantic
 
 from bnas_larq.errors import nearest
 
-#: What binary convolutions are computed in while searching or training, see
-#: `bnas_larq.precision`. Evaluation and export are float32.
+#: The type that binary convolutions are computed in during search and training; see
+#: `bnas_larq.precision`. Evaluation and export use float32.
 Precision = Literal["float32", "bfloat16", "auto"]
 
 
@@ -19,7 +19,7 @@ class Section(pydantic.BaseModel):
 
 
 class AugmentationSettings(Section):
-    """Random changes of training images; see `bnas_larq.data.Augmentation`."""
+    """Augmentation of training images; see `bnas_larq.data.Augmentation`."""
 
     crop_padding: int = pydantic.Field(0, ge=0)
     flip: bool = False
@@ -28,7 +28,7 @@ class AugmentationSettings(Section):
 
 
 class DataSettings(Section):
-    """Which images; see `bnas_larq.data.load_dataset`."""
+    """The data set; see `bnas_larq.data.load_dataset`."""
 
     name: str = "digits"
     data_dir: str | None = None
@@ -40,17 +40,17 @@ class DataSettings(Section):
 
 
 class BanditSettings(Section):
-    """Sampling and reduction of BNAS-UCB (arXiv 2009.04247); used by `searcher: bandit`.
+    """Sampling and reduction of BNAS-UCB (arXiv 2009.04247), for `searcher: bandit`.
 
-    Of `search.epochs`, the last `finish_epochs` train α of the surviving candidates by gradient;
-    the draws before them share the other epochs equally.
+    The last `finish_epochs` of `search.epochs` train α of the surviving candidates by gradient; the
+    draws share the epochs before them equally.
 
     Attributes:
         rounds: T, how often each of an edge's K candidates is drawn before one is abandoned.
         exploration: δ of the upper confidence bound m + δ·sqrt(2·ln N / n).
         floor: candidates that each edge keeps for the finish; 1 only where Zeroise may be chosen.
         finish_epochs: epochs of the gradient search over them.
-        credit_examples: images of the α half, always the same, on which a draw is measured; None
+        credit_examples: images of the α half, always the same, that a draw is evaluated on; None
             for all.
     """
 
@@ -62,23 +62,23 @@ class BanditSettings(Section):
 
 
 class TunerSettings(Section):
-    """Search by keras-tuner over discrete genotypes; used by `searcher: tuner`.
+    """Search over discrete genotypes by keras-tuner, for `searcher: tuner`.
 
-    A trial trains the final network (section `network`) on the training part as the section `train`
-    says, for its own number of epochs, and measures it on the validation part.
+    A trial trains the final network (sections `network` and `train`) on the training part for
+    `epochs` epochs, and evaluates it on the validation part.
 
     Attributes:
-        oracle: who proposes; `evolution` is regularised evolution (arXiv 1802.01548).
-        trials: networks to train in all (Hyperband: what its brackets need, at most this many).
-        epochs: of a trial; Hyperband's largest number, which the learning rate is planned for.
-        population, sample: of the evolution: how many live, how many compete to be the parent.
+        oracle: proposes the trials; `evolution` is regularised evolution (arXiv 1802.01548).
+        trials: networks to train in all (Hyperband: as many as its brackets need, at most this).
+        epochs: of a trial; the maximum of Hyperband, which learning rates are scheduled for.
+        population, sample: of evolution: living trials, and those that compete to be the parent.
         hyperband_factor: Hyperband keeps 1/factor of the trials of a round.
-        hyperparameters: further things to tune: key of section `train` by what it may be, either a
-            list of choices or {min: …, max: …, log: true|false}.
-        cost: what is counted of each network for the Pareto front, in the papers' convention; None
-            for nothing. The oracle itself seeks accuracy.
-        workers: processes that try at the same time, besides one that proposes; with 1 the search
-            is repeatable.
+        hyperparameters: keys of the section `train` to tune as well, each with a list of choices or
+            {min: …, max: …, log: true|false}.
+        cost: second axis of the Pareto front, in the papers' convention; None for none. The oracle
+            maximises accuracy alone.
+        workers: processes that run trials at the same time, besides the chief; only with 1 is the
+            search repeatable.
     """
 
     oracle: Literal["random", "bayesian", "hyperband", "evolution"] = "evolution"
@@ -87,9 +87,7 @@ class TunerSettings(Section):
     population: int = pydantic.Field(20, gt=1)
     sample: int = pydantic.Field(5, gt=0)
     hyperband_factor: int = pydantic.Field(3, gt=1)
-    hyperparameters: dict[str, list | dict[str, int | float | bool]] = pydantic.Field(
-        default_factory=dict
-    )
+    hyperparameters: dict[str, list | dict[str, int | float | bool]] = {}
     cost: Literal["ops", "bytes"] | None = "ops"
     workers: int = pydantic.Field(1, gt=0)
 
@@ -97,7 +95,7 @@ class TunerSettings(Section):
     def _children(self) -> TunerSettings:
         if self.oracle == "evolution" and self.population >= self.trials:
             raise ValueError(
-                f"an evolution needs more trials than its population, which begins at random; "
+                f"evolution needs more trials than its population, which starts at random; "
                 f"trials is {self.trials}, population {self.population}"
             )
         return self
@@ -105,16 +103,16 @@ class TunerSettings(Section):
     @pydantic.field_validator("hyperparameters")
     @classmethod
     def _tunable(cls, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-        """Each as the section `train` would take it, so that no trial fails for its settings."""
+        """Validated as in the section `train`, so that no trial fails because of its settings."""
         return {key: _tunable_values(key, allowed) for key, allowed in hyperparameters.items()}
 
 
 def _tunable_values(key: str, allowed: Any) -> Any:
-    """Choices or limits of one setting, converted to its type; ValueError says what is wrong."""
+    """Choices or limits of one setting, converted to its type; ValueError for invalid ones."""
     known = [name for name in TrainSettings.model_fields if name != "epochs"]
     if key not in known:
         hint = nearest(key, known).rstrip("?.")
-        raise ValueError(f"{key!r} cannot be tuned, keys of train but epochs can ({hint})")
+        raise ValueError(f"{key!r} cannot be tuned, only keys of train except epochs ({hint})")
 
     def value(given: Any) -> Any:
         try:
@@ -124,11 +122,11 @@ def _tunable_values(key: str, allowed: Any) -> Any:
 
     if isinstance(allowed, list):
         choices = [value(choice) for choice in allowed]
-        if not choices or any(choice in choices[:place] for place, choice in enumerate(choices)):
-            raise ValueError(f"{key!r} needs choices, each of them once")
+        if not choices or any(choice in choices[:index] for index, choice in enumerate(choices)):
+            raise ValueError(f"{key!r} needs choices without repetition")
         return choices
     if not {"min", "max"} <= set(allowed) <= {"min", "max", "log"}:
-        raise ValueError(f"a range is {{min: …, max: …, log: true|false}}, which {key!r} has not")
+        raise ValueError(f"{key!r} needs choices or a range {{min: …, max: …, log: true|false}}")
     low, high, log = value(allowed["min"]), value(allowed["max"]), allowed.get("log", False)
     numbers = all(isinstance(limit, (int, float)) for limit in (low, high))
     if not numbers or not low < high or not isinstance(log, bool) or (log and low <= 0):
@@ -139,15 +137,14 @@ def _tunable_values(key: str, allowed: Any) -> Any:
 
 
 class CostTermSettings(Section):
-    """A differentiable cost in the loss of α; see `bnas_larq.costs.expected_cost`.
+    """A differentiable cost term in the loss of α; see `bnas_larq.costs.expected_cost`.
 
     Attributes:
-        measure: what is counted of the network that α stand for, at the size that the section
-            `network` gives it.
-        target: what it may cost, in the measure's unit (OPs with shortcuts in full precision,
-            bytes, milliseconds). Up to it the term is 0.
+        measure: of the network that α describe, in the size of the section `network`.
+        target: in the measure's unit (OPs with full-precision shortcuts, bytes, milliseconds). The
+            term is 0 up to it.
         weight: factor of the term.
-        table: for `latency`, a YAML or JSON file: milliseconds by operation, see
+        table: for `latency`, a YAML or JSON file of milliseconds by operation; see
             `bnas_larq.costs.latency_tables`.
     """
 
@@ -158,14 +155,14 @@ class CostTermSettings(Section):
 
 
 class AlarmSettings(Section):
-    """What a search warns of; see `bnas_larq.search.alarms`.
+    """Limits that a search warns about; see `bnas_larq.search.alarms`.
 
     Attributes:
-        action: `warn` says it and goes on, `stop` ends the search with the reason.
+        action: `warn` and continue, or `stop` the search with the reason.
         zeroise, pooling: largest share of kept edges with Zeroise, or with pooling or identity.
         entropy: least mean entropy, as a share of its maximum, in the first half of the epochs.
-        dead_signs: largest share of the channels that candidates take the sign of, and whose sign
-            never changes or passes no gradient.
+        dead_signs: largest share of binarised channels whose sign never changes or passes no
+            gradient.
     """
 
     action: Literal["off", "warn", "stop"] = "warn"
@@ -176,26 +173,26 @@ class AlarmSettings(Section):
 
 
 class SearchSettings(Section):
-    """A search; the published settings of BNAS (arXiv 2002.06963) as defaults.
+    """The search; defaults are the published settings of BNAS (arXiv 2002.06963).
 
     Attributes:
-        searcher: `gradient` (BNAS, DARTS, SNAS, GDAS, PC-DARTS: they differ in the keys below),
-            `bandit` (BNAS-UCB), or `tuner` (keras-tuner).
+        searcher: `gradient` (BNAS, DARTS, SNAS, GDAS and PC-DARTS, by the keys below), `bandit`
+            (BNAS-UCB), or `tuner` (keras-tuner).
         relaxation: `softmax` (DARTS), `gumbel-hard` (GDAS) or `concrete` (SNAS).
         temperature: of `gumbel-hard` and `concrete`, in the first and in the last epoch.
-        temperature_decay: how it gets from one to the other. With `bandit` the temperature and the
-            entropy term count from the finish's first epoch.
-        order: 1, or 2 for the second-order gradient of α (DARTS, eq. 7); `single-level` moves α
-            with the other weights on the same batch, in one backward pass (SNAS).
-        alpha_start_epoch: epochs in which α rests while the other weights train.
-        channel_proportion: 1/S of a node's channels pass the candidates (PC-DARTS); 1 for all.
-        edge_normalization: weights of edges, learnt beside α (PC-DARTS).
+        temperature_decay: between the two. With `bandit`, the temperature and the entropy term
+            start with the finish.
+        order: of the gradient of α, 1 or 2 (DARTS, eq. 7); `single-level` trains α and the other
+            weights on the same batch in one backward pass (SNAS).
+        alpha_start_epoch: epochs before α start to train.
+        channel_proportion: S; 1/S of a node's channels pass the candidates (PC-DARTS), 1 for all.
+        edge_normalization: edge weights, learnt beside α (PC-DARTS).
         zeroise_competes: whether Zeroise may be chosen (BNAS); DARTS leaves it out of the arg-max.
         cost: a cost term in the loss of α; None for none.
-        mixed_precision: what the candidates' binary convolutions are computed in; `auto` takes
-            bfloat16 where a short measurement shows that it pays.
+        mixed_precision: type of the candidates' binary convolutions; `auto` takes bfloat16 if a
+            short measurement finds it faster.
         select: genotype of the epoch with the supernet's best held-out accuracy, or of the last.
-        limit: search on so many training examples only, both halves together; None takes all.
+        limit: number of training examples to search on, both halves together; None for all.
     """
 
     searcher: Literal["gradient", "bandit", "tuner"] = "gradient"
@@ -246,11 +243,11 @@ class NetworkSettings(Section):
 
 
 class TrainSettings(Section):
-    """Training of the final network, BNAS' CIFAR-10 settings as defaults.
+    """Training of the final network; defaults are BNAS' CIFAR-10 settings.
 
     Attributes:
-        mixed_precision: what binary convolutions are computed in; `auto` takes bfloat16 where a
-            short measurement shows that it pays. The network is the same in any case.
+        mixed_precision: type of binary convolutions while training; `auto` takes bfloat16 if a
+            short measurement finds it faster. The trained network is a float32 one either way.
     """
 
     epochs: int = pydantic.Field(600, gt=0)
@@ -268,21 +265,19 @@ class TrainSettings(Section):
 
 
 class FineTuneSettings(Section):
-    """Training that begins with another network's weights (`training.recipe_training`).
+    """Fine-tuning of another network's weights (`bnas_larq.training.recipe_training`).
 
-    First the new head alone, then (for `train.epochs` more) everything, as the section `train`
-    says.
+    The new head is trained alone, then the whole network for `train.epochs` more.
 
     Attributes:
-        entry: what to begin from: a zoo entry's name, or a folder of an entry or a run.
-        sha256: of that network's weight file. Other weights are refused; None takes what is there,
-            and a run writes down what that was.
+        entry: the source: a zoo entry's name, or a folder of an entry or a run.
+        sha256: of the source's weight file; other weights are refused. None takes what is there,
+            and a run records its hash.
         head_epochs: epochs of the new head alone, before `train.epochs`; 0 for none.
-        head_learning_rate: Adam's rate for them.
-        binary_multiplier: the rate of latent binary kernels, as a share of `train.learning_rate`. A
-            latent kernel acts through its signs and their one scale: a step flips signs or does
-            next to nothing, and many flips at once undo what was learned. A source that was itself
-            trained for a few epochs only has less to lose: there 1 may fit better.
+        head_learning_rate: Adam's rate in them.
+        binary_multiplier: learning rate of latent binary kernels, as a share of
+            `train.learning_rate`: many sign flips at once undo what was learned. A source that was
+            trained for a few epochs only has less to lose, and may prefer 1.
     """
 
     entry: str
@@ -292,8 +287,8 @@ class FineTuneSettings(Section):
     binary_multiplier: float = pydantic.Field(0.3, ge=0)
 
 
-#: The section `train` of a fine-tuning, unless the user says otherwise: Adam, because its steps do
-#: not depend on the scale of a latent kernel's gradient, with a rate that ends at 0.
+#: Defaults of the section `train` for fine-tuning: Adam, because its steps do not depend on the
+#: scale of a latent kernel's gradient, with a rate that decays to 0.
 FINE_TUNING: Mapping[str, Any] = {
     "epochs": 10,
     "batch_size": 32,
@@ -306,24 +301,19 @@ FINE_TUNING: Mapping[str, Any] = {
 
 
 class LayerStudySettings(Section):
-    """Networks made of one kind of layer alone (BNAS, arXiv 2002.06963); see `bnas-larq run`.
+    """Networks of one kind of layer alone (BNAS, arXiv 2002.06963).
 
-    Each is trained with the sections `network` and `train` of the recipe; `network.scheme` is the
-    row's.
+    Each is trained with the sections `network` and `train`; the row decides `network.scheme`.
 
     Attributes:
-        layers: kinds of layers, in the table's order; also any registered operation.
-        precisions: the table's rows. `binary` is the papers' Sign+Scale, whose latent kernels are
-            centred over their input channels. A depthwise kernel has one, so this makes it 0;
-            `uncentred` leaves depthwise kernels as they are, and has separable layers only.
+        layers: the table's columns; any registered operation is allowed, too.
+        precisions: the table's rows. `binary` is the papers' Sign+Scale, which centres latent
+            kernels over their input channels. A depthwise kernel has one, and becomes 0:
+            `uncentred`, for separable layers only, leaves depthwise kernels as they are.
     """
 
     layers: tuple[str, ...] = ("conv_3x3", "conv_5x5", "dil_3x3", "dil_5x5", "sep_3x3", "sep_5x5")
-    precisions: tuple[Literal["full", "binary", "uncentred"], ...] = (
-        "full",
-        "binary",
-        "uncentred",
-    )
+    precisions: tuple[Literal["full", "binary", "uncentred"], ...] = ("full", "binary", "uncentred")
 
 
 class ExportSettings(Section):

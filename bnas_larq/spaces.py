@@ -1,7 +1,7 @@
-"""Search spaces: which operations compete on which edges of a cell. Plain data.
+"""Search spaces: which operations compete on the edges of a cell. Plain data.
 
-The operations' layers are in `bnas_larq.layers.operations`; here only their names are known, so
-that a genotype or a recipe can be checked in milliseconds.
+Only the operations' names are known here, so that a genotype or a recipe can be checked in
+milliseconds; their layers are in `bnas_larq.layers.operations`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from bnas_larq.errors import GenotypeError, nearest
 
 #: The operation that outputs zeros; it competes as a candidate (Zeroise of BNAS, arXiv 2002.06963).
 ZEROISE = "none"
-#: The other operations without a convolution. Early in a search they lose the least, as they have
-#: nothing to learn: too many of them are the usual sign of a collapse.
+#: The other operations without a convolution. They have nothing to learn and so lead early in a
+#: search: too many of them are the usual sign of a collapse.
 PARAMETER_FREE = ("max_pool_3x3", "avg_pool_3x3", "identity")
+_WITH_IDENTITY = (ZEROISE, *PARAMETER_FREE)
 
 _OPERATIONS: dict[str, str] = {
     ZEROISE: "Zeroise: outputs zeros",
@@ -38,10 +39,7 @@ _OPERATIONS: dict[str, str] = {
 
 
 def declare_operation(name: str, description: str) -> None:
-    """Make an operation's name known to search spaces and genotypes.
-
-    `bnas_larq.layers.operations.register_operation` calls this for a user's own operation.
-    """
+    """Make an operation's name known to search spaces and genotypes; `register_operation` does."""
     if not name.isidentifier():
         raise GenotypeError(
             f"An operation's name must be a Python identifier. Received: {name!r}. "
@@ -51,12 +49,12 @@ def declare_operation(name: str, description: str) -> None:
 
 
 def operation_names() -> tuple[str, ...]:
-    """Names of all operations known so far, the built-in ones first."""
+    """Names of all known operations, the built-in ones first."""
     return tuple(_OPERATIONS)
 
 
 def describe(name: str) -> str:
-    """One line for people about a known operation; GenotypeError for others."""
+    """A known operation in one line; GenotypeError for others."""
     check_operation(name)
     return _OPERATIONS[name]
 
@@ -81,7 +79,7 @@ class SearchSpace:
     """Candidate operations of the edges of normal and reduction cells, and the cell template.
 
     Attributes:
-        name: name for logs and provenance.
+        name: for logs and provenance.
         normal: operations that compete on a normal cell's edges, in the order of α's columns.
         reduce: the same for reduction cells.
         nodes: intermediate nodes of a cell; node i has 2 + i incoming edges.
@@ -90,6 +88,13 @@ class SearchSpace:
 
     Raises:
         GenotypeError: unknown or repeated operations, fewer than two, or impossible sizes.
+
+    Example:
+        >>> space = SearchSpace.bnas()
+        >>> space.normal[:3], len(space.normal), len(space.edges)
+        (('none', 'max_pool_3x3', 'avg_pool_3x3'), 7, 14)
+        >>> space.without_operations(["avg_pool_3x3"]).name
+        'bnas-avg_pool_3x3'
     """
 
     name: str
@@ -134,14 +139,10 @@ class SearchSpace:
         """BNAS-UCB (Chen et al., arXiv 2009.04247): Zeroise, two pools, identity, four binary
         convolutions without ReLU in place of DARTS' separable ones.
 
-        The cell is that of DARTS and PC-DARTS, which the method builds on: the inter-cell shortcut
-        belongs to BNAS (Kim et al.), another method.
+        The cell is that of DARTS and PC-DARTS, without BNAS' (Kim et al.) inter-cell shortcut.
         """
         names = (
-            ZEROISE,
-            "max_pool_3x3",
-            "avg_pool_3x3",
-            "identity",
+            *_WITH_IDENTITY,
             "bin_dil_conv_3x3_linear",
             "bin_dil_conv_5x5_linear",
             "bin_conv_3x3_linear",
@@ -151,14 +152,11 @@ class SearchSpace:
 
     @classmethod
     def darts_binary(cls) -> SearchSpace:
-        """The space and cell of DARTS (arXiv 1806.09055, §3.1.1), its convolutions binarised: what
-        BNAS compares itself with. See `bnas_larq.layers.operations` for what that means here.
+        """The space and cell of DARTS (arXiv 1806.09055, §3.1.1) with binarised convolutions, the
+        baseline of the BNAS paper; see `bnas_larq.layers.operations` for the details.
         """
         names = (
-            ZEROISE,
-            "max_pool_3x3",
-            "avg_pool_3x3",
-            "identity",
+            *_WITH_IDENTITY,
             "bin_sep_conv_3x3",
             "bin_sep_conv_5x5",
             "bin_dil_sep_conv_3x3",
@@ -182,7 +180,7 @@ class SearchSpace:
         return edges_of_cell(self.nodes)
 
     def with_operations(self, *names: str) -> SearchSpace:
-        """This space with further registered operations as candidates on every edge."""
+        """This space with more registered operations as candidates on every edge."""
         return dataclasses.replace(
             self,
             name="+".join([self.name, *names]),
@@ -192,30 +190,26 @@ class SearchSpace:
 
     def without_operations(self, names: Iterable[str]) -> SearchSpace:
         """This space with fewer candidates."""
-        gone = set(names)
-        for name in gone:
+        removed = set(names)
+        for name in removed:
             check_operation(name)
         return dataclasses.replace(
             self,
-            name="-".join([self.name, *sorted(gone)]),
-            normal=tuple(name for name in self.normal if name not in gone),
-            reduce=tuple(name for name in self.reduce if name not in gone),
+            name="-".join([self.name, *sorted(removed)]),
+            normal=tuple(name for name in self.normal if name not in removed),
+            reduce=tuple(name for name in self.reduce if name not in removed),
         )
 
     def to_dict(self) -> dict:
-        """A JSON-able description; `SearchSpace.from_dict` takes it back."""
-        return {
-            **dataclasses.asdict(self),
-            "normal": list(self.normal),
-            "reduce": list(self.reduce),
-        }
+        """A description for JSON; the inverse of `SearchSpace.from_dict`."""
+        cells = {"normal": list(self.normal), "reduce": list(self.reduce)}
+        return {**dataclasses.asdict(self), **cells}
 
     @classmethod
     def from_dict(cls, values: dict) -> SearchSpace:
         """The inverse of `to_dict`."""
-        return cls(
-            **{**values, "normal": tuple(values["normal"]), "reduce": tuple(values["reduce"])}
-        )
+        cells = {kind: tuple(values[kind]) for kind in ("normal", "reduce")}
+        return cls(**{**values, **cells})
 
 
 SPACES = {

@@ -312,7 +312,7 @@ def test_darts_round_trip(name):
 
 def test_darts_has_no_notation_for_nodes_of_one_edge():
     with pytest.raises(
-        GenotypeError, match="two edges a node. Received: a node with another number"
+        GenotypeError, match="two edges per node. Received: a node with another number"
     ):
         Genotype([[("none", 0)]], [[("none", 0)]]).to_darts()
 
@@ -364,11 +364,14 @@ def test_malicious_text_is_never_run(tmp_path, payload):
         ("Genotype()", "normal without two edges for each node"),
         ("Genotype(normal=[('none', 0)])", "normal without two edges for each node"),
         ("Genotype(normal=[], reduce=[])", "normal without two edges"),
-        ("Genotype(normal=x, reduce=[])", "normal that is no literal"),
-        ("Genotype(normal=[{[]: 1}], reduce=[])", "normal that is no literal"),
-        (DARTS.replace("range(2, 4)", "range(10**9)"), "normal_concat that is no literal"),
-        (DARTS.replace("range(2, 4)", "range(2, 1000000000)"), "normal_concat that is no literal"),
-        (DARTS.replace("range(2, 4)", "range(0, 4, 2)"), "normal_concat that is no literal"),
+        ("Genotype(normal=x, reduce=[])", "normal that is not a literal"),
+        ("Genotype(normal=[{[]: 1}], reduce=[])", "normal that is not a literal"),
+        (DARTS.replace("range(2, 4)", "range(10**9)"), "concat that is not a literal"),
+        (
+            DARTS.replace("range(2, 4)", "range(2, 1000000000)"),
+            "concat that is not a literal",
+        ),
+        (DARTS.replace("range(2, 4)", "range(0, 4, 2)"), "concat that is not a literal"),
     ],
 )
 def test_other_text_is_refused_with_the_notation(text, message):
@@ -378,7 +381,7 @@ def test_other_text_is_refused_with_the_notation(text, message):
 
 @pytest.mark.parametrize("concat", ["range(2, 3)", "[3]", "[2, 3, 4]", "[1, 2]", "7", "['a', 2]"])
 def test_a_partial_concatenation_is_refused(concat):
-    message = "All nodes of a cell are concatenated here. Received: normal_concat=.* for 2 nodes"
+    message = "A cell must concatenate all of its nodes. Received: normal_concat=.* for 2 nodes"
     with pytest.raises(GenotypeError, match=message):
         Genotype.from_darts(DARTS.replace("range(2, 4)", concat))
 

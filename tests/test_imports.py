@@ -21,7 +21,8 @@ PACKAGE = "bnas_larq"
 #: From the ground up, as DESIGN lists them.
 _ROOMS = (
     (
-        *("errors", "lazy", "files", "genotype", "spaces", "discretize", "settings", "recipe"),
+        *("errors", "lazy", "files", "darts_notation", "genotype", "spaces", "discretize"),
+        *("settings", "recipe"),
         *("resources", "run_folder", "checkpoints", "tables", "console", "pages"),
     ),
     ("backend", "determinism", "precision"),

@@ -153,7 +153,7 @@ def test_a_circle_is_refused(write):
     path = write("extends: a.yaml\n", "b.yaml")
     for source in (own, path):
         with pytest.raises(
-            RecipeError, match=r"cannot extend itself. Received: a circle through .*yaml"
+            RecipeError, match=r"cannot extend itself. Received: a cycle through .*yaml"
         ):
             load_recipe(source)
 
@@ -237,7 +237,7 @@ def test_every_misspelt_key_is_answered_with_the_nearest(key):
     for part in reversed(section.split(".") if section else []):
         values = {part: values}
     full = f"{section}.{wrong}" if section else wrong
-    message = f"known keys only. Received: '{full}'; did you mean '{last}'"
+    message = f"fixed keys. Received: '{full}'; did you mean '{last}'"
     with pytest.raises(RecipeError, match=message):
         parse_recipe(values)
 
@@ -299,7 +299,7 @@ def test_damaged_yaml_is_refused(write, text):
     [("seed: 1\ndata: {}\nseed: 2", "seed"), ("search:\n  epochs: 1\n  epochs: 2", "epochs")],
 )
 def test_a_key_that_stands_twice_is_refused(write, text, key):
-    with pytest.raises(RecipeError, match=rf"the key '{key}' stands here again.*line 3.*Repair"):
+    with pytest.raises(RecipeError, match=rf"the key '{key}' is repeated.*line 3.*Repair"):
         load_recipe(write(text))
 
 

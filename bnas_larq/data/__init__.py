@@ -1,4 +1,4 @@
-"""Sources, splits, augmentation and pipelines of images: one import for the floors above."""
+"""Image data: sources, splits, augmentation and pipelines."""
 
 from __future__ import annotations
 

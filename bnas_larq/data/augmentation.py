@@ -1,11 +1,10 @@
-"""Augmentation without hidden state: what happens to an image depends on the seed, the epoch and
-its index alone.
+"""Stateless augmentation: what happens to an image depends on the seed, the epoch and its index.
 
-That makes a resumed run repeat the batches of the uninterrupted one, whatever the number of
-threads. Whole batches are treated at once (one gather for crop and flip), because small machines
-have few cores and the training step needs them. For the same reason little here broadcasts along or
-reduces over the three channels alone: TensorFlow's CPU kernels work in long rows, and are several
-times slower where the innermost dimension has three elements.
+A resumed run therefore repeats the batches of the uninterrupted one, whatever the number of
+threads. Whole batches are processed at once (one gather for crop and flip), because the training
+step needs the cores. For the same reason little here broadcasts along, or reduces over, the three
+channels alone: TensorFlow's CPU kernels are several times slower where the innermost dimension has
+three elements.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ GREY = (0.299, 0.587, 0.114)  # luma of ITU-R 601, as Pillow and torchvision use
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training images; the default changes nothing.
+    """Random augmentation of training images; the default changes nothing.
 
     BNAS trains CIFAR with `crop_padding=4, flip=True`, and ImageNet with `random_resized_crop=True,
     flip=True, color_jitter=(0.4, 0.4, 0.4, 0.2)` (arXiv 2002.06963).
@@ -76,7 +75,7 @@ class Augmentation:
 
     @property
     def is_identity(self) -> bool:
-        """True when images stay as they are."""
+        """Whether images stay unchanged."""
         return self == Augmentation()
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,12 +119,11 @@ class Augmentation:
 def crop_and_flip(
     images: tf.Tensor, draws: tf.Tensor, padding: int, flipped: tf.Tensor | None
 ) -> tf.Tensor:
-    """Crop from black-padded images and mirror some, in one gather.
+    """Crop black-padded images and mirror some of them, in one gather.
 
     Args:
         images: [batch, height, width, 3].
-        draws: [batch, 2] uniform numbers that choose the upper left corner among `(2 * padding + 1)
-            ** 2`.
+        draws: [batch, 2] uniform numbers that choose one of `(2 * padding + 1) ** 2` corners.
         padding: pixels on every side.
         flipped: boolean [batch], or None.
     """
@@ -144,22 +142,22 @@ def crop_and_flip(
 
 
 def flip(images: tf.Tensor, flipped: tf.Tensor) -> tf.Tensor:
-    """Mirror those of [batch, height, width, 3] that the boolean [batch] names, left to right.
+    """Mirror the images [batch, height, width, 3] where `flipped` [batch] is true.
 
-    Whole images are moved, which costs half of a gather pixel by pixel.
+    Whole images are moved, at half the cost of gathering pixels.
     """
-    which = tf.cast(flipped, tf.int32)
-    places = tf.dynamic_partition(tf.range(tf.size(which)), which, 2)
-    kept, turned = tf.dynamic_partition(images, which, 2)
-    mixed = tf.dynamic_stitch(places, [kept, tf.reverse(turned, [2])])
-    return tf.ensure_shape(mixed, images.shape)
+    mirror = tf.cast(flipped, tf.int32)
+    positions = tf.dynamic_partition(tf.range(tf.size(mirror)), mirror, 2)
+    kept, turned = tf.dynamic_partition(images, mirror, 2)
+    stitched = tf.dynamic_stitch(positions, [kept, tf.reverse(turned, [2])])
+    return tf.ensure_shape(stitched, images.shape)
 
 
 def crop_boxes(attempts: tf.Tensor, corner: tf.Tensor, height: int, width: int) -> tf.Tensor:
     """Boxes of random area and aspect ratio: int32 [batch, 4] of (top, left, height, width).
 
-    As in torchvision, the first of ten attempts that fits is taken, and the largest central box of
-    an allowed aspect ratio when none does.
+    As in torchvision, the first of ten attempts that fits is taken, or else the largest central box
+    of an allowed aspect ratio.
 
     Args:
         attempts: [batch, 20] uniform numbers: ten for the area, ten for the aspect ratio.
@@ -175,21 +173,21 @@ def crop_boxes(attempts: tf.Tensor, corner: tf.Tensor, height: int, width: int) 
     first = tf.argmax(tf.cast(fits, tf.int32), axis=1)
     whole = min(max(width / height, CROP_ASPECT[0]), CROP_ASPECT[1])
     fallback = (min(height, round(width / whole)), min(width, round(height * whole)))
-    found = tf.reduce_any(fits, axis=1)
-    tall = tf.where(found, tf.gather(tall, first, batch_dims=1), fallback[0])
-    wide = tf.where(found, tf.gather(wide, first, batch_dims=1), fallback[1])
+    any_fits = tf.reduce_any(fits, axis=1)
+    tall = tf.where(any_fits, tf.gather(tall, first, batch_dims=1), fallback[0])
+    wide = tf.where(any_fits, tf.gather(wide, first, batch_dims=1), fallback[1])
     room = tf.cast(tf.stack([height - tall, width - wide], axis=1), tf.float32)
     centred = tf.cast(room / 2, tf.int32)
-    placed = tf.where(found[:, None], tf.cast(corner * (room + 1), tf.int32), centred)
-    return tf.concat([placed, tall[:, None], wide[:, None]], axis=1)
+    origin = tf.where(any_fits[:, None], tf.cast(corner * (room + 1), tf.int32), centred)
+    return tf.concat([origin, tall[:, None], wide[:, None]], axis=1)
 
 
 def resized_crops(images: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
     """Scale boxes [batch, 4] of (top, left, height, width) to full size; float32, 0 to 255."""
     height, width = images.shape[1:3]
-    # One more pixel all around: rounding can place the last sample a hair outside the box, and
+    # A border of one pixel: rounding can put the last sample just outside the box, and
     # crop_and_resize paints black what lies outside the image.
-    # (Joined, not tf.pad(mode="SYMMETRIC"): that kernel moves single bytes.)
+    # (tf.concat, because the kernel of tf.pad(mode="SYMMETRIC") moves single bytes.)
     images = tf.concat([images[:, :1], images, images[:, -1:]], axis=1)
     images = tf.concat([images[:, :, :1], images, images[:, :, -1:]], axis=2)
     top, left, tall, wide = (tf.cast(part, tf.float32) for part in tf.unstack(boxes, axis=1))
@@ -218,9 +216,9 @@ def jitter_colors(
     """
     images = tf.cast(images, tf.float32)
 
-    def factor(which: int) -> tf.Tensor:
-        low, high = max(0.0, 1.0 - strength[which]), 1.0 + strength[which]
-        return (low + (high - low) * draws[:, which])[:, None, None, None]
+    def factor(change: int) -> tf.Tensor:
+        low, high = max(0.0, 1.0 - strength[change]), 1.0 + strength[change]
+        return (low + (high - low) * draws[:, change])[:, None, None, None]
 
     def blend(images: tf.Tensor, other: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
         return tf.clip_by_value(images * share + other * (1.0 - share), 0.0, 255.0)

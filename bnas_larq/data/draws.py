@@ -1,6 +1,5 @@
-"""Random numbers that belong to an example, not to a batch: TensorFlow's stateless generators draw
-per tensor, so the same image would get other numbers in another batch. A hash of (seed, epoch,
-index) gives each its own.
+"""Random numbers of an example, whatever its batch: a hash of (seed, epoch, index). TensorFlow's
+stateless generators draw per tensor, so that an image's numbers would depend on its batch.
 """
 
 from __future__ import annotations
@@ -37,6 +36,6 @@ def uniforms(seed: int, epoch: int | tf.Tensor, indices: tf.Tensor, count: int) 
     key = mix(xor(mix(key), tf.cast(indices, tf.uint64)))
     steps = tf.constant([(step * GOLDEN) % 2**64 for step in range(count)], tf.uint64)
     bits = mix(key[:, None] + steps[None, :])
-    # 24 bits are what float32 holds exactly, so 1.0 is never reached.
+    # float32 holds 24 bits exactly, so that 1.0 is never reached.
     bits = tf.bitwise.right_shift(bits, tf.constant(40, tf.uint64))
     return tf.cast(tf.cast(bits, tf.int32), tf.float32) * (1.0 / 2**24)

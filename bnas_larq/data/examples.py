@@ -1,8 +1,7 @@
-"""A set of labelled images that can be split and read epoch by epoch, so that pipelines need not
-know where images live.
+"""Labelled images that can be split and read epoch by epoch, in memory or not.
 
-The order of an epoch depends on nothing but the seed and the epoch's number: a run that was killed
-and resumed sees the batches that the uninterrupted run would have seen.
+The order of an epoch depends on the seed and the epoch's number alone: a resumed run sees the same
+batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 from bnas_larq.backend import tf
 from bnas_larq.errors import DataError, one_line
 
-#: How TensorFlow's image decoders and the check of image sizes word their errors.
+#: Messages of TensorFlow's image decoders and of the check of image sizes.
 UNREADABLE = re.compile(
     r"DecodeImage|DecodeJpeg|DecodePng|decode_image|Invalid (JPEG|PNG|GIF|BMP)|EnsureShape",
     re.IGNORECASE,
@@ -28,18 +27,17 @@ UNREADABLE = re.compile(
 def cut(count: int, fraction: float, seed: int, labels: np.ndarray | None) -> np.ndarray:
     """Choose `round(fraction * count)` of `count` positions, the same share of every label.
 
-    Returns a boolean array [count], True where chosen. NumPy's `RandomState` is used because its
-    numbers are frozen for ever, so that a split stays the same split under later versions.
+    Returns booleans [count]. The numbers of NumPy's `RandomState` are frozen, so that a split stays
+    the same under later versions.
     """
     order = np.random.RandomState(seed % 2**32).permutation(count)
     if labels is not None:
         order = order[np.argsort(labels[order], kind="stable")]
     wanted = round(fraction * count)
-    place = np.arange(count, dtype=np.int64)
+    rank = np.arange(count, dtype=np.int64)
     chosen = np.zeros(count, dtype=bool)
-    # Walking through the label-sorted order, every (count / wanted)-th example is taken: exactly
-    # `wanted` in all.
-    chosen[order] = (place + 1) * wanted // max(count, 1) > place * wanted // max(count, 1)
+    # Every (count / wanted)-th example in label-sorted order, exactly `wanted` in all.
+    chosen[order] = (rank + 1) * wanted // max(count, 1) > rank * wanted // max(count, 1)
     return chosen
 
 
@@ -54,11 +52,11 @@ class Examples(abc.ABC):
     """Labelled images of one size.
 
     Attributes:
-        num_examples: how many there are.
+        num_examples: their number.
         image_shape: `(height, width, 3)`.
-        labels: int64 array [num_examples] in stored order, or None where only reading all images
-            would tell.
-        streamed: whether images are read from disk again in every epoch.
+        labels: int64 [num_examples] in stored order; None if they are known only after reading all
+            images.
+        streamed: whether images are read from disk in every epoch.
     """
 
     num_examples: int
@@ -68,8 +66,7 @@ class Examples(abc.ABC):
 
     @abc.abstractmethod
     def split(self, fraction: float, seed: int) -> tuple[Examples, Examples]:
-        """Cut into two disjoint parts that cover all; the first holds `round(fraction *
-        num_examples)`.
+        """Split into two parts, the first of `round(fraction * num_examples)` examples.
 
         Raises:
             DataError: `fraction` is not between 0 and 1, or a part would be empty.
@@ -80,14 +77,13 @@ class Examples(abc.ABC):
         """All examples once: (uint8 image [height, width, 3], int64 label, int64 stable index).
 
         Args:
-            seed: with `epoch` the only thing the order depends on.
-            epoch: a Python integer or a scalar integer tensor.
+            seed, epoch: decide the order; the epoch is an integer or a scalar integer tensor.
             shuffle: False gives the stored order, the order of `labels`.
         """
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """A SHA-256 (hexadecimal) that is equal for equal splits, and for no others."""
+        """A hexadecimal SHA-256, equal for equal splits only."""
 
     def batches(
         self,
@@ -109,19 +105,19 @@ class Examples(abc.ABC):
         """The uint8 images [len(positions), height, width, 3] at positions of the stored order."""
         positions = np.asarray(positions, np.int64)
         wanted = set(positions.tolist())
-        found = {}
+        read = {}
         with data_errors():
             stored = self.epoch(0, 0, shuffle=False).take(int(positions.max(initial=-1)) + 1)
             for position, (image, _, _) in enumerate(stored):
                 if position in wanted:
-                    found[position] = image.numpy()
+                    read[position] = image.numpy()
         images = np.empty((len(positions), *self.image_shape), np.uint8)
         for row, position in enumerate(positions.tolist()):
-            images[row] = found[position]
+            images[row] = read[position]
         return images
 
     def check_split(self, fraction: float) -> None:
-        """Raise DataError when one of the parts of a split would be empty."""
+        """Raise DataError if a part of a split would be empty."""
         if (
             not 0.0 < fraction < 1.0
             or not 0 < round(fraction * self.num_examples) < self.num_examples
@@ -137,13 +133,13 @@ class Examples(abc.ABC):
 
 
 class IndexedExamples(Examples):
-    """Examples of which any can be read at any time, so that an epoch is a full permutation.
+    """Examples with random access: an epoch is a full permutation.
 
     Args:
-        labels: int64 [all], the labels of everything in the store.
-        indices: int64 [num_examples], which of the store belong here; the stable indices of the
-            examples.
-        origin: says what the store holds; part of the fingerprint.
+        labels: int64 [all], the labels of the whole store.
+        indices: int64 [num_examples], the examples of the store that belong here, and their stable
+            indices; all when None.
+        origin: identifies the store; part of the fingerprint.
     """
 
     def __init__(self, labels: np.ndarray, indices: np.ndarray | None = None, origin: str = ""):
@@ -154,16 +150,15 @@ class IndexedExamples(Examples):
         self.indices = np.asarray(indices, np.int64)
         self.labels = self._all_labels[self.indices]
         self.num_examples = len(self.indices)
-        # Eager tensors are captured by the pipelines' functions as inputs. As constants inside
-        # graphs they would be copied with every function, and images would break the 2 GB limit of
-        # graphs.
+        # Pipelines' functions capture eager tensors as inputs. Constants would be copied with every
+        # graph, and images would exceed its limit of 2 GB.
         with tf.init_scope(), tf.device("CPU:0"):
             self._index_tensor = tf.convert_to_tensor(self.indices)
             self._label_tensor = tf.convert_to_tensor(self._all_labels)
 
     @abc.abstractmethod
     def subset(self, positions: np.ndarray) -> IndexedExamples:
-        """The examples at these positions of the stored order; images are shared, not copied."""
+        """The examples at these positions of the stored order, sharing the images."""
 
     @abc.abstractmethod
     def _read(self, index: tf.Tensor) -> tf.Tensor:
@@ -212,9 +207,7 @@ class InMemoryExamples(IndexedExamples):
 
     Args:
         images: uint8 [all, height, width, 3].
-        labels: int64 [all].
-        indices: which of them belong here; all when None.
-        origin: says what the store holds.
+        labels, indices, origin: see `IndexedExamples`.
     """
 
     def __init__(
@@ -266,13 +259,12 @@ class InMemoryExamples(IndexedExamples):
 
 @contextlib.contextmanager
 def data_errors() -> Iterator[None]:
-    """Turn what TensorFlow reports when a pipeline cannot read an image into a DataError.
+    """Turn TensorFlow's errors about unreadable images into a DataError.
 
-    Wrap iteration or `fit` over streamed data in it; in-memory data have been read by then.
+    Wrap iteration or `fit` over streamed data in it.
 
     Raises:
-        DataError: an image, or the records it lies in, could not be read. Names the file of an
-            image folder.
+        DataError: an image or its records cannot be read; names the file of an image folder.
     """
     try:
         yield
@@ -284,7 +276,7 @@ def data_errors() -> Iterator[None]:
         if UNREADABLE.search(message) or isinstance(error, tf.errors.DataLossError):
             raise DataError(
                 "Records must be intact and images of one size. "
-                f"Received: {one_line(message)[:200]}. Prepare the data set anew, or set "
+                f"Received: {one_line(message)[:200]}. Prepare the data set again, or set "
                 "image_size."
             ) from error
         raise

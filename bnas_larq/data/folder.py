@@ -1,4 +1,4 @@
-"""Any folder of class folders as a data set, in memory when it fits, else read on the fly."""
+"""A folder of class folders as a data set, in memory if it fits, else read on the fly."""
 
 from __future__ import annotations
 
@@ -25,19 +25,15 @@ VALIDATION_NAMES = ("validation", "val")
 
 
 class FileExamples(IndexedExamples):
-    """Image files that are decoded whenever they are needed, for folders too large for memory.
+    """Image files that are decoded in every epoch, for folders too large for memory.
 
-    Every epoch opens and decodes every file again, by Pillow from Python: small files (32×32) come
-    about thirty times slower than from memory, in the cores that train. Raise `memory_limit_mb` of
-    `load_dataset` where memory allows. Nothing is buffered for shuffling: an epoch is a permutation
-    of the files.
+    Pillow decodes them in Python, on the cores that train: small files (32×32) come about thirty
+    times slower than from memory. Raise `memory_limit_mb` of `load_dataset` if memory allows.
 
     Args:
         paths: all files of the store.
-        labels: int64 [all].
-        size: (height, width) every image is brought to.
-        indices: which of them belong here; all when None.
-        origin: says what the store holds.
+        size: (height, width) of the decoded images.
+        labels, indices, origin: see `IndexedExamples`.
     """
 
     streamed = True
@@ -82,10 +78,10 @@ def load_folder(
 ) -> Splits:
     """Read a folder of class folders.
 
-    `data_dir` holds `train/` and `test/` (and perhaps `validation/` or `val/`, which serve as test
-    where there is no `test/`), each with one folder per class; or it holds the class folders
-    itself, and a fixed stratified fifth becomes the test part. Hidden files and files that are no
-    images are passed over.
+    `data_dir` holds `train/` and `test/`, each with one folder per class, and optionally
+    `validation/` or `val/`, which is the test part if there is no `test/`. Or it holds the class
+    folders itself, and a fixed stratified fifth becomes the test part. Hidden files and files that
+    are not images are skipped.
 
     Raises:
         DataError: the folder is missing or lacks classes, a class folder has no image, an image
@@ -96,12 +92,12 @@ def load_folder(
     separate = train_dir.is_dir() and bool(_class_folders(train_dir))
     class_dirs = _class_folders(train_dir if separate else root)
     names = tuple(folder.name for folder in class_dirs)
-    # Folders named like splits but without classes in them would pass for two classes.
+    # Folders named like splits, but without class folders, would pass for two classes.
     if len(names) < 2 or {"train"} < set(names) <= {"train", "test", *VALIDATION_NAMES}:
         raise DataError(
             "A folder data set needs at least two class folders with images in them. "
             f"Received: {', '.join(names) or 'none'} in {train_dir if separate else root}. "
-            "Sort the images into one folder per class."
+            "Put the images into one folder per class."
         )
     paths, labels = _files(class_dirs, names)
     held_out = [
@@ -119,7 +115,7 @@ def load_folder(
             raise DataError(
                 "A fifth of the images becomes the test part. "
                 f"Received: only {len(paths)} images in {root}. "
-                "Add images, or put test images into a folder `test` beside `train`."
+                "Add images, or put test images into a folder `test` next to `train`."
             )
         parts["test"] = ([paths[i] for i in np.flatnonzero(chosen)], labels[chosen])
         kept = np.flatnonzero(~chosen)
@@ -128,8 +124,8 @@ def load_folder(
 
     if not len(parts["test"][0]):
         raise DataError(
-            f"The test part needs images. Received: no class folders in {held_out[0]}. Fill or "
-            "remove this folder."
+            f"The test part needs images. Received: no class folders in {held_out[0]}. Add images "
+            "or remove it."
         )
     size = _common_size([path for part in parts.values() for path in part[0]], image_size)
     budget = memory_limit_mb * 1_000_000
@@ -151,7 +147,7 @@ def load_folder(
 
 
 def _origin(paths: list[Path]) -> str:
-    """A digest of class folders and file names, the same wherever the data folder lies."""
+    """A digest of class folders and file names, independent of the data folder's location."""
     names = "\n".join(f"{path.parent.name}/{path.name}" for path in paths)
     return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -159,8 +155,8 @@ def _origin(paths: list[Path]) -> str:
 def _existing(data_dir: str | None) -> Path:
     if data_dir is None:
         raise DataError(
-            "A folder data set needs the folder. Received: no data_dir. Give --data-dir with class "
-            "folders in it."
+            "A folder data set needs a folder. Received: no data_dir. Set --data-dir to the folder "
+            "of class folders."
         )
     root = Path(data_dir).expanduser()
     if not root.is_dir():
@@ -188,7 +184,7 @@ def _files(class_dirs: list[Path], names: tuple[str, ...]) -> tuple[list[Path], 
                 f"Held-out images need classes that training has. Received: {folder}. Known: "
                 f"{', '.join(names)}."
             )
-        found = sorted(
+        images = sorted(
             (
                 path
                 for path in folder.rglob("*")
@@ -196,18 +192,18 @@ def _files(class_dirs: list[Path], names: tuple[str, ...]) -> tuple[list[Path], 
             ),
             key=lambda path: path.relative_to(folder).as_posix(),
         )
-        if not found:
+        if not images:
             raise DataError(
-                f"Every class folder needs images. Received: {folder}, which has none. Fill or "
-                "remove this folder."
+                f"Every class folder needs images. Received: {folder}, which has none. Add images "
+                "or remove it."
             )
-        paths += found
-        labels += [names.index(folder.name)] * len(found)
+        paths += images
+        labels += [names.index(folder.name)] * len(images)
     return paths, np.array(labels, np.int64)
 
 
 def _common_size(paths: list[Path], image_size: tuple[int, int] | None) -> tuple[int, int]:
-    """The size of all images. Opens every header, so that bad files are named before training."""
+    """The size of all images. Reads every header, to report bad files before training."""
     with ThreadPoolExecutor(THREADS) as pool:
         sizes = list(pool.map(image_file_size, paths))
     if image_size is not None:

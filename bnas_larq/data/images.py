@@ -1,4 +1,4 @@
-"""Image files to uint8 RGB: one reader for memory and streams, so that both give equal pixels."""
+"""Image files to uint8 RGB, with one reader for memory and streams."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ EXIF_ORIENTATION = 0x0112
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a path relative to its class folder takes part: an image suffix, nothing hidden."""
+    """Whether a path, relative to its class folder, is an image and not hidden."""
     return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def image_file_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image file, read from its header only.
+    """(height, width) of an image file, from its header.
 
     Raises:
         DataError: the file is not a readable image; the message names it.
@@ -30,7 +30,7 @@ def image_file_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            # Not image.getexif(): for PNG that decodes all pixels.
+            # image.getexif() would decode all pixels of a PNG.
             if Image.Image.getexif(image).get(EXIF_ORIENTATION) in ROTATING_ORIENTATIONS:
                 return width, height
             return height, width
@@ -44,7 +44,7 @@ def read_image_file(path: Path, size: tuple[int, int] | None) -> np.ndarray:
 
     Args:
         path: the file.
-        size: (height, width) to stretch it to (bilinear, antialiased); None keeps its own.
+        size: (height, width) to stretch to (bilinear, antialiased); None for the image's own.
 
     Raises:
         DataError: the file is not a readable image; the message names it.
@@ -73,7 +73,7 @@ def resize(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey images scaled to 8 bits; Pillow's own conversion would clip them to white."""
+    """16-bit grey images scaled to 8 bits, where Pillow would clip to white."""
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Per-channel normalisation as a value, saved with a network so that users prepare images alike."""
+"""Per-channel normalisation, saved with every network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Normalization:
         if numbers.shape != (6,) or not np.isfinite(numbers).all() or min(self.std) <= 0:
             raise DataError(
                 "A normalisation needs three finite means and three standard deviations above 0. "
-                f"Received: mean {self.mean}, std {self.std}. Leave it out to have it measured."
+                f"Received: mean {self.mean}, std {self.std}. Omit it to have it measured."
             )
 
     def apply(self, images: tf.Tensor) -> tf.Tensor:
@@ -42,21 +42,17 @@ class Normalization:
         shift = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
         images = tf.cast(images, tf.float32)
         if (images.shape.rank or 0) > 1 and images.shape[-2]:
-            # A whole row of pixels at a time: the same numbers, four times faster than three.
+            # Broadcasting whole rows gives the same numbers four times faster than three channels.
             scale, shift = (np.tile(part, (images.shape[-2], 1)) for part in (scale, shift))
         return images * scale - shift
 
     def to_dict(self) -> dict[str, list[float]]:
-        """A JSON-able dictionary; `from_dict` reads it back."""
+        """A dictionary for JSON; the inverse of `from_dict`."""
         return {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Normalization:
-        """Read what `to_dict` wrote.
-
-        Raises:
-            DataError: a key is missing or a value is not three numbers.
-        """
+        """The inverse of `to_dict`; DataError for missing keys or other than three numbers."""
         try:
             return cls(mean=tuple(values["mean"]), std=tuple(values["std"]))
         except (KeyError, TypeError, ValueError) as error:
@@ -70,7 +66,7 @@ class Normalization:
         """Mean and standard deviation of the first `sample` examples (all when None), in stored
         order.
 
-        Values are counted per channel instead of summed: exact, and independent of the batch size.
+        Computed from histograms: exact, and independent of the batch size.
         """
         counts = np.zeros((3, 256), np.int64)
         wanted = examples.num_examples if sample is None else min(sample, examples.num_examples)
@@ -87,6 +83,6 @@ class Normalization:
         values = np.arange(256) / 255.0
         mean = share @ values
         variance = (share * (values - mean[:, None]) ** 2).sum(axis=1)
-        # A channel without variation carries nothing to scale: dividing by 1 keeps it at 0.
+        # A constant channel is divided by 1, which keeps it at 0.
         std = np.where(variance > 1e-12, np.sqrt(variance), 1.0)
         return cls(mean=tuple(mean.tolist()), std=tuple(std.tolist()))

@@ -1,4 +1,4 @@
-"""From examples to batches: endless training streams that start at any epoch, finite evaluation."""
+"""Batches: endless training streams that start at any epoch, and finite evaluation data sets."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from bnas_larq.errors import DataError
 
 
 class EpochPipeline:
-    """A training stream whose epoch e is a function of e, for `fit(steps_per_epoch=…,
-    initial_epoch=e)`.
+    """A training stream for `fit(steps_per_epoch=…, initial_epoch=e)`: epoch e is a function of e.
 
     Args:
-        epoch: builds the finite data set of one epoch from a scalar int64 tensor; at least
-            `steps_per_epoch` long.
+        epoch: makes one epoch of at least `steps_per_epoch` batches from a scalar int64 tensor.
         steps_per_epoch: batches per epoch.
         batch_size: examples per batch.
     """
@@ -33,7 +31,7 @@ class EpochPipeline:
         self.batch_size = batch_size
 
     def epoch(self, epoch: int | tf.Tensor) -> tf.data.Dataset:
-        """The batches of one epoch: finite, `steps_per_epoch` long."""
+        """The `steps_per_epoch` batches of one epoch."""
         return self._epoch(tf.cast(epoch, tf.int64)).take(self.steps_per_epoch)
 
     def dataset(self, start_epoch: int = 0) -> tf.data.Dataset:
@@ -52,9 +50,8 @@ def training_pipeline(
 ) -> EpochPipeline:
     """Shuffled, augmented, normalised batches: (float32 [batch, height, width, 3], int64 [batch]).
 
-    The last, smaller batch of an epoch is left out; the shuffle leaves out others in the next
-    epoch. Batches are read ahead over the end of an epoch, so that examples in memory leave no gap
-    between epochs.
+    The last, smaller batch of an epoch is dropped. Batches are prefetched across the end of an
+    epoch, so that training does not wait there for examples in memory.
 
     Raises:
         DataError: `batch_size` is below 1 or above the number of examples.
@@ -96,8 +93,8 @@ def bilevel_pipeline(
     return EpochPipeline(epoch, steps, weights_pipeline.batch_size)
 
 
-#: Larger evaluation batches gain nothing on a CPU, and another size may round differently: every
-#: evaluation of one network uses this one.
+#: Used by every evaluation of a network, because another size may round differently. Larger batches
+#: gain nothing on a CPU.
 EVALUATION_BATCH = 250
 
 
@@ -110,12 +107,9 @@ def evaluation_dataset(
 ) -> tf.data.Dataset:
     """All examples once: (float32 [≤ batch, height, width, 3], int64 [≤ batch]).
 
-    Examples in memory are normalised anew in every pass; kept as float32 they would take four times
-    the memory to save what is nothing beside the network's own work.
-
     Args:
-        shuffle_seed: None for the stored order, which may go class by class; otherwise each pass
-            has the order that the seed stands for, the same in all of them.
+        shuffle_seed: of a fixed shuffled order, the same in every pass; None for the stored order,
+            which may be class by class.
 
     Raises:
         DataError: `batch_size` is below 1.
@@ -134,15 +128,14 @@ def evaluation_dataset(
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise DataError(
-            f"A batch holds at least one example. Received: batch size {batch_size}. Use for "
-            "example 64."
+            f"A batch holds at least one example. Received: batch size {batch_size}. Use 64, for "
+            "example."
         )
 
 
 def _finish(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    # Workers of tf.distribute share examples, not files: image folders and memory have no file
-    # shards.
+    # tf.distribute shards by example: image folders and memory have no file shards.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)

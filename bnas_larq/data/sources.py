@@ -1,4 +1,4 @@
-"""One door to every data set: the embedded digits, a folder of class folders, or a TFDS name."""
+"""`load_dataset`: the embedded digits, a folder of class folders, or a TFDS data set by name."""
 
 from __future__ import annotations
 
@@ -23,25 +23,29 @@ def load_dataset(
     limit: int | None = None,
     memory_limit_mb: int = 2000,
 ) -> ImageDataset:
-    """Load a data set and cut its validation part.
+    """Load a data set and split off its validation part.
 
     Args:
         name: "digits" (scikit-learn's, embedded), "folder" (with `data_dir`), or a TFDS name such
             as "cifar10".
         data_dir: the folder of class folders, or where TFDS keeps prepared data sets.
-        image_size: side, or (height, width), to which images are stretched; needed when sizes
-            differ.
+        image_size: side, or (height, width), to stretch images to; required if sizes differ.
         validation_fraction: share of the training part that becomes `validation`; 0 for none. A
-            data set that brings a validation part beside its test part keeps that one instead.
+            data set that has both a validation and a test part keeps its own.
         seed: of the validation split and of `limit`. The test part never depends on it.
-        limit: keep this many examples of the training part, drawn by `seed`, before validation is
-            cut off.
-        memory_limit_mb: parts are decoded once and held in memory while they fit into this many
-            megabytes together, and are read and decoded in every epoch beyond. While a part is
-            loaded, it is there twice.
+        limit: number of training examples to keep, drawn by `seed` before validation is split off.
+        memory_limit_mb: parts are kept in memory while they fit into this many megabytes together;
+            others are decoded in every epoch. Loading a part takes twice its size.
 
     Raises:
-        DataError: the data cannot be read as labelled images, or an argument is out of its range.
+        DataError: the data cannot be read as labelled images, or an argument is out of range.
+
+    Example:
+        >>> data = load_dataset("digits", image_size=16)
+        >>> data.num_classes, data.image_shape
+        (10, (16, 16, 3))
+        >>> len(data.train), len(data.validation), len(data.test)
+        (1294, 144, 359)
     """
     size = _size(image_size)
     if not 0.0 <= validation_fraction < 1.0:
@@ -50,9 +54,7 @@ def load_dataset(
             f"Received: {validation_fraction}. Use 0.1, or 0 for no validation part."
         )
     if limit is not None and limit < 1:
-        raise DataError(
-            f"limit counts training examples. Received: {limit}. Leave it out to use all."
-        )
+        raise DataError(f"limit counts training examples. Received: {limit}. Omit it to use all.")
     if name == "digits":
         splits = load_digits(image_size=size, limit=limit, seed=seed)
     elif name == "folder":
@@ -96,21 +98,8 @@ def load_described(settings: DataSettings, seed: int) -> ImageDataset:
     )
 
 
-def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    if image_size is None:
-        return None
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise DataError(
-            f"image_size is one side or (height, width) in pixels. Received: {image_size}. Use for "
-            "example 32."
-        )
-    return sides
-
-
 def load_digits(*, image_size: tuple[int, int] | None, limit: int | None, seed: int) -> Splits:
-    """The 1,797 handwritten digits (UCI, Alpaydin and Kaynak 1998), grey 0 to 16 turned into RGB 0
-    to 255.
+    """The 1,797 handwritten digits (UCI, Alpaydin and Kaynak 1998) as RGB, 0 to 255.
 
     The test part is a fixed stratified fifth, whatever the seed.
     """
@@ -131,3 +120,15 @@ def load_digits(*, image_size: tuple[int, int] | None, limit: int | None, seed: 
         validation=None,
         test=everything.subset(np.flatnonzero(test)),
     )
+
+
+def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if image_size is None:
+        return None
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise DataError(
+            f"image_size is one side or (height, width) in pixels. Received: {image_size}. Use 32, "
+            "for example."
+        )
+    return sides

@@ -1,4 +1,4 @@
-"""Examples that can only be read one after the other, for record files too large for memory."""
+"""Examples with sequential access, for record files too large for memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from bnas_larq.backend import tf
 from bnas_larq.data.draws import uniforms
 from bnas_larq.data.examples import Examples
 
-SHUFFLE_BUFFER = 8192  # undecoded images held for shuffling
+SHUFFLE_BUFFER = 8192  # undecoded images
 
 
 class RecordSource(Protocol):
-    """What a stream needs of its source (`tfds_records.Records`)."""
+    """The source of a stream; see `tfds_records.Records`."""
 
     num_examples: int
     name: str
@@ -33,14 +33,13 @@ class RecordSource(Protocol):
 class StreamedExamples(Examples):
     """Ranges of a record source, shuffled through a seeded buffer of undecoded images.
 
-    Every image is read and decoded again in every epoch: this is what `memory_limit_mb` of
-    `load_dataset` chooses for a part that it cannot hold. The price is the decoding (and resizing)
-    in the cores that train, a buffer of `SHUFFLE_BUFFER` undecoded images per stream (0.9 GB of
-    ImageNet's files of 110 kB; the two halves of a search hold one each), and a wait at the start
-    of an epoch while the buffer fills, which only batches read ahead can hide.
+    `load_dataset` chooses it for parts that exceed `memory_limit_mb`. Images are read, decoded and
+    resized in every epoch, on the cores that train. Each stream (the two halves of a search have
+    one each) holds `SHUFFLE_BUFFER` undecoded images, 0.9 GB of ImageNet's 110 kB files, and an
+    epoch starts with a wait while that buffer fills, unless batches were prefetched.
 
-    Labels are unknown before reading. A split cuts ranges, beginning at a seeded place; TFDS has
-    shuffled the records when it wrote them, so a range is a fair sample.
+    Labels are unknown before reading. Splits are ranges from a seeded position on; TFDS shuffles
+    records when it writes them, so a range is a fair sample.
 
     Args:
         records: the source.
@@ -66,7 +65,7 @@ class StreamedExamples(Examples):
         return np.concatenate([np.arange(start, stop) for start, stop in self.ranges])
 
     def first(self, limit: int | None, seed: int) -> StreamedExamples:
-        """`limit` examples from a seeded place on; all when `limit` is None or not smaller."""
+        """`limit` examples from a seeded position on; all if `limit` is None or not smaller."""
         if limit is None or limit >= self.num_examples:
             return self
         return self._cut(limit, seed)[0]
@@ -86,12 +85,12 @@ class StreamedExamples(Examples):
             inside, outside = [(0, wrapped), (start, self.num_examples)], [(wrapped, start)]
         return self._at(inside), self._at(outside)
 
-    def _at(self, places: list[tuple[int, int]]) -> StreamedExamples:
-        """Places count the examples held here, ranges the positions in the source."""
+    def _at(self, slices: list[tuple[int, int]]) -> StreamedExamples:
+        """Slices count the examples held here, ranges the positions in the source."""
         ranges = []
         offset = 0
         for start, stop in self.ranges:
-            for first, last in places:
+            for first, last in slices:
                 low = max(start, start + first - offset)
                 high = min(stop, start + last - offset)
                 if low < high:
@@ -101,7 +100,7 @@ class StreamedExamples(Examples):
 
     @functools.cached_property
     def _stored(self) -> tf.data.Dataset:
-        # Built eagerly even when first needed inside a pipeline's function, which then captures it.
+        # Built eagerly even if first needed inside a pipeline's function, which then captures it.
         with tf.init_scope():
             parts = [self.records.encoded(start, stop) for start, stop in self.ranges]
             return functools.reduce(lambda before, after: before.concatenate(after), parts)
@@ -113,8 +112,7 @@ class StreamedExamples(Examples):
             size = min(SHUFFLE_BUFFER, self.num_examples)
 
             def shuffled(number: tf.Tensor) -> tf.data.Dataset:
-                # Dataset.shuffle mixes the graph's seed into its own; pinned, the order depends on
-                # nothing else.
+                # Dataset.shuffle mixes the graph's seed into its own.
                 tf.compat.v1.set_random_seed(1)
                 draw = uniforms(seed, number, tf.constant([self.num_examples], tf.int64), 2)[0]
                 draw = tf.cast(draw * 2.0**24, tf.int64)
@@ -123,7 +121,7 @@ class StreamedExamples(Examples):
 
             stored = tf.data.Dataset.from_tensors(tf.cast(epoch, tf.int64)).flat_map(shuffled)
         dataset = stored.map(
-            lambda image, label, place: (self.records.decode(image), label, place),
+            lambda image, label, index: (self.records.decode(image), label, index),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )

@@ -1,4 +1,4 @@
-"""One split of a TFDS data set in stored order: lazily for streams, or at once into memory."""
+"""One split of a TFDS data set in stored order, streamed or read into memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bnas_larq.data.examples import InMemoryExamples, data_errors
 from bnas_larq.data.images import resize
 from bnas_larq.errors import DataError, one_line
 
-PEEK = 64  # images looked at when a data set does not declare their size
+PEEK = 64  # images to look at if a data set does not declare their size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Records:
 
     @property
     def num_examples(self) -> int:
-        """Examples of the split."""
+        """Number of examples of the split."""
         return self.builder.info.splits[self.split].num_examples
 
     @property
@@ -52,15 +52,15 @@ class Records:
                     {self.image_key: True, self.label_key: True},
                     decoders={self.image_key: tfds.decode.SkipDecoding()},
                 ),
-                # One file after the other, so that the stored order is the same on every machine.
+                # One file after the other: the stored order is the same on every machine.
                 read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
                 shuffle_files=False,
             )
         return dataset.enumerate(start).map(
-            lambda place, record: (
+            lambda position, record: (
                 record[self.image_key],
                 tf.cast(record[self.label_key], tf.int64),
-                place,
+                position,
             )
         )
 
@@ -90,9 +90,9 @@ def read_into_memory(records: Records, positions: np.ndarray) -> InMemoryExample
     keep = tf.constant(wanted)
     dataset = records.encoded()
     if len(positions) < records.num_examples:
-        dataset = dataset.filter(lambda image, label, place: keep[place]).take(len(positions))
+        dataset = dataset.filter(lambda image, label, index: keep[index]).take(len(positions))
     dataset = dataset.map(
-        lambda image, label, place: (records.decode(image), label),
+        lambda image, label, index: (records.decode(image), label),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
@@ -109,20 +109,20 @@ def read_into_memory(records: Records, positions: np.ndarray) -> InMemoryExample
         raise DataError(
             "Every image must be readable and have one size. Received: an image of "
             f"{records.name} near number {positions[row]} ({one_line(error.message)[:200]}). "
-            "Set image_size, or prepare the data set anew."
+            "Set image_size, or prepare the data set again."
         ) from error
     if row != len(positions):
         raise DataError(
             "A split must hold as many examples as its description says. Received: "
-            f"{row} instead of {len(positions)} from {records.name}. Prepare the data set anew."
+            f"{row} instead of {len(positions)} from {records.name}. Prepare the data set again."
         )
     if labels.size and labels.min() < 0:
         raise DataError(
             f"Images need labels. Received: {records.name} with unlabelled images. Choose a "
             "labelled data set."
         )
-    where = hashlib.sha256(np.asarray(positions, "<i8").tobytes()).hexdigest()
-    return InMemoryExamples(images, labels, origin=f"{records.name}:{where}")
+    digest = hashlib.sha256(np.asarray(positions, "<i8").tobytes()).hexdigest()
+    return InMemoryExamples(images, labels, origin=f"{records.name}:{digest}")
 
 
 def is_labelled(records: Records) -> bool:
@@ -131,7 +131,7 @@ def is_labelled(records: Records) -> bool:
 
 
 def peeked_size(records: Records) -> tuple[int, int]:
-    """The size of the first images when no size is declared: they must agree."""
+    """The common size of the first images, for data sets that declare none."""
     sizes = {
         tuple(records.decode(encoded).shape[:2])
         for encoded, _, _ in records.encoded(0, min(PEEK, records.num_examples))
@@ -147,7 +147,7 @@ def peeked_size(records: Records) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep TFDS from warning users about its own deprecated calls."""
+    """Silence TFDS' warnings about its own deprecated calls."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""Any image classification set of TensorFlow Datasets, offline when prepared under `data_dir`."""
+"""Image classification sets of TensorFlow Datasets, offline if prepared under `data_dir`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from bnas_larq.data.streams import StreamedExamples
 from bnas_larq.data.tfds_records import Records, is_labelled, peeked_size, read_into_memory
 from bnas_larq.errors import DataError, nearest, one_line
 
+OWN_NAMES = ("digits", "folder")
+
 
 def load_tfds(
     name: str,
@@ -30,9 +32,9 @@ def load_tfds(
 ) -> Splits:
     """Read a TFDS data set by its name (`cifar10`, `imagenet2012`, `my_set/config:1.0.0`).
 
-    The test part is the split "test", or "validation" where "test" is missing or has no labels (as
-    in ImageNet); a data set that has neither gives a fixed fifth of its training split. A labelled
-    "validation" beside a labelled "test" becomes the validation part.
+    The test part is the split "test", or "validation" if "test" is missing or has no labels (as in
+    ImageNet), or else a fixed fifth of the training split. A labelled "validation" next to a
+    labelled "test" becomes the validation part.
 
     Raises:
         DataError: unknown name, not prepared and not downloadable, no image or no class label,
@@ -45,7 +47,7 @@ def load_tfds(
     except tf.errors.OpError as error:
         raise DataError(
             f"A TFDS data set must be readable. Received: {name!r} in {builder.data_path} "
-            f"({one_line(error.message)[:200]}). Prepare the data set anew."
+            f"({one_line(error.message)[:200]}). Prepare the data set again."
         ) from error
 
 
@@ -93,8 +95,7 @@ def _load(
     if held_out:
         train, test = streams["train"], streams[held_out[0]]
     else:
-        # Cut as ranges even when memory would hold all: the test part must not depend on the memory
-        # limit.
+        # Ranges even if all fits into memory: the test part must not depend on the memory limit.
         test, train = streams["train"].split(TEST_FRACTION, TEST_SEED)
     train = budget.load(train, limit, seed)
     test = budget.load(test)
@@ -103,7 +104,7 @@ def _load(
 
 
 class Budget:
-    """Decides which parts are held in memory: each that still fits, in the order of asking.
+    """Memory for parts, first come, first served.
 
     Args:
         left: bytes.
@@ -117,7 +118,7 @@ class Budget:
     def load(
         self, stream: StreamedExamples, limit: int | None = None, seed: int = 0
     ) -> InMemoryExamples | StreamedExamples:
-        """`limit` examples of `stream` (all when None), in memory if they fit."""
+        """`limit` examples of `stream` (all if None), in memory if they fit."""
         chosen = first_permuted(stream.num_examples, limit, seed)
         needed = len(chosen) * self._bytes_per_image
         if needed > self._left:
@@ -126,11 +127,8 @@ class Budget:
         return read_into_memory(stream.records, stream.positions()[chosen])
 
 
-OWN_NAMES = ("digits", "folder")
-
-
 def find_builder(name: str, data_dir: str | None) -> Any:
-    """The prepared `tfds.core.DatasetBuilder` of a name, downloaded if need be.
+    """The prepared `tfds.core.DatasetBuilder` of a name, downloaded if necessary.
 
     `data_dir` is where TFDS keeps data sets, or the folder of one prepared version.
 
@@ -170,13 +168,13 @@ def find_builder(name: str, data_dir: str | None) -> Any:
             f"A TFDS data set must be prepared under data_dir or downloadable. Received: {name!r}, "
             f"not found in {builder.data_path}, and the download failed "
             f"({one_line(error)[:200]}). "
-            "Give --data-dir with the prepared data set."
+            "Set --data-dir to the prepared data set."
         ) from error
     return builder
 
 
 def _check_network(builder: Any) -> None:
-    """Fail at once where names cannot be resolved; TFDS would repeat its download for minutes."""
+    """Fail at once without name resolution: TFDS would retry its download for minutes."""
     if urllib.request.getproxies():
         return
     urls = getattr(builder, "url_infos", None) or ()
@@ -185,34 +183,35 @@ def _check_network(builder: Any) -> None:
 
 
 def image_and_label(builder: Any, name: str) -> tuple[str, str]:
-    """Keys of the image and the class label: TFDS' supervised pair, else the only ones."""
+    """Keys of the image and the class label: TFDS' supervised pair, or else the only ones."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
-    found = []
-    for kind, place, usual, what in (
+    pair = builder.info.supervised_keys
+    keys = []
+    for kind, position, usual, noun in (
         (tfds.features.Image, 0, "image", "an image"),
         (tfds.features.ClassLabel, -1, "label", "a class label"),
     ):
         candidates = [key for key, feature in features.items() if isinstance(feature, kind)]
-        pair = builder.info.supervised_keys
-        if pair and pair[place] in candidates:
-            found.append(pair[place])
+        if pair and pair[position] in candidates:
+            keys.append(pair[position])
         elif usual in candidates:
-            found.append(usual)
+            keys.append(usual)
         elif len(candidates) == 1:
-            found.append(candidates[0])
+            keys.append(candidates[0])
         else:
             raise DataError(
-                f"An image classification set has {what} per example. Received: {name!r} with "
+                f"An image classification set has {noun} per example. Received: {name!r} with "
                 f"{', '.join(features)}. Choose a labelled image data set."
             )
-    if features[found[0]].np_dtype != np.uint8:
+    image, label = keys
+    if features[image].np_dtype != np.uint8:
         raise DataError(
             f"Images must have 8 bits per channel. Received: {name!r} with "
-            f"{features[found[0]].np_dtype}. Choose another data set or configuration."
+            f"{features[image].np_dtype}. Choose another data set or configuration."
         )
-    return found[0], found[1]
+    return image, label
 
 
 def declared_size(builder: Any, image_key: str) -> tuple[int, int] | None:

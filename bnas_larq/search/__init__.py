@@ -1,4 +1,4 @@
-"""Searches: how architectures are tried in the supernet, or one by one, and which one is kept."""
+"""Searchers: by gradient, by bandit, and by keras-tuner."""
 
 from bnas_larq.search.bandit_search import BanditSearch
 from bnas_larq.search.gradient_search import GradientSearch

@@ -1,4 +1,4 @@
-"""Alarms: what a search warns of while it runs, because nothing good is likely to come of it.
+"""Alarms: signs of a failing search, checked after every epoch.
 
 supernet.fit(..., callbacks=[Alarms(AlarmSettings(action="stop"), probe=images)])
 """
@@ -21,12 +21,12 @@ from bnas_larq.settings import AlarmSettings
 from bnas_larq.spaces import PARAMETER_FREE, ZEROISE
 from bnas_larq.supernet.dead_signs import dead_sign_share
 
-#: File of a stage's folder: one row for each epoch.
+#: File in a stage's folder, with one row per epoch.
 RECORD = "alarms.jsonl"
-#: Images that the signs are probed with.
+#: Number of images for probing signs.
 PROBED = 64
 
-#: What each alarm says of the measured share and its limit, and what may help.
+#: Message and advice of each alarm.
 _SENTENCES = {
     "zeroise": (
         "Zeroise on {value:.0%} of the kept edges (limit {limit:.0%})",
@@ -43,37 +43,33 @@ _SENTENCES = {
     ),
     "dead_signs": (
         "{value:.0%} of the sign activations dead (limit {limit:.0%}): they never change, or "
-        "their gradient is 0 everywhere",
+        "pass no gradient",
         "lower search.learning_rate",
     ),
 }
 
 
 class Alarms(keras.callbacks.Callback):
-    """Measures a supernet at the end of each epoch; warns, or stops, when a limit is passed.
+    """Measures a supernet after each epoch, and warns or stops if a limit is exceeded.
 
-    - `zeroise`, `pooling`: shares among the kept edges, of both cells, of the genotype that would
-      be derived now;
-    - `entropy`: mean entropy over the edges, as a share of what equal weights of all candidates
-      that are not pruned have; judged in the first half of the epochs only: later it should fall;
-    - `dead_signs`: see `bnas_larq.supernet.dead_signs`; not measured before BatchNorm's moving
-      statistics have settled, which takes 44 steps.
+    - `zeroise`, `pooling`: shares of the edges that the current genotype keeps, in both cells;
+    - `entropy`: mean entropy over the edges, as a share of its maximum over the candidates that are
+      not pruned; only in the first half of the epochs, because it should fall later;
+    - `dead_signs`: see `bnas_larq.supernet.dead_signs`; not before BatchNorm's moving statistics
+      have settled, which takes 44 steps.
 
-    A warning stands on stderr when its alarm begins, and is not repeated while it lasts. With
-    `stop`, `fit` ends with TrainingStopped at the begin of the next epoch, or behind the last one,
-    so that whatever saves the epoch has saved it. A resumed `fit` stops at once if the last epoch's
-    numbers still are an alarm.
+    An alarm that lasts is reported once. With `stop`, `fit` raises TrainingStopped at the beginning
+    of the next epoch, or at the end of training, when the epoch has been saved. A resumed `fit`
+    stops at once if the last epoch's alarm persists.
 
     Args:
         settings: limits and action; with `off` nothing is measured.
-        epochs: all epochs of the search, also those of a resumed one that lie behind; None for
-            those from 0 to `fit`'s `epochs`.
-        log: JSON-lines file of the numbers by epoch; rows of epochs that are done again are
-            dropped. None for no file.
-        probe: images [n, height, width, channels] as the supernet takes them, or a data set of
-            (images, labels) batches, whose first one is taken; of both at most `PROBED` images.
-            None leaves dead signs out.
-        genotype: gives the genotype that would be derived now; default the model's `genotype()`.
+        epochs: all epochs of the search, including those before a resume; None for `fit`'s epochs
+            from 0.
+        log: JSON-lines file of the numbers by epoch, or None; rows of repeated epochs are replaced.
+        probe: images [n, height, width, channels], or a data set of (images, labels) batches, of
+            which the first is used; at most `PROBED` images. None skips dead signs.
+        genotype: derives the current genotype; default the model's `genotype()`.
     """
 
     def __init__(
@@ -94,8 +90,6 @@ class Alarms(keras.callbacks.Callback):
         self.params: dict[str, Any] = {}
         self._probe = probe
         self._begun = False
-
-    # -- Keras -------------------------------------------------------------------------------------
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._begun = False
@@ -127,43 +121,41 @@ class Alarms(keras.callbacks.Callback):
     def on_train_end(self, logs: dict | None = None) -> None:
         self.check()
 
-    # -- alarms ------------------------------------------------------------------------------------
-
     def measure(self) -> dict[str, float | None]:
-        """The numbers that alarms are raised for; None where there is nothing to measure."""
+        """The numbers behind the alarms; None where there is nothing to measure."""
         genotype = (self.genotype or self.model.genotype)()
         kept = sum(len(node) for cell in genotype.cells for node in cell)
-        # Of a single candidate the entropy is 0 and says nothing.
-        most = float(np.mean([np.log(edges.sum(axis=1)).mean() for edges in self.model.alive]))
-        # Moving statistics that still hold much of their initial values would make any sign dead.
+        # 0 if every edge has a single candidate: the entropy then says nothing.
+        maximum = float(np.mean([np.log(edges.sum(axis=1)).mean() for edges in self.model.alive]))
+        # With moving statistics near their initial values, any sign would look dead.
         steps = int(self.model.optimizer.iterations)
         images = self._images() if BATCH_NORM["momentum"] ** steps < 0.01 else None
         return {
             "zeroise": genotype.count(ZEROISE) / kept,
             "pooling": sum(map(genotype.count, PARAMETER_FREE)) / kept,
-            "entropy": float(self.model.entropy()) / most if most > 0 else None,
+            "entropy": float(self.model.entropy()) / maximum if maximum > 0 else None,
             "dead_signs": None if images is None else dead_sign_share(self.model, images),
         }
 
     def raised(self) -> dict[str, tuple[str, str]]:
-        """Alarms of the last epoch: name → (what is wrong, what may help)."""
+        """Alarms of the last epoch: name → (message, advice)."""
         if not self.rows or self.settings.action == "off":
             return {}
         row = self.rows[-1]
-        found = {}
+        raised = {}
         for name, (sentence, advice) in _SENTENCES.items():
             value, limit = row.get(name), getattr(self.settings, name)
             if value is None:
                 continue
-            early = name != "entropy" or self._in_first_half(row["epoch"])
-            if early and (value < limit if name == "entropy" else value > limit):
-                found[name] = sentence.format(value=value, limit=limit), advice
-        return found
+            applies = name != "entropy" or self._in_first_half(row["epoch"])
+            if applies and (value < limit if name == "entropy" else value > limit):
+                raised[name] = sentence.format(value=value, limit=limit), advice
+        return raised
 
     def check(self) -> None:
         """Raise TrainingStopped if the last epoch has an alarm and the action is `stop`.
 
-        Behind `fit`, for a resumed search that has no epoch left to do: it ends as it did before.
+        To be called after `fit`, too, which does nothing if a resumed search has no epochs left.
         """
         if not self.rows and self.log is not None:
             self.rows = read_lines(self.log)
@@ -174,11 +166,11 @@ class Alarms(keras.callbacks.Callback):
                 "A search with search.alarms.action=stop ends at an alarm. "
                 f"Received: {'; '.join(sentences)}, in epoch {self.rows[-1]['epoch'] + 1}. "
                 f"What may help: {'; '.join(advice)}. The epoch's checkpoint is kept: resume with "
-                "search.alarms.action=warn to go on all the same."
+                "search.alarms.action=warn to continue anyway."
             )
 
     def _in_first_half(self, epoch: int) -> bool:
-        # Without `fit` nothing is known of the epochs: then the search is over.
+        # Without `fit` the number of epochs is unknown: then the search is over.
         epochs = self.epochs or range(self.params.get("epochs", 0))
         return epoch - epochs.start < len(epochs) / 2
 

@@ -1,5 +1,5 @@
-"""BNAS-UCB: single paths of the supernet earn credit for their operations, edge by edge the worst
-are abandoned, and a gradient search decides among the rest."""
+"""BNAS-UCB: sampled paths earn credit for their operations, every edge abandons its worst ones, and
+a gradient search decides among the rest."""
 
 from __future__ import annotations
 
@@ -27,36 +27,31 @@ from bnas_larq.supernet.architecture import PRUNED
 from bnas_larq.supernet.relaxations import FixedPath
 from bnas_larq.supernet.super_net import SuperNet
 
-#: A checkpoint of the draws is written when the last one is this old, in seconds: a killed search
-#: loses about as much, and small draws do not wait for the disk.
+#: Seconds between checkpoints of the draws: about what a killed search loses.
 CHECKPOINT_SECONDS = 30.0
 
 
 class BanditSearch(Searcher):
     """BNAS-UCB (Chen et al., arXiv 2009.04247).
 
-    1. A draw takes one operation on each edge without replacement (`UcbTable`), trains that path of
-       the supernet, measures it on the half that does not train it, and credits its accuracy to
-       every operation of the path.
-    2. After T rounds of K draws each edge abandons its operation with the smallest upper confidence
-       bound, down to the floor.
-    3. A gradient search over the survivors finds the genotype, or, without epochs for it, each edge
-       takes the survivor with the best mean credit.
+    1. A draw samples one operation per edge without replacement (`UcbTable`), trains that path of
+       the supernet, measures its accuracy on the α half, and credits it to every operation of the
+       path.
+    2. After T rounds of K draws every edge abandons the operation with the smallest upper
+       confidence bound, down to the floor.
+    3. The finish, a gradient search over the survivors, gives the genotype. Without epochs for it,
+       every edge takes the survivor with the best mean credit.
 
     All paths share the supernet's weights and optimizer, whose learning rate decays over the whole
-    search; the kernels that a draw leaves out receive no gradient, and only decay and momentum move
-    them. With `channel_proportion` above 1, only that part of a node's channels passes through the
-    operations.
+    search; decay and momentum also move the kernels outside a path. The draws share the steps of
+    the epochs before the finish equally (to within one).
 
-    The draws' steps are those of the epochs before the finish, shared equally (to within one).
-
-    A path is measured with the statistics of the measured batches, which is what it was trained
-    with: moving averages mix the paths before it, the more the fewer steps a draw has. They are not
-    moved by it.
+    A path is measured with batch statistics, as it was trained, because moving averages mix the
+    paths before it; measuring does not change them.
 
     Args:
-        settings: the recipe's section `search`. What concerns α and its distribution counts in the
-            finish; there, t of the entropy term and the temperature begin.
+        settings: the recipe's section `search`. Settings of α apply to the finish, where the
+            entropy term and the temperature start.
         num_classes, input_shape: of the data.
         seed: of the order of the draws, and of the finish.
         network: see `GradientSearch`.
@@ -102,11 +97,9 @@ class BanditSearch(Searcher):
         provenance: dict[str, Any],
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> SearchResult:
-        """See `Searcher.run`; also writes draws.jsonl, a line for each draw, and ucb.json, the
-        table after the last complete round. The finish writes metrics.jsonl and alphas.jsonl.
-
-        Args:
-            callbacks: of the finish.
+        """See `Searcher.run`; also writes draws.jsonl, a line per draw, and ucb.json, the table
+        after the last complete round. The finish writes metrics.jsonl and alphas.jsonl, and calls
+        `callbacks`.
 
         Raises:
             RecipeError: fewer steps than draws.
@@ -131,8 +124,6 @@ class BanditSearch(Searcher):
             rows = [{"epoch": first_epoch - 1, "normal": normal, "reduce": reduce}]
         return self.finish.choose(rows, provenance)
 
-    # -- draws -------------------------------------------------------------------------------------
-
     def _draw(self, data: SearchData, steps: int, folder: Path) -> None:
         """Make all draws, from the newest checkpoint if there is one."""
         table, supernet = self.table, self.supernet
@@ -140,7 +131,7 @@ class BanditSearch(Searcher):
         state = TrainingState(
             supernet,
             {"optimizer": (supernet.optimizer, supernet.network_variables)},
-            # Beside those of the finish, whose numbers are epochs.
+            # The finish numbers its checkpoints by epoch.
             Checkpoints(folder / "checkpoints" / "draws"),
         )
         done, record = state.restore()
@@ -150,7 +141,7 @@ class BanditSearch(Searcher):
         if table.done:
             return
         path = SinglePath(supernet, data, self.settings.bandit.credit_examples)
-        # The first step of each draw: equal shares of all steps, to within one.
+        # The first step of each draw.
         starts = [draw * steps // table.planned for draw in range(table.planned + 1)]
         path.start(starts[done])
         progress = Progress(
@@ -181,7 +172,7 @@ class BanditSearch(Searcher):
             progress.on_epoch_end(draw, results)
 
     def _by_kind(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The table's rows of normal and of reduction edges, in the shapes of α."""
+        """The table's rows of normal and reduction edges, in the shapes of α."""
         edges = len(self.space.edges)
         if values.ndim == 1:
             return values[:edges], values[edges:]
@@ -202,28 +193,24 @@ class BanditSearch(Searcher):
             for (node, state), operations in zip(edges * 2, self.table.report(names), strict=True)
         ]
         normal, reduce = rows[: len(edges)], rows[len(edges) :]
-        round_ = {"round": self.table.round, "draws": draws, "planned": self.table.planned}
-        write_json(path, {**round_, "normal": normal, "reduce": reduce})
+        counts = {"round": self.table.round, "draws": draws, "planned": self.table.planned}
+        write_json(path, {**counts, "normal": normal, "reduce": reduce})
 
 
 def make_table(settings: SearchSettings, seed: int) -> UcbTable:
-    """The table that a search begins with.
-
-    Args:
-        settings, seed: as of `BanditSearch`.
+    """The initial table of a `BanditSearch`.
 
     Raises:
         BnasLarqError: a floor that leaves nothing to abandon.
-        RecipeError: Zeroise may be all that stays on an edge, and may not be chosen.
+        RecipeError: Zeroise may be the last candidate of an edge, but may not be chosen.
     """
     space, bandit = SearchSpace.named(settings.space), settings.bandit
     has_zeroise = ZEROISE in space.normal or ZEROISE in space.reduce
     if bandit.floor == 1 and has_zeroise and not settings.zeroise_competes:
         raise RecipeError(
-            "BNAS-UCB leaves a candidate on each edge that may be chosen. Received: "
-            f"search.bandit.floor 1 in space {space.name!r} with search.zeroise_competes false: "
-            "the one that stays may be Zeroise. Set search.bandit.floor to 2 or more, or "
-            "search.zeroise_competes to true."
+            "Every edge must keep a candidate that may be chosen. Received: search.bandit.floor 1 "
+            f"in space {space.name!r} with search.zeroise_competes false, where the last one may "
+            "be Zeroise. Set search.bandit.floor to 2 or more, or search.zeroise_competes to true."
         )
     return UcbTable(
         _candidates(space),
@@ -235,13 +222,13 @@ def make_table(settings: SearchSettings, seed: int) -> UcbTable:
 
 
 def check_steps(settings: SearchSettings, table: UcbTable, steps_per_epoch: int) -> None:
-    """Raise RecipeError if the epochs before the finish have fewer steps than `table` draws."""
+    """Raise RecipeError if there are fewer steps than draws before the finish."""
     draws, epochs = table.planned, _first_epoch(settings)
     if epochs * steps_per_epoch < draws:
         finish = settings.bandit.finish_epochs
         needed = finish - -draws // steps_per_epoch
         raise RecipeError(
-            "Every draw of BNAS-UCB trains for at least one step. "
+            "Every draw of BNAS-UCB needs at least one training step. "
             f"Received: {draws} draws ({settings.bandit.rounds} rounds for each number of "
             f"candidates) and {epochs} epochs of {steps_per_epoch} steps for them, "
             f"search.epochs {settings.epochs} without the finish. Set search.epochs to "
@@ -250,24 +237,24 @@ def check_steps(settings: SearchSettings, table: UcbTable, steps_per_epoch: int)
 
 
 def _first_epoch(settings: SearchSettings) -> int:
-    """The finish's; those before it make the draws."""
+    """The first epoch of the finish; the draws share those before it."""
     return max(0, settings.epochs - settings.bandit.finish_epochs)
 
 
 def _candidates(space: SearchSpace) -> np.ndarray:
-    """Which columns of the table exist: rows of normal edges, then of reduction edges."""
+    """The cells of the table that exist, with rows of normal edges before reduction edges."""
     width = max(len(space.normal), len(space.reduce))
     counts = [len(space.normal)] * len(space.edges) + [len(space.reduce)] * len(space.edges)
     return np.arange(width)[None, :] < np.array(counts)[:, None]
 
 
 class SinglePath:
-    """Training and measuring of whatever path the supernet is set to; each is traced once.
+    """Trains and evaluates the path that the supernet is set to; both are traced once.
 
     Args:
         supernet: compiled, with its optimizer built.
-        data: of the search; of its `credit` the first examples count, in its fixed order.
-        credit_examples: as in `BanditSettings`.
+        data: of the search; paths are evaluated on the first examples of `credit`.
+        credit_examples: see `BanditSettings`.
     """
 
     def __init__(self, supernet: SuperNet, data: SearchData, credit_examples: int | None) -> None:
@@ -291,17 +278,17 @@ class SinglePath:
     def train(
         self, steps: int, callback: keras.callbacks.Callback | None = None
     ) -> dict[str, float]:
-        """Train for some steps; mean loss, and accuracy on these training batches."""
+        """Train for some steps; mean loss and accuracy of their batches."""
         self._supernet.reset_metrics()
         for step in range(steps):
             self._step(*next(self._batches))
             if callback is not None:
                 callback.on_train_batch_end(step)
-        found = {metric.name: metric for metric in self._supernet.metrics}
-        return {name: float(found[name].result()) for name in ("loss", "accuracy")}
+        metrics = {metric.name: metric for metric in self._supernet.metrics}
+        return {name: float(metrics[name].result()) for name in ("loss", "accuracy")}
 
     def accuracy(self) -> float:
-        """Accuracy on the examples that give credit."""
+        """Accuracy on the examples for credit."""
         hits, examples = 0, 0
         for images, labels in self._credit:
             hits += int(self._hits(images, labels))
@@ -311,5 +298,5 @@ class SinglePath:
     def _count_hits(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         with self._supernet.helper_passes():
             logits = self._supernet(images, training=True)
-        found = tf.argmax(logits, axis=-1, output_type=labels.dtype)
-        return tf.reduce_sum(tf.cast(found == labels, tf.int32))
+        predictions = tf.argmax(logits, axis=-1, output_type=labels.dtype)
+        return tf.reduce_sum(tf.cast(predictions == labels, tf.int32))

@@ -1,4 +1,4 @@
-"""The search by gradient: resumable training of the supernet, α recorded by epoch."""
+"""Search by gradient: resumable training of the supernet, and the genotype of its α."""
 
 from __future__ import annotations
 
@@ -38,18 +38,14 @@ from bnas_larq.supernet.relaxations import (
 )
 from bnas_larq.supernet.super_net import SuperNet
 
-#: File of a stage's folder: α by epoch.
+#: File in a stage's folder: α by epoch.
 RECORD = "alphas.jsonl"
-
 
 _GRADIENTS = {1: FirstOrder, 2: SecondOrder, "single-level": SingleLevel}
 
 
 def make_relaxation(settings: SearchSettings, first_epoch: int = 0) -> Relaxation:
-    """What is made of α, as the settings say.
-
-    Args:
-        first_epoch: see `GradientSearch`; the temperature falls from there on.
+    """The settings' relaxation; its temperature falls from `first_epoch` on.
 
     Raises:
         BnasLarqError: a temperature that is not positive.
@@ -57,14 +53,13 @@ def make_relaxation(settings: SearchSettings, first_epoch: int = 0) -> Relaxatio
     if settings.relaxation == "softmax":
         return Softmax()
     kind = {"gumbel-hard": GumbelHard, "concrete": Concrete}[settings.relaxation]
-    # A search that ends before α learn has no temperature, but is told about a wrong one.
+    # Temperatures are checked even if no epoch uses them.
     epochs = max(1, settings.epochs - first_epoch)
     return kind(TemperatureSchedule(*settings.temperature, epochs, settings.temperature_decay))
 
 
 def check_sizes(settings: SearchSettings) -> None:
-    """Raise BnasLarqError if the channels of a cell of the supernet cannot be cut as the settings
-    say."""
+    """Raise BnasLarqError if a cell's channels do not divide by `channel_proportion`."""
     sampling = PartialChannels(settings.channel_proportion)
     for plan in plan_cells(settings.cells, settings.channels, "cifar"):
         if sampling.proportion > 1:
@@ -73,16 +68,15 @@ def check_sizes(settings: SearchSettings) -> None:
 
 class GradientSearch(Searcher):
     """Search by the gradient of α: BNAS (arXiv 2002.06963), DARTS (1806.09055), SNAS (1812.09926),
-    GDAS (1910.04465) and PC-DARTS (1907.05737), which differ in their settings.
+    GDAS (1910.04465) and PC-DARTS (1907.05737), depending on the settings.
 
     Args:
         settings: the recipe's section `search`.
         num_classes, input_shape: of the data.
         seed: of the relaxation's draws.
-        network: size of the final network, for a cost term; None for the supernet's own size.
-        first_epoch: how many of the settings' epochs something else trains before. The entropy
-            term and the temperature anneal over the epochs that follow, the learning rate decays
-            over all.
+        network: size of the final network, for a cost term; None for the supernet's own.
+        first_epoch: number of the settings' epochs that were trained otherwise before. The entropy
+            term and the temperature anneal over those that follow, the learning rate over all.
     """
 
     def __init__(
@@ -114,7 +108,7 @@ class GradientSearch(Searcher):
         )
 
     def compile(self, steps_per_epoch: int) -> None:
-        """Optimizers of the settings: SGD with cosine decay for the weights, Adam for α."""
+        """Compile the supernet: SGD with cosine decay for the weights, Adam for α."""
         settings = self.settings
         rate = keras.optimizers.schedules.CosineDecay(
             settings.learning_rate,
@@ -139,7 +133,7 @@ class GradientSearch(Searcher):
             diversity=AnnealedEntropy(settings.entropy_weight, settings.entropy_tau),
             cost=self._cost(),
             alpha_gradient=_GRADIENTS[settings.order](),
-            # The settings count all epochs in which α rest, also those before.
+            # The settings count from epoch 0.
             alpha_start_epoch=max(0, settings.alpha_start_epoch - self.first_epoch),
             first_epoch=self.first_epoch,
         )
@@ -164,12 +158,11 @@ class GradientSearch(Searcher):
         provenance: dict,
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> SearchResult:
-        """See `Searcher.run`; also writes alphas.jsonl (α, and β of edges, by epoch) and
+        """See `Searcher.run`; also writes alphas.jsonl (α, and edges' β, by epoch) and
         alarms.jsonl.
 
         Raises:
-            TrainingStopped: the loss is not finite, an alarm shall end the search, or the derived
-                normal cell is all Zeroise.
+            TrainingStopped: see `fit`; also if the derived normal cell is all Zeroise.
         """
         self.compile(bilevel_pipeline(data.weights, data.alphas).steps_per_epoch)
         self.fit(data, folder=folder, callbacks=callbacks)
@@ -184,11 +177,8 @@ class GradientSearch(Searcher):
     ) -> None:
         """Train the compiled supernet to the last epoch, from the newest checkpoint if any.
 
-        Args:
-            data, folder, callbacks: as for `run`.
-
         Raises:
-            TrainingStopped: the loss is not finite, or an alarm shall end the search.
+            TrainingStopped: the loss is not finite, or an alarm stops the search.
         """
         settings, supernet = self.settings, self.supernet
         pipeline = bilevel_pipeline(data.weights, data.alphas)
@@ -199,7 +189,7 @@ class GradientSearch(Searcher):
             row = {"epoch": epoch, "val_accuracy": logs.get("val_accuracy")}
             append_line(alphas, {**row, **self._architecture()})
 
-        watch = Alarms(
+        alarms = Alarms(
             settings.alarms,
             epochs=range(self.first_epoch, settings.epochs),
             log=folder / ALARMS,
@@ -228,21 +218,21 @@ class GradientSearch(Searcher):
                     steps_per_epoch,
                     ("loss", "accuracy", "alpha_loss", "alpha_accuracy", "val_accuracy", "entropy"),
                 ),
-                watch,
+                alarms,
                 *callbacks,
             ],
         )
-        # Also where all epochs lay behind.
-        watch.check()
+        # `fit` does nothing if all epochs were done before.
+        alarms.check()
 
     def _architecture(self) -> dict[str, list]:
-        """The present α, and β of edges, for JSON."""
+        """The current α, and edges' β, for JSON."""
         names = ("normal", "reduce", "betas_normal", "betas_reduce")
         values = map(tf.convert_to_tensor, [*self.supernet.live_alphas(), *self.supernet.betas])
         return {name: value.numpy().tolist() for name, value in zip(names, values, strict=False)}
 
     def _genotype(self, row: dict, provenance: dict) -> Genotype:
-        """The genotype of the α (and β) of a line of alphas.jsonl."""
+        """The genotype of the α (and β) in a line of alphas.jsonl."""
         betas = None
         if "betas_normal" in row:
             betas = np.array(row["betas_normal"]), np.array(row["betas_reduce"])
@@ -252,19 +242,17 @@ class GradientSearch(Searcher):
         return discretizer(normal, reduce, self.space, provenance=provenance, betas=betas)
 
     def choose(self, rows: list[dict], provenance: dict) -> SearchResult:
-        """The genotype of the recorded α with the best held-out accuracy, or the last (`select`).
-
-        The genotype is that of the very α that was evaluated; the last α takes part.
-        """
+        """The genotype of the recorded α with the best held-out accuracy, or of the last ones
+        (`select`)."""
         if not rows:
             raise RunError(
                 "A finished search needs its record of α. Received: an empty or missing "
-                "alphas.jsonl. Delete the folder search/ and resume: the search is done again."
+                "alphas.jsonl. Delete the folder search/ and resume to search again."
             )
         chosen = rows[-1]
         measured = [row for row in rows if row.get("val_accuracy") is not None]
         if self.settings.select == "best" and measured:
-            # Of equal accuracies the later α, which was trained longer.
+            # Of equal accuracies the later α, which were trained longer.
             chosen = max(measured, key=lambda row: (row["val_accuracy"], row["epoch"]))
         genotype = self._genotype(
             chosen, {**provenance, "epoch": chosen["epoch"] + 1, "select": self.settings.select}
@@ -273,6 +261,6 @@ class GradientSearch(Searcher):
             raise TrainingStopped(
                 "A searched normal cell needs an edge that carries a signal. "
                 "Received: Zeroise on every kept edge. Search longer, raise search.gamma, or "
-                "lower search.alpha_learning_rate; α is kept in alphas.jsonl."
+                "lower search.alpha_learning_rate; α are kept in alphas.jsonl."
             )
         return SearchResult(genotype, chosen["epoch"] + 1, chosen.get("val_accuracy"))

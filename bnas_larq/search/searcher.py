@@ -1,4 +1,4 @@
-"""What all searches have in common: what they learn from, what they are asked, what they give."""
+"""The interface of all searchers: their data, their call, their result."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from bnas_larq.genotype import Genotype
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
         genotype: the chosen one.
-        epoch: number of epochs (of a tuner: trials) behind what it was derived from.
-        validation_accuracy: accuracy on held-out images that goes with it, or None.
+        epoch: number of epochs (keras-tuner: trials) that it was derived after.
+        validation_accuracy: its accuracy on held-out images, or None.
     """
 
     genotype: Genotype
@@ -30,12 +30,12 @@ class SearchResult:
 
 @dataclasses.dataclass(frozen=True)
 class SearchData:
-    """What a search in a supernet learns from.
+    """The data of a search in a supernet.
 
     Attributes:
-        weights: training batches of the half that moves the network's weights.
-        alphas: training batches of the half that moves α.
-        credit: the α half once, in a fixed shuffled order and unaugmented, in evaluation batches.
+        weights: training batches of the half that trains the network's weights.
+        alphas: training batches of the half that trains α.
+        credit: the α half in evaluation batches: once, unaugmented, in a fixed shuffled order.
         validation: held-out (image, label) batches, or None.
     """
 
@@ -46,7 +46,7 @@ class SearchData:
 
 
 class Searcher(abc.ABC):
-    """One way to search, made of the recipe's section `search`."""
+    """A search method with its settings, the recipe's section `search`."""
 
     @abc.abstractmethod
     def run(
@@ -61,9 +61,9 @@ class Searcher(abc.ABC):
 
         Args:
             data: None for a search without a supernet.
-            folder: of the stage: gets metrics.jsonl, checkpoints/ and the search's own records.
-            provenance: goes into the genotype.
+            folder: of the stage; gets metrics.jsonl, checkpoints/ and the search's own records.
+            provenance: of the genotype.
 
         Raises:
-            TrainingStopped: nothing sensible can come of going on; the message says why.
+            TrainingStopped: the search cannot continue sensibly.
         """

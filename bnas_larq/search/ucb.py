@@ -1,4 +1,4 @@
-"""The table of BNAS-UCB's bandit: what is drawn, what it earned, what is abandoned. Plain NumPy."""
+"""The table of BNAS-UCB's bandit: draws, credits, upper confidence bounds. Plain NumPy."""
 
 from __future__ import annotations
 
@@ -14,27 +14,25 @@ from bnas_larq.errors import BnasLarqError
 class UcbTable:
     """Draws without replacement, upper confidence bounds and operation-space reduction, by edge.
 
-    A round is K draws, K being the candidates that are left; in it every edge draws each of its
-    candidates once. What a draw earned is credited to every candidate that it drew. After T rounds
-    each edge abandons the candidate with the smallest bound, and K falls by one, down to the floor.
+    A round has K draws, where K is the number of candidates left: every edge draws each of its
+    candidates once. A draw's accuracy is credited to every candidate in it. After T rounds each
+    edge abandons the candidate with the smallest bound, and K falls by one, down to the floor.
 
-    The bound of candidate k is UCB_k = m_k + δ·sqrt(2·ln N / n_k) with m_k the mean of its credits,
-    n_k their number and N the draws on the edge so far; credits of earlier rounds keep counting,
-    and draws of abandoned candidates stay in N. As rounds draw every candidate of an edge equally
-    often, δ moves all of its bounds alike, and the smallest mean decides. (It is only where normal
-    and reduction edges have different numbers of candidates that the n_k of an edge differ: the
-    edges with fewer begin to draw anew before a round ends.)
+    The bound of candidate k is UCB_k = m_k + δ·sqrt(2·ln N / n_k), with m_k the mean and n_k the
+    number of its credits in all rounds, and N the number of draws on the edge, abandoned candidates
+    included. Rounds draw every candidate of an edge equally often, so that δ shifts all of its
+    bounds alike and the smallest mean decides. (Only if normal and reduction edges differ in their
+    number of candidates, n_k differ: edges with fewer start over before a round ends.)
 
     Source: Chen et al., "Binarized Neural Architecture Search for Efficient Object Recognition",
     arXiv 2009.04247.
 
     Args:
-        alive: booleans [edges, operations], the candidates; normal and reduction edges are rows of
-            one table.
+        alive: booleans [edges, operations], the candidates of normal and reduction edges.
         rounds: T.
         floor: candidates that stay on each edge; an edge with fewer keeps them all.
         exploration: δ.
-        seed: of the draws, from 0; the order in a round is a function of it and of the round.
+        seed: of the draws, from 0; decides, with the round's number, their order.
 
     Raises:
         BnasLarqError: an edge without candidates, or a floor that leaves nothing to abandon.
@@ -58,9 +56,9 @@ class UcbTable:
         most = int(alive.sum(axis=1).max())
         if rounds < 1 or not 1 <= floor < most:
             raise BnasLarqError(
-                "BNAS-UCB abandons candidates from the space's number down to the floor, after at "
-                f"least one round each. Received: floor {floor} for {most} candidates, {rounds} "
-                "rounds. Choose search.bandit.floor from 1 up and below the space's candidates."
+                "The floor must be at least 1 and below the space's candidates, with at least one "
+                f"round each. Received: floor {floor} for {most} candidates, {rounds} rounds. "
+                "Change search.bandit.floor or search.bandit.rounds."
             )
         self.rounds, self.floor = rounds, floor
         self.exploration, self.seed = exploration, seed
@@ -68,10 +66,8 @@ class UcbTable:
         self._credits: list[list[list[float]]] = [[[] for _ in row] for row in alive]
         self._round = self._drawn = 0
         self._order: np.ndarray | None = None
-        #: How many draws there will be in all.
+        #: Number of draws in all.
         self.planned = rounds * sum(range(floor + 1, most + 1))
-
-    # -- draws -------------------------------------------------------------------------------------
 
     @property
     def done(self) -> bool:
@@ -80,12 +76,12 @@ class UcbTable:
 
     @property
     def round(self) -> int:
-        """How many rounds are complete."""
+        """Number of complete rounds."""
         return self._round
 
     @property
     def alive(self) -> np.ndarray:
-        """Booleans [edges, operations]: candidates that are not abandoned."""
+        """Booleans [edges, operations]: candidates that were not abandoned."""
         return self._alive.copy()
 
     def order(self) -> np.ndarray:
@@ -96,7 +92,7 @@ class UcbTable:
             for edge, alive in enumerate(self._alive):
                 generator = np.random.default_rng([self.seed, self._round, edge])
                 candidates = np.flatnonzero(alive)
-                # An edge with fewer candidates than others starts once more within the round.
+                # An edge with fewer candidates than others starts over within the round.
                 passes = -(-draws // len(candidates))
                 drawn = [generator.permutation(candidates) for _ in range(passes)]
                 columns.append(np.concatenate(drawn)[:draws])
@@ -108,9 +104,10 @@ class UcbTable:
         return self.order()[self._drawn].copy()
 
     def credit(self, accuracy: float) -> None:
-        """Credit `accuracy` to every operation of `path()` and move on to the next draw.
+        """Credit `accuracy` to every operation of `path()` and advance to the next draw.
 
-        Ends a round with its last draw, and abandons after T rounds with the same candidates.
+        The last draw ends its round; after T rounds with the same candidates, each edge abandons
+        one.
         """
         for edge, operation in enumerate(self.path()):
             self._credits[edge][operation].append(float(accuracy))
@@ -122,21 +119,19 @@ class UcbTable:
             self._order = None
 
     def _abandon(self) -> None:
-        """Abandon the smallest bound of each edge; of equal ones the first in the space's order."""
+        """Abandon each edge's candidate with the smallest bound, the first of equal ones."""
         bounds = np.where(self._alive, self.bounds(), np.inf)
         for edge, alive in enumerate(self._alive):
             if alive.sum() > self.floor:
                 alive[bounds[edge].argmin()] = False
 
-    # -- scores ------------------------------------------------------------------------------------
-
     def counts(self) -> np.ndarray:
-        """n_k, how often each operation was drawn, [edges, operations]."""
+        """n_k, the number of draws of each operation, [edges, operations]."""
         return np.array([[len(credits) for credits in row] for row in self._credits])
 
     def means(self) -> np.ndarray:
-        """m_k, the mean credit of each operation, [edges, operations]; 0 of one never drawn."""
-        # `fsum` is exact, so that the order of the same credits cannot break a tie.
+        """m_k, the mean credit of each operation, [edges, operations]; 0 for one never drawn."""
+        # `fsum` is exact: the order of equal credits cannot break a tie.
         return np.array(
             [[math.fsum(c) / len(c) if c else 0.0 for c in row] for row in self._credits]
         )
@@ -153,10 +148,8 @@ class UcbTable:
         return softmax(np.where(self._alive, self.means(), -np.inf))
 
     def report(self, operations: list[tuple[str, ...]]) -> list[dict[str, dict[str, Any]]]:
-        """For each edge {operation: {alive, draws, mean, ucb, share}}, for JSON.
-
-        Args:
-            operations: names of each edge's operations, in the order of the columns.
+        """{operation: {alive, draws, mean, ucb, share}} for each edge, for JSON; `operations` names
+        each edge's columns.
         """
         counts, means = self.counts(), self.means()
         bounds, shares = self.bounds(), self.shares()
@@ -174,10 +167,8 @@ class UcbTable:
             for edge, names in enumerate(operations)
         ]
 
-    # -- state -------------------------------------------------------------------------------------
-
     def state(self) -> dict[str, Any]:
-        """What happened so far, for JSON; `restore` takes it back."""
+        """All draws and credits so far, for JSON; `restore` reads them."""
         return {
             "round": self._round,
             "drawn": self._drawn,
@@ -186,7 +177,7 @@ class UcbTable:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state` of a table with the same arguments."""
+        """Continue from the `state` of a table with the same arguments."""
         self._round, self._drawn = int(state["round"]), int(state["drawn"])
         self._alive = np.array(state["alive"], bool)
         self._credits = [[list(credits) for credits in row] for row in state["credits"]]

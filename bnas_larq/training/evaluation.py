@@ -1,4 +1,4 @@
-"""Evaluation of a network on labelled images: accuracies, confusion matrix, predictions."""
+"""Evaluation of a network: accuracies, confusion matrix, predictions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Evaluation:
         return self.logits.argmax(axis=1)
 
     def top(self, k: int) -> float:
-        """Share of examples whose label is among the k largest logits, lower classes first."""
+        """Share of examples whose label is among the k largest logits; ties go to lower classes."""
         order = np.argsort(-self.logits, axis=1, kind="stable")[:, :k]
         return float(np.mean(np.any(order == self.labels[:, None], axis=1)))
 
@@ -56,15 +56,15 @@ class Evaluation:
         shifted = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
         confidence = (shifted / shifted.sum(axis=1, keepdims=True)).max(axis=1)
         rows = [
-            (index, class_names[label], class_names[guess], f"{sure:.6f}", int(label == guess))
-            for index, (label, guess, sure) in enumerate(
+            (index, class_names[label], class_names[guess], f"{share:.6f}", int(label == guess))
+            for index, (label, guess, share) in enumerate(
                 zip(self.labels, self.predictions, confidence, strict=True)
             )
         ]
         write_atomic(path, _csv([("index", "label", "prediction", "confidence", "correct"), *rows]))
 
     def write_confusion(self, path: Path, class_names: Sequence[str]) -> None:
-        """CSV of the confusion matrix: rows are true classes, columns predicted ones."""
+        """CSV of the confusion matrix: true classes in rows, predicted ones in columns."""
         rows = [
             (name, *counts)
             for name, counts in zip(class_names, self.confusion().tolist(), strict=True)
@@ -81,8 +81,8 @@ def _csv(rows: Sequence[Sequence[object]]) -> str:
 def evaluate_network(model: keras.Model, dataset: tf.data.Dataset) -> Evaluation:
     """Run `model` (logits) over finite (image, label) batches."""
     logits, labels = [], []
-    # From the fifth network of a process on, TensorFlow takes their functions for one that is
-    # traced again and again, and warns.
+    # From a process' fifth network on, TensorFlow mistakes their functions for one that is retraced
+    # again and again, and warns.
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel("ERROR")

@@ -1,12 +1,15 @@
-"""Training of a run folder's network: its recipe and data set in, its weight file out."""
+"""Training as a recipe describes it, from data set to weight file: from scratch, or fine-tuning in
+two stages.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from bnas_larq.backend import keras, tf
+from bnas_larq.backend import keras
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.data import (
     EVALUATION_BATCH,
@@ -33,19 +36,19 @@ def train_stored(
     data: ImageDataset,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> float | None:
-    """Train or fine-tune `model` as the recipe says, from where an earlier process stopped.
+    """Train or fine-tune `model` as the recipe says, from the newest checkpoint if there is one.
 
     Args:
-        target: described, not yet trained; its folder gets train/ and the weight file.
-        model: its network with its first weights, with drop-path layers if the recipe has a rate.
-        data: the recipe's data set; the test part is not touched.
+        target: its folder gets train/ and the weight file.
+        model: with initial weights, and with drop-path layers if the recipe has a rate.
+        data: the recipe's data set; the test part is not used.
 
     Returns:
-        Accuracy on the validation part after the last epoch; None without such a part.
+        Accuracy on the validation part after the last epoch, or None without such a part.
 
     Raises:
         CheckpointError, WeightsError: no usable checkpoint.
-        TrainingStopped: the loss is no longer finite.
+        TrainingStopped: the loss is not finite.
         RunError: the weights cannot be written.
     """
     normalization = Normalization.from_dict(target.normalization)
@@ -56,9 +59,9 @@ def train_stored(
         normalization=normalization,
         augmentation=Augmentation(**recipe.data.augmentation.model_dump()),
     )
-    held_out = data.validation
-    if held_out is not None:
-        held_out = evaluation_dataset(held_out, EVALUATION_BATCH, normalization)
+    validation = data.validation
+    if validation is not None:
+        validation = evaluation_dataset(validation, EVALUATION_BATCH, normalization)
     fit = train_network
     if recipe.finetune is not None:
         fit = partial(fine_tune_network, finetune=recipe.finetune)
@@ -68,7 +71,7 @@ def train_stored(
         recipe.train,
         dataset=pipeline.dataset,
         steps_per_epoch=pipeline.steps_per_epoch,
-        validation_data=held_out,
+        validation_data=validation,
         folder=folder,
         callbacks=callbacks,
     )
@@ -80,69 +83,46 @@ def fine_tune_network(
     model: keras.Model,
     settings: TrainSettings,
     finetune: FineTuneSettings,
-    dataset: Callable[[int], tf.data.Dataset],
-    steps_per_epoch: int,
     *,
-    validation_data: tf.data.Dataset | None,
     folder: Path,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    **shared: Any,
 ) -> None:
-    """Train a network that has another one's weights and a new head, from where it stopped.
+    """Train another network's weights with a new head, from the newest checkpoint if there is one.
 
-    Epochs are counted through both stages. Only the head moves in the first `finetune.head_epochs`:
-    the rest is frozen, its BatchNorm in inference mode, because gradients of a head that still
-    knows nothing would destroy what was learned. Then everything is trained for `settings.epochs`,
-    latent binary kernels at `finetune.binary_multiplier` times the rate of the rest.
+    The first `finetune.head_epochs` train the head alone, because gradients of an untrained head
+    would destroy what was learned; the rest is frozen, its BatchNorm in inference mode. Then
+    everything is trained for `settings.epochs`, latent binary kernels at
+    `finetune.binary_multiplier` times the learning rate. Epochs count through both stages.
 
     Args:
-        model: built with drop-path layers if `settings.drop_path` is above 0; all of it is
-            trainable afterwards.
-        dataset: (image, label) batches from the first one of a given epoch on.
-        validation_data: evaluated after each epoch; never the test split.
-        folder: gets metrics.jsonl and checkpoints/ (those of the first stage in its folder head/).
-
-    Raises:
-        CheckpointError, WeightsError: no usable checkpoint.
-        TrainingStopped: the loss is no longer finite.
+        model: as for `train_network`; all of it is trainable afterwards.
+        folder: gets metrics.jsonl and checkpoints/, with those of the first stage in head/.
+        shared: further arguments of `train_network`, where the errors are listed, too.
     """
-    second = Checkpoints(folder / "checkpoints")
-    shared = {"validation_data": validation_data, "folder": folder, "callbacks": callbacks}
-    # Once the second stage has a checkpoint, the first one is part of it.
-    if finetune.head_epochs and not any(second.folder.glob("epoch-*")):
+    checkpoints = Checkpoints(folder / "checkpoints")
+    # A checkpoint of the second stage includes the first.
+    if finetune.head_epochs and not any(checkpoints.folder.glob("epoch-*")):
         for layer in model.layers:
             layer.trainable = layer.name == CLASSIFIER
+        # For a linear classifier on fixed features, Adam at a constant rate is enough.
+        head = {"optimizer": "adam", "schedule": "constant", "drop_path": 0.0}
+        head |= {"epochs": finetune.head_epochs, "learning_rate": finetune.head_learning_rate}
         train_network(
             model,
-            _head_settings(settings, finetune),
-            dataset,
-            steps_per_epoch,
+            settings.model_copy(update=head),
+            folder=folder,
             title="head",
-            checkpoints=Checkpoints(second.folder / "head"),
+            checkpoints=Checkpoints(checkpoints.folder / "head"),
             **shared,
         )
     for layer in model.layers:
         layer.trainable = True
+    multipliers = {kernel.name: finetune.binary_multiplier for kernel in latent_kernels(model)}
     train_network(
         model,
         settings,
-        dataset,
-        steps_per_epoch,
+        folder=folder,
         first_epoch=finetune.head_epochs,
-        rate_multipliers={
-            kernel.name: finetune.binary_multiplier for kernel in latent_kernels(model)
-        },
+        rate_multipliers=multipliers,
         **shared,
-    )
-
-
-def _head_settings(settings: TrainSettings, finetune: FineTuneSettings) -> TrainSettings:
-    """A linear classifier on fixed features: Adam at a constant rate suits any of them."""
-    return settings.model_copy(
-        update={
-            "epochs": finetune.head_epochs,
-            "optimizer": "adam",
-            "schedule": "constant",
-            "learning_rate": finetune.head_learning_rate,
-            "drop_path": 0.0,
-        }
     )

@@ -1,4 +1,4 @@
-"""Training of a final network: the recipe's optimizer and schedule, drop-path, resumable."""
+"""Training of final networks: schedules, drop-path, optimizer and loss, and a resumable `fit`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,86 @@ from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.precision import recorded_precision
 from bnas_larq.settings import TrainSettings
 
+#: Metrics of the progress line.
+SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy")
+
+
+def _piecewise_linear(step: tf.Tensor, knots: list[tuple[float, float]]) -> tf.Tensor:
+    """Linear interpolation of (step, value) knots, constant outside them."""
+    step = tf.cast(step, tf.float32)
+    value = tf.constant(knots[0][1], tf.float32)
+    for (x0, y0), (x1, y1) in zip(knots, knots[1:], strict=False):
+        share = tf.clip_by_value((step - x0) / max(x1 - x0, 1.0), 0.0, 1.0)
+        value = tf.where(step >= x0, y0 + (y1 - y0) * share, value)
+    return value
+
+
+@register
+class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear 0.05·peak → peak → 0.05·peak over 90 % of the steps, then down to 0.0005·peak.
+
+    Source: the training of BNAS on CIFAR-10 (arXiv 2002.06963, after Smith, arXiv 1708.07120).
+
+    Example:
+        >>> rate = OneCycle(peak=1.0, steps=1000)
+        >>> [round(float(rate(step)), 4) for step in (0, 450, 900, 1000)]
+        [0.05, 1.0, 0.05, 0.0005]
+    """
+
+    def __init__(self, peak: float, steps: int) -> None:
+        self.peak, self.steps = peak, steps
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        half, cycle, end = 0.45 * self.steps, 0.9 * self.steps, float(self.steps)
+        low, last = 0.05 * self.peak, 0.0005 * self.peak
+        return _piecewise_linear(step, [(0.0, low), (half, self.peak), (cycle, low), (end, last)])
+
+    def get_config(self) -> dict:
+        return {"peak": self.peak, "steps": self.steps}
+
+
+@register
+class OneCycleMomentum(keras.optimizers.schedules.LearningRateSchedule):
+    """Momentum of the one-cycle policy: 0.95 → 0.85 → 0.95 over 90 % of the steps, then 0.95.
+
+    Example:
+        >>> momentum = OneCycleMomentum(steps=1000)
+        >>> [round(float(momentum(step)), 3) for step in (0, 225, 450, 1000)]
+        [0.95, 0.9, 0.85, 0.95]
+    """
+
+    def __init__(self, steps: int, high: float = 0.95, low: float = 0.85) -> None:
+        self.steps, self.high, self.low = steps, high, low
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        knots = [(0.0, self.high), (0.45 * self.steps, self.low), (0.9 * self.steps, self.high)]
+        return _piecewise_linear(step, knots)
+
+    def get_config(self) -> dict:
+        return {"steps": self.steps, "high": self.high, "low": self.low}
+
+
+def learning_rate(
+    settings: TrainSettings, steps_per_epoch: int
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """The recipe's schedule over the whole training."""
+    steps = settings.epochs * steps_per_epoch
+    if settings.schedule == "one-cycle":
+        return OneCycle(settings.learning_rate, steps)
+    if settings.schedule == "cosine":
+        if settings.restart_epochs:
+            period = settings.restart_epochs * steps_per_epoch
+            return keras.optimizers.schedules.CosineDecayRestarts(
+                settings.learning_rate, period, t_mul=1.0, m_mul=1.0
+            )
+        return keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
+    return settings.learning_rate
+
 
 class DropPathSchedule(keras.callbacks.Callback):
-    """Raises all drop-path layers' rate from 0 to `rate` over `steps`, and tells them the step.
+    """Raises the rate of all drop-path layers from 0 to `rate` over `steps`.
 
-    Both follow the optimizer's own step counter, so a resumed training draws the same masks.
+    Rate and masks follow the optimizer's step counter, also after a resume.
     """
 
     def __init__(self, rate: float, steps: int) -> None:
@@ -42,26 +117,23 @@ def make_optimizer(
     steps_per_epoch: int,
     rate_multipliers: Mapping[str, float] | None = None,
 ) -> keras.optimizers.Optimizer:
-    """SGD (with the momentum of the one-cycle policy) or Adam, both with coupled L2 decay.
-
-    `rate_multipliers` are by a weight's name.
-    """
+    """SGD (with the one-cycle policy's momentum) or Adam, both with coupled L2 decay."""
     rate = learning_rate(settings, steps_per_epoch)
-    decay = {
+    shared = {
         "l2": settings.weight_decay,
         "clip_norm": settings.clip_norm,
         "rate_multipliers": rate_multipliers,
     }
     if settings.optimizer == "adam":
-        return CoupledAdam(rate, **decay)
+        return CoupledAdam(rate, **shared)
     schedule = None
     if settings.schedule == "one-cycle":
         schedule = OneCycleMomentum(settings.epochs * steps_per_epoch)
-    return CoupledSGD(rate, momentum=settings.momentum, momentum_schedule=schedule, **decay)
+    return CoupledSGD(rate, momentum=settings.momentum, momentum_schedule=schedule, **shared)
 
 
 def make_loss(settings: TrainSettings, num_classes: int) -> keras.losses.Loss:
-    """Cross-entropy on logits and integer labels, smoothed if the recipe says so."""
+    """Cross-entropy of logits and integer labels, with the recipe's label smoothing."""
     if not settings.label_smoothing:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     smooth = keras.losses.CategoricalCrossentropy(
@@ -95,16 +167,15 @@ def train_network(
         model: built with drop-path layers if the recipe's `drop_path` is above 0.
         dataset: (image, label) batches from the first one of a given epoch on.
         validation_data: evaluated after each epoch; never the test split.
-        folder: gets metrics.jsonl, checkpoints/ and with `auto` precision.json.
-        title: what the lines of progress begin with.
-        checkpoints: where else than in `folder` they go.
-        first_epoch: how many epochs another stage has trained before; those of `settings` follow.
-        rate_multipliers: by a weight's name, what its learning rate is multiplied by.
-        until: stop after this epoch, with schedules as for all of them: called again with a later
-            one, or none, it ends with the weights of one uninterrupted training.
+        folder: gets metrics.jsonl, checkpoints/ and, with precision `auto`, precision.json.
+        title: of the progress lines.
+        checkpoints: default in `folder`.
+        first_epoch: number of epochs that another stage trained before those of `settings`.
+        rate_multipliers: factors of the learning rate, by a weight's name.
+        until: stop after this epoch, without changing the schedules; a later call continues.
 
     Raises:
-        TrainingStopped: the loss is no longer finite.
+        TrainingStopped: the loss is not finite.
     """
     epochs = first_epoch + settings.epochs if until is None else until
     model.compile(
@@ -126,75 +197,7 @@ def train_network(
             first_epoch=first_epoch,
             callbacks=[
                 DropPathSchedule(settings.drop_path, settings.epochs * steps_per_epoch),
-                Progress(
-                    title,
-                    epochs,
-                    steps_per_epoch,
-                    ("loss", "accuracy", "val_loss", "val_accuracy"),
-                ),
+                Progress(title, epochs, steps_per_epoch, SHOWN),
                 *callbacks,
             ],
         )
-
-
-def _piecewise_linear(step: tf.Tensor, knots: list[tuple[float, float]]) -> tf.Tensor:
-    """Linear interpolation through (step, value) knots; constant outside."""
-    step = tf.cast(step, tf.float32)
-    value = tf.constant(knots[0][1], tf.float32)
-    for (x0, y0), (x1, y1) in zip(knots, knots[1:], strict=False):
-        share = tf.clip_by_value((step - x0) / max(x1 - x0, 1.0), 0.0, 1.0)
-        value = tf.where(step >= x0, y0 + (y1 - y0) * share, value)
-    return value
-
-
-@register
-class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear 0.05·peak → peak → 0.05·peak over 90 % of the steps, then down to 0.0005·peak.
-
-    Source: the training of BNAS on CIFAR-10 (arXiv 2002.06963, after Smith, arXiv 1708.07120).
-    """
-
-    def __init__(self, peak: float, steps: int) -> None:
-        self.peak, self.steps = peak, steps
-
-    def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        half, cycle, end = 0.45 * self.steps, 0.9 * self.steps, float(self.steps)
-        low, last = 0.05 * self.peak, 0.0005 * self.peak
-        return _piecewise_linear(step, [(0.0, low), (half, self.peak), (cycle, low), (end, last)])
-
-    def get_config(self) -> dict:
-        return {"peak": self.peak, "steps": self.steps}
-
-
-@register
-class OneCycleMomentum(keras.optimizers.schedules.LearningRateSchedule):
-    """Momentum of the one-cycle policy: 0.95 → 0.85 → 0.95 over 90 % of the steps, then 0.95."""
-
-    def __init__(self, steps: int, high: float = 0.95, low: float = 0.85) -> None:
-        self.steps, self.high, self.low = steps, high, low
-
-    def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        knots = [(0.0, self.high), (0.45 * self.steps, self.low), (0.9 * self.steps, self.high)]
-        return _piecewise_linear(step, knots)
-
-    def get_config(self) -> dict:
-        return {"steps": self.steps, "high": self.high, "low": self.low}
-
-
-def learning_rate(
-    settings: TrainSettings, steps_per_epoch: int
-) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """The recipe's schedule over the whole training."""
-    steps = settings.epochs * steps_per_epoch
-    if settings.schedule == "one-cycle":
-        return OneCycle(settings.learning_rate, steps)
-    if settings.schedule == "cosine":
-        if settings.restart_epochs:
-            return keras.optimizers.schedules.CosineDecayRestarts(
-                settings.learning_rate,
-                settings.restart_epochs * steps_per_epoch,
-                t_mul=1.0,
-                m_mul=1.0,
-            )
-        return keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
-    return settings.learning_rate

@@ -104,7 +104,7 @@ def test_a_failed_run_is_recorded_with_its_sentence_and_tried_again(compared):
     runs = {run["name"]: run for run in compared.half_result["runs"]}
     assert [runs[name]["status"] for name in RUNS] == ["finished", "finished", "failed"]
     assert "did you mean 'channels'" in runs[RUNS[2]]["reason"]
-    assert f"{RUNS[2]} failed: A recipe has known keys only" in compared.half.out
+    assert f"{RUNS[2]} failed: A recipe has fixed keys" in compared.half.out
     assert compared.half_result["finished"] is False
     result = read_json(compared.folder / "comparison.json")
     assert result["finished"] is True

@@ -318,7 +318,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_draws_before(tmp_path):
     ],
 )
 def test_too_few_steps_for_the_draws_are_refused(tmp_path, settings, received):
-    message = f"trains for at least one step. Received: {received}"
+    message = f"at least one training step. Received: {received}"
     with pytest.raises(RecipeError, match=message):
         run(make(**settings), tmp_path)
     assert not list(tmp_path.iterdir())

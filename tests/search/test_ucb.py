@@ -214,7 +214,11 @@ def test_state_round_trips_through_json_at_any_draw(draws):
 @pytest.mark.parametrize(
     ("alive", "settings", "message"),
     [
-        (np.ones((2, 3)), {"floor": 3}, "down to the floor.* Received: floor 3 for 3 candidates"),
+        (
+            np.ones((2, 3)),
+            {"floor": 3},
+            "floor must be at least 1.* Received: floor 3 for 3 candidates",
+        ),
         (np.ones((2, 3)), {"floor": 0}, "Received: floor 0"),
         (np.ones((2, 3)), {"rounds": 0}, "0 rounds"),
         (np.array([[1, 1], [0, 0]]), {}, "a candidate on every edge"),

@@ -1,4 +1,4 @@
-"""Search by keras-tuner. Importing this loads no keras-tuner: only a search does."""
+"""Search by keras-tuner, which is loaded when a search begins."""
 
 from bnas_larq.search.tuning.encoding import Encoding
 from bnas_larq.search.tuning.records import TrialResult, pareto_front

@@ -1,4 +1,4 @@
-"""keras-tuner's oracles, made to be killed at any moment. Imports keras-tuner: import it lazily."""
+"""keras-tuner's oracles, made crash-safe. Imports keras-tuner: import it lazily."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ import keras_tuner
 from bnas_larq.files import write_json
 from bnas_larq.search.tuning.encoding import Encoding
 
-#: What keras-tuner calls the state of an oracle.
+#: keras-tuner's name for the file of an oracle's state.
 STATE = "oracle.json"
 
 
 class DurableOracle(keras_tuner.Oracle):
-    """What all oracles here have in common; the first base of each one.
+    """First base class of all oracles here.
 
-    keras-tuner writes an oracle's state and every trial to a file of its own. Here each file is
-    written whole or not at all, and the state decides: a trial that it does not know was never
-    created, and one that it does not know as ended is run again. So an oracle that was killed
-    proposes what it would have proposed.
+    keras-tuner writes an oracle's state and every trial to files of their own. Here files are
+    written atomically, and the state decides: a trial that it does not know was never created, and
+    one that has not ended there is run again. A killed oracle therefore proposes the same trials.
 
     Args:
-        encoding: what trials may vary.
-        on_end: is called with all ended trials, in the order of their end, whenever there is one
-            more, and when they are read from disk.
-        settings: as of the keras-tuner oracle.
+        encoding: of genotypes and settings as hyperparameters.
+        on_end: called with all ended trials, in the order of their end, after each end and after
+            reading them from disk.
+        settings: of the keras-tuner oracle.
     """
 
     def __init__(
@@ -41,12 +40,12 @@ class DurableOracle(keras_tuner.Oracle):
             hyperparameters=encoding.hyperparameters(),
             allow_new_entries=False,
             tune_new_entries=False,
-            # A failed trial is one whose loss is no longer finite; again it would do the same. And
-            # keras-tuner's limit to failures ends a chief without a word to its workers.
+            # A trial fails if its loss is not finite, and would fail again. keras-tuner's limit of
+            # failures ends a chief without telling its workers.
             max_consecutive_failed_trials=max_trials + 1,
             **settings,
         )
-        # Not every oracle takes it as an argument.
+        # Not an argument of every oracle.
         self.max_trials = max_trials
         self.encoding = encoding
         self.on_end = on_end
@@ -62,7 +61,7 @@ class DurableOracle(keras_tuner.Oracle):
         super().reload()
         self.trials = {trial_id: self.trials[trial_id] for trial_id in self.start_order}
         ended = set(self.end_order)
-        # The last one is taken first.
+        # keras-tuner takes the last one first.
         self._retry_queue = sorted(set(self._retry_queue) - ended, reverse=True)
         for trial_id in self._retry_queue:
             trial = self.trials[trial_id]
@@ -73,7 +72,7 @@ class DurableOracle(keras_tuner.Oracle):
     @keras_tuner.synchronized
     def end_trial(self, trial: Any) -> None:
         if trial.trial_id in self.end_order:
-            # A chief that was started again hands out what still runs at another worker.
+            # A restarted chief hands out trials that other workers are still running.
             ongoing = self.ongoing_trials.items()
             self.ongoing_trials = {k: t for k, t in ongoing if t.trial_id != trial.trial_id}
             return
@@ -85,5 +84,5 @@ class DurableOracle(keras_tuner.Oracle):
         return [self.trials[trial_id] for trial_id in self.end_order]
 
     def _duplicate(self, values: dict[str, Any]) -> bool:
-        # What keras-tuner draws again: trials that were there, and networks without a signal.
+        # keras-tuner redraws duplicates; here also networks that carry no signal.
         return not self.encoding.sensible(values) or super()._duplicate(values)

@@ -1,4 +1,4 @@
-"""The oracles of a recipe: who proposes the next trial. Imports keras-tuner: import it lazily."""
+"""The oracles of recipes, which propose trials. Imports keras-tuner: import it lazily."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class HyperOracle(DurableOracle, HyperbandOracle):
 class BayesianOracle(DurableOracle, BayesianOptimizationOracle):
     """keras-tuner's Bayesian optimisation: a Gaussian process with a Matérn kernel, UCB.
 
-    Choices are numbers to it, in the order of their list. Where it proposes what was tried before,
-    something random is tried instead.
+    It treats choices as numbers in the order of their list. A proposal that was tried before is
+    replaced by a random one.
     """
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Values of the next trial; see `keras_tuner.Oracle.populate_space`."""
-        # keras-tuner forgets this generator when it is killed.
+        # keras-tuner does not save this generator.
         self._random_state = np.random.RandomState((self.seed + len(self.trials)) % 2**32)
-        # Its matrices are tiny: threads cost more than they bring (half of the time on two cores).
+        # The matrices are tiny: threads cost more than they gain (half of the time on two cores).
         with threadpool_limits(1), warnings.catch_warnings():
-            # The kernel's length scale at a bound of its range: nothing that a user could mend.
+            # The kernel's length scale at a bound of its range: nothing that a user could fix.
             warnings.filterwarnings("ignore", module="sklearn")
             proposal = super().populate_space(trial_id)
         if proposal["status"] == "RUNNING" and self._duplicate(proposal["values"]):
@@ -49,7 +49,7 @@ class BayesianOracle(DurableOracle, BayesianOptimizationOracle):
 def make_oracle(
     settings: TunerSettings, encoding: Encoding, seed: int, on_end: Callable[[list[Any]], None]
 ) -> DurableOracle:
-    """The oracle that the settings name; the other arguments are as of `DurableOracle`."""
+    """The settings' oracle; for the other arguments see `DurableOracle`."""
     shared = {
         "encoding": encoding,
         "on_end": on_end,
@@ -59,7 +59,7 @@ def make_oracle(
     if settings.oracle == "random":
         return RandomOracle(**shared)
     if settings.oracle == "bayesian":
-        # keras-tuner's default is thrice the number of hyperparameters: of a genotype, 72 and more.
+        # keras-tuner's default, three times the number of hyperparameters, is 72 for a genotype.
         points = min(3 * len(encoding.hyperparameters().space), max(2, settings.trials // 3))
         return BayesianOracle(num_initial_points=points, **shared)
     if settings.oracle == "hyperband":
@@ -70,10 +70,10 @@ def make_oracle(
 
 
 def spread(seed: int) -> int:
-    """A seed for keras-tuner, far from those of neighbouring seeds and never 0.
+    """A seed for keras-tuner, never 0 and far from those of neighbouring seeds.
 
-    keras-tuner takes 0 for no seed, and counts its seed up with each value that it draws: searches
-    with seeds 1 and 2 would draw the same values, moved by one place.
+    keras-tuner treats 0 as no seed, and increments its seed with each value that it draws: searches
+    with seeds 1 and 2 would draw the same values, shifted by one.
     """
     digest = hashlib.sha256(f"tuner {seed}".encode()).digest()
     return 1 + int.from_bytes(digest[:4], "big") % (2**31 - 1)

@@ -1,4 +1,4 @@
-"""What a search by keras-tuner writes down: its trials, and their Pareto front."""
+"""Trials of a search by keras-tuner, their records in its folder, and their Pareto front."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ TRIALS, FRONT = "trials.jsonl", "pareto.json"
 
 @dataclasses.dataclass(frozen=True)
 class TrialResult:
-    """What a trial measured.
+    """The result of a trial.
 
     Attributes:
         accuracy: on the validation part, 0 to 1.
-        cost: of the network for one image, or None if the search asks for none.
+        cost: of the network for one image, or None if the search has no cost.
     """
 
     accuracy: float
@@ -31,7 +31,7 @@ class TrialResult:
 
 
 class TrialFunction(Protocol):
-    """Trains one network and measures it."""
+    """Trains a network and measures it."""
 
     def __call__(
         self,
@@ -44,28 +44,27 @@ class TrialFunction(Protocol):
         """Train to the end of epoch `epochs` and measure.
 
         Args:
-            train_overrides: keys of the recipe's section `train` with their values in this trial.
-            folder: of this genotype with these settings. A trial that was killed here, or that
-                stopped after fewer epochs, goes on from its `checkpoints/`, which are removed once
-                no trial can need them.
-            seed: the same for all trials, so that networks alone differ.
+            train_overrides: the trial's values for keys of the section `train`.
+            folder: of this genotype with these settings. A killed or shorter trial continues from
+                its `checkpoints/`, which are removed when no trial needs them any more.
+            seed: the same for all trials.
 
         Raises:
-            TrainingStopped: this network cannot be trained; the search goes on without it.
+            TrainingStopped: the network cannot be trained; the search continues without it.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One trial as hyperparameters describe it.
+    """A trial, decoded from its hyperparameters.
 
     Attributes:
-        number: keras-tuner's id of it.
-        genotype: what is trained.
-        overrides: keys of the section `train` with their values.
-        epochs: how many, those of the trial that it continues included.
-        continues: the trial of the same network that it goes on from, or None.
-        folder: where it works; equal for equal genotypes with equal settings.
+        number: keras-tuner's id.
+        genotype: of the network.
+        overrides: values for keys of the section `train`.
+        epochs: including those of the trial that it continues.
+        continues: the earlier trial of the same network that it continues, or None.
+        folder: the same for equal genotypes with equal settings.
     """
 
     number: str
@@ -79,7 +78,7 @@ class Trial:
     def of(
         cls, number: str, values: Values, encoding: Encoding, epochs: int, search: Path
     ) -> Trial:
-        """The trial with these hyperparameters; `epochs` counts unless Hyperband says otherwise."""
+        """The trial with these hyperparameters; Hyperband's number of epochs replaces `epochs`."""
         genotype, overrides = encoding.genotype(values), encoding.overrides(values)
         name = genotype.id
         if overrides:
@@ -96,7 +95,7 @@ class Trial:
 
     @property
     def outcome(self) -> Path:
-        """The file with what it measured. A trial that is run again, or comes twice, reads it."""
+        """The file of its result, which a repeated trial reads."""
         return self.folder / f"outcome-{self.epochs:05d}.json"
 
     def row(self, outcome: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +116,7 @@ class Trial:
 
 
 def write_records(folder: Path, rows: Sequence[Mapping[str, Any]], cost: str | None) -> None:
-    """Write trials.jsonl, and pareto.json if there is a cost (its name, such as `ops`)."""
+    """Write trials.jsonl and, with a cost (its name, such as `ops`), pareto.json."""
     write_atomic(folder / TRIALS, "".join(json.dumps(row) + "\n" for row in rows))
     if cost is None:
         return
@@ -135,22 +134,22 @@ def write_records(folder: Path, rows: Sequence[Mapping[str, Any]], cost: str | N
 
 
 def best_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The most accurate trial; of equal ones the cheapest, then the first. None without any."""
+    """The most accurate trial; of equal ones the cheapest, then the first. None without trials."""
     measured = [row for row in rows if row["accuracy"] is not None]
     return max(measured, key=lambda row: (row["accuracy"], -(row["cost"] or 0.0)), default=None)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the (accuracy, cost) points that no other one dominates, cheapest first.
+    """Indices of the (accuracy, cost) points that no other point dominates, cheapest first.
 
-    A point is dominated by another one that is at least as accurate and at most as costly, and
-    better in one of the two. Equal points do not dominate each other.
+    A point dominates another if it is at least as accurate and at most as costly, and better in one
+    of the two.
     """
     order = sorted(range(len(points)), key=lambda index: (points[index][1], -points[index][0]))
     front: list[int] = []
     for index in order:
         accuracy, cost = points[index]
-        # Only the last one can dominate: it is the most accurate of the cheaper ones.
+        # Only the last point can dominate: it is the most accurate of the cheaper ones.
         best = points[front[-1]] if front else None
         if best is None or accuracy > best[0] or (accuracy, cost) == best:
             front.append(index)

@@ -1,4 +1,4 @@
-"""keras-tuner's tuner whose trials train genotypes. Imports keras-tuner: import it lazily."""
+"""A keras-tuner tuner whose trials train genotypes. Imports keras-tuner: import it lazily."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ PROJECT = "tuner"
 
 
 class GenotypeTuner(keras_tuner.Tuner):
-    """Runs the trials of an oracle, here or as chief and workers (KERASTUNER_TUNER_ID and so on).
+    """Runs the trials of an oracle, here or as chief and workers (KERASTUNER_TUNER_ID etc.).
 
     Args:
-        oracle: who proposes; a worker asks the chief's instead.
+        oracle: proposes trials; a worker asks the chief's instead.
         run: trains and measures.
-        folder: of the search; keras-tuner's project is in its folder `tuner`.
-        epochs: of a trial, unless the oracle says another number.
+        folder: of the search; keras-tuner's project is its folder `tuner`.
+        epochs: of a trial, unless the oracle sets another number.
         seed: of every trial.
-        may_continue: whether a later trial may go on from an earlier one (Hyperband).
+        may_continue: whether a trial may continue an earlier one (Hyperband).
     """
 
     def __init__(
@@ -49,31 +49,33 @@ class GenotypeTuner(keras_tuner.Tuner):
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The validation accuracy of a trial; see `keras_tuner.Tuner.run_trial`."""
         values = trial.hyperparameters.values
-        work = Trial.of(trial.trial_id, values, self.encoding, self.epochs, self.folder)
+        decoded = Trial.of(trial.trial_id, values, self.encoding, self.epochs, self.folder)
         try:
-            if not work.outcome.is_file():
-                write_json(work.outcome, self._measured(work))
-            outcome = read_json(work.outcome)
+            if not decoded.outcome.is_file():
+                write_json(decoded.outcome, self._measure(decoded))
+            outcome = read_json(decoded.outcome)
             if not self.may_continue:
-                Checkpoints(work.folder / "checkpoints").clear()
+                Checkpoints(decoded.folder / "checkpoints").clear()
         except Exception as error:
-            # keras-tuner would note any error and go on; only what concerns one network may do so.
+            # keras-tuner would record any error as a failed trial and continue.
             raise FatalError(one_line(error)) from error
         if outcome.get("failed"):
             raise FailedTrialError(outcome["failed"])
         return {"accuracy": outcome["accuracy"]}
 
-    def _measured(self, work: Trial) -> dict[str, Any]:
-        work.folder.mkdir(parents=True, exist_ok=True)
+    def _measure(self, trial: Trial) -> dict[str, Any]:
+        trial.folder.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         try:
-            result = self.run(work.genotype, work.overrides, work.epochs, work.folder, self.seed)
+            result = self.run(
+                trial.genotype, trial.overrides, trial.epochs, trial.folder, self.seed
+            )
             outcome = {"accuracy": result.accuracy, "cost": result.cost}
         except TrainingStopped as error:
             outcome = {"failed": one_line(error)}
         return {**outcome, "seconds": round(time.monotonic() - start, 3)}
 
-    # While the oracle waits for other workers' trials, keras-tuner asks it without a pause.
+    # keras-tuner polls an oracle that waits for other workers' trials without a pause.
 
     def pre_create_trial(self) -> None:
         if self._idle:
@@ -86,14 +88,14 @@ class GenotypeTuner(keras_tuner.Tuner):
 
     def on_trial_end(self, trial: Any) -> None:
         if trial.status == "INVALID":
-            # Not the network, but writing down its result has failed: the trial is still to be run.
+            # The network is fine, but its result was not recorded: the trial must run again.
             raise RunError(
                 "A trial's result must reach the oracle. "
-                f"Received: {one_line(trial.message.strip().splitlines()[-1])}. Mend it and resume."
+                f"Received: {one_line(trial.message.strip().splitlines()[-1])}. Fix it and resume."
             )
         super().on_trial_end(trial)
 
-    # The tuner has no state of its own: there is something to go on from if the oracle's is there.
+    # The tuner has no state of its own: it can resume if the oracle's state exists.
 
     def _get_tuner_fname(self) -> str:
         return str(Path(self.project_dir) / STATE)

@@ -1,4 +1,4 @@
-"""Search by keras-tuner: whole networks are trained one by one, and an oracle proposes the next."""
+"""Search by keras-tuner: an oracle proposes networks, and each is trained by itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from bnas_larq.search.tuning.records import (
 from bnas_larq.settings import TunerSettings
 from bnas_larq.spaces import SearchSpace
 
-#: keras-tuner's names for who a process is, and where the chief listens.
+#: keras-tuner's variables: the process' role, and the address of the chief.
 TUNER_ID, ORACLE_IP, ORACLE_PORT = (
     "KERASTUNER_TUNER_ID",
     "KERASTUNER_ORACLE_IP",
@@ -37,7 +37,7 @@ TUNER_ID, ORACLE_IP, ORACLE_PORT = (
 
 
 def role_of_process() -> str | None:
-    """What keras-tuner's variables make of this process: `chief`, `worker`, or None without them.
+    """`chief` or `worker`, from keras-tuner's variables; None without them.
 
     Raises:
         RunError: only some of them are set.
@@ -60,11 +60,11 @@ class TunerSearch(Searcher):
     Args:
         settings: the recipe's section `search.tuner`.
         space: of the genotypes.
-        trial: trains and measures one network.
+        trial: trains and measures a network.
         seed: of the oracle and of every trial.
-        prepare: called by the process that owns the search, before any trial.
+        prepare: called before any trial by the process that owns the search.
         launch: starts the chief and `settings.workers` workers as processes, each of which calls
-            `take_part`, and returns when all of them are done.
+            `take_part`, and waits for them.
     """
 
     def __init__(
@@ -89,15 +89,14 @@ class TunerSearch(Searcher):
         provenance: dict[str, Any],
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> SearchResult:
-        """See `Searcher.run`; writes trials.jsonl and pareto.json, in the folder `tuner`
-        keras-tuner's project, and in `trials` what each network's training left.
+        """See `Searcher.run`; writes trials.jsonl, pareto.json, keras-tuner's project in `tuner`
+        and the networks' trainings in `trials`.
 
         With the variables KERASTUNER_TUNER_ID (`chief`), KERASTUNER_ORACLE_IP and
         KERASTUNER_ORACLE_PORT this process is the chief of workers that the user starts.
 
         Args:
-            data: is not needed: `trial` has its own.
-            callbacks: are not used.
+            data, callbacks: not used; `trial` has its own data.
 
         Raises:
             TrainingStopped: no trial could be measured.
@@ -106,9 +105,8 @@ class TunerSearch(Searcher):
         role = role_of_process()
         if role == "worker":
             raise RunError(
-                f"The process that owns a search is its chief. Received: {TUNER_ID}="
-                f"{os.environ[TUNER_ID]}. Set it to chief here, and start workers with "
-                "`bnas-larq worker FOLDER`."
+                f"A search runs in its chief. Received: {TUNER_ID}={os.environ[TUNER_ID]}. "
+                "Set it to chief here, and start workers with `bnas-larq worker FOLDER`."
             )
         if self.prepare is not None:
             self.prepare()
@@ -125,10 +123,8 @@ class TunerSearch(Searcher):
         return self._result(read_lines(folder / TRIALS), provenance)
 
     def take_part(self, folder: Path) -> None:
-        """Run trials until there are no more: alone, or as the chief or worker that the
-        environment names.
-        """
-        # They load keras-tuner, which needs the backend before it.
+        """Run trials until there are no more: alone, or in the environment's role."""
+        # keras-tuner must be loaded after the backend.
         from grpc import RpcError
         from keras_tuner.errors import FatalError
 
@@ -151,7 +147,7 @@ class TunerSearch(Searcher):
         from bnas_larq.search.tuning.tuner import GenotypeTuner
 
         settings = self.settings
-        # keras-tuner prints to stdout, which is for results; here, what it reloads.
+        # keras-tuner prints what it reloads to stdout, which is for results.
         with contextlib.redirect_stdout(io.StringIO()):
             tuner = GenotypeTuner(
                 make_oracle(settings, self.encoding, self.seed, _Recorder(self, folder)),
@@ -169,7 +165,7 @@ class TunerSearch(Searcher):
         if best is None:
             reason = rows[-1]["failed"] if rows else "no trial was run"
             raise TrainingStopped(
-                f"A search needs a trial that can be measured. Received: none of {len(rows)} "
+                f"A search needs a trial that succeeds. Received: none of {len(rows)} "
                 f"({reason}). Lower train.learning_rate, or choose another search.tuner.oracle."
             )
         genotype = Genotype(
@@ -187,7 +183,7 @@ class TunerSearch(Searcher):
 
 
 class _Recorder:
-    """Writes the records, and tells the user, when a trial has ended."""
+    """Writes the records and a progress line after each trial."""
 
     def __init__(self, search: TunerSearch, folder: Path) -> None:
         self.search, self.folder = search, folder
@@ -195,10 +191,10 @@ class _Recorder:
     def __call__(self, ended: list[Any]) -> None:
         search, settings = self.search, self.search.settings
         rows = []
-        for trial in ended:
-            values = trial.hyperparameters.values
-            work = Trial.of(trial.trial_id, values, search.encoding, settings.epochs, self.folder)
-            rows.append(work.row(read_json(work.outcome)))
+        for state in ended:
+            values = state.hyperparameters.values
+            trial = Trial.of(state.trial_id, values, search.encoding, settings.epochs, self.folder)
+            rows.append(trial.row(read_json(trial.outcome)))
         write_records(self.folder, rows, settings.cost)
         say(self._line(rows))
 

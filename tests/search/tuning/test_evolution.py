@@ -9,8 +9,7 @@ import pytest
 
 from bnas_larq.files import read_lines
 from bnas_larq.search.tuning.encoding import Encoding
-from bnas_larq.search.tuning.evolution import EvolutionOracle
-from bnas_larq.search.tuning.mutation import mutate
+from bnas_larq.search.tuning.evolution import EvolutionOracle, mutate
 from bnas_larq.search.tuning.records import TRIALS
 from bnas_larq.spaces import SearchSpace
 

@@ -9,7 +9,7 @@ import pytest
 
 from bnas_larq.genotype import Edge, Genotype
 from bnas_larq.search.tuning import Encoding
-from bnas_larq.search.tuning.mutation import mutate
+from bnas_larq.search.tuning.evolution import mutate
 from bnas_larq.spaces import SearchSpace
 
 TRAIN = {"learning_rate": {"min": 1e-4, "max": 1e-2, "log": True}, "optimizer": ["sgd", "adam"]}

@@ -88,8 +88,8 @@ def tune(folder, *, seed=1, tuning=TUNING, settings=SETTINGS, kill_at=None):
         model,
         settings,
         tuning,
-        batches,
-        STEPS,
+        dataset=batches,
+        steps_per_epoch=STEPS,
         validation_data=batches(99).take(2),
         folder=folder,
         callbacks=[watch],
@@ -148,7 +148,8 @@ def test_latent_kernels_move_by_the_multiplier(tmp_path):
             kernel.assign(kernel.constraint(kernel.latent_variable))
         before = {weight.name: weight.numpy() for weight in model.weights}
         folder = tmp_path / str(multiplier)
-        fine_tune_network(model, once, tuning, batches, 1, validation_data=None, folder=folder)
+        once_only = {"dataset": batches, "steps_per_epoch": 1, "validation_data": None}
+        fine_tune_network(model, once, tuning, folder=folder, **once_only)
         steps[multiplier] = {w.name: w.numpy() - before[w.name] for w in model.weights}
     latent = {kernel.name for kernel in latent_kernels(model)}
     assert len(latent) == 4

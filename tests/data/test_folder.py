@@ -261,7 +261,7 @@ def test_too_few_images_for_a_test_part(tmp_path):
 
 
 def test_missing_folders(tmp_path):
-    with pytest.raises(DataError, match="Received: no data_dir. Give --data-dir"):
+    with pytest.raises(DataError, match="Received: no data_dir. Set --data-dir"):
         load_dataset("folder")
     with pytest.raises(DataError, match="existing folder. Received: .*nowhere"):
         load(tmp_path / "nowhere")
