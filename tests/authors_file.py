@@ -87,7 +87,7 @@ class AuthorsFile:
                 self.fill(cell.preprocess[which][1], f"cells.{index}.preprocess{which}.op.0")
             for place, layer in enumerate(cell.shortcut):
                 self.fill(layer, f"cells.{index}.preprocess_res.{place}")
-            for mixed in cell.mixed_states:
+            for mixed in cell.outgoing:
                 for candidate in mixed.candidates:
                     if net.space.normal[candidate.column].startswith("bin"):
                         self._fill_candidate(index, mixed.rows, candidate)

@@ -1,4 +1,4 @@
-"""What the supernet and final networks have in common: stems, preprocessing, shortcuts.
+"""What supernets and final networks share: cell sizes, stems, preprocessing, shortcuts, classifier.
 
 Source: BNAS, arXiv 2002.06963, §3.2 (cell template) and the layout of DARTS networks it builds on.
 """
@@ -83,15 +83,15 @@ def cifar_stem(channels: int, context: Context) -> list[keras.layers.Layer]:
 
     Full precision.
     """
-    place = context.at("stem", CIFAR_STEM_MULTIPLIER * channels)
-    return [place.batch_norm(affine=True), place.float_conv(3), place.relu()]
+    stem = context.at("stem", CIFAR_STEM_MULTIPLIER * channels)
+    return [stem.batch_norm(affine=True), stem.float_conv(3), stem.relu()]
 
 
 def check_stem_groups(stem: str, channels: int, groups: int) -> None:
     """Raise BnasLarqError unless the stem of a network with these channels can have the groups."""
     if groups != 1 and stem == "cifar":
         raise BnasLarqError(
-            "The CIFAR stem is one convolution on the image, which has no groups. "
+            "The CIFAR stem's only convolution reads the image and has no groups. "
             f"Received: stem_groups={groups}. Give 1, or use the ImageNet stem."
         )
     if groups < 1 or channels % groups or (channels // 2) % groups:
@@ -131,37 +131,37 @@ def preprocess(plan: CellPlan, which: int, stem: str, context: Context) -> list[
 
     BatchNorm, 1×1 convolution, ReLU; 3×3 with stride 2 for the older input right after a reduction.
     Full precision in the supernet, binary in final networks. In CIFAR networks the strided one's
-    BatchNorm has no scale and offset, as in the published parameter counts.
+    BatchNorm has no scale and offset, which the published parameter counts confirm.
     """
     strided = which == 0 and plan.after_reduction
-    place = context.at(f"{plan.name}_preprocess{which}", plan.filters, 2 if strided else 1)
+    own = context.at(f"{plan.name}_preprocess{which}", plan.filters, 2 if strided else 1)
     size = 3 if strided else 1
     affine = not context.supernet and not (strided and stem == "cifar")
-    # In the supernet the convolution reads real values, in final networks the sign of them.
-    conv = [place.float_conv(size)] if context.supernet else place.binary_conv(size)
-    return [place.batch_norm(affine=affine), *conv, place.relu()]
+    # In the supernet the convolution reads real values, in final networks their signs.
+    conv = [own.float_conv(size)] if context.supernet else own.binary_conv(size)
+    return [own.batch_norm(affine=affine), *conv, own.relu()]
 
 
 def shortcut(plan: CellPlan, nodes: int, context: Context) -> Sequence[keras.layers.Layer]:
-    """Layers on the way from the previous cell's output to this cell's.
+    """Layers of the shortcut from the previous cell's output to this cell's.
 
     None, or in a reduction cell BatchNorm and a full-precision 2×2 convolution with stride 2 and
     bias.
     """
     if not plan.reduction:
         return []
-    place = context.at(f"{plan.name}_shortcut", nodes * plan.filters, 2)
+    own = context.at(f"{plan.name}_shortcut", nodes * plan.filters, 2)
     conv = convolutions.convolution(
-        place.filters,
+        own.filters,
         2,
-        name=f"{place.name}_conv",
+        name=own.conv_name,
         strides=2,
         padding="same",
         input_scheme=None,
         kernel_scheme=None,
         use_bias=True,
     )
-    return [place.batch_norm(affine=True), conv]
+    return [own.batch_norm(affine=True), conv]
 
 
 def check_pooling(pooling: str | None) -> None:
@@ -174,7 +174,7 @@ def check_pooling(pooling: str | None) -> None:
 
 
 def global_pool(pooling: str | None) -> list[keras.layers.Layer]:
-    """What stands in place of the classifier in a network without its top: nothing or one pool."""
+    """The layers of a network without its top in place of the classifier: none or one pool."""
     return [POOLINGS[pooling](name="pool")] if pooling else []
 
 

@@ -12,7 +12,7 @@ from bnas_larq.errors import BnasLarqError
 from bnas_larq.networks.optimizers import CoupledSGD
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.alpha_gradients import SecondOrder, SingleLevel
-from bnas_larq.supernet.diversity import AnnealedEntropy
+from bnas_larq.supernet.architecture import AnnealedEntropy
 from bnas_larq.supernet.relaxations import (
     Concrete,
     FixedPath,
@@ -131,9 +131,9 @@ def test_epochs_count_from_the_first_of_the_search():
 
 
 def test_a_negative_epoch_is_refused():
-    with pytest.raises(BnasLarqError, match="begin to move in an epoch from 0 on. Received: -1"):
+    with pytest.raises(BnasLarqError, match="α starts to move in an epoch from 0 on. Received: -1"):
         supernet().compile(alpha_start_epoch=-1)
-    with pytest.raises(BnasLarqError, match="numbers from 0 on. Received: first_epoch=-1"):
+    with pytest.raises(BnasLarqError, match="numbered from 0 on. Received: first_epoch=-1"):
         supernet().compile(first_epoch=-1)
 
 
@@ -185,9 +185,8 @@ def test_a_single_level_step_moves_both_by_one_gradient_on_the_training_half():
 # -- draws -----------------------------------------------------------------------------------------
 
 
-def drawn(net: SuperNet, passing: str = "weights") -> list[list[int]]:
-    with net.passing(passing):
-        return [mixture.chosen.numpy().tolist() for mixture in net.mixtures(training=True)]
+def drawn(net: SuperNet, forward_pass: str = "weights") -> list[list[int]]:
+    return [path.chosen.numpy().tolist() for path in net.choices(True, forward_pass)]
 
 
 def test_every_kind_pass_and_step_draws_on_its_own_and_again_the_same():
@@ -217,7 +216,7 @@ def test_sampled_steps_train_the_path_and_move_alpha():
         assert np.any(moved)
         # A softmax's gradient adds up to 0 over an edge's candidates.
         np.testing.assert_allclose(moved.sum(axis=1), 0.0, atol=1e-6)
-    paths = net.mixtures(training=False)
+    paths = net.choices(training=False)
     assert all(isinstance(path, SampledPath) and path.weights is None for path in paths)
 
 

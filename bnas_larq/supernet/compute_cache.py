@@ -1,5 +1,8 @@
-"""The binary convolutions of a supernet: which layers count as such, and their kernels, which are
-quantised once for all cells."""
+"""What the cells of a supernet share while it computes: traced functions and quantised kernels.
+
+Tracing and quantising would otherwise be repeated for each of some two hundred convolutions, in
+each half of a step. `BinaryConvolution` says which layers take this fast path.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,23 @@ from bnas_larq.layers.projection import PCNNProjection
 from bnas_larq.layers.quantizers import SignScale
 from bnas_larq.supernet.edge_channels import joined
 
+#: Kernel quantizers whose values are ±scale, one scale for each output channel.
+_SIGNS = (
+    SignScale,
+    PCNNProjection,
+    lq.quantizers.SteSign,
+    lq.quantizers.ApproxSign,
+    lq.quantizers.SwishSign,
+    lq.quantizers.MagnitudeAwareSign,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class BinaryConvolution:
-    """A layer of the supernet that this module can evaluate.
+    """A convolution that the supernet evaluates as signs times a scale.
 
     Attributes:
-        layer: convolution with a kernel quantizer that gives ±scale, and nothing else.
+        layer: without bias, activation and input quantizer; its kernel quantizer gives ±scale.
         relu: whether ReLU follows.
     """
 
@@ -40,24 +53,13 @@ class BinaryConvolution:
     def of(cls, layers: Sequence[keras.layers.Layer]) -> tuple[int, BinaryConvolution] | None:
         """(number of layers before it, the convolution) if `layers` end in one, else None.
 
-        The end is a convolution of the kind above, with or without a plain ReLU behind it.
+        A plain ReLU may follow it.
         """
         relu = bool(layers) and _is_plain_relu(layers[-1])
-        place = len(layers) - 1 - relu
-        if place < 0 or not _is_binary_convolution(layers[place]):
+        index = len(layers) - 1 - relu
+        if index < 0 or not _is_binary_convolution(layers[index]):
             return None
-        return place, cls(layers[place], relu)
-
-
-#: Kernel quantizers whose values are ±scale, one scale for each output channel.
-_SIGNS = (
-    SignScale,
-    PCNNProjection,
-    lq.quantizers.SteSign,
-    lq.quantizers.ApproxSign,
-    lq.quantizers.SwishSign,
-    lq.quantizers.MagnitudeAwareSign,
-)
+        return index, cls(layers[index], relu)
 
 
 def _is_plain_relu(layer: keras.layers.Layer) -> bool:
@@ -84,20 +86,18 @@ def _is_binary_convolution(layer: keras.layers.Layer) -> bool:
     )
 
 
-class _Shared(NamedTuple):
-    """A binary kernel that has been quantised.
-
-    Attributes:
-        value: ±scale, [h, w, in, out]; gradients go through it.
-        distance: of a kernel with a projection loss, see `PCNNProjection.latest`.
+class _QuantisedKernel(NamedTuple):
+    """Attributes:
+    value: ±scale, [h, w, in, out]; gradients go through it.
+    distance: of a kernel with a projection loss, see `PCNNProjection.latest`.
     """
 
     value: tf.Tensor
     distance: tf.Tensor | None
 
 
-class BinaryMixer:
-    """How a supernet convolves: the type, the functions its cells share, kernels quantised once.
+class ComputeCache:
+    """The compute type of a supernet, its traced functions, and its kernels, quantised once.
 
     Args:
         dtype: what is convolved in: `float32`, or `bfloat16`, in which ±1 is exact.
@@ -106,82 +106,76 @@ class BinaryMixer:
     def __init__(self, dtype: str = "float32") -> None:
         self.dtype = tf.as_dtype(dtype)
         self._functions: dict = {}
-        self._shared: dict[int, _Shared] = {}
+        self._kernels: dict[int, _QuantisedKernel] = {}
         self._settings: dict[keras.layers.Layer, tuple] = {}
 
     def traced(self, key: Hashable, make: Callable[[], Callable], inline: bool = True) -> Callable:
-        """The traced function called `key`, made by the first who asks.
+        """The traced function called `key`, made on the first call.
 
-        Whoever gives the same key must mean the same function of its arguments.
+        Equal keys must mean equal functions of the arguments.
         """
         if key not in self._functions:
             self._functions[key] = traced_by_shape(make(), inline)
         return self._functions[key]
 
-    def settings_of(self, thing: keras.layers.Layer) -> tuple:
-        """See the function of this name, which is slow; settings do not change."""
-        if thing not in self._settings:
-            self._settings[thing] = settings_of(thing)
-        return self._settings[thing]
+    def settings_of(self, layer: keras.layers.Layer) -> tuple:
+        """Type and arguments of a layer or quantizer, its parts' included, without names."""
+        if layer not in self._settings:
+            config = json.dumps(_without_names(layer.get_config()), sort_keys=True, default=str)
+            self._settings[layer] = type(layer), config
+        return self._settings[layer]
 
     def kernel_of(self, convolution: BinaryConvolution) -> tf.Tensor:
-        """The layer's binary kernel, anew or the one of `shared_kernels`.
+        """The layer's binary kernel: that of `shared_kernels`, or quantised anew.
 
         ±scale, [h, w, in, out], one scale from 0 up for each output channel; gradients go through
         it to the latent kernel.
         """
         layer = convolution.layer
-        shared = self._shared.get(id(layer))
-        if shared is None:
+        kernel = self._kernels.get(id(layer))
+        if kernel is None:
             return _quantised([layer])[0].value
-        if shared.distance is not None:
-            # Others may have quantised it since, in a pass that is over.
-            layer.kernel_quantizer.latest = shared.distance
-        return shared.value
+        if kernel.distance is not None:
+            # A pass that is over may have quantised it since.
+            layer.kernel_quantizer.latest = kernel.distance
+        return kernel.value
 
     @contextlib.contextmanager
     def shared_kernels(self, convolutions: Iterable[BinaryConvolution]) -> Iterator[None]:
-        """Quantise kernels once for all evaluations inside the context.
+        """Inside, each of these kernels is quantised once for all evaluations.
 
-        The quantizers run here: a tape that shall see them must record now. Inside, a context of
-        its own takes over: one of no kernels quantises all of them anew.
+        The quantizers run on entry: a tape that shall see them must be recording by then. A nested
+        context replaces this one; with no convolutions, every evaluation quantises anew.
         """
         groups: dict[Hashable, list[lq.layers.QuantConv2D]] = {}
         for convolution in convolutions:
             layer, quantizer = convolution.layer, convolution.layer.kernel_quantizer
-            # One with variables belongs to its one kernel, and a user's may do as it likes.
-            own = quantizer.weights or type(quantizer) not in _SIGNS
-            alike = id(layer) if own else self.settings_of(quantizer)
-            groups.setdefault((alike, *layer.kernel.shape[:-1]), []).append(layer)
-        shared = {}
+            # Variables belong to one kernel, and a user's quantizer may mix output channels.
+            alone = quantizer.weights or type(quantizer) not in _SIGNS
+            settings = id(layer) if alone else self.settings_of(quantizer)
+            groups.setdefault((settings, *layer.kernel.shape[:-1]), []).append(layer)
+        kernels = {}
         for layers in groups.values():
-            shared.update(zip(map(id, layers), _quantised(layers), strict=True))
-        before, self._shared = self._shared, shared
+            kernels.update(zip(map(id, layers), _quantised(layers), strict=True))
+        before, self._kernels = self._kernels, kernels
         try:
             yield
         finally:
-            self._shared = before
+            self._kernels = before
 
 
-def _quantised(layers: Sequence[lq.layers.QuantConv2D]) -> list[_Shared]:
-    """The binary kernels of some layers whose quantizers and kernels are alike but for the number
-    of output channels.
+def _quantised(layers: Sequence[lq.layers.QuantConv2D]) -> list[_QuantisedKernel]:
+    """The binary kernels of layers whose quantizers and kernels are equal but for the number of
+    output channels.
 
-    What the quantizers do to one output channel does not depend on the others, so they are all
-    quantised as one kernel: a supernet has two hundred.
+    Output channels are quantised independently, so all are quantised as one kernel.
     """
     latents = [tf.convert_to_tensor(layer.kernel) for layer in layers]
     value = layers[0].kernel_quantizer(joined(latents))
     if len(layers) == 1:
-        return [_Shared(value, getattr(layers[0].kernel_quantizer, "latest", None))]
+        return [_QuantisedKernel(value, getattr(layers[0].kernel_quantizer, "latest", None))]
     parts = tf.split(value, [latent.shape[-1] for latent in latents], axis=-1)
-    return [_Shared(part, None) for part in parts]
-
-
-def settings_of(thing: keras.layers.Layer) -> tuple:
-    """Type and arguments of a layer or quantizer, without names: its own and those of its parts."""
-    config = _without_names(thing.get_config())
-    return type(thing), json.dumps(config, sort_keys=True, default=str)
+    return [_QuantisedKernel(part, None) for part in parts]
 
 
 def _without_names(config):
