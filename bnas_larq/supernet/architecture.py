@@ -101,11 +101,10 @@ class ArchitectureModel(keras.Model):
     def set_alphas(self, normal: np.ndarray, reduce: np.ndarray) -> None:
         """Assign α of both kinds of cells; WeightsError when a shape differs."""
         for variable, value in zip(self.alphas, (normal, reduce), strict=True):
-            if tuple(np.shape(value)) != tuple(variable.shape):
+            if np.shape(value) != (shape := tuple(variable.shape)):
                 raise WeightsError(
-                    "Architecture weights must have the shape "
-                    f"{tuple(variable.shape)} of this search space. "
-                    f"Received: {tuple(np.shape(value))}."
+                    f"Architecture weights must have the shape {shape} of this search space. "
+                    f"Received: {np.shape(value)}."
                 )
         for variable, value in zip(self.alphas, (normal, reduce), strict=True):
             variable.assign(value)
@@ -167,16 +166,11 @@ class ArchitectureModel(keras.Model):
 
     def shares(self) -> dict[str, tf.Tensor]:
         """Mean share of each operation over all edges of both cells that offer it."""
-        distributions = self.distributions()
+        candidates = (self.space.normal, self.space.reduce)
+        offers = list(zip(self.distributions(), candidates, strict=True))
         shares = {}
         for name in self.operations:
-            columns = [
-                probabilities[:, names.index(name)]
-                for probabilities, names in zip(
-                    distributions, (self.space.normal, self.space.reduce), strict=True
-                )
-                if name in names
-            ]
+            columns = [shares_of[:, ops.index(name)] for shares_of, ops in offers if name in ops]
             shares[name] = tf.reduce_mean(tf.concat(columns, axis=0))
         return shares
 

@@ -18,11 +18,7 @@ from bnas_larq.supernet.alpha_gradients import (
     FirstOrder,
     Losses,
 )
-from bnas_larq.supernet.architecture import (
-    AnnealedEntropy,
-    ArchitectureModel,
-    search_trackers,
-)
+from bnas_larq.supernet.architecture import AnnealedEntropy, ArchitectureModel, search_trackers
 from bnas_larq.supernet.bilevel_batches import EpochCounter, both_halves, check_halves
 
 
@@ -32,9 +28,6 @@ class BilevelModel(ArchitectureModel):
     `fit` takes a dataset of `((x_train, y_train), (x_val, y_val))`; each step first moves the
     architecture variables, then all others on the training half (DARTS, arXiv 1806.09055, alg. 1).
     `evaluate` and `predict` take plain `(x, y)` batches.
-
-    Args:
-        *args: as of `ArchitectureModel`.
     """
 
     alpha_start_epoch = 0
@@ -93,7 +86,7 @@ class BilevelModel(ArchitectureModel):
         """
         if alpha_start_epoch < 0:
             raise BnasLarqError(
-                f"α starts to move in an epoch from 0 on. Received: {alpha_start_epoch}."
+                f"α starts to move at epoch 0 or later. Received: {alpha_start_epoch}."
             )
         if first_epoch < 0:
             raise BnasLarqError(

@@ -5,21 +5,20 @@ the scale multiplies the result: sums of ±1 are exact in float32, so that a sum
 mathematics is zero here, whatever the order of addition, and ReLU's gradient there is 0. (With the
 scale inside the sum such zeros become ±1e-9, and every tenth ReLU follows the rounding.)
 
-What costs little next to a convolution is arranged so that it costs nothing:
+All else is arranged to cost nothing next to the convolutions:
 
 - Scale and ReLU are written as an inference BatchNorm and a ReLU, which TensorFlow's remapper
-  fuses into the convolution (oneDNN; elsewhere they are what they say).
+  fuses into the convolution (with oneDNN).
 - Positive mixture weights are multiplied into that scale: ReLU is positively homogeneous.
 - The backward pass masks the upstream gradient with the output's sign and leaves scale and
   weight to the kernel of the transposed convolution and to the small kernel gradient. The
-  gradient of a mixture weight is a sum over positions of upstream gradient times output, with no
-  need of a kernel gradient.
-- TensorFlow prunes gradients that nobody asks for: those of kernels while α moves, those of α
-  while the kernels do.
+  gradient of a mixture weight is a sum over positions of upstream gradient times output, and
+  needs no kernel gradient.
+- TensorFlow prunes the gradients of kernels while α moves, and those of α while kernels do.
 - Both functions are traced and compiled once for each set of shapes, not once for each cell and
-  half of the step: both take long (`ComputeCache`).
+  half of the step (`ComputeCache`).
 - What the candidates read (BatchNorm, sign, pools) is recomputed in the backward function: it
-  costs less than keeping it, and the graph around holds two calls for each state.
+  costs less than keeping it.
 """
 
 from __future__ import annotations
@@ -37,9 +36,6 @@ from bnas_larq.supernet.compute_cache import BinaryConvolution, ComputeCache
 from bnas_larq.supernet.edge_channels import joined, picked, placed, spread, sum_of_products
 
 Layer = keras.layers.Layer
-
-
-# -- what the candidates read ----------------------------------------------------------------------
 
 
 def is_plain_batch_norm(layer: Layer) -> bool:
@@ -103,9 +99,6 @@ class InputChains:
         return [outputs[tuple(chain)] for chain in self.chains]
 
 
-# -- their weighted sum ----------------------------------------------------------------------------
-
-
 @dataclasses.dataclass(frozen=True)
 class FusedCandidate:
     """One candidate of a state, in a call of `fused_sum`.
@@ -121,6 +114,12 @@ class FusedCandidate:
     column: int
     live: tuple[int, ...]
     convolution: BinaryConvolution | None = None
+
+    @property
+    def key(self) -> tuple:
+        """Equal for candidates that compute the same function."""
+        settings = self.convolution and self.convolution.settings
+        return self.source, self.column, self.live, settings
 
 
 def fused_sum(
@@ -139,10 +138,8 @@ def fused_sum(
 
     Args:
         inputs: the state, [batch, height, width, channels], float32.
-        chains: compute what the candidates read: ±1 for convolutions.
-        candidates: what is summed.
-        kernels: the convolutions' binary kernels, in the candidates' order; their output channels
-            are those of the live edges.
+        chains: compute what the candidates read, ±1 for convolutions.
+        kernels: the convolutions' binary kernels of the live edges, in the candidates' order.
         weights: mixture weights [edges, operations].
         positive: whether all weights of the candidates are above 0.
         dtype: what is convolved in.
@@ -169,8 +166,8 @@ def fused_sum(
         output, kept = forward(inputs, weights, kernels, statistics)
 
         def gradient(upstream):
-            gradients = backward(upstream, inputs, weights, kernels, kept, statistics)
-            dinputs, dweights, dkernels = gradients
+            results = backward(upstream, inputs, weights, kernels, kept, statistics)
+            dinputs, dweights, dkernels = results
             return [dinputs, dweights, *dkernels]
 
         return output, gradient
@@ -190,15 +187,7 @@ class _FusedSum:
 
     def key(self, settings_of: Callable[[Layer], Hashable]) -> tuple:
         """Equal for equal functions, see `InputChains.key`."""
-        candidates = tuple(
-            (
-                candidate.source,
-                candidate.column,
-                candidate.live,
-                candidate.convolution and candidate.convolution.settings,
-            )
-            for candidate in self.candidates
-        )
+        candidates = tuple(candidate.key for candidate in self.candidates)
         return self.chains.key(settings_of), candidates, self.edges, self.positive, self.dtype
 
     @property

@@ -93,8 +93,8 @@ class OutgoingEdges(keras.layers.Layer):
     Args:
         operations: candidates, in the order of the α columns.
         rows: the edges' rows of α.
-        plan, state, context: the cell, the state's number and settings; `context.filters` are the
-            channels of the state and of each edge's output.
+        plan, state: the cell, and the state's number in it.
+        context: settings; its `filters` are the channels of the state and of each edge's output.
         cache: what all cells of the supernet share.
 
     Attributes:

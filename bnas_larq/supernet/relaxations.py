@@ -21,9 +21,6 @@ _TINY = float(np.finfo(np.float32).tiny)
 DECAYS = ("linear", "exponential")
 
 
-# -- what a relaxation gets and gives --------------------------------------------------------------
-
-
 @dataclasses.dataclass(frozen=True)
 class Draw:
     """What a relaxation may depend on besides α, for one kind of cell in one forward pass.
@@ -46,12 +43,10 @@ class Mixture:
     """All candidates of every edge, each times its weight.
 
     Attributes:
-        weights: [edges, operations]. Any values. A one-hot mixture, too, passes a gradient to the
-            weight of every candidate.
+        weights: [edges, operations], of any values; all receive a gradient, even where they are 0.
         positive: whether every weight is above 0, as a softmax's are, edge weights included.
             ReLU(w·x) = w·ReLU(x) then lets the weight be part of the convolution's own scale.
-        edge_weights: [edges], factors of whole edges (PC-DARTS' edge normalisation, arXiv
-            1907.05737, eq. 3), or None for 1.
+        edge_weights: [edges], factors of whole edges (see `EdgeNormalization`), or None for 1.
     """
 
     weights: tf.Tensor
@@ -121,8 +116,7 @@ class Relaxation(abc.ABC):
         """What the cells of one kind evaluate in one forward pass.
 
         Args:
-            alphas: [edges, operations]; those of pruned candidates are so low that their share is
-                0.
+            alphas: [edges, operations]; so low for pruned candidates that their share is 0.
             draw: everything else that the choice may depend on.
         """
 
@@ -136,18 +130,12 @@ class Relaxation(abc.ABC):
         return cls(**config)
 
 
-# -- all candidates, by softmax --------------------------------------------------------------------
-
-
 @register
 class Softmax(Relaxation):
     """Softmax over the candidates of each edge, as DARTS (arXiv 1806.09055, eq. 2)."""
 
     def choose(self, alphas: tf.Tensor, draw: Draw) -> Mixture:
         return Mixture(self(alphas), positive=True)
-
-
-# -- drawn with Gumbel noise -----------------------------------------------------------------------
 
 
 @register
@@ -186,12 +174,8 @@ class TemperatureSchedule:
         return self.first * (self.last / self.first) ** progress
 
     def get_config(self) -> dict:
-        return {
-            "first": self.first,
-            "last": self.last,
-            "epochs": self.epochs,
-            "decay": self.decay,
-        }
+        ends = {"first": self.first, "last": self.last}
+        return {**ends, "epochs": self.epochs, "decay": self.decay}
 
     @classmethod
     def from_config(cls, config: dict) -> TemperatureSchedule:
@@ -237,11 +221,10 @@ class GumbelHard(_Gumbel):
     """One candidate of each edge, drawn by softmax(α), with the gradient of the relaxed draw (GDAS,
     arXiv 1910.04465, eqs. 3 to 5).
 
-    The forward pass is one-hot: only the drawn candidates are computed. In the backward pass the
-    drawn candidate's weight passes its gradient to the relaxed weights, and through them to all α
-    of its edge (straight-through). The weights of the other candidates, whose outputs are not
-    computed, receive none. (GDAS' program adds those weights, which are 0, to the output as plain
-    numbers, so that each receives the sum of the output's gradient, the same for all.)
+    Only the drawn candidates are computed. A drawn candidate's weight passes its gradient to the
+    relaxed weights, and through them to all α of its edge (straight-through). The other weights of
+    the edge receive none: their candidates' outputs are not known. (GDAS' program adds those
+    weights, which are 0, to the output, so that all receive the sum of the output's gradient.)
 
     In evaluation the candidates with the largest α are computed.
 
@@ -277,9 +260,6 @@ class Concrete(_Gumbel):
         return Mixture(self.relaxed(self.perturbed(alphas, draw), draw), positive=True)
 
 
-# -- chosen from outside ---------------------------------------------------------------------------
-
-
 @register
 class FixedPath(Relaxation):
     """One candidate of each edge, chosen from outside by `assign`, whatever α are.
@@ -301,10 +281,7 @@ class FixedPath(Relaxation):
         Raises:
             BnasLarqError: not one column for each edge, or a column that α do not have.
         """
-        path = {
-            "normal": np.asarray(normal, np.int32),
-            "reduce": np.asarray(reduce, np.int32),
-        }
+        path = {"normal": np.asarray(normal, np.int32), "reduce": np.asarray(reduce, np.int32)}
         for kind, columns in path.items():
             self._check(kind, columns)
         for kind, columns in path.items():

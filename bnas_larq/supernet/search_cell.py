@@ -104,8 +104,7 @@ class SearchCell(keras.layers.Layer):
         channel_sampling: which channels pass through the candidates; None for all of them.
 
     Call arguments:
-        states: (older, newer): outputs of the two previous cells, [batch, height, width, channels]
-            each.
+        states: outputs of the two previous cells, older first, [batch, height, width, channels].
         choice: `Mixture`, `SampledPath`, or a tensor with the weight of each candidate on each
             edge, [edges, operations]; rows in the order of `space.edges`.
 

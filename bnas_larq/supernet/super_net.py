@@ -107,22 +107,16 @@ class SuperNet(BilevelModel):
                 "input_shape": None if input_shape is None else list(input_shape),
             }
         )
-        context = Context(
-            "",
-            channels,
-            padding=padding,
-            supernet=True,
-            scheme=scheme,
-            full_precision=tuple(full_precision),
-        )
+        quantisation = {"scheme": scheme, "full_precision": tuple(full_precision)}
+        context = Context("", channels, padding=padding, supernet=True, **quantisation)
         if stem == "imagenet":
             self.stem, self.second_stem = template.imagenet_stem(channels, context)
         else:
             self.stem, self.second_stem = template.cifar_stem(channels, context), []
         if mixed_precision not in ("float32", "bfloat16"):
             raise BnasLarqError(
-                "A supernet computes in 'float32' or 'bfloat16' (`choose_precision` of "
-                f"bnas_larq.precision resolves 'auto'). Received: {mixed_precision!r}."
+                "A supernet computes in 'float32' or 'bfloat16'. "
+                f"Received: {mixed_precision!r}. bnas_larq.precision resolves 'auto'."
             )
         self._cache = ComputeCache(mixed_precision)
         self.cells = [
@@ -211,12 +205,8 @@ class SuperNet(BilevelModel):
     def get_config(self) -> dict[str, Any]:
         relaxation = keras.utils.serialize_keras_object(self.relaxation)
         alive = [kept.tolist() for kept in self._untracked.alive]
-        return {
-            **json.loads(self._config),
-            "relaxation": relaxation,
-            "alive": alive,
-            "name": self.name,
-        }
+        config = json.loads(self._config)
+        return {**config, "relaxation": relaxation, "alive": alive, "name": self.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> SuperNet:

@@ -131,7 +131,7 @@ def test_epochs_count_from_the_first_of_the_search():
 
 
 def test_a_negative_epoch_is_refused():
-    with pytest.raises(BnasLarqError, match="α starts to move in an epoch from 0 on. Received: -1"):
+    with pytest.raises(BnasLarqError, match="α starts to move at epoch 0 or later. Received: -1"):
         supernet().compile(alpha_start_epoch=-1)
     with pytest.raises(BnasLarqError, match="numbered from 0 on. Received: first_epoch=-1"):
         supernet().compile(first_epoch=-1)
