@@ -2,8 +2,7 @@
 
 Outside training it is larq's layer, with the graph that Larq Compute Engine recognises. In training
 it is the same function in another form: the work around the convolution costs little, and dilated
-convolutions are computed as such, not as convolutions of sub-images that are cut out and put
-together again.
+convolutions are not split into convolutions of sub-images.
 """
 
 from __future__ import annotations

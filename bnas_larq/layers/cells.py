@@ -104,15 +104,10 @@ def final_cell(
             terms.append(term)
         if not terms:
             terms = [_zeros(plan, index, nodes, states)]
-        total = (
-            keras.layers.Add(name=f"{plan.name}_node{index}")(terms) if len(terms) > 1 else terms[0]
-        )
-        nodes.append(total)
-    output = (
-        keras.layers.Concatenate(name=f"{plan.name}_concat")(nodes[2:])
-        if len(cell) > 1
-        else nodes[2]
-    )
+        name = f"{plan.name}_node{index}"
+        nodes.append(keras.layers.Add(name=name)(terms) if len(terms) > 1 else terms[0])
+    name = f"{plan.name}_concat"
+    output = keras.layers.Concatenate(name=name)(nodes[2:]) if len(cell) > 1 else nodes[2]
     if with_shortcut and plan.index > 0:
         skip = chain(shortcut(plan, len(cell), context), states[1])
         if skip.shape[1:] != output.shape[1:]:

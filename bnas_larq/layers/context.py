@@ -58,11 +58,8 @@ class Context:
         shared: dict | None = None,
         edges: int = 1,
     ) -> Context:
-        """The same settings elsewhere, without shared layers unless given.
-
-        Also for an operation's second convolution: it does not read the state, so it needs a
-        BatchNorm of its own.
-        """
+        """The same settings elsewhere, without shared layers unless given; also for an operation's
+        second convolution, which does not read the state and needs a BatchNorm of its own."""
         return dataclasses.replace(
             self, name=name, filters=filters, strides=strides, shared=shared, edges=edges
         )
@@ -165,15 +162,10 @@ class Context:
 
     def float_conv(self, kernel_size: int, groups: int = 1) -> keras.layers.Layer:
         """A full-precision convolution without bias."""
+        settings = {"strides": self.strides, "padding": self.padding, "groups": groups}
+        full_precision = {"input_scheme": None, "kernel_scheme": None}
         return convolutions.convolution(
-            self.filters,
-            kernel_size,
-            name=self.conv_name,
-            strides=self.strides,
-            padding=self.padding,
-            input_scheme=None,
-            kernel_scheme=None,
-            groups=groups,
+            self.filters, kernel_size, name=self.conv_name, **settings, **full_precision
         )
 
     def keeps_full_precision(self, name: str) -> bool:

@@ -107,11 +107,10 @@ def chain(
 
 
 def build_layer(layer: keras.layers.Layer, shape) -> None:
-    """Make a layer's weights, and those of its kernel quantizers, which Keras would make in the
-    first call.
+    """Make the weights that a layer and its kernel quantizers would get in their first call.
 
     Args:
-        shape: of its input.
+        shape: of the layer's input.
     """
     layer.build(shape)
     layer.built = True

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 from bnas_larq.backend import keras, lq, register, tf
@@ -58,16 +59,14 @@ def sign_scale(kernel: tf.Tensor, gradient: str = "xnor", centred: bool = True) 
 
             `"xnor"`: the derivative through the scale too, a·g·[|W| <= 1] + sign(W)·Σ(g·sign(W))/n,
             times n·(1 − 1/in), as in XNOR-Net's and BNAS' programs. With SGD this factor sets how
-            fast latent kernels move; Adam is invariant to it. 1 − 1/in stems from the centring, so
-            kernels that are not centred go without it.
+            fast latent kernels move; Adam is invariant to it. 1 − 1/in stems from the centring, and
+            is omitted without it.
 
     Returns:
         Tensor of the kernel's shape with two values per output channel, ±a.
     """
     axes = list(range(len(kernel.shape) - 1))
-    fan_in = 1
-    for size in kernel.shape[:-1]:
-        fan_in *= size
+    fan_in = math.prod(kernel.shape[:-1])
     factor = fan_in * (1.0 - 1.0 / kernel.shape[-2] if centred else 1.0)
 
     @tf.custom_gradient
@@ -136,9 +135,9 @@ class SignScale(lq.quantizers.Quantizer):
 class DepthwiseQuantizer(lq.quantizers.Quantizer):
     """Applies a kernel quantizer to depthwise kernels, [h, w, in, multiplier].
 
-    Each of the in·multiplier filters reads one input channel. The quantizer gets them as those of
-    an ordinary convolution, [h, w, 1, in·multiplier], and so treats each filter as an output
-    channel. A quantizer that centres over the input channels gives exactly 0, as is its gradient.
+    The quantizer sees each of the in·multiplier filters, which read one input channel each, as an
+    output channel: [h, w, 1, in·multiplier]. One that centres over the input channels gives exactly
+    0, and a gradient of 0.
 
     Args:
         quantizer: for kernels [h, w, in, out]; an object, or its configuration.

@@ -24,14 +24,6 @@ POOLINGS = {
 CIFAR_STEM_MULTIPLIER = 3
 
 
-def check_stem(stem: str) -> None:
-    """Raise BnasLarqError unless `stem` is a known one."""
-    if stem not in STEMS:
-        raise BnasLarqError(
-            f"A stem is 'cifar' or 'imagenet'. Received: {stem!r}; {nearest(str(stem), STEMS)}"
-        )
-
-
 @dataclasses.dataclass(frozen=True)
 class CellPlan:
     """Place and size of one cell.
@@ -60,7 +52,10 @@ def plan_cells(cells: int, channels: int, stem: str) -> list[CellPlan]:
     Raises:
         BnasLarqError: fewer than one cell or channel, or an unknown stem.
     """
-    check_stem(stem)
+    if stem not in STEMS:
+        raise BnasLarqError(
+            f"A stem is 'cifar' or 'imagenet'. Received: {stem!r}; {nearest(str(stem), STEMS)}"
+        )
     if cells < 1 or channels < 2:
         raise BnasLarqError(
             "A network needs at least one cell and two channels "
@@ -79,10 +74,8 @@ def plan_cells(cells: int, channels: int, stem: str) -> list[CellPlan]:
 
 
 def cifar_stem(channels: int, context: Context) -> list[keras.layers.Layer]:
-    """BatchNorm, 3×3 convolution to 3·channels, ReLU: both states of the first cell.
-
-    Full precision.
-    """
+    """BatchNorm, 3×3 convolution to 3·channels, ReLU: both states of the first cell. Full
+    precision."""
     stem = context.at("stem", CIFAR_STEM_MULTIPLIER * channels)
     return [stem.batch_norm(affine=True), stem.float_conv(3), stem.relu()]
 
@@ -106,12 +99,11 @@ def imagenet_stem(
     channels: int, context: Context, groups: int = 1
 ) -> tuple[list[keras.layers.Layer], list[keras.layers.Layer]]:
     """Layers from the image to state 0 (1/4 of the resolution), and from there to state 1 (1/8).
-
     Full precision.
 
     Args:
         groups: of the second and third convolution (BNAS v2, arXiv 2110.08562, has a grouped stem;
-            the first convolution reads three channels, which have no groups).
+            the first one reads the image).
     """
     first = context.at("stem0", channels // 2, 2)
     second = context.at("stem1", channels, 2)
@@ -143,23 +135,14 @@ def preprocess(plan: CellPlan, which: int, stem: str, context: Context) -> list[
 
 
 def shortcut(plan: CellPlan, nodes: int, context: Context) -> Sequence[keras.layers.Layer]:
-    """Layers of the shortcut from the previous cell's output to this cell's.
-
-    None, or in a reduction cell BatchNorm and a full-precision 2×2 convolution with stride 2 and
-    bias.
-    """
+    """Layers of the shortcut from the previous cell's output to this cell's: none, or in a
+    reduction cell BatchNorm and a full-precision 2×2 convolution with stride 2 and bias."""
     if not plan.reduction:
         return []
     own = context.at(f"{plan.name}_shortcut", nodes * plan.filters, 2)
+    full_precision = {"input_scheme": None, "kernel_scheme": None}
     conv = convolutions.convolution(
-        own.filters,
-        2,
-        name=own.conv_name,
-        strides=2,
-        padding="same",
-        input_scheme=None,
-        kernel_scheme=None,
-        use_bias=True,
+        own.filters, 2, name=own.conv_name, strides=2, use_bias=True, **full_precision
     )
     return [own.batch_norm(affine=True), conv]
 
