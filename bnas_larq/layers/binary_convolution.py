@@ -147,6 +147,18 @@ def has_dilated_gradients() -> bool:
     return True
 
 
+def only_convolves(layer: lq.layers.QuantConv2D) -> bool:
+    """Whether a layer has no bias, groups or activation, pads zeros, and has channels last."""
+    return (
+        not layer.use_bias
+        and layer.groups == 1
+        and layer.activation is keras.activations.linear
+        and not tf.is_tensor(layer.pad_values)
+        and layer.pad_values == 0.0
+        and layer.data_format == "channels_last"
+    )
+
+
 @register
 class BinaryConv2D(lq.layers.QuantConv2D):
     """`QuantConv2D` with a faster training step; same weights, outputs and configuration.
@@ -194,12 +206,7 @@ class BinaryConv2D(lq.layers.QuantConv2D):
             type(sign) is lq.quantizers.SteSign
             and sign.clip_value == 1.0
             and type(self.kernel_quantizer) in (SignScale, PCNNProjection)
-            and not self.use_bias
-            and self.groups == 1
-            and self.activation is keras.activations.linear
-            and not tf.is_tensor(self.pad_values)
-            and self.pad_values == 0.0
-            and self.data_format == "channels_last"
+            and only_convolves(self)
             and len(set(self.strides)) == len(set(self.dilation_rate)) == 1
             and self.compute_dtype == "float32"
             and (self.dilation_rate[0] == 1 or has_dilated_gradients())

@@ -235,8 +235,8 @@ def _depthwise_pointwise(
     """BatchNorm, sign, depthwise, BatchNorm, sign, pointwise, ReLU.
 
     Args:
-        part: goes into the layers' names.
-        second: it reads the output of a first pair, not the state.
+        part: of the layers' names.
+        second: reads the output of a first pair, not the state.
     """
     strides, shared = (1, None) if second else (context.strides, context.shared)
     depthwise, pointwise = (

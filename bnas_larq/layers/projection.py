@@ -93,9 +93,8 @@ class PCNNProjection(lq.quantizers.Quantizer):
     """Kernel quantizer a·sign(W̄∘C) with a learned projection W, which starts at 1 (ours).
 
     Alone it trains W through the straight-through estimator only; the kernel regulariser
-    `ProjectionLoss` adds the paper's projection loss.
-
-    W is needed for training only: a deployed kernel is its signs and one scale.
+    `ProjectionLoss` adds the paper's projection loss. W is needed for training only: a deployed
+    kernel is its signs and one scale.
 
     Args:
         step: η of the projection loss; ours: 0.025, the learning rate that searches begin with.

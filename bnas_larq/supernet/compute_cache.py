@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from bnas_larq.backend import keras, lq, tf
-from bnas_larq.layers.binary_convolution import traced_by_shape
+from bnas_larq.layers.binary_convolution import only_convolves, traced_by_shape
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
 from bnas_larq.layers.projection import PCNNProjection
 from bnas_larq.layers.quantizers import SignScale
@@ -76,13 +76,8 @@ def _is_binary_convolution(layer: keras.layers.Layer) -> bool:
         type(layer) in (lq.layers.QuantConv2D, SymmetricQuantConv2D)
         # Not every 1-bit quantizer gives ±scale: `SteHeaviside` gives 0 and 1, `NoOp` anything.
         and isinstance(layer.kernel_quantizer, _SIGNS)
-        and layer.data_format == "channels_last"
-        and not tf.is_tensor(layer.pad_values)
-        and layer.pad_values == 0.0
         and layer.input_quantizer is None
-        and not layer.use_bias
-        and layer.groups == 1
-        and layer.activation is keras.activations.linear
+        and only_convolves(layer)
     )
 
 
