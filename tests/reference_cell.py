@@ -1,4 +1,4 @@
-"""The mixed cell as its definition says: edge by edge, candidate by candidate. Slow and simple.
+"""The search cell by its definition: edge by edge, candidate by candidate. Slow and simple.
 
 It reads the weights of a `SearchCell`, and is what that cell is compared with.
 """
@@ -32,12 +32,12 @@ def edge_by_edge(
         total = 0.0
         for row, (owner, state) in enumerate(cell.space.edges):
             if owner == node:
-                mixed = cell.outgoing[state]
-                value, bypass = parts_of(cell, values[state], mixed.strides)
+                outgoing = cell.outgoing[state]
+                value, bypass = parts_of(cell, values[state], outgoing.strides)
                 edge = 0.0
-                for candidate in mixed.candidates:
-                    place = mixed.rows.index(row), len(mixed.rows)
-                    output = on_one_edge(candidate, place, value, training, scale_inside)
+                for candidate in outgoing.candidates:
+                    position = outgoing.rows.index(row), len(outgoing.rows)
+                    output = on_one_edge(candidate, position, value, training, scale_inside)
                     edge += output * weights[row, candidate.column]
                 if bypass is not None:
                     edge = tf.concat([edge, bypass], axis=-1)
@@ -51,8 +51,8 @@ def parts_of(cell: SearchCell, value, strides):
     """The channels that the candidates see, and those that bypass them."""
     if cell.sampling is None:
         return value, None
-    mixed, bypass = value[..., : cell.selected_filters], value[..., cell.selected_filters :]
-    return mixed, bypass if strides == 1 else tf.nn.max_pool2d(bypass, 2, 2, "SAME")
+    selected, bypass = value[..., : cell.selected_filters], value[..., cell.selected_filters :]
+    return selected, bypass if strides == 1 else tf.nn.max_pool2d(bypass, 2, 2, "SAME")
 
 
 def shuffled(cell: SearchCell, node):
@@ -62,9 +62,9 @@ def shuffled(cell: SearchCell, node):
     return tf.stack([one for turn in zip(*channels, strict=True) for one in turn], axis=-1)
 
 
-def on_one_edge(candidate, place, value, training=True, scale_inside=True) -> tf.Tensor:
-    """One candidate's output on one edge, which is number place[0] of place[1]."""
-    edge, edges = place
+def on_one_edge(candidate, position, value, training=True, scale_inside=True) -> tf.Tensor:
+    """One candidate's output on one edge, which is number position[0] of position[1]."""
+    edge, edges = position
     layers = candidate.chains[edge if candidate.sharing == "edge" else 0]
     for layer in layers:
         if isinstance(layer, keras.layers.BatchNormalization):

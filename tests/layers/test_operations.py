@@ -221,8 +221,8 @@ def test_a_users_operation_joins_space_supernet_and_network(registry):
     gradients = tape.gradient(outputs, supernet.alphas)
     assert all(np.any(gradient[:, 2]) for gradient in gradients)
     # Only what reads the state itself is common; the second BatchNorm reads another tensor.
-    for mixed in supernet.cells[0].outgoing:
-        chains = next(c.chains for c in mixed.candidates if c.column == 2)
+    for edges in supernet.cells[0].outgoing:
+        chains = next(c.chains for c in edges.candidates if c.column == 2)
         firsts = {id(layers[0]) for layers in chains}
         seconds = {id(layers[3]) for layers in chains}
         assert len(seconds) == len(chains) and not firsts & seconds

@@ -119,14 +119,14 @@ def test_signs_inside_of_a_candidate_count(images, registry):
 def test_signs_behind_a_first_convolution_count_for_live_edges_only(images):
     """A separable convolution takes three further signs, of the channels of all edges at once."""
     net = settled(images, (ZEROISE, "bin_sep_conv_3x3"))
-    mixed = net.cells[-1].outgoing[0]
-    (separable,) = mixed.candidates
+    outgoing = net.cells[-1].outgoing[0]
+    (separable,) = outgoing.candidates
     last = [layer for layer in separable.chains[0] if "_bn" in layer.name][-1]
-    edges, filters = len(mixed.rows), mixed.filters
+    edges, filters = len(outgoing.rows), outgoing.filters
     dead = np.repeat([0.0] * (edges - 1) + [1e3], filters)
     alive = np.ones((len(net.space.edges), 2), bool)
     shares = []
-    for pruned in ([], [mixed.rows[-1]]):
+    for pruned in ([], [outgoing.rows[-1]]):
         alive[pruned, 1] = False
         net.prune(alive, alive)
         healthy = dead_sign_share(net, images)
@@ -159,14 +159,14 @@ def test_it_looks_at_the_network_that_is_evaluated(settings, monkeypatch):
     net = SuperNet(space, 3, cells=1, channels=2, input_shape=(8, 8, 3), **settings)
     seen, values = [], SearchCell.values
 
-    def spied(self, states, mixture, training=None):
-        seen.append(mixture)
-        return values(self, states, mixture, training)
+    def spied(self, states, choice, training=None):
+        seen.append(choice)
+        return values(self, states, choice, training)
 
     monkeypatch.setattr(SearchCell, "values", spied)
     assert 0 <= dead_sign_share(net, tf.zeros([2, 8, 8, 3])) <= 1
-    (mixture,) = seen
+    (choice,) = seen
     if net.betas:
-        assert mixture.edge_weights is not None
+        assert choice.edge_weights is not None
     else:
-        assert isinstance(mixture, SampledPath)
+        assert isinstance(choice, SampledPath)

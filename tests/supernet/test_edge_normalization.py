@@ -72,7 +72,7 @@ def test_gradients_of_partial_channels_and_edge_weights(kind, sampled, edge_by_e
     chosen = tf.constant([2, 0, 1, 2, 2])
     hard = tf.one_hot(chosen, len(OPERATIONS))
 
-    def mixture():
+    def choice():
         weights, edges = tf.nn.softmax(alphas), normalise(betas)
         if sampled:
             return SampledPath(chosen, weights, edge_weights=edges)
@@ -85,7 +85,7 @@ def test_gradients_of_partial_channels_and_edge_weights(kind, sampled, edge_by_e
         )
 
     watched = [alphas, betas, *cell.trainable_variables]
-    ours = run(tf.function(lambda: cell(states, mixture(), training=True)), *watched)
+    ours = run(tf.function(lambda: cell(states, choice(), training=True)), *watched)
     theirs = run(reference, *watched)
     for one, other in zip(ours, theirs, strict=True):
         assert np.any(other)

@@ -22,7 +22,7 @@ def numbers(*shape: int, seed: int = 0) -> np.ndarray:
 
 def state_of(*operations: str, scheme: str = "xnor") -> OutgoingEdges:
     """Three edges that leave one state, with kernels of one magnitude: a scale that is a power of
-    two makes all sums of ±scale exact, so that no ReLU hangs on rounding."""
+    two makes all sums of ±scale exact, so that no ReLU depends on rounding."""
     context = Context("", FILTERS, supernet=True, scheme=scheme)
     plan = CellPlan(1, FILTERS, False, False)
     state = OutgoingEdges(operations, list(range(EDGES)), plan, 2, context, ComputeCache())

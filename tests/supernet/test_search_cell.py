@@ -1,4 +1,4 @@
-"""The mixed cell: evaluated state by state it must be the sum over edges of DARTS' definition.
+"""The search cell: evaluated state by state it must be the sum over edges of DARTS' definition.
 
 The cell convolves ±1 and multiplies by the scale. In the reference form the scale is inside, as the
 papers write it: there many sums of ±a are zero in mathematics and about 1e-9 in floating point,
@@ -254,7 +254,7 @@ def test_partial_channels_of_other_spaces(name):
     space = dataclasses.replace(SearchSpace.named(name), nodes=1)
     plan = dataclasses.replace(PLANS["reduce"], filters=8)
     cell = make(plan, "sign-scale", space, channel_sampling=PartialChannels(4))
-    candidates = [w for mixed in cell.outgoing for w in mixed.trainable_weights]
+    candidates = [w for edges in cell.outgoing for w in edges.trainable_weights]
     assert {weight.shape[2] for weight in candidates} == {2}
     outputs = cell(inputs_of(plan), positive(mixture_of(1, space)), training=True)
     assert outputs.shape == (3, 4, 4, 8) and np.any(outputs)
@@ -397,10 +397,10 @@ def test_partial_channels_mix_a_part_and_shuffle_in_the_rest(kind):
         for row, (owner, state) in enumerate(SPACE.edges):
             if owner != node:
                 continue
-            mixed = cell.outgoing[state]
+            outgoing = cell.outgoing[state]
             value = values[state]
             bypass = value[..., part:]
-            if mixed.strides == 2:
+            if outgoing.strides == 2:
                 bypass = tf.nn.max_pool2d(bypass, 2, 2, "SAME")
             alone = cell_edge(cell, row, value[..., :part], weights)
             total += edge_weights[row] * tf.concat([alone, bypass], -1)
@@ -411,11 +411,11 @@ def test_partial_channels_mix_a_part_and_shuffle_in_the_rest(kind):
 
 
 def cell_edge(cell: SearchCell, row: int, value: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """One edge of the mixed channels, out of the state's evaluation."""
-    mixed = cell.outgoing[cell.space.edges[row][1]]
-    place = mixed.rows.index(row)
-    terms = mixed(value, Mixture(weights), training=False)
-    return tf.split(tf.add_n(terms), len(mixed.rows), axis=-1)[place]
+    """One edge of the selected channels, out of the state's evaluation."""
+    outgoing = cell.outgoing[cell.space.edges[row][1]]
+    place = outgoing.rows.index(row)
+    terms = outgoing(value, Mixture(weights), training=False)
+    return tf.split(tf.add_n(terms), len(outgoing.rows), axis=-1)[place]
 
 
 def test_all_channels_are_no_sampling():
@@ -451,15 +451,15 @@ def test_bfloat16_keeps_weights_statistics_and_outputs_float32(edge_by_edge):
 
 
 def test_like_states_share_one_traced_function():
-    mixer = ComputeCache()
+    cache = ComputeCache()
     plans = [CellPlan(index, 2, False, False) for index in (1, 2)]
     context = Context("", 2, supernet=True)
-    cells = [SearchCell(SPACE, plan, "cifar", context, mixer) for plan in plans]
+    cells = [SearchCell(SPACE, plan, "cifar", context, cache) for plan in plans]
     states = tuple(tf.random.stateless_normal([2, 4, 4, 8], [0, n]) for n in (1, 2))
     for cell in cells:
         states = states[1], cell(states, positive(mixture_of(1)), training=True)
     # For 4, 3, 2 and 1 edges each, forward and backward.
-    assert len(mixer._functions) == 8
+    assert len(cache._functions) == 8
 
 
 def test_every_edge_reads_its_own_row_of_the_mixture():
