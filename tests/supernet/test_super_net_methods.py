@@ -11,7 +11,7 @@ from bnas_larq.backend import keras, register, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.networks.optimizers import CoupledSGD
 from bnas_larq.spaces import SearchSpace
-from bnas_larq.supernet.alpha_gradients import SecondOrder, SingleLevel
+from bnas_larq.supernet.alpha_gradients import FirstOrder, SecondOrder, SingleLevel
 from bnas_larq.supernet.architecture import AnnealedEntropy
 from bnas_larq.supernet.relaxations import (
     Concrete,
@@ -203,6 +203,32 @@ def test_every_kind_pass_and_step_draws_on_its_own_and_again_the_same():
     assert drawn(again) == paths[:2]
     again.optimizer.iterations.assign(1)
     assert drawn(again) == drawn(net)
+
+
+@pytest.mark.parametrize(
+    ("alpha_gradient", "passes"),
+    [
+        (FirstOrder(), ["alpha", "weights"]),
+        (SecondOrder(0.1), ["virtual", "alpha", "virtual", "virtual", "weights"]),
+        (SingleLevel(), ["weights"]),
+    ],
+    ids=["first order", "second order", "single level"],
+)
+def test_the_passes_of_a_step_say_whose_draws_they_use(alpha_gradient, passes, monkeypatch):
+    net, seen = supernet(relaxation=GumbelHard(SCHEDULE)), []
+    choices = net.choices
+
+    def spied(training, forward_pass="weights"):
+        seen.append((training, forward_pass))
+        return choices(training, forward_pass)
+
+    monkeypatch.setattr(net, "choices", spied)
+    net.compile(alpha_gradient=alpha_gradient, run_eagerly=True)
+    net.build_optimizers()
+    net.train_step((batch(1), batch(2)))
+    assert seen == [(True, forward_pass) for forward_pass in passes]
+    net.test_step(batch(1))
+    assert seen[-1] == (False, "weights")
 
 
 def test_sampled_steps_train_the_path_and_move_alpha():
