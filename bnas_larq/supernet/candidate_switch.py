@@ -52,10 +52,9 @@ def convolution_branch(
     def compute(_, read, kernel):
         # Tensors of the branch's own graph: the gradient of a switch knows no others.
         read, kernel = tf.identity(read), tf.identity(kernel)
-        chains, candidate = InputChains([()], training=False), FusedCandidate(
-            0, 0, (0,), convolution
-        )
-        return fused_sum(read, chains, [candidate], [kernel], tf.ones([1, 1]), True, dtype)
+        chains = InputChains([()], training=False)
+        alone = [FusedCandidate(0, 0, (0,), convolution)]
+        return fused_sum(read, chains, alone, [kernel], tf.ones([1, 1]), True, dtype)
 
     parts = [(read, of_edge) for of_edge in tf.split(kernel, edges, axis=-1)]
     return Branch(column, compute, parts, ("convolution", convolution.settings))
