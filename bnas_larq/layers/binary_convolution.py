@@ -174,10 +174,10 @@ class BinaryConv2D(lq.layers.QuantConv2D):
     Input shape: [batch, height, width, channels]. Output shape: [batch, height', width', filters].
 
     Example:
-        >>> layer = BinaryConv2D(4, 3, input_quantizer="ste_sign", kernel_quantizer=SignScale(),
-        ...                      padding="same", use_bias=False)
+        >>> kernel = {"kernel_quantizer": SignScale(), "kernel_constraint": "weight_clip"}
+        >>> layer = BinaryConv2D(4, 3, input_quantizer="ste_sign", use_bias=False, **kernel)
         >>> layer(tf.zeros([1, 8, 8, 2]), training=True).shape, layer.is_plain
-        (TensorShape([1, 8, 8, 4]), True)
+        (TensorShape([1, 6, 6, 4]), True)
     """
 
     def __init__(self, *args, **kwargs) -> None:

@@ -189,9 +189,8 @@ class ProjectionLoss(keras.regularizers.Regularizer):
         BnasLarqError: a kernel with another quantizer (when the loss is computed).
 
     Example:
-        >>> layer = lq.layers.QuantConv2D(
-        ...     2, 3, kernel_quantizer=PCNNProjection(), kernel_regularizer=ProjectionLoss()
-        ... )
+        >>> kernel = {"kernel_quantizer": PCNNProjection(), "kernel_constraint": "weight_clip"}
+        >>> layer = lq.layers.QuantConv2D(2, 3, kernel_regularizer=ProjectionLoss(), **kernel)
         >>> layer(tf.ones([1, 4, 4, 1])).shape, len(layer.losses)
         (TensorShape([1, 2, 2, 2]), 1)
     """
