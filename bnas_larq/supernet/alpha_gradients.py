@@ -19,13 +19,8 @@ Batch = tuple[tf.Tensor, tf.Tensor]
 
 
 class Losses(NamedTuple):
-    """Losses of one batch.
-
-    Attributes:
-        task: loss of the task alone.
-        objective: what is minimised: `task` plus all other terms.
-        logits: the network's outputs.
-    """
+    """Of one batch: the loss of the task alone, the objective that is minimised (`task` plus all
+    other terms), and the network's outputs."""
 
     task: tf.Tensor
     objective: tf.Tensor
@@ -61,10 +56,8 @@ class BilevelProblem(Protocol):
 
 
 class AlphaGradients(NamedTuple):
-    """Attributes:
-    values: one for each of the architecture variables; None where nothing depends on one.
-    losses: of the batch that they were taken on.
-    """
+    """A gradient for each architecture variable (None where nothing depends on one), and the losses
+    of the batch that gave them."""
 
     values: list[tf.Tensor | None]
     losses: Losses

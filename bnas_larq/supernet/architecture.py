@@ -83,8 +83,7 @@ class ArchitectureModel(keras.Model):
 
     @property
     def betas(self) -> list[tf.Variable]:
-        """β [edges] of normal and reduction cells, before the softmax; none if edges have no
-        weights."""
+        """β [edges] of normal and reduction cells, before the softmax; empty without β."""
         return [self.betas_normal, self.betas_reduce] if self._has_betas else []
 
     @property
@@ -115,8 +114,8 @@ class ArchitectureModel(keras.Model):
         return [kept.copy() for kept in self._untracked.alive]
 
     def live_alphas(self) -> list[tf.Tensor]:
-        """α of normal and reduction cells, [edges, operations] each; those of pruned candidates so
-        low that no relaxation gives them a share."""
+        """α [edges, operations], so low for pruned candidates that no relaxation gives them a
+        share."""
         return [
             alpha if kept.all() else tf.where(kept, alpha, PRUNED)
             for alpha, kept in zip(self.alphas, self._untracked.alive, strict=True)
@@ -146,8 +145,7 @@ class ArchitectureModel(keras.Model):
         return choices
 
     def distributions(self) -> list[tf.Tensor]:
-        """Each edge's distribution over its candidates, [edges, operations], of normal and
-        reduction cells."""
+        """Each edge's distribution over its candidates, [edges, operations]."""
         return [self.relaxation(alphas) for alphas in self.live_alphas()]
 
     def edge_weights(self) -> tuple[tf.Tensor, tf.Tensor] | None:
@@ -255,7 +253,6 @@ class AnnealedEntropy:
 
     @classmethod
     def from_config(cls, config: dict) -> AnnealedEntropy:
-        """The inverse of `get_config`."""
         return cls(**config)
 
 

@@ -82,10 +82,8 @@ def _is_binary_convolution(layer: keras.layers.Layer) -> bool:
 
 
 class _QuantisedKernel(NamedTuple):
-    """Attributes:
-    value: ±scale, [h, w, in, out]; gradients go through it.
-    distance: of a kernel with a projection loss, see `PCNNProjection.latest`.
-    """
+    """±scale [h, w, in, out], through which gradients go, and for a kernel with a projection loss
+    its distance, see `PCNNProjection.latest`."""
 
     value: tf.Tensor
     distance: tf.Tensor | None
@@ -121,11 +119,8 @@ class ComputeCache:
         return self._settings[layer]
 
     def kernel_of(self, convolution: BinaryConvolution) -> tf.Tensor:
-        """The layer's binary kernel: that of `shared_kernels`, or quantised anew.
-
-        ±scale, [h, w, in, out], one scale from 0 up for each output channel; gradients go through
-        it to the latent kernel.
-        """
+        """The layer's binary kernel, ±scale [h, w, in, out], with one scale from 0 up for each
+        output channel: that of `shared_kernels`, or quantised anew."""
         layer = convolution.layer
         kernel = self._kernels.get(id(layer))
         if kernel is None:
@@ -137,11 +132,9 @@ class ComputeCache:
 
     @contextlib.contextmanager
     def shared_kernels(self, convolutions: Iterable[BinaryConvolution]) -> Iterator[None]:
-        """Inside, each of these kernels is quantised once for all evaluations.
-
-        The quantizers run on entry: a tape that shall see them must be recording by then. A nested
-        context replaces this one; with no convolutions, every evaluation quantises anew.
-        """
+        """Inside, each of these kernels is quantised once, on entry: a tape that is to see it must
+        be recording by then. A nested context replaces this one; without convolutions, every
+        evaluation quantises anew."""
         groups: dict[Hashable, list[lq.layers.QuantConv2D]] = {}
         for convolution in convolutions:
             layer, quantizer = convolution.layer, convolution.layer.kernel_quantizer

@@ -81,12 +81,8 @@ def _quantizer(layer: keras.layers.Layer) -> Callable | None:
 
 
 def dead_channels(quantizer: Callable, inputs: tf.Tensor) -> tf.Tensor:
-    """Booleans [channels]: the quantised value never changes, or no gradient passes.
-
-    Args:
-        quantizer: of activations.
-        inputs: what it quantises, [batch, height, width, channels].
-    """
+    """Booleans [channels]: the quantised value of `inputs`, [batch, height, width, channels], never
+    changes, or no gradient passes."""
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         signs = quantizer(inputs)

@@ -62,9 +62,8 @@ def input_layers(candidate: _Candidate) -> list[keras.layers.Layer] | None:
     """The layers in front of a candidate's binary convolution, or all of a pool's, if `fused_sum`
     can evaluate the candidate, else None.
 
-    They must be BatchNorms without scale and offset or have no weights, so that other states can
-    share them, and must give the same in the backward pass, which computes them again: none that
-    draws or depends on `training`.
+    Other states share them, so only BatchNorms without scale and offset may have weights. The
+    backward pass computes them again, so none may draw or depend on `training`.
     """
     if candidate.convolution is not None:
         layers = candidate.chains[0][: candidate.depth]

@@ -179,7 +179,6 @@ class TemperatureSchedule:
 
     @classmethod
     def from_config(cls, config: dict) -> TemperatureSchedule:
-        """The inverse of `get_config`."""
         return cls(**config)
 
 
@@ -206,7 +205,6 @@ class _Gumbel(Relaxation):
 
     @classmethod
     def from_config(cls, config: dict) -> _Gumbel:
-        """The inverse of `get_config`."""
         return cls(keras.utils.deserialize_keras_object(config["temperature"]))
 
 
