@@ -215,12 +215,8 @@ class BinaryConv2D(lq.layers.QuantConv2D):
 
 @contextlib.contextmanager
 def compute_in(model: keras.Model, compute: str) -> Iterator[None]:
-    """Inside, `model`'s binary convolutions train in `compute`. Evaluation stays float32.
-
-    Keras' training function is traced anew on entry and exit, because its graph holds the type.
-
-    Args:
-        compute: one of `COMPUTE_TYPES`.
+    """Inside, `model`'s binary convolutions train in one of `COMPUTE_TYPES`; evaluation stays
+    float32. The training function is traced anew on entry and exit: its graph holds the type.
 
     Raises:
         BnasLarqError: an unknown type.

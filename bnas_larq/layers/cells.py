@@ -143,10 +143,8 @@ def _zeros(
     nodes: Sequence[tf.Tensor | None],
     states: tuple[tf.Tensor, tf.Tensor],
 ) -> tf.Tensor:
-    """A node with Zeroise alone.
-
-    Its shape comes from a tensor that is computed anyway, so that no unused input is.
-    """
+    """A node with Zeroise alone. Its shape comes from a tensor that is computed anyway, so that no
+    unused input is."""
     computed = [tensor for tensor in nodes if tensor is not None]
     source = computed[-1] if computed else states[1]
     strides = 2 if plan.reduction and index == 0 else 1

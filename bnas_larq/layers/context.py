@@ -83,11 +83,8 @@ class Context:
         return self.shared[key]
 
     def binary_input(self) -> list[keras.layers.Layer]:
-        """What stands in front of a binary convolution: BatchNorm, and in the supernet the sign,
-        as candidates share both.
-
-        Call it once for each context: an operation's second convolution gets its own from `at`.
-        """
+        """What stands in front of a binary convolution: BatchNorm, and in the supernet the sign, as
+        candidates share both. Once for each context: a second convolution gets its own by `at`."""
         if not self.supernet:
             return [self.batch_norm()]
         layers = [self.common("bn", self.batch_norm), self.common("sign", self._sign)]
@@ -132,9 +129,8 @@ class Context:
     def binary_depthwise(
         self, kernel_size: int, dilation: int = 1, *, apart: bool = False
     ) -> list[keras.layers.Layer]:
-        """As `binary_conv`, but each output channel reads one input channel.
-
-        With symmetric padding and strides it is the unstrided one, subsampled, which is equal.
+        """As `binary_conv`, but each output channel reads one input channel. With symmetric padding
+        and strides it is the unstrided one, subsampled, which is equal.
 
         Raises:
             BnasLarqError: a dilation that is no multiple of the strides.

@@ -107,11 +107,8 @@ def chain(
 
 
 def build_layer(layer: keras.layers.Layer, shape) -> None:
-    """Make the weights that a layer and its kernel quantizers would get in their first call.
-
-    Args:
-        shape: of the layer's input.
-    """
+    """Make the weights that a layer and its kernel quantizers would get in their first call, from
+    the shape of its input."""
     layer.build(shape)
     layer.built = True
     for kernel in ("kernel", "depthwise_kernel"):
@@ -122,14 +119,8 @@ def build_layer(layer: keras.layers.Layer, shape) -> None:
 
 
 def build_chain(layers: Sequence[keras.layers.Layer], shape) -> tf.TensorShape:
-    """Make the weights of a chain of layers without computing anything.
-
-    Args:
-        shape: of the first layer's input.
-
-    Returns:
-        The shape of the last layer's output.
-    """
+    """Make the weights of a chain of layers without computing anything, from the shape of its
+    input; returns the shape of its output."""
     for layer in layers:
         if not layer.built:
             with tf.init_scope(), keras.backend.name_scope(layer.name):

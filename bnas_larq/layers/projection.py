@@ -145,11 +145,9 @@ class PCNNProjection(lq.quantizers.Quantizer):
         self._uses.latest = distance
 
     def distance(self, kernel: tf.Tensor) -> tf.Tensor:
-        """½‖Ĉ − W∘C‖² of the latent kernel that it quantises.
-
-        If the kernel has been used before, in the same graph and under the same tape, its gradient
-        is that of the projection loss, with δ of the latest use. Otherwise δ is 0.
-        """
+        """½‖Ĉ − W∘C‖² of the latent kernel. If the kernel was used before, in the same graph and
+        under the same tape, its gradient is that of the projection loss, with δ of the latest use.
+        Otherwise δ is 0."""
         if not self.built:
             self.build(kernel.shape)
         _, distance = self._project(kernel)

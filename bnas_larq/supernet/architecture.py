@@ -124,11 +124,8 @@ class ArchitectureModel(keras.Model):
     # -- what is made of them ----------------------------------------------------------------------
 
     def choices(self, training: bool, forward_pass: str = "weights") -> list[Choice]:
-        """What normal and reduction cells evaluate in one forward pass.
-
-        Args:
-            forward_pass: one of `PASSES`. Passes of one step with the same name see the same draws.
-        """
+        """What normal and reduction cells evaluate in one forward pass, one of `PASSES`. Passes of
+        one step with the same name see the same draws."""
         optimizer = getattr(self, "optimizer", None)
         step = 0 if optimizer is None else tf.cast(optimizer.iterations, tf.int32)
         epoch = tf.convert_to_tensor(self.epoch)

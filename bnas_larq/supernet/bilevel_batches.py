@@ -41,12 +41,8 @@ def both_halves(data: Any) -> tuple[Batch, Batch]:
 
 
 def check_halves(data: Any, has_labels: bool) -> None:
-    """Raise BnasLarqError for data that `fit` cannot take, if it shows before the first batch.
-
-    Args:
-        data: the first argument of `fit`.
-        has_labels: whether labels were given as a second argument.
-    """
+    """Raise BnasLarqError for data that `fit` cannot take, if it shows before the first batch;
+    `has_labels` says whether labels were given as a second argument."""
     if has_labels or hasattr(data, "shape"):
         raise _refusal("plain images" + " and labels" * has_labels)
     if isinstance(data, tf.data.Dataset):

@@ -211,23 +211,14 @@ class BilevelModel(ArchitectureModel):
 
     @tf.autograph.experimental.do_not_convert
     def weight_step(self, inputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """Move all weights but the architecture's on one batch; updates `loss` and `accuracy`.
-
-        Returns:
-            The task's loss before the step.
-        """
+        """Move all weights but the architecture's on one batch, and return the task's loss before
+        it; updates `loss` and `accuracy`."""
         return self._move((inputs, labels))
 
     @tf.autograph.experimental.do_not_convert
     def alpha_step(self, train: Batch, validation: Batch) -> None:
-        """Move α and β; updates `alpha_loss` and `alpha_accuracy`.
-
-        Before `alpha_start_epoch` nothing is computed.
-
-        Args:
-            train, validation: (images, labels) of both halves; `alpha_gradient` decides how they
-                are used.
-        """
+        """Move α and β as `alpha_gradient` says, given (images, labels) of both halves; updates
+        `alpha_loss` and `alpha_accuracy`. Before `alpha_start_epoch` nothing is computed."""
         self._when_alpha_moves(
             lambda: self._apply_alpha(self.alpha_gradient(self, train, validation), validation[1])
         )

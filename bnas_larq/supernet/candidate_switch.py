@@ -20,11 +20,10 @@ class Branch:
 
     Attributes:
         column: its column of α.
-        compute: function of (inputs, *parts of the edge): the edge's output, [batch, height, width,
-            channels], float32.
+        compute: an edge's output, float32, as a function of (inputs, *parts of the edge).
         parts: for each edge, tensors and variables.
-        key: branches with equal keys compute the same function of inputs and parts; None for a
-            branch that only its own state can use.
+        key: equal for branches that compute the same function; None if only its own state can use
+            the branch.
     """
 
     column: int

@@ -64,8 +64,7 @@ class InputChains:
         self.statistics = [(norm.moving_mean, norm.moving_variance) for norm in self.norms]
 
     def key(self, settings_of: Callable[[Layer], Hashable]) -> Hashable:
-        """Equal for equal functions of input and statistics, if `settings_of` is equal for equal
-        layers without weights."""
+        """Equal for equal functions of input and statistics; `settings_of` compares layers."""
         order = {norm: number for number, norm in enumerate(self.norms)}
         chains = tuple(
             tuple(order[layer] if layer in order else settings_of(layer) for layer in chain)
@@ -106,8 +105,8 @@ class FusedCandidate:
     Attributes:
         source: which of the call's input chains it reads.
         column: its column of the weights.
-        live: the edges it is computed for, their rows of the weights, ascending.
-        convolution: what is applied to the input; None passes what is read to every edge.
+        live: the edges it is computed for: rows of the weights, ascending.
+        convolution: of what it reads; None for a pool, which is the same for every edge.
     """
 
     source: int
@@ -313,8 +312,8 @@ def _sum(terms: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def _signs_and_scale(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The parts of a binary kernel: ±1 [h, w, in, out], and one value from 0 up for each output
-    channel; where that is 0, so are the signs."""
+    """The signs of a binary kernel, and its scale from 0 up for each output channel; where that is
+    0, so are the signs."""
     return tf.sign(kernel), tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2])
 
 

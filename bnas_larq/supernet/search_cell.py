@@ -150,10 +150,7 @@ class SearchCell(keras.layers.Layer):
         self.shortcut = list(shortcut(plan, space.nodes, context)) if self.has_shortcut else []
 
     def keep_alive(self, alive: np.ndarray) -> None:
-        """Compute only some candidates from now on.
-
-        Args:
-            alive: booleans [edges, operations].
+        """From now on compute only some candidates, booleans [edges, operations].
 
         Raises:
             BnasLarqError: another shape, or an edge without any candidate.
@@ -198,11 +195,7 @@ class SearchCell(keras.layers.Layer):
         choice: Choice | tf.Tensor,
         training: bool | None = None,
     ) -> list[tf.Tensor]:
-        """The cell's states: both preprocessed inputs and all nodes.
-
-        Args:
-            states, choice: as in a call.
-        """
+        """The cell's states, both preprocessed inputs and all nodes; arguments as of a call."""
         choice = as_choice(choice)
         values = [
             chain(layers, x, training) for layers, x in zip(self.preprocess, states, strict=True)

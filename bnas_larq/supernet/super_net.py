@@ -150,11 +150,7 @@ class SuperNet(BilevelModel):
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, forward_pass: str = "weights"
     ) -> tf.Tensor:
-        """Logits.
-
-        Args:
-            forward_pass: whose draws are used, see `ArchitectureModel.choices`.
-        """
+        """Logits; `forward_pass` says whose draws are used, see `ArchitectureModel.choices`."""
         normal, reduce = self.choices(bool(training), forward_pass)
         older = chain(self.stem, inputs, training)
         newer = chain(self.second_stem, older, training)
@@ -166,10 +162,8 @@ class SuperNet(BilevelModel):
     # -- candidates and their kernels --------------------------------------------------------------
 
     def prune(self, normal: np.ndarray, reduce: np.ndarray) -> None:
-        """From now on compute only some candidates, and let only them compete.
-
-        The others' weights remain, so that checkpoints fit before and after. The next step is
-        traced anew.
+        """From now on compute only some candidates, and let only them compete. The others' weights
+        remain, so that checkpoints fit before and after. The next step is traced anew.
 
         Args:
             normal, reduce: booleans [edges, operations]: the candidates to keep.
