@@ -90,8 +90,8 @@ def final_cell(
     """
     used = used_states(cell)
     nodes: list[tf.Tensor | None] = [
-        chain(preprocess(plan, which, stem, context), x) if which in used else None
-        for which, x in enumerate(states)
+        chain(preprocess(plan, source, stem, context), x) if source in used else None
+        for source, x in enumerate(states)
     ]
     for index, node in enumerate(cell):
         terms = []

@@ -118,15 +118,15 @@ def imagenet_stem(
     return older, [second.relu(), third.float_conv(3, groups), third.batch_norm(affine=True)]
 
 
-def preprocess(plan: CellPlan, which: int, stem: str, context: Context) -> list[keras.layers.Layer]:
+def preprocess(plan: CellPlan, source: int, stem: str, context: Context) -> list[keras.layers.Layer]:
     """Layers that bring a cell's input (0 older, 1 newer) to its channels and resolution.
 
     BatchNorm, 1×1 convolution, ReLU; 3×3 with stride 2 for the older input right after a reduction.
     Full precision in the supernet, binary in final networks. In CIFAR networks the strided one's
     BatchNorm has no scale and offset, which the published parameter counts confirm.
     """
-    strided = which == 0 and plan.after_reduction
-    own = context.at(f"{plan.name}_preprocess{which}", plan.filters, 2 if strided else 1)
+    strided = source == 0 and plan.after_reduction
+    own = context.at(f"{plan.name}_preprocess{source}", plan.filters, 2 if strided else 1)
     size = 3 if strided else 1
     affine = not context.supernet and not (strided and stem == "cifar")
     # In the supernet the convolution reads real values, in final networks their signs.

@@ -136,7 +136,7 @@ class SearchCell(keras.layers.Layer):
         self.selected_filters = plan.filters
         if self.sampling is not None:
             self.selected_filters = self.sampling.selected_filters(plan.filters)
-        self.preprocess = [preprocess(plan, which, stem, context) for which in (0, 1)]
+        self.preprocess = [preprocess(plan, source, stem, context) for source in (0, 1)]
         self._tracked = flat(self.preprocess)
         self.outgoing = []
         context_of_edges = context.at(plan.name, self.selected_filters)
