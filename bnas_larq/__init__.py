@@ -16,7 +16,7 @@ from bnas_larq.lazy import lazy_names
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 _HOMES = {
-    "AnnealedEntropy": "bnas_larq.supernet.diversity",
+    "AnnealedEntropy": "bnas_larq.supernet.architecture",
     "ArgmaxDiscretizer": "bnas_larq.discretize",
     "BnasLarqError": "bnas_larq.errors",
     "Edge": "bnas_larq.genotype",

@@ -87,10 +87,10 @@ class AuthorsFile:
                 self.fill(cell.preprocess[which][1], f"cells.{index}.preprocess{which}.op.0")
             for place, layer in enumerate(cell.shortcut):
                 self.fill(layer, f"cells.{index}.preprocess_res.{place}")
-            for mixed in cell.mixed_states:
-                for candidate in mixed.candidates:
+            for edges in cell.outgoing:
+                for candidate in edges.candidates:
                     if net.space.normal[candidate.column].startswith("bin"):
-                        self._fill_candidate(index, mixed.rows, candidate)
+                        self._fill_candidate(index, edges.rows, candidate)
         net.set_alphas(self["alphas_normal"][:, COLUMNS], self["alphas_reduce"][:, COLUMNS])
 
     def _fill_candidate(self, cell: int, rows: list[int], candidate) -> None:

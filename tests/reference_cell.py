@@ -1,6 +1,6 @@
-"""The mixed cell as its definition says: edge by edge, candidate by candidate. Slow and simple.
+"""The search cell by its definition: edge by edge, candidate by candidate. Slow and simple.
 
-It reads the weights of a `MixedCell`, and is what that cell is compared with.
+It reads the weights of a `SearchCell`, and is what that cell is compared with.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.layers.convolutions import RepeatChannels
 from bnas_larq.layers.operations import chain
-from bnas_larq.supernet.mixed_cell import MixedCell
+from bnas_larq.supernet.search_cell import SearchCell
 
 
 def edge_by_edge(
-    cell: MixedCell,
+    cell: SearchCell,
     states,
     weights: tf.Tensor,
     training: bool = True,
@@ -32,12 +32,12 @@ def edge_by_edge(
         total = 0.0
         for row, (owner, state) in enumerate(cell.space.edges):
             if owner == node:
-                mixed = cell.mixed_states[state]
-                value, bypass = parts_of(cell, values[state], mixed.strides)
+                outgoing = cell.outgoing[state]
+                value, bypass = parts_of(cell, values[state], outgoing.strides)
                 edge = 0.0
-                for candidate in mixed.candidates:
-                    place = mixed.rows.index(row), len(mixed.rows)
-                    output = on_one_edge(candidate, place, value, training, scale_inside)
+                for candidate in outgoing.candidates:
+                    position = outgoing.rows.index(row), len(outgoing.rows)
+                    output = on_one_edge(candidate, position, value, training, scale_inside)
                     edge += output * weights[row, candidate.column]
                 if bypass is not None:
                     edge = tf.concat([edge, bypass], axis=-1)
@@ -47,24 +47,24 @@ def edge_by_edge(
     return output + chain(cell.shortcut, states[1], training) if cell.has_shortcut else output
 
 
-def parts_of(cell: MixedCell, value, strides):
+def parts_of(cell: SearchCell, value, strides):
     """The channels that the candidates see, and those that bypass them."""
     if cell.sampling is None:
         return value, None
-    mixed, bypass = value[..., : cell.mixed_filters], value[..., cell.mixed_filters :]
-    return mixed, bypass if strides == 1 else tf.nn.max_pool2d(bypass, 2, 2, "SAME")
+    selected, bypass = value[..., : cell.selected_filters], value[..., cell.selected_filters :]
+    return selected, bypass if strides == 1 else tf.nn.max_pool2d(bypass, 2, 2, "SAME")
 
 
-def shuffled(cell: MixedCell, node):
+def shuffled(cell: SearchCell, node):
     """The node's channels, one of each group in turn."""
-    groups = tf.split(node, cell.plan.filters // cell.mixed_filters, axis=-1)
+    groups = tf.split(node, cell.plan.filters // cell.selected_filters, axis=-1)
     channels = [tf.unstack(group, axis=-1) for group in groups]
     return tf.stack([one for turn in zip(*channels, strict=True) for one in turn], axis=-1)
 
 
-def on_one_edge(candidate, place, value, training=True, scale_inside=True) -> tf.Tensor:
-    """One candidate's output on one edge, which is number place[0] of place[1]."""
-    edge, edges = place
+def on_one_edge(candidate, position, value, training=True, scale_inside=True) -> tf.Tensor:
+    """One candidate's output on one edge, which is number position[0] of position[1]."""
+    edge, edges = position
     layers = candidate.chains[edge if candidate.sharing == "edge" else 0]
     for layer in layers:
         if isinstance(layer, keras.layers.BatchNormalization):

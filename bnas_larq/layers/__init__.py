@@ -1,5 +1,21 @@
-"""What final networks are made of: quantizers, schemes, candidate operations, stems, cells."""
+"""What final networks are made of: quantizers, schemes, candidate operations, stems, cells.
 
-# Whoever imports a layer finds all operations and schemes registered.
-from bnas_larq.layers import operations as _operations  # noqa: F401
-from bnas_larq.layers import projection as _projection  # noqa: F401
+To import any of its modules registers all layers, operations and schemes.
+"""
+
+from bnas_larq.backend import keras
+from bnas_larq.layers.binary_convolution import BinaryConv2D
+from bnas_larq.layers.cells import DropPath
+from bnas_larq.layers.convolutions import SymmetricPooling2D, SymmetricQuantConv2D, Zeroise
+from bnas_larq.layers.operations import FactorizedReduction
+from bnas_larq.layers.projection import Magnitude, PCNNProjection, ProjectionLoss
+from bnas_larq.layers.quantizers import CenterClip, DepthwiseQuantizer, SignScale
+
+# In .h5 files, nested models name their layers, and larq its quantizers and constraints, without
+# the namespace that `register` gives them.
+_BARE_NAMES = (
+    *(BinaryConv2D, DropPath, FactorizedReduction, SymmetricPooling2D, SymmetricQuantConv2D),
+    *(Zeroise, CenterClip, DepthwiseQuantizer, Magnitude, PCNNProjection, ProjectionLoss),
+    SignScale,
+)
+keras.utils.get_custom_objects().update({part.__name__: part for part in _BARE_NAMES})

@@ -1,18 +1,31 @@
-"""BatchNorm of the supernet: Keras' layer, as a function that the cells of a supernet can share."""
+"""BatchNorm with the papers' settings, and the supernet's BatchNorm without scale and offset."""
 
 from __future__ import annotations
 
 from bnas_larq.backend import keras, register, tf, with_gradient
 
+BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
+
+
+def batch_norm(name: str, affine: bool = True) -> keras.layers.BatchNormalization:
+    """BatchNorm with the papers' settings; `affine=False` omits scale and offset."""
+    return keras.layers.BatchNormalization(scale=affine, center=affine, name=name, **BATCH_NORM)
+
 
 @register
 class PlainBatchNormalization(keras.layers.BatchNormalization):
-    """`BatchNormalization` over the channels of images, without scale and offset.
+    """`BatchNormalization` over the channels of images, without scale and offset, as a function of
+    its statistics (`normalise`), which the cells of a supernet can share.
 
-    Same numbers as Keras' layer: in training batch statistics, whose moving averages (with Bessel's
-    correction in the variance) serve inference.
+    Same numbers as Keras' layer: batch statistics in training, their moving averages (with Bessel's
+    correction in the variance) in inference.
 
     Input and output shape: [batch, height, width, channels], float32.
+
+    Example:
+        >>> norm = PlainBatchNormalization(epsilon=0.0)
+        >>> norm(tf.constant([-3.0, 3.0], shape=[2, 1, 1, 1]), training=True).numpy().ravel()
+        array([-1.,  1.], dtype=float32)
     """
 
     def __init__(self, **kwargs) -> None:
@@ -31,16 +44,15 @@ class PlainBatchNormalization(keras.layers.BatchNormalization):
         training: bool,
         moving: bool = True,
     ) -> tf.Tensor:
-        """The layer's output with other moving statistics than its own, which training moves unless
-        `moving` is False. A layer that is not `trainable` does not train, as in Keras."""
+        """The layer's output with the given moving statistics, which training moves if `moving`. A
+        layer that is not `trainable` uses them also in training, as in Keras."""
         training = training and self.trainable
         ones, zeros = tf.ones([inputs.shape[-1]]), tf.zeros([inputs.shape[-1]])
         norm = {"scale": ones, "epsilon": self.epsilon, "is_training": training}
         if not training:
-            result = tf.raw_ops.FusedBatchNormV3(
+            return tf.raw_ops.FusedBatchNormV3(
                 x=inputs, offset=zeros, mean=mean, variance=variance, **norm
-            )
-            return result.y
+            ).y
 
         def evaluate():
             none = None if moving else tf.zeros([0])
@@ -57,7 +69,7 @@ class PlainBatchNormalization(keras.layers.BatchNormalization):
                 variance.assign(outputs.batch_variance)
 
             def gradient(upstream):
-                found = tf.raw_ops.FusedBatchNormGradV3(
+                gradients = tf.raw_ops.FusedBatchNormGradV3(
                     y_backprop=upstream,
                     x=inputs,
                     reserve_space_1=outputs.reserve_space_1,
@@ -65,9 +77,9 @@ class PlainBatchNormalization(keras.layers.BatchNormalization):
                     reserve_space_3=outputs.reserve_space_3,
                     **norm,
                 )
-                return [found.x_backprop]
+                return [gradients.x_backprop]
 
             return outputs.y, gradient
 
-        # TensorFlow's own gradient begins with zeros for five outputs that nobody differentiates.
+        # TensorFlow's own gradient starts with zeros for five outputs that are not differentiated.
         return with_gradient("PlainBatchNormalization", evaluate, [inputs])

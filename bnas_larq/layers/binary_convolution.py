@@ -1,9 +1,8 @@
-"""The binary convolution of final networks, and how fast one training step computes it.
+"""The binary convolution of final networks, in a form that trains fast.
 
-Outside training it is larq's layer, with the graph that Larq Compute Engine recognises. While
-training it is the same function in another form: what stands around the convolution costs little
-there, and dilated convolutions are computed as such, instead of as convolutions of sub-images that
-are cut out and put together again.
+Outside training it is larq's layer, with the graph that Larq Compute Engine recognises. In training
+it is the same function in another form: the work around the convolution costs little, and dilated
+convolutions are not split into convolutions of sub-images.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ def binary_convolution(
     """sign(inputs) convolved with a binary kernel, with the straight-through gradient.
 
     The signs are convolved, and the result is multiplied by the scale: sums of ±1 are exact in
-    float32, so that a sum which is zero in mathematics is zero here, whatever the order of
-    addition, and a ReLU behind it passes no gradient there.
+    float32, so that a sum that is zero in mathematics is zero here, whatever the order of addition,
+    and a ReLU behind it passes no gradient there.
 
     The input's gradient is that of larq's `SteSign`: passed where |inputs| <= 1.
 
@@ -70,10 +69,10 @@ def binary_convolution(
 
 @functools.cache
 def _traced(strides: int, dilation: int, padding: str, compute: str) -> tuple[Callable, Callable]:
-    """Forward and backward pass. A network of a hundred convolutions has only a few shapes of them:
-    each is traced once, because tracing is slow Python."""
+    """Forward and backward pass, traced once for each shape: tracing is slow Python, and a network
+    of a hundred convolutions has only a few shapes."""
     low = tf.as_dtype(compute)
-    place = {
+    settings = {
         "strides": [1, strides, strides, 1],
         "padding": padding,
         "dilations": [1, dilation, dilation, 1],
@@ -83,16 +82,19 @@ def _traced(strides: int, dilation: int, padding: str, compute: str) -> tuple[Ca
         signs = tf.cast(lq.math.sign(inputs), low)
         inside = tf.abs(inputs) <= 1.0
         scale = tf.abs(kernel[0, 0, 0])
-        sums = tf.raw_ops.Conv2D(input=signs, filter=tf.cast(lq.math.sign(kernel), low), **place)
+        sums = tf.raw_ops.Conv2D(input=signs, filter=tf.cast(lq.math.sign(kernel), low), **settings)
         return tf.cast(scaled(sums, scale), tf.float32), signs, inside
 
     def backward(upstream, signs, inside, kernel):
         upstream = tf.cast(upstream, low)
         dinputs = tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(signs), filter=tf.cast(kernel, low), out_backprop=upstream, **place
+            input_sizes=tf.shape(signs),
+            filter=tf.cast(kernel, low),
+            out_backprop=upstream,
+            **settings,
         )
         dkernel = tf.raw_ops.Conv2DBackpropFilter(
-            input=signs, filter_sizes=tf.shape(kernel), out_backprop=upstream, **place
+            input=signs, filter_sizes=tf.shape(kernel), out_backprop=upstream, **settings
         )
         # Several times as fast as tf.where, whose kernel is not vectorised.
         passed = tf.cast(dinputs, tf.float32) * tf.cast(inside, tf.float32)
@@ -105,20 +107,18 @@ def traced_by_shape(function: Callable, inline: bool = True) -> Callable:
     """`function` as a graph that is traced once for each set of shapes.
 
     Args:
-        inline: whether TensorFlow may copy it to where it is called, and optimise it there.
+        inline: whether TensorFlow may inline it into its callers, and optimise it there.
     """
     attributes = None if inline else {"_noinline": True}
     traced = tf.function(function, autograph=False, experimental_attributes=attributes)
-    # Many shapes are the purpose: TensorFlow would warn of frequent retracing, and counts by the
-    # line of code.
+    # Many shapes are intended; TensorFlow would warn of frequent retracing.
     traced._omit_frequent_tracing_warning = True
     return traced
 
 
 def scaled(sums: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """sums·scale per channel, as an inference BatchNorm, which TensorFlow's remapper makes part of
-    the convolution, together with a ReLU that follows (with oneDNN; elsewhere it is what it says).
-    """
+    """sums·scale per channel, as an inference BatchNorm, which TensorFlow's remapper fuses into the
+    convolution, together with a ReLU that follows (oneDNN; elsewhere it is what it says)."""
     zeros = tf.zeros(scale.shape)
     variance = np.full(scale.shape, 1.0 - _EPSILON, np.float32)
     return tf.raw_ops.FusedBatchNormV3(
@@ -135,7 +135,7 @@ def scaled(sums: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
 @functools.cache
 def has_dilated_gradients() -> bool:
     """Whether this TensorFlow has kernels for the gradients of dilated convolutions; on CPUs only
-    oneDNN brings them."""
+    with oneDNN."""
     with tf.init_scope():
         signs, kernel = tf.ones([1, 5, 5, 1]), tf.ones([3, 3, 1, 1])
         forward, backward = _traced(1, 2, "SAME", "float32")
@@ -147,20 +147,37 @@ def has_dilated_gradients() -> bool:
     return True
 
 
+def only_convolves(layer: lq.layers.QuantConv2D) -> bool:
+    """Whether a layer has no bias, groups or activation, pads zeros, and has channels last."""
+    return (
+        not layer.use_bias
+        and layer.groups == 1
+        and layer.activation is keras.activations.linear
+        and not tf.is_tensor(layer.pad_values)
+        and layer.pad_values == 0.0
+        and layer.data_format == "channels_last"
+    )
+
+
 @register
 class BinaryConv2D(lq.layers.QuantConv2D):
     """`QuantConv2D` with a faster training step; same weights, outputs and configuration.
 
-    With other quantizers than `SteSign`, and `SignScale` or `PCNNProjection`, and with what larq's
-    layer can do besides (bias, groups, activation, padding with ones, channels first), it is larq's
-    layer in every way.
+    The fast step covers the input quantizer `SteSign` with the kernel quantizer `SignScale` or
+    `PCNNProjection`, and no bias, groups, activation, padding with ones or channels first. In all
+    other cases this is larq's layer.
 
     Attributes:
         compute: `"float32"` or `"bfloat16"`: what the signs are multiplied in while training, see
-            `binary_convolution`. It belongs to the process and not to the layer: `compute_in` sets
-            it for a while, and no file holds it.
+            `binary_convolution`. Set for a while by `compute_in`, never saved.
 
     Input shape: [batch, height, width, channels]. Output shape: [batch, height', width', filters].
+
+    Example:
+        >>> kernel = {"kernel_quantizer": SignScale(), "kernel_constraint": "weight_clip"}
+        >>> layer = BinaryConv2D(4, 3, input_quantizer="ste_sign", use_bias=False, **kernel)
+        >>> layer(tf.zeros([1, 8, 8, 2]), training=True).shape, layer.is_plain
+        (TensorShape([1, 6, 6, 4]), True)
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -189,31 +206,17 @@ class BinaryConv2D(lq.layers.QuantConv2D):
             type(sign) is lq.quantizers.SteSign
             and sign.clip_value == 1.0
             and type(self.kernel_quantizer) in (SignScale, PCNNProjection)
-            and not self.use_bias
-            and self.groups == 1
-            and self.activation is keras.activations.linear
-            and not tf.is_tensor(self.pad_values)
-            and self.pad_values == 0.0
-            and self.data_format == "channels_last"
+            and only_convolves(self)
             and len(set(self.strides)) == len(set(self.dilation_rate)) == 1
             and self.compute_dtype == "float32"
             and (self.dilation_rate[0] == 1 or has_dilated_gradients())
         )
 
 
-# As in `bnas_larq.layers.convolutions`: .h5 files of nested models leave the namespace out.
-keras.utils.get_custom_objects().update(BinaryConv2D=BinaryConv2D)
-
-
 @contextlib.contextmanager
 def compute_in(model: keras.Model, compute: str) -> Iterator[None]:
-    """While it lasts, `model`'s binary convolutions train in `compute`; afterwards as before.
-
-    Evaluation is float32 all the time. The training function that Keras keeps is made anew on both
-    ends, because its graph holds the type.
-
-    Args:
-        compute: one of `COMPUTE_TYPES`.
+    """Inside, `model`'s binary convolutions train in one of `COMPUTE_TYPES`; evaluation stays
+    float32. The training function is traced anew on entry and exit: its graph holds the type.
 
     Raises:
         BnasLarqError: an unknown type.

@@ -1,4 +1,4 @@
-"""The cell of final networks, as a piece of a functional Keras model, and drop-path."""
+"""The cell of final networks, as a part of a functional Keras model, and its drop-path."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bnas_larq.spaces import ZEROISE
 
 
 class DropPathControl:
-    """Rate and step that all drop-path layers of one model read; a training callback moves them.
+    """Rate and step that all drop-path layers of one model read; a training callback sets them.
 
-    A plain object, not a layer, so that its variables are no weights of the model: networks with
-    and without drop-path exchange weight files. The step makes each mask a pure function of
-    (layer's seed, step), which a resumed run repeats exactly.
+    Not a layer, so that its variables are not weights of the model: networks with and without
+    drop-path exchange weight files. Each mask is a pure function of (layer's seed, step), which a
+    resumed run repeats exactly.
     """
 
     def __init__(self) -> None:
@@ -28,20 +28,26 @@ class DropPathControl:
 
 @register
 class DropPath(keras.layers.Layer):
-    """Drops an edge's whole output for some examples while training, and scales the rest up
+    """Drops an edge's whole output for some examples while training, and scales up the others'
     (FractalNet, arXiv 1605.07648). The rate starts at 0; `bnas_larq.training` raises it linearly.
 
     Args:
         seed: distinguishes the masks of different edges.
-        control: shared rate and step; None makes one of its own.
+        control: shared rate and step; None makes one for this layer.
 
     Input and output shape: [batch, height, width, channels].
+
+    Example:
+        >>> layer = DropPath(seed=1)
+        >>> _ = layer.control.rate.assign(0.5)
+        >>> sorted(set(layer(tf.ones([64, 2, 2, 1]), training=True).numpy().ravel().tolist()))
+        [0.0, 2.0]
     """
 
     def __init__(self, seed: int = 0, control: DropPathControl | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
         self.seed = seed
-        # Keras tracks the variables of layers, lists and tuples, but not those of a plain object.
+        # A plain object, whose variables Keras does not track.
         self._control = control or DropPathControl()
 
     @property
@@ -61,10 +67,6 @@ class DropPath(keras.layers.Layer):
         return {**super().get_config(), "seed": self.seed}
 
 
-# As in `bnas_larq.layers.convolutions`: .h5 files of nested models leave the namespace out.
-keras.utils.get_custom_objects().update(DropPath=DropPath)
-
-
 def final_cell(
     cell: Cell,
     plan: CellPlan,
@@ -77,8 +79,8 @@ def final_cell(
 ) -> tf.Tensor:
     """Apply one cell of a genotype to symbolic tensors.
 
-    Zeroise adds nothing to a sum and gets no layer, so what only it would read is no part of the
-    model; a node of nothing but Zeroise outputs zeros.
+    Zeroise adds nothing to a sum and gets no layer, so a state that only it reads is not computed.
+    A node with Zeroise alone outputs zeros.
 
     Args:
         states: outputs of the two cells before, [batch, height, width, channels] each.
@@ -88,48 +90,43 @@ def final_cell(
     """
     used = used_states(cell)
     nodes: list[tf.Tensor | None] = [
-        chain(preprocess(plan, which, stem, context), x) if which in used else None
-        for which, x in enumerate(states)
+        chain(preprocess(plan, source, stem, context), x) if source in used else None
+        for source, x in enumerate(states)
     ]
     for index, node in enumerate(cell):
         terms = []
         for edge in live_edges(node):
-            place = edge_context(plan, index, edge, context)
-            term = chain(build_operation(edge.op, place), nodes[edge.state])
+            edge_settings = edge_context(plan, index, edge, context)
+            term = chain(build_operation(edge.op, edge_settings), nodes[edge.state])
             if drop_path is not None:
                 seed = (plan.index * len(cell) + index) * 16 + edge.state
-                term = DropPath(seed, drop_path, name=f"{place.name}_drop")(term)
+                term = DropPath(seed, drop_path, name=f"{edge_settings.name}_drop")(term)
             terms.append(term)
         if not terms:
             terms = [_zeros(plan, index, nodes, states)]
-        total = (
-            keras.layers.Add(name=f"{plan.name}_node{index}")(terms) if len(terms) > 1 else terms[0]
-        )
-        nodes.append(total)
-    output = (
-        keras.layers.Concatenate(name=f"{plan.name}_concat")(nodes[2:])
-        if len(cell) > 1
-        else nodes[2]
-    )
+        name = f"{plan.name}_node{index}"
+        nodes.append(keras.layers.Add(name=name)(terms) if len(terms) > 1 else terms[0])
+    name = f"{plan.name}_concat"
+    output = keras.layers.Concatenate(name=name)(nodes[2:]) if len(cell) > 1 else nodes[2]
     if with_shortcut and plan.index > 0:
-        way = chain(shortcut(plan, len(cell), context), states[1])
-        if way.shape[1:] != output.shape[1:]:
+        skip = chain(shortcut(plan, len(cell), context), states[1])
+        if skip.shape[1:] != output.shape[1:]:
             raise BnasLarqError(
                 "A shortcut must have the shape of the cell's output. "
-                f"Received: {tuple(way.shape[1:])} and {tuple(output.shape[1:])} in {plan.name}. "
+                f"Received: {tuple(skip.shape[1:])} and {tuple(output.shape[1:])} in {plan.name}. "
                 "Use an input size that halves without remainder."
             )
-        output = keras.layers.Add(name=f"{plan.name}_shortcut")([output, way])
+        output = keras.layers.Add(name=f"{plan.name}_shortcut")([output, skip])
     return output
 
 
 def live_edges(node: Sequence[Edge]) -> list[Edge]:
-    """A node's edges that add something."""
+    """A node's edges other than Zeroise."""
     return [edge for edge in node if edge.op != ZEROISE]
 
 
 def used_states(cell: Cell) -> set[int]:
-    """States that some edge reads which adds something; 0 and 1 are the cell's inputs."""
+    """States that live edges read; 0 and 1 are the cell's inputs."""
     return {edge.state for node in cell for edge in live_edges(node)}
 
 
@@ -146,11 +143,9 @@ def _zeros(
     nodes: Sequence[tf.Tensor | None],
     states: tuple[tf.Tensor, tf.Tensor],
 ) -> tf.Tensor:
-    """A node of nothing but Zeroise.
-
-    It takes its shape from a tensor that lives anyway, so that no unused input comes back to life.
-    """
-    living = [tensor for tensor in nodes if tensor is not None]
-    source = living[-1] if living else states[1]
+    """A node with Zeroise alone. Its shape comes from a tensor that is computed anyway, so that no
+    unused input is."""
+    computed = [tensor for tensor in nodes if tensor is not None]
+    source = computed[-1] if computed else states[1]
     strides = 2 if plan.reduction and index == 0 else 1
     return Zeroise(strides, plan.filters, name=f"{plan.name}_node{index}_zeros")(source)

@@ -1,4 +1,4 @@
-"""What the layers of an operation depend on: its place in a network, and the network's settings."""
+"""The settings of an operation at its place in a network, and the makers of its layers."""
 
 from __future__ import annotations
 
@@ -9,30 +9,35 @@ from fnmatch import fnmatchcase
 from bnas_larq.backend import keras
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers import convolutions
-from bnas_larq.layers.batch_norm import PlainBatchNormalization
+from bnas_larq.layers.batch_norm import BATCH_NORM, PlainBatchNormalization, batch_norm
 from bnas_larq.layers.convolutions import RepeatChannels
 from bnas_larq.layers.quantizers import get_scheme
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What an operation needs to know of its place.
+    """Settings of one operation, from which it makes its layers.
 
     Attributes:
         name: prefix of the layers' names, such as `cell3_edge0_bin_conv_3x3`.
         filters: channels in and out.
         strides: 1, or 2 on edges from the inputs of a reduction cell.
         padding: `"same"` or `"symmetric"`.
-        supernet: candidates of the supernet have BatchNorm without scale and offset, and one behind
-            each pool, so that their sizes stay comparable while they compete.
-        scheme: binarisation scheme of binary convolutions, a registered name. With one that
-            quantises nothing (`full-precision`), the same layers stand there without signs.
+        supernet: candidates of the supernet have BatchNorm without scale and offset, also behind
+            each pool, so that their magnitudes stay comparable while they compete.
+        scheme: binarisation scheme of binary convolutions, a registered name.
         full_precision: patterns (as in a shell) of the names of convolutions whose kernel stays
             full precision.
-        shared: layers without trainable weights that all candidates reading one state have in
-            common; the supernet gives one dictionary for each state, final networks none.
-        edges: how many edges' filters stand side by side in its layers; `filters` counts them all.
-            1 but for a supernet's operations that are shared by channels.
+        shared: layers without trainable weights that all candidates of a state share; the supernet
+            gives one dictionary for each state, final networks none.
+        edges: how many edges' filters a layer holds, all counted by `filters`: 1 except for a
+            supernet's operations with sharing `channels`.
+
+    Example:
+        >>> context = Context("edge0", filters=4)
+        >>> layers = [*context.binary_input(), *context.binary_conv(3), context.relu()]
+        >>> [layer.name for layer in layers]
+        ['edge0_bn', 'edge0_conv', 'edge0_relu']
     """
 
     name: str
@@ -53,11 +58,8 @@ class Context:
         shared: dict | None = None,
         edges: int = 1,
     ) -> Context:
-        """The same settings at another place, which shares no layers unless told which.
-
-        Also for the further convolutions of one operation: they read another tensor than the state,
-        so they need a BatchNorm of their own.
-        """
+        """The same settings elsewhere, without shared layers unless given; also for an operation's
+        second convolution, which does not read the state and needs a BatchNorm of its own."""
         return dataclasses.replace(
             self, name=name, filters=filters, strides=strides, shared=shared, edges=edges
         )
@@ -67,13 +69,13 @@ class Context:
         affine = not self.supernet if affine is None else affine
         name = f"{self.name}_bn"
         if self.supernet and not affine:
-            return PlainBatchNormalization(name=name, **convolutions.BATCH_NORM)
-        return convolutions.batch_norm(name, affine)
+            return PlainBatchNormalization(name=name, **BATCH_NORM)
+        return batch_norm(name, affine)
 
     def common(
         self, key: str, make: Callable[[], keras.layers.Layer | None]
     ) -> keras.layers.Layer | None:
-        """The layer called `key` of this state, made once where candidates share, else anew."""
+        """The layer `key` that the candidates of a state share; a new one where they do not."""
         if self.shared is None:
             return make()
         if key not in self.shared:
@@ -81,11 +83,8 @@ class Context:
         return self.shared[key]
 
     def binary_input(self) -> list[keras.layers.Layer]:
-        """What stands in front of a binary convolution: BatchNorm; in the supernet the sign too, as
-        candidates share both.
-
-        Once for each context: an operation's second convolution has its context from `at`.
-        """
+        """What stands in front of a binary convolution: BatchNorm, and in the supernet the sign, as
+        candidates share both. Once for each context: a second convolution gets its own by `at`."""
         if not self.supernet:
             return [self.batch_norm()]
         layers = [self.common("bn", self.batch_norm), self.common("sign", self._sign)]
@@ -98,22 +97,22 @@ class Context:
     def binary_conv(
         self, kernel_size: int, dilation: int = 1, *, apart: bool = False
     ) -> list[keras.layers.Layer]:
-        """A convolution without bias on the sign of its input, to stand behind `binary_input`.
+        """A convolution without bias on the sign of its input, to follow `binary_input`.
 
-        Its kernel is binary unless a pattern says otherwise.
+        Its kernel is binary unless a pattern keeps it in full precision.
 
-        A dilated one with strides becomes a subsampling and an undilated one: with stride and
-        dilation 2 only every second pixel is ever read, so both are equal, and TensorFlow and LCE
-        have kernels for the second form only.
+        A dilated convolution with strides becomes a subsampling and a convolution of smaller
+        dilation: with stride and dilation 2 only every second pixel is read, so both are equal, and
+        TensorFlow and LCE have kernels for the second form only.
 
         Args:
-            apart: the input is not the state, but what the operation made of it: where there are
-                several edges, each has channels of its own, which its filters read.
+            apart: the input is not the state, but has separate channels for each edge, which that
+                edge's filters read.
 
         Raises:
             BnasLarqError: a dilation that is no multiple of the strides.
         """
-        subsampling, strides, dilation = self._places(dilation)
+        subsampling, strides, dilation = self._split_strides(dilation)
         conv = convolutions.convolution(
             self.filters,
             kernel_size,
@@ -130,15 +129,13 @@ class Context:
     def binary_depthwise(
         self, kernel_size: int, dilation: int = 1, *, apart: bool = False
     ) -> list[keras.layers.Layer]:
-        """As `binary_conv`, but each output channel reads one input channel.
-
-        Padded symmetrically, a strided one is the unstrided one, of which every second pixel is
-        taken: equal to padding both sides alike.
+        """As `binary_conv`, but each output channel reads one input channel. With symmetric padding
+        and strides it is the unstrided one, subsampled, which is equal.
 
         Raises:
             BnasLarqError: a dilation that is no multiple of the strides.
         """
-        before, strides, dilation = self._places(dilation)
+        before, strides, dilation = self._split_strides(dilation)
         if self.edges > 1 and not apart:
             before.append(RepeatChannels(self.edges, name=f"{self.name}_repeat"))
         after = []
@@ -156,24 +153,19 @@ class Context:
         return [*before, conv, *after]
 
     def quantizers(self) -> dict[str, object]:
-        """Arguments of a larq convolution of another kind, called `{name}_conv`."""
+        """Arguments of any other larq convolution, to be called `conv_name`."""
         return convolutions.quantizers(**self._schemes, edges=self.edges)
 
     def float_conv(self, kernel_size: int, groups: int = 1) -> keras.layers.Layer:
         """A full-precision convolution without bias."""
+        settings = {"strides": self.strides, "padding": self.padding, "groups": groups}
+        full_precision = {"input_scheme": None, "kernel_scheme": None}
         return convolutions.convolution(
-            self.filters,
-            kernel_size,
-            name=self.conv_name,
-            strides=self.strides,
-            padding=self.padding,
-            input_scheme=None,
-            kernel_scheme=None,
-            groups=groups,
+            self.filters, kernel_size, name=self.conv_name, **settings, **full_precision
         )
 
     def keeps_full_precision(self, name: str) -> bool:
-        """Whether a pattern excludes the convolution `name` from binarisation."""
+        """Whether a pattern keeps the convolution `name` in full precision."""
         return any(fnmatchcase(name, pattern) for pattern in self.full_precision)
 
     def relu(self) -> keras.layers.ReLU:
@@ -182,19 +174,19 @@ class Context:
 
     @property
     def conv_name(self) -> str:
-        """Of the place's convolution."""
+        """Name of the operation's convolution."""
         return f"{self.name}_conv"
 
     @property
     def _schemes(self) -> dict[str, str | None]:
         keeps = self.keeps_full_precision(self.conv_name)
         return {
-            # In the supernet a layer of its own takes the sign.
+            # In the supernet a layer in front takes the sign, for all candidates.
             "input_scheme": None if self.supernet else self.scheme,
             "kernel_scheme": None if keeps else self.scheme,
         }
 
-    def _places(self, dilation: int) -> tuple[list[keras.layers.Layer], int, int]:
+    def _split_strides(self, dilation: int) -> tuple[list[keras.layers.Layer], int, int]:
         """(subsampling in front of the convolution, its strides, its dilation)."""
         if self.strides == 1 or dilation == 1:
             return [], self.strides, dilation

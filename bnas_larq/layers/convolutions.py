@@ -1,8 +1,8 @@
-"""Convolution and pooling layers in two paddings: `same` (TensorFlow's) and `symmetric`.
+"""Convolution and pooling layers of candidates, stems and shortcuts, and functions that make them.
 
-Strided layers of the papers' programs pad both sides alike; TensorFlow's SAME pads the end first,
-and only that exports to 1 bit. Weights that were trained with one padding need it to give equal
-outputs. At stride 1 both are the same, so only strided layers differ.
+Strided layers come in two paddings: `same` (TensorFlow's) and `symmetric`. The papers' programs pad
+both sides alike; TensorFlow's SAME pads the end first, and only that exports to 1 bit. Weights
+trained with one padding need it to give equal outputs. At stride 1 both are the same.
 """
 
 from __future__ import annotations
@@ -16,22 +16,6 @@ from bnas_larq.layers.quantizers import get_scheme
 
 PADDINGS = ("same", "symmetric")
 
-BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
-
-
-def initializer(fewer: float = 1.0) -> keras.initializers.Initializer:
-    """U(−1/√fan_in, 1/√fan_in), PyTorch's default, what the papers' programs start from.
-
-    Args:
-        fewer: how many times smaller the fan-in is than Keras makes it from the kernel's shape.
-    """
-    return keras.initializers.VarianceScaling(fewer / 3.0, mode="fan_in", distribution="uniform")
-
-
-def batch_norm(name: str, affine: bool = True) -> keras.layers.BatchNormalization:
-    """BatchNorm with the papers' settings; `affine=False` leaves out scale and offset."""
-    return keras.layers.BatchNormalization(scale=affine, center=affine, name=name, **BATCH_NORM)
-
 
 def check_padding(padding: str) -> None:
     """Raise BnasLarqError unless `padding` is `same` or `symmetric`."""
@@ -42,6 +26,9 @@ def check_padding(padding: str) -> None:
         )
 
 
+# -- layers ----------------------------------------------------------------------------------------
+
+
 def _symmetric_margin(kernel_size: int, dilation: int) -> int:
     return dilation * (kernel_size - 1) // 2
 
@@ -50,9 +37,15 @@ def _symmetric_margin(kernel_size: int, dilation: int) -> int:
 class SymmetricQuantConv2D(lq.layers.QuantConv2D):
     """`QuantConv2D` that pads dilation·(kernel − 1)/2 zeros on every side, behind its quantizer.
 
+    Zeros stay zeros (they are padded behind the sign), for which Larq Compute Engine has no 1-bit
+    kernel.
+
     Input shape: [batch, height, width, channels]. Output shape: [batch, ⌈height/stride⌉,
-    ⌈width/stride⌉, filters] for odd kernels. Zeros stay zeros (they are padded behind the sign),
-    which Larq Compute Engine has no 1-bit kernel for.
+    ⌈width/stride⌉, filters] for odd kernels.
+
+    Example:
+        >>> SymmetricQuantConv2D(4, 3, strides=2)(tf.zeros([1, 8, 8, 2])).shape
+        TensorShape([1, 4, 4, 4])
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -60,10 +53,8 @@ class SymmetricQuantConv2D(lq.layers.QuantConv2D):
         super().__init__(*args, **kwargs)
 
     def _margins(self) -> list[int]:
-        return [
-            _symmetric_margin(k, d)
-            for k, d in zip(self.kernel_size, self.dilation_rate, strict=True)
-        ]
+        sizes = zip(self.kernel_size, self.dilation_rate, strict=True)
+        return [_symmetric_margin(kernel, dilation) for kernel, dilation in sizes]
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         rows, columns = self._paddings(inputs.shape[1:3])
@@ -73,8 +64,8 @@ class SymmetricQuantConv2D(lq.layers.QuantConv2D):
         """[before, after] of height and width, less what no window reaches at the end.
 
         Larq Compute Engine (0.16) takes equal margins before a VALID convolution for SAME padding
-        as soon as the output has SAME's size, although SAME pads an even size at stride 2 at the
-        end only: the file would compute something else.
+        if the output has SAME's size, although SAME pads an even size at stride 2 at the end only:
+        the file would compute something else.
         """
         paddings = []
         settings = zip(
@@ -98,11 +89,15 @@ class SymmetricQuantConv2D(lq.layers.QuantConv2D):
 
 @register
 class SymmetricPooling2D(keras.layers.Layer):
-    """3×3-style pooling that pads (pool − 1)/2 on every side; the average leaves the padding out.
+    """3×3-style pooling that pads (pool − 1)/2 on every side; averages exclude the padding.
 
     Args:
         kind: `"max"` or `"avg"`.
         pool_size, strides: as in Keras.
+
+    Example:
+        >>> SymmetricPooling2D("avg", strides=2)(tf.ones([1, 4, 4, 1])).numpy().ravel().tolist()
+        [1.0, 1.0, 1.0, 1.0]
     """
 
     def __init__(self, kind: str, pool_size: int = 3, strides: int = 1, **kwargs) -> None:
@@ -121,12 +116,8 @@ class SymmetricPooling2D(keras.layers.Layer):
         return total / tf.nn.avg_pool2d(inside, self.pool_size, self.strides, "VALID")
 
     def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "kind": self.kind,
-            "pool_size": self.pool_size,
-            "strides": self.strides,
-        }
+        sizes = {"pool_size": self.pool_size, "strides": self.strides}
+        return {**super().get_config(), "kind": self.kind, **sizes}
 
 
 @register
@@ -139,6 +130,10 @@ class Zeroise(keras.layers.Layer):
 
     Input shape: [batch, height, width, channels]. Output shape: [batch, ⌈height/strides⌉,
     ⌈width/strides⌉, channels].
+
+    Example:
+        >>> Zeroise(strides=2)(tf.ones([1, 2, 2, 3])).numpy().ravel().tolist()
+        [0.0, 0.0, 0.0]
     """
 
     def __init__(self, strides: int = 1, filters: int | None = None, **kwargs) -> None:
@@ -155,16 +150,81 @@ class Zeroise(keras.layers.Layer):
         return {**super().get_config(), "strides": self.strides, "filters": self.filters}
 
 
-# A functional model inside a Sequential one: .h5 files hold its layers' names without namespace.
-keras.utils.get_custom_objects().update(
-    SymmetricQuantConv2D=SymmetricQuantConv2D,
-    SymmetricPooling2D=SymmetricPooling2D,
-    Zeroise=Zeroise,
-)
+@register
+class RepeatChannels(keras.layers.Layer):
+    """The input once for each of a supernet's edges, concatenated along the channels.
+
+    Input shape: [batch, height, width, channels]. Output shape: [batch, height, width,
+    times·channels].
+
+    Example:
+        >>> RepeatChannels(2)(tf.constant([1.0, 2.0], shape=[1, 1, 1, 2])).numpy().ravel().tolist()
+        [1.0, 2.0, 1.0, 2.0]
+    """
+
+    def __init__(self, times: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.times = times
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.concat([inputs] * self.times, axis=-1)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "times": self.times}
+
+
+@register
+class EdgewiseConv2D(lq.layers.QuantConv2D):
+    """`QuantConv2D` whose groups are a supernet's edges: each edge's filters read its own channels.
+
+    Input shape: [batch, height, width, groups·channels]. Output shape: [batch, height', width',
+    filters].
+
+    Example:
+        >>> layer = EdgewiseConv2D(2, 1, groups=2, kernel_initializer="ones")
+        >>> layer(tf.constant([1.0, 2.0, 3.0, 4.0], shape=[1, 1, 1, 4])).numpy().ravel().tolist()
+        [3.0, 7.0]
+    """
+
+    # Keras hands grouped convolutions to XLA, for CPUs without oneDNN; each shape costs a
+    # compilation of seconds.
+    def _jit_compiled_convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        if has_grouped_gradients():
+            return self.convolution_op(inputs, kernel)
+        pairs = zip(*(tf.split(x, self.groups, axis=-1) for x in (inputs, kernel)), strict=True)
+        return tf.concat([self.convolution_op(*pair) for pair in pairs], axis=-1)
+
+
+@functools.cache
+def has_grouped_gradients() -> bool:
+    """Whether this TensorFlow has kernels for the gradients of grouped convolutions; on CPUs only
+    with oneDNN."""
+    with tf.init_scope():
+        kernel = tf.ones([1, 1, 1, 2])
+        with tf.GradientTape() as tape:
+            tape.watch(kernel)
+            outputs = tf.nn.conv2d(tf.ones([1, 2, 2, 2]), kernel, 1, "SAME")
+        try:
+            tape.gradient(outputs, kernel)
+        except tf.errors.OpError:
+            return False
+    return True
+
+
+# -- functions that make them ----------------------------------------------------------------------
+
+
+def initializer(fewer: float = 1.0) -> keras.initializers.Initializer:
+    """U(−1/√fan_in, 1/√fan_in), PyTorch's default, from which the papers' programs start.
+
+    Args:
+        fewer: by how much the fan-in that Keras derives from the kernel's shape is too large.
+    """
+    return keras.initializers.VarianceScaling(fewer / 3.0, mode="fan_in", distribution="uniform")
 
 
 def pooling(kind: str, strides: int, padding: str, name: str) -> keras.layers.Layer:
-    """3×3 max or average pooling that leaves the padding out."""
+    """3×3 max or average pooling that excludes the padding."""
     if padding == "symmetric" and strides > 1:
         return SymmetricPooling2D(kind, 3, strides, name=name)
     layer = keras.layers.MaxPooling2D if kind == "max" else keras.layers.AveragePooling2D
@@ -178,7 +238,7 @@ def quantizers(
     (None) not.
 
     Args:
-        edges: how many kernels of a supernet's edges it holds side by side.
+        edges: how many edges' kernels of a supernet the layer holds.
     """
     return {
         "input_quantizer": get_scheme(input_scheme).input_quantizer() if input_scheme else None,
@@ -242,60 +302,8 @@ def depthwise(
         padding="same",
         use_bias=False,
         input_quantizer=get_scheme(input_scheme).input_quantizer() if input_scheme else None,
-        # Keras takes all channels for the fan-in, of which each filter reads one.
+        # Keras derives the fan-in from all channels, of which each filter reads one.
         depthwise_initializer=initializer(channels),
         name=name,
         **(get_scheme(kernel_scheme).depthwise_settings(edges) if kernel_scheme else {}),
     )
-
-
-@register
-class RepeatChannels(keras.layers.Layer):
-    """The input once for each edge, side by side along the channels.
-
-    Input shape: [batch, height, width, channels]. Output shape: [batch, height, width,
-    times·channels].
-    """
-
-    def __init__(self, times: int, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.times = times
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return tf.concat([inputs] * self.times, axis=-1)
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "times": self.times}
-
-
-@register
-class EdgewiseConv2D(lq.layers.QuantConv2D):
-    """`QuantConv2D` whose groups are the edges: each edge's filters read its own channels.
-
-    Input shape: [batch, height, width, groups·channels]. Output shape: [batch, height', width',
-    filters].
-    """
-
-    # Keras hands grouped convolutions to XLA, for CPUs without oneDNN; each shape costs a
-    # compilation of seconds.
-    def _jit_compiled_convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        if has_grouped_gradients():
-            return self.convolution_op(inputs, kernel)
-        pairs = zip(*(tf.split(x, self.groups, axis=-1) for x in (inputs, kernel)), strict=True)
-        return tf.concat([self.convolution_op(*pair) for pair in pairs], axis=-1)
-
-
-@functools.cache
-def has_grouped_gradients() -> bool:
-    """Whether this TensorFlow has kernels for the gradients of grouped convolutions; on CPUs only
-    oneDNN brings them."""
-    with tf.init_scope():
-        kernel = tf.ones([1, 1, 1, 2])
-        with tf.GradientTape() as tape:
-            tape.watch(kernel)
-            outputs = tf.nn.conv2d(tf.ones([1, 2, 2, 2]), kernel, 1, "SAME")
-        try:
-            tape.gradient(outputs, kernel)
-        except tf.errors.OpError:
-            return False
-    return True

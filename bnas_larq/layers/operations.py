@@ -1,13 +1,7 @@
-"""Candidate operations on a cell's edges; a user's own joins their registry with a decorator.
+"""The registry of candidate operations on a cell's edges, and the built-in ones.
 
-    @register_operation("bin_conv_1x1", "BatchNorm, sign, 1x1 binary convolution, ReLU")
-    def bin_conv_1x1(context):
-        return [*context.binary_input(), *context.binary_conv(1), context.relu()]
-
-    space = SearchSpace.bnas().with_operations("bin_conv_1x1")
-
-An operation is a chain of Keras layers, applied one after the other, both in the supernet and in
-final networks.
+An operation is a chain of Keras layers, in the supernet as in final networks. Users add their own
+with `register_operation`.
 """
 
 from __future__ import annotations
@@ -18,14 +12,12 @@ from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers import convolutions
 from bnas_larq.layers.context import Context as Context
-from bnas_larq.layers.convolutions import initializer
 from bnas_larq.spaces import ZEROISE, check_operation, declare_operation, describe
 
-#: How the supernet may evaluate one operation on all edges that leave one state, without changing
-#: the mathematics:
-#: `edge`: one chain for each edge (right for every operation);
-#: `channels`: one chain with edges·C filters, whose output channels do not depend on each other;
-#: `state`: one output that serves all edges, for operations without weights of their own.
+#: How the supernet may evaluate an operation on all edges that leave one state:
+#: `edge`: one chain for each edge (correct for every operation);
+#: `channels`: one chain with edges·C filters, if output channels do not depend on each other;
+#: `state`: one output for all edges, if the operation has no weights of its own.
 SHARINGS = ("edge", "channels", "state")
 
 Factory = Callable[[Context], Sequence[keras.layers.Layer]]
@@ -42,19 +34,26 @@ def register_operation(
     Args:
         name: a Python identifier.
         description: one line for people; default the first line of the factory's docstring.
-        sharing: one of `SHARINGS`: how the supernet may evaluate it on several edges at once; or
-            two of them, for edges with stride 1 and with stride 2.
+        sharing: one of `SHARINGS`, or a pair of them, for edges with stride 1 and with stride 2.
 
     Raises:
         BnasLarqError: an unknown sharing.
-        GenotypeError: the name is no identifier.
+        GenotypeError: the name is not an identifier.
+
+    Example:
+        >>> from bnas_larq import SearchSpace
+        >>> @register_operation("bin_conv_1x1", "BatchNorm, sign, 1x1 binary convolution, ReLU")
+        ... def bin_conv_1x1(context):
+        ...     return [*context.binary_input(), *context.binary_conv(1), context.relu()]
+        >>> SearchSpace.bnas().with_operations("bin_conv_1x1").normal[-1]
+        'bin_conv_1x1'
     """
     both = (sharing, sharing) if isinstance(sharing, str) else tuple(sharing)
-    for which in both:
-        if which not in SHARINGS:
+    for strided_or_not in both:
+        if strided_or_not not in SHARINGS:
             raise BnasLarqError(
-                f"An operation's sharing is a known one. Received: {which!r}; "
-                f"{nearest(which, SHARINGS)}"
+                f"An operation's sharing is one of {', '.join(SHARINGS)}. "
+                f"Received: {strided_or_not!r}; {nearest(strided_or_not, SHARINGS)}"
             )
 
     def decorate(factory: Factory) -> Factory:
@@ -73,10 +72,10 @@ def sharing_of(name: str, strides: int = 1) -> str:
 
 
 def build_operation(name: str, context: Context) -> list[keras.layers.Layer]:
-    """The layers of the operation `name`, to be applied one after the other.
+    """The layers of the operation `name`, in the order they are applied.
 
     Raises:
-        GenotypeError: nobody registered the operation.
+        GenotypeError: the operation is not registered.
     """
     check_operation(name)
     return list(_FACTORIES[name](context))
@@ -91,17 +90,16 @@ def chain(
     """Apply layers one after the other.
 
     Args:
-        memory: outputs by (layer, input), kept for as long as the caller holds the dictionary:
-            chains that begin with the same layer objects are computed once. The inputs are kept
-            too, so that no identity is used again.
+        memory: outputs by (layer, input): chains that begin with the same layer objects and share a
+            memory compute them once. It keeps the inputs too, so that no id is reused.
     """
     for layer in layers:
         key = (id(layer), id(inputs))
         if memory is not None and key in memory:
             inputs = memory[key][1]
             continue
-        normalises = isinstance(layer, keras.layers.BatchNormalization)
-        outputs = layer(inputs, training=training) if normalises else layer(inputs)
+        is_norm = isinstance(layer, keras.layers.BatchNormalization)
+        outputs = layer(inputs, training=training) if is_norm else layer(inputs)
         if memory is not None:
             memory[key] = (inputs, outputs)
         inputs = outputs
@@ -109,12 +107,8 @@ def chain(
 
 
 def build_layer(layer: keras.layers.Layer, shape) -> None:
-    """Make a layer's weights, and those of its kernel quantizers, which Keras would make when the
-    layer is called first.
-
-    Args:
-        shape: of its input.
-    """
+    """Make the weights that a layer and its kernel quantizers would get in their first call, from
+    the shape of its input."""
     layer.build(shape)
     layer.built = True
     for kernel in ("kernel", "depthwise_kernel"):
@@ -125,14 +119,8 @@ def build_layer(layer: keras.layers.Layer, shape) -> None:
 
 
 def build_chain(layers: Sequence[keras.layers.Layer], shape) -> tf.TensorShape:
-    """Make the weights of layers that stand one after the other, without computing anything.
-
-    Args:
-        shape: of the first one's input.
-
-    Returns:
-        The shape of the last one's output.
-    """
+    """Make the weights of a chain of layers without computing anything, from the shape of its
+    input; returns the shape of its output."""
     for layer in layers:
         if not layer.built:
             with tf.init_scope(), keras.backend.name_scope(layer.name):
@@ -174,17 +162,22 @@ for _size in (3, 5):
 
 @register
 class FactorizedReduction(lq.layers.QuantConv2D):
-    """Two 1×1 convolutions with strides 2, of the pixels (2i, 2j) and (2i + 1, 2j + 1), side by
-    side: the first half of the filters and the others.
+    """Two 1×1 convolutions with strides 2, of the pixels (2i, 2j) and (2i + 1, 2j + 1), each with
+    half of the filters, concatenated.
 
-    A size that is odd has no last odd pixel; the last pixel stands for it.
+    Odd sizes have no last odd pixel; the last pixel stands in for it.
 
     Args:
         filters: at least 2.
-        **kwargs: as of `QuantConv2D`, but kernel size, strides and padding.
+        **kwargs: as of `QuantConv2D`, except kernel size, strides and padding.
 
     Input shape: [batch, height, width, channels]. Output shape: [batch, ⌈height/2⌉, ⌈width/2⌉,
     filters].
+
+    Example:
+        >>> layer = FactorizedReduction(2, kernel_initializer="ones")
+        >>> layer(tf.constant([1.0, 2.0, 3.0, 4.0], shape=[1, 2, 2, 1])).numpy().ravel().tolist()
+        [1.0, 4.0]
     """
 
     def __init__(self, filters: int, **kwargs) -> None:
@@ -197,7 +190,7 @@ class FactorizedReduction(lq.layers.QuantConv2D):
         return self.filters - self.filters // 2, self.filters // 2
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        # Both are shifted before the sign: LCE wants the sign straight in front of a convolution.
+        # Shifted before the sign: LCE needs the sign right in front of a convolution.
         margins = [[0, 1 if size is None or size % 2 else 0] for size in inputs.shape[1:3]]
         shifted = tf.pad(inputs, [[0, 0], *margins, [0, 0]], "SYMMETRIC")[:, 1:, 1:]
         with lq.context.quantized_scope(True):
@@ -210,25 +203,21 @@ class FactorizedReduction(lq.layers.QuantConv2D):
         return tf.concat(outputs, axis=-1)
 
 
-# As in `bnas_larq.layers.convolutions`: .h5 files of nested models leave the namespace out.
-keras.utils.get_custom_objects().update(FactorizedReduction=FactorizedReduction)
-
-
 @register_operation("identity", describe("identity"), sharing=("state", "edge"))
 def _identity(context: Context) -> list[keras.layers.Layer]:
     if context.strides == 1:
         return [keras.layers.Activation("linear", name=f"{context.name}_identity")]
-    # A BatchNorm of its own: that of the state has its statistics moved by the convolutions, which
-    # the supernet evaluates in another way, and each pass must move them once.
-    place = context.at(context.name, context.filters, context.strides)
+    # A BatchNorm of its own: the statistics of the state's are moved by the convolutions, which the
+    # supernet evaluates separately, and each pass must move them once.
+    own = context.at(context.name, context.filters, context.strides)
     reduction = FactorizedReduction(
-        place.filters,
+        own.filters,
         use_bias=False,
-        kernel_initializer=initializer(),
-        name=place.conv_name,
-        **place.quantizers(),
+        kernel_initializer=convolutions.initializer(),
+        name=own.conv_name,
+        **own.quantizers(),
     )
-    return [*place.binary_input(), reduction]
+    return [*own.binary_input(), reduction]
 
 
 def _depthwise_pointwise(
@@ -237,13 +226,13 @@ def _depthwise_pointwise(
     """BatchNorm, sign, depthwise, BatchNorm, sign, pointwise, ReLU.
 
     Args:
-        part: goes into the layers' names.
-        second: it reads not the state, but what a first pair made of it.
+        part: of the layers' names.
+        second: reads the output of a first pair, not the state.
     """
     strides, shared = (1, None) if second else (context.strides, context.shared)
     depthwise, pointwise = (
-        context.at(f"{context.name}_{kind}{part}", context.filters, *place, edges=context.edges)
-        for kind, place in (("depthwise", (strides, shared)), ("pointwise", ()))
+        context.at(f"{context.name}_{kind}{part}", context.filters, *settings, edges=context.edges)
+        for kind, settings in (("depthwise", (strides, shared)), ("pointwise", ()))
     )
     return [
         *depthwise.binary_input(),
@@ -254,7 +243,7 @@ def _depthwise_pointwise(
     ]
 
 
-def _register(kernel_size: int) -> None:
+def _register_separable_convolutions(kernel_size: int) -> None:
     name = f"bin_sep_conv_{kernel_size}x{kernel_size}"
 
     @register_operation(name, describe(name), sharing="channels")
@@ -270,4 +259,4 @@ def _register(kernel_size: int) -> None:
 
 
 for _size in (3, 5):
-    _register(_size)
+    _register_separable_convolutions(_size)

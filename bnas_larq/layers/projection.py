@@ -4,22 +4,21 @@ Source: Gu et al., "Projection Convolutional Neural Networks for 1-bit CNNs via 
 Propagation", arXiv 1811.12755; with a single projection per layer.
 
 A layer's latent kernel C becomes Ĉ = a·sign(W̄∘C): a is the mean of |C| over the whole layer, W the
-projection, one for all filters of the layer, W̄ its mean over the input channels. Besides the task
-loss L_S, a projection loss keeps the two close:
+projection, shared by the filters of the layer, W̄ its mean over the input channels. Besides the task
+loss L_S, a projection loss keeps C and Ĉ close:
 
     L_P = λ/2·‖Ĉ − W∘(C + η·δ)‖²,    δ = ∂L_S/∂Ĉ
 
-δ is known in the backward pass only, so that L_P cannot be written as an ordinary function of the
-forward pass. Here one function, `pcnn_projection`, gives both Ĉ and the distance ½‖Ĉ − W∘C‖², and
-its custom gradient is told what both of them receive: δ of Ĉ, and λ of the distance, if a
-`ProjectionLoss` is part of what is minimised. With Ĉ and δ held constant in L_P, as in the paper,
-the gradients are exact:
+δ is known only in the backward pass, so L_P is no ordinary function of the forward pass. Here one
+function, `pcnn_projection`, returns both Ĉ and the distance ½‖Ĉ − W∘C‖², and its custom gradient
+gets the upstream gradients of both: δ of Ĉ, and λ of the distance, if a `ProjectionLoss` is part of
+the objective. With Ĉ and δ held constant in L_P, as in the paper, the gradients are exact:
 
     ∂L/∂C = δ∘1(|W̄∘C| ≤ 1)∘W̄ + λ·R∘W,          R = W∘(C + η·δ) − Ĉ
     ∂L/∂W = mean over the input channels of Σ δ∘1(|W̄∘C| ≤ 1)∘C + λ·Σ R∘(C + η·δ)
 
 (sums over the filters; the first terms are the straight-through estimator, without the factor a).
-Only the reported value of the loss has δ = 0.
+Only the reported value of the loss uses δ = 0.
 """
 
 from __future__ import annotations
@@ -35,13 +34,12 @@ from bnas_larq.layers.quantizers import DepthwiseQuantizer, Scheme, register_sch
 def pcnn_projection(
     kernel: tf.Tensor, projection: tf.Tensor, step: float = 0.0
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The binary kernel of a latent one and their distance, with the gradients of the module's
-    docstring.
+    """The binary kernel of a latent one and their distance, with the gradients given above.
 
     Args:
         kernel: C, [h, w, in, out] or [in, out].
         projection: W, positive, [h, w, in, parts] or [in, parts]. The kernel holds the filters of
-            so many layers, one layer after the other along `out`, each with its own scale.
+            `parts` layers, one layer after the other along `out`, each with its own scale.
         step: η.
 
     Returns:
@@ -79,7 +77,12 @@ def pcnn_projection(
 
 @register
 class Magnitude(keras.constraints.Constraint):
-    """Keeps a weight positive by dropping its sign: W ← |W|, as PCNN does with its projection."""
+    """Keeps a weight positive by dropping its sign: W ← |W|, as PCNN does with its projection.
+
+    Example:
+        >>> Magnitude()(tf.constant([-0.5, 2.0])).numpy().tolist()
+        [0.5, 2.0]
+    """
 
     def __call__(self, weight: tf.Tensor) -> tf.Tensor:
         return tf.abs(weight)
@@ -90,13 +93,8 @@ class PCNNProjection(lq.quantizers.Quantizer):
     """Kernel quantizer a·sign(W̄∘C) with a learned projection W, which starts at 1 (ours).
 
     Alone it trains W through the straight-through estimator only; the kernel regulariser
-    `ProjectionLoss` adds the paper's projection loss:
-
-        lq.layers.QuantConv2D(
-            64, 3, kernel_quantizer=PCNNProjection(), kernel_regularizer=ProjectionLoss()
-        )
-
-    W is needed for training alone: a deployed kernel is its signs and one scale.
+    `ProjectionLoss` adds the paper's projection loss. W is needed for training only: a deployed
+    kernel is its signs and one scale.
 
     Args:
         step: η of the projection loss; ours: 0.025, the learning rate that searches begin with.
@@ -105,6 +103,10 @@ class PCNNProjection(lq.quantizers.Quantizer):
 
     Raises:
         BnasLarqError: filters that cannot be cut into so many parts (when the layer is built).
+
+    Example:
+        >>> PCNNProjection()(tf.constant([[0.5, -0.25], [0.25, 1.0]])).numpy().tolist()
+        [[0.5, -0.5], [0.5, 0.5]]
     """
 
     precision = 1
@@ -113,14 +115,14 @@ class PCNNProjection(lq.quantizers.Quantizer):
         super().__init__(**kwargs)
         self.step = step
         self.parts = parts
-        # In a plain object: Keras would look for variables in it.
+        # In a plain object, in which Keras tracks nothing.
         self._uses = types.SimpleNamespace(latest=None)
 
     def build(self, input_shape) -> None:
         *window, filters = input_shape
         if filters % self.parts:
             raise BnasLarqError(
-                "A kernel's filters are cut into equal parts, one for each layer. "
+                "A kernel's filters must divide into equal parts, one for each layer. "
                 f"Received: {filters} filters, parts={self.parts}."
             )
         self.projection = self.add_weight(
@@ -134,8 +136,8 @@ class PCNNProjection(lq.quantizers.Quantizer):
 
     @property
     def latest(self) -> tf.Tensor | None:
-        """The distance that belongs to the latest use of the kernel: through it the projection
-        loss learns δ. Whoever uses a kernel again that was quantised earlier sets it anew."""
+        """The distance from the latest use of the kernel: through it the projection loss receives
+        δ. To reuse a kernel that was quantised earlier, assign its distance again."""
         return self._uses.latest
 
     @latest.setter
@@ -143,19 +145,16 @@ class PCNNProjection(lq.quantizers.Quantizer):
         self._uses.latest = distance
 
     def distance(self, kernel: tf.Tensor) -> tf.Tensor:
-        """½‖Ĉ − W∘C‖² of the latent kernel that it quantises.
-
-        Where the kernel has been used before, in the same graph and under the same tape, its
-        gradient is that of the projection loss: δ comes from the latest use, if there are several.
-        Else δ is 0.
-        """
+        """½‖Ĉ − W∘C‖² of the latent kernel. If the kernel was used before, in the same graph and
+        under the same tape, its gradient is that of the projection loss, with δ of the latest use.
+        Otherwise δ is 0."""
         if not self.built:
             self.build(kernel.shape)
         _, distance = self._project(kernel)
         latest = self.latest
         if latest is None or not _is_here(latest):
             return distance
-        # The value may be of an earlier step, where nobody has quantised the kernel since.
+        # The latest value may be of an earlier step, if the kernel was not quantised since.
         return latest + tf.stop_gradient(distance - latest)
 
     def _project(self, kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -170,22 +169,28 @@ class PCNNProjection(lq.quantizers.Quantizer):
 
 
 def _is_here(tensor: tf.Tensor) -> bool:
-    """Whether what is computed now can use the tensor, which may belong to an earlier graph."""
-    graph = getattr(tensor, "graph", None)  # tensors with values have none
+    """Whether the tensor belongs to the present graph, or is eager now."""
+    graph = getattr(tensor, "graph", None)  # eager tensors have none
     return graph is (None if tf.executing_eagerly() else tf.compat.v1.get_default_graph())
 
 
 @register
 class ProjectionLoss(keras.regularizers.Regularizer):
-    """PCNN's projection loss, as regulariser of a kernel whose quantizer is `PCNNProjection`.
+    """PCNN's projection loss, as the regulariser of a kernel whose quantizer is `PCNNProjection`.
 
-    Its value has δ = 0: λ/2·‖Ĉ − W∘C‖².
+    Its value is that with δ = 0: λ/2·‖Ĉ − W∘C‖².
 
     Args:
         weight: λ; ours: 1e-4.
 
     Raises:
         BnasLarqError: a kernel with another quantizer (when the loss is computed).
+
+    Example:
+        >>> kernel = {"kernel_quantizer": PCNNProjection(), "kernel_constraint": "weight_clip"}
+        >>> layer = lq.layers.QuantConv2D(2, 3, kernel_regularizer=ProjectionLoss(), **kernel)
+        >>> layer(tf.ones([1, 4, 4, 1])).shape, len(layer.losses)
+        (TensorShape([1, 2, 2, 2]), 1)
     """
 
     def __init__(self, weight: float = 1e-4) -> None:
@@ -208,11 +213,6 @@ class ProjectionLoss(keras.regularizers.Regularizer):
     def get_config(self) -> dict:
         return {"weight": self.weight}
 
-
-# As in `bnas_larq.layers.quantizers`: larq looks them up by their bare names.
-keras.utils.get_custom_objects().update(
-    PCNNProjection=PCNNProjection, ProjectionLoss=ProjectionLoss, Magnitude=Magnitude
-)
 
 register_scheme(
     "pcnn",

@@ -1,18 +1,18 @@
-"""Binarisation: how activations and kernels become ±1, and what gradient their latent weights get.
+"""Binarisation: how activations and kernels become ±1, and the gradients of their latent values.
 
 Activations use larq's `SteSign`: sign forward, gradient passed where |x| <= 1 (the papers'
 straight-through estimator). Kernels use `SignScale`: sign(W) times one scale per output channel,
-mean |W|, as XNOR-Net (arXiv 1603.05279) and BNAS (arXiv 2002.06963). The latent kernel is kept
-centred over its input channels and clamped to [-1, 1] by `CenterClip`.
+mean |W|, as in XNOR-Net (arXiv 1603.05279) and BNAS (arXiv 2002.06963). `CenterClip` keeps the
+latent kernel centred over its input channels and clamped to [-1, 1].
 
-Centring kills a depthwise convolution: each of its filters reads one input channel, and a number
-minus its own mean is 0. Schemes therefore say apart what becomes of depthwise kernels:
+Centring zeroes a depthwise kernel: each of its filters reads one input channel, and a number minus
+its own mean is 0. Schemes therefore treat depthwise kernels separately:
 
 - `sign-scale`: BNAS' Sign + Scale; depthwise kernels are clamped, but not centred (ours).
 - `sign-scale-plain`: the same with larq's gradient.
-- `sign-scale-centred`: as published, depthwise kernels are centred too: they are exactly 0.
-- `xnor`: XNOR-Net's, no kernel is centred.
-- `full-precision`: nothing is quantised: the twin to compare a binary network with.
+- `sign-scale-centred`: as published; depthwise kernels are centred too, and so exactly 0.
+- `xnor`: XNOR-Net's; kernels are clamped, but not centred.
+- `full-precision`: nothing is quantised: the twin that a binary network is compared with.
 
 `bnas_larq.layers.projection` adds `pcnn`.
 """
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 from bnas_larq.backend import keras, lq, register, tf
@@ -57,17 +58,15 @@ def sign_scale(kernel: tf.Tensor, gradient: str = "xnor", centred: bool = True) 
             `"plain"`: a·g where |W| <= 1; the scale is a constant (larq's `magnitude_aware_sign`).
 
             `"xnor"`: the derivative through the scale too, a·g·[|W| <= 1] + sign(W)·Σ(g·sign(W))/n,
-            times n·(1 − 1/in), as in XNOR-Net's and BNAS' programs. With SGD this factor decides
-            how fast latent kernels move; Adam does not see it. 1 − 1/in is the derivative of the
-            centring, so it is left out for kernels that are not centred.
+            times n·(1 − 1/in), as in XNOR-Net's and BNAS' programs. With SGD this factor sets how
+            fast latent kernels move; Adam is invariant to it. 1 − 1/in stems from the centring, and
+            is omitted without it.
 
     Returns:
         Tensor of the kernel's shape with two values per output channel, ±a.
     """
     axes = list(range(len(kernel.shape) - 1))
-    fan_in = 1
-    for size in kernel.shape[:-1]:
-        fan_in *= size
+    fan_in = math.prod(kernel.shape[:-1])
     factor = fan_in * (1.0 - 1.0 / kernel.shape[-2] if centred else 1.0)
 
     @tf.custom_gradient
@@ -95,11 +94,16 @@ class SignScale(lq.quantizers.Quantizer):
     Args:
         gradient: `"xnor"` or `"plain"`, see `sign_scale`.
         centre: centre and clamp the latent kernel before the sign. The constraint `CenterClip` does
-            so after each update; doing it here as well makes freshly initialised and imported
-            kernels right from the first step. Its own derivative is left out on purpose: the
-            papers' programs change the latent weight in place.
+            so after each update; here it is for kernels just initialised or imported. It is not
+            differentiated: the papers' programs change the latent weight in place.
+
     Raises:
         BnasLarqError: an unknown gradient.
+
+    Example:
+        >>> kernel = tf.constant([[0.5, -0.25], [0.0, 0.75]])  # [in, out]
+        >>> SignScale()(kernel).numpy().tolist()
+        [[0.25, -0.5], [-0.25, 0.5]]
     """
 
     precision = 1
@@ -107,7 +111,7 @@ class SignScale(lq.quantizers.Quantizer):
     def __init__(self, gradient: str = "xnor", centre: bool = True, **kwargs) -> None:
         if gradient not in GRADIENTS:
             raise BnasLarqError(
-                "A kernel gradient is a known one. "
+                "A kernel gradient is 'plain' or 'xnor'. "
                 f"Received: {gradient!r}; {nearest(gradient, GRADIENTS)}"
             )
         super().__init__(**kwargs)
@@ -129,15 +133,19 @@ class SignScale(lq.quantizers.Quantizer):
 
 @register
 class DepthwiseQuantizer(lq.quantizers.Quantizer):
-    """A kernel quantizer for depthwise kernels, [h, w, in, multiplier].
+    """Applies a kernel quantizer to depthwise kernels, [h, w, in, multiplier].
 
-    Each of the in·multiplier filters reads one input channel. The quantizer sees them as those of
-    an ordinary convolution, [h, w, 1, in·multiplier], so that what it does to each output channel
-    it does to each filter. One that centres over the input channels makes the kernel exactly 0, and
-    its gradient too.
+    The quantizer sees each of the in·multiplier filters, which read one input channel each, as an
+    output channel: [h, w, 1, in·multiplier]. One that centres over the input channels gives exactly
+    0, and a gradient of 0.
 
     Args:
         quantizer: for kernels [h, w, in, out]; an object, or its configuration.
+
+    Example:
+        >>> kernel = tf.constant([0.5, -0.25], shape=[1, 1, 2, 1])
+        >>> DepthwiseQuantizer(SignScale(centre=False))(kernel).numpy().ravel().tolist()
+        [0.5, -0.25]
     """
 
     def __init__(self, quantizer: lq.quantizers.Quantizer | dict, **kwargs) -> None:
@@ -184,7 +192,11 @@ class CenterClip(keras.constraints.Constraint):
     """Keeps a latent kernel centred over its input channels and within ±clip_value.
 
     Args:
-        depthwise: of a depthwise kernel, whose filters read one channel each: it becomes 0.
+        depthwise: the kernel is depthwise: its filters read one channel each, so it becomes 0.
+
+    Example:
+        >>> CenterClip()(tf.constant([[2.0], [0.5], [-1.0]])).numpy().ravel().tolist()
+        [1.0, 0.0, -1.0]
     """
 
     def __init__(self, clip_value: float = 1.0, depthwise: bool = False) -> None:
@@ -196,8 +208,8 @@ class CenterClip(keras.constraints.Constraint):
             return tf.zeros_like(kernel)
         if kernel.dtype != tf.float32:
             return centre_and_clip(kernel, self.clip_value)
-        # One function for all shapes: of a supernet's two hundred kernels, it would be a tenth of a
-        # step's graph.
+        # One function for all shapes: repeated for a supernet's two hundred kernels, it would be a
+        # tenth of a step's graph.
         centred = _traced_centre_and_clip(float(self.clip_value))(kernel)
         centred.set_shape(kernel.shape)
         return centred
@@ -206,29 +218,27 @@ class CenterClip(keras.constraints.Constraint):
         return {"clip_value": self.clip_value, "depthwise": self.depthwise}
 
 
-# In .h5 files larq looks quantizers and constraints up by their bare names, without our namespace.
-keras.utils.get_custom_objects().update(
-    SignScale=SignScale, DepthwiseQuantizer=DepthwiseQuantizer, CenterClip=CenterClip
-)
-
-
 def nothing() -> None:
-    """The factory of schemes that leave something out."""
+    """The factory of a part that a scheme omits."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """How a binary convolution quantises: factories, because every layer owns its quantizers.
+    """How a convolution is binarised: factories, because every layer owns its quantizers.
 
-    Each may return None, which leaves that part out.
+    A factory may return None, to omit that part.
 
     Attributes:
         input_quantizer, kernel_quantizer, kernel_constraint, kernel_regularizer: of a convolution.
-        depthwise_quantizer, depthwise_constraint: of a depthwise convolution; None for the same as
-            of others. The quantizer is put into a `DepthwiseQuantizer`.
-        by_layer: whether a kernel's values depend on more of it than their own output channel.
-            Quantizers are then made with `parts=`: how many layers' filters a kernel of the
-            supernet holds side by side.
+        depthwise_quantizer, depthwise_constraint: of a depthwise convolution, if they differ. The
+            quantizer is wrapped in a `DepthwiseQuantizer`.
+        by_layer: whether output channels of a kernel are quantised together. Quantizers are then
+            made with `parts=`, the number of layers whose filters a kernel of the supernet holds.
+
+    Example:
+        >>> settings = get_scheme("xnor").kernel_settings()
+        >>> [type(part).__name__ for part in settings.values()]
+        ['SignScale', 'WeightClip', 'NoneType']
     """
 
     input_quantizer: Callable[[], object]
@@ -240,7 +250,7 @@ class Scheme:
     by_layer: bool = False
 
     def kernel_settings(self, parts: int = 1) -> dict[str, object]:
-        """Arguments of a new `QuantConv2D` that concern its kernel."""
+        """Arguments of `QuantConv2D` for its kernel."""
         return {
             "kernel_quantizer": self.kernel_quantizer(**self._parts(parts)),
             "kernel_constraint": self.kernel_constraint(),
@@ -248,7 +258,7 @@ class Scheme:
         }
 
     def depthwise_settings(self, parts: int = 1) -> dict[str, object]:
-        """Arguments of a new `QuantDepthwiseConv2D` that concern its kernel."""
+        """Arguments of `QuantDepthwiseConv2D` for its kernel."""
         quantizer = (self.depthwise_quantizer or self.kernel_quantizer)(**self._parts(parts))
         return {
             "depthwise_quantizer": quantizer and DepthwiseQuantizer(quantizer),
@@ -264,7 +274,7 @@ _SCHEMES: dict[str, Scheme] = {}
 
 
 def register_scheme(name: str, scheme: Scheme) -> None:
-    """Make a binarisation scheme known under `name`, for recipes and layers."""
+    """Register a binarisation scheme under `name`, for recipes and layers."""
     _SCHEMES[name] = scheme
 
 

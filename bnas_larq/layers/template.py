@@ -1,4 +1,4 @@
-"""What the supernet and final networks have in common: stems, preprocessing, shortcuts.
+"""What supernets and final networks share: cell sizes, stems, preprocessing, shortcuts, classifier.
 
 Source: BNAS, arXiv 2002.06963, §3.2 (cell template) and the layout of DARTS networks it builds on.
 """
@@ -22,14 +22,6 @@ POOLINGS = {
 }
 #: The CIFAR stem is this many times wider than the first cell's channels.
 CIFAR_STEM_MULTIPLIER = 3
-
-
-def check_stem(stem: str) -> None:
-    """Raise BnasLarqError unless `stem` is a known one."""
-    if stem not in STEMS:
-        raise BnasLarqError(
-            f"A stem is 'cifar' or 'imagenet'. Received: {stem!r}; {nearest(str(stem), STEMS)}"
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +52,10 @@ def plan_cells(cells: int, channels: int, stem: str) -> list[CellPlan]:
     Raises:
         BnasLarqError: fewer than one cell or channel, or an unknown stem.
     """
-    check_stem(stem)
+    if stem not in STEMS:
+        raise BnasLarqError(
+            f"A stem is 'cifar' or 'imagenet'. Received: {stem!r}; {nearest(str(stem), STEMS)}"
+        )
     if cells < 1 or channels < 2:
         raise BnasLarqError(
             "A network needs at least one cell and two channels "
@@ -79,19 +74,17 @@ def plan_cells(cells: int, channels: int, stem: str) -> list[CellPlan]:
 
 
 def cifar_stem(channels: int, context: Context) -> list[keras.layers.Layer]:
-    """BatchNorm, 3×3 convolution to 3·channels, ReLU: both states of the first cell.
-
-    Full precision.
-    """
-    place = context.at("stem", CIFAR_STEM_MULTIPLIER * channels)
-    return [place.batch_norm(affine=True), place.float_conv(3), place.relu()]
+    """BatchNorm, 3×3 convolution to 3·channels, ReLU: both states of the first cell. Full
+    precision."""
+    stem = context.at("stem", CIFAR_STEM_MULTIPLIER * channels)
+    return [stem.batch_norm(affine=True), stem.float_conv(3), stem.relu()]
 
 
 def check_stem_groups(stem: str, channels: int, groups: int) -> None:
     """Raise BnasLarqError unless the stem of a network with these channels can have the groups."""
     if groups != 1 and stem == "cifar":
         raise BnasLarqError(
-            "The CIFAR stem is one convolution on the image, which has no groups. "
+            "The CIFAR stem's only convolution reads the image and has no groups. "
             f"Received: stem_groups={groups}. Give 1, or use the ImageNet stem."
         )
     if groups < 1 or channels % groups or (channels // 2) % groups:
@@ -106,12 +99,11 @@ def imagenet_stem(
     channels: int, context: Context, groups: int = 1
 ) -> tuple[list[keras.layers.Layer], list[keras.layers.Layer]]:
     """Layers from the image to state 0 (1/4 of the resolution), and from there to state 1 (1/8).
-
     Full precision.
 
     Args:
         groups: of the second and third convolution (BNAS v2, arXiv 2110.08562, has a grouped stem;
-            the first convolution reads three channels, which have no groups).
+            the first one reads the image).
     """
     first = context.at("stem0", channels // 2, 2)
     second = context.at("stem1", channels, 2)
@@ -126,42 +118,33 @@ def imagenet_stem(
     return older, [second.relu(), third.float_conv(3, groups), third.batch_norm(affine=True)]
 
 
-def preprocess(plan: CellPlan, which: int, stem: str, context: Context) -> list[keras.layers.Layer]:
+def preprocess(plan: CellPlan, source: int, stem: str, context: Context) -> list[keras.layers.Layer]:
     """Layers that bring a cell's input (0 older, 1 newer) to its channels and resolution.
 
     BatchNorm, 1×1 convolution, ReLU; 3×3 with stride 2 for the older input right after a reduction.
     Full precision in the supernet, binary in final networks. In CIFAR networks the strided one's
-    BatchNorm has no scale and offset, as in the published parameter counts.
+    BatchNorm has no scale and offset, which the published parameter counts confirm.
     """
-    strided = which == 0 and plan.after_reduction
-    place = context.at(f"{plan.name}_preprocess{which}", plan.filters, 2 if strided else 1)
+    strided = source == 0 and plan.after_reduction
+    own = context.at(f"{plan.name}_preprocess{source}", plan.filters, 2 if strided else 1)
     size = 3 if strided else 1
     affine = not context.supernet and not (strided and stem == "cifar")
-    # In the supernet the convolution reads real values, in final networks the sign of them.
-    conv = [place.float_conv(size)] if context.supernet else place.binary_conv(size)
-    return [place.batch_norm(affine=affine), *conv, place.relu()]
+    # In the supernet the convolution reads real values, in final networks their signs.
+    conv = [own.float_conv(size)] if context.supernet else own.binary_conv(size)
+    return [own.batch_norm(affine=affine), *conv, own.relu()]
 
 
 def shortcut(plan: CellPlan, nodes: int, context: Context) -> Sequence[keras.layers.Layer]:
-    """Layers on the way from the previous cell's output to this cell's.
-
-    None, or in a reduction cell BatchNorm and a full-precision 2×2 convolution with stride 2 and
-    bias.
-    """
+    """Layers of the shortcut from the previous cell's output to this cell's: none, or in a
+    reduction cell BatchNorm and a full-precision 2×2 convolution with stride 2 and bias."""
     if not plan.reduction:
         return []
-    place = context.at(f"{plan.name}_shortcut", nodes * plan.filters, 2)
+    own = context.at(f"{plan.name}_shortcut", nodes * plan.filters, 2)
+    full_precision = {"input_scheme": None, "kernel_scheme": None}
     conv = convolutions.convolution(
-        place.filters,
-        2,
-        name=f"{place.name}_conv",
-        strides=2,
-        padding="same",
-        input_scheme=None,
-        kernel_scheme=None,
-        use_bias=True,
+        own.filters, 2, name=own.conv_name, strides=2, use_bias=True, **full_precision
     )
-    return [place.batch_norm(affine=True), conv]
+    return [own.batch_norm(affine=True), conv]
 
 
 def check_pooling(pooling: str | None) -> None:
@@ -174,7 +157,7 @@ def check_pooling(pooling: str | None) -> None:
 
 
 def global_pool(pooling: str | None) -> list[keras.layers.Layer]:
-    """What stands in place of the classifier in a network without its top: nothing or one pool."""
+    """The layers of a network without its top in place of the classifier: none or one pool."""
     return [POOLINGS[pooling](name="pool")] if pooling else []
 
 

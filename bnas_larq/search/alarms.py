@@ -16,7 +16,7 @@ from bnas_larq.console import say
 from bnas_larq.errors import TrainingStopped
 from bnas_larq.files import append_line, keep_lines_before, read_lines
 from bnas_larq.genotype import Genotype
-from bnas_larq.layers.convolutions import BATCH_NORM
+from bnas_larq.layers.batch_norm import BATCH_NORM
 from bnas_larq.settings import AlarmSettings
 from bnas_larq.spaces import PARAMETER_FREE, ZEROISE
 from bnas_larq.supernet.dead_signs import dead_sign_share

@@ -27,8 +27,7 @@ from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import ZEROISE, SearchSpace
 from bnas_larq.supernet.alpha_gradients import FirstOrder, SecondOrder, SingleLevel
-from bnas_larq.supernet.diversity import AnnealedEntropy
-from bnas_larq.supernet.partial_channels import PartialChannels
+from bnas_larq.supernet.architecture import AnnealedEntropy
 from bnas_larq.supernet.relaxations import (
     Concrete,
     GumbelHard,
@@ -36,6 +35,7 @@ from bnas_larq.supernet.relaxations import (
     Softmax,
     TemperatureSchedule,
 )
+from bnas_larq.supernet.search_cell import PartialChannels
 from bnas_larq.supernet.super_net import SuperNet
 
 #: File in a stage's folder: α by epoch.
@@ -63,7 +63,7 @@ def check_sizes(settings: SearchSettings) -> None:
     sampling = PartialChannels(settings.channel_proportion)
     for plan in plan_cells(settings.cells, settings.channels, "cifar"):
         if sampling.proportion > 1:
-            sampling.mixed_filters(plan.filters)
+            sampling.selected_filters(plan.filters)
 
 
 class GradientSearch(Searcher):

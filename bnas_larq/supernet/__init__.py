@@ -1,1 +1,1 @@
-"""The engine of a search: mixed cells, relaxations, architecture weights, bilevel training."""
+"""The engine of a search: the supernet, its cells and candidates, relaxations, and training."""

@@ -1,7 +1,7 @@
-"""Gradients of the architecture variables: how α learn from the two halves of the training data.
+"""Gradients of the architecture variables: how α learns from the two halves of the training data.
 
-The bilevel problem of DARTS (arXiv 1806.09055, eqs. 3 and 4): α minimise the loss on the validation
-half at weights w*(α), which minimise the loss on the training half.
+The bilevel problem of DARTS (arXiv 1806.09055, eqs. 3 and 4): α minimises the loss on the
+validation half at weights w*(α), which minimise the loss on the training half.
 """
 
 from __future__ import annotations
@@ -19,13 +19,8 @@ Batch = tuple[tf.Tensor, tf.Tensor]
 
 
 class Losses(NamedTuple):
-    """Of one batch.
-
-    Attributes:
-        task: loss of the task alone.
-        objective: what is minimised: `task` and all further terms.
-        logits: the network's outputs.
-    """
+    """Of one batch: the loss of the task alone, the objective that is minimised (`task` plus all
+    other terms), and the network's outputs."""
 
     task: tf.Tensor
     objective: tf.Tensor
@@ -33,7 +28,7 @@ class Losses(NamedTuple):
 
 
 class BilevelProblem(Protocol):
-    """What the gradients need of a supernet; any Keras model may have it.
+    """What the gradients need of a supernet; other models may offer it too.
 
     Attributes:
         network_variables: w.
@@ -45,28 +40,31 @@ class BilevelProblem(Protocol):
     architecture_variables: Sequence[tf.Variable]
     optimizer: keras.optimizers.Optimizer
 
-    def training_loss(self, inputs: tf.Tensor, labels: tf.Tensor) -> Losses:
-        """L_train at the present values of all variables."""
+    def training_loss(self, inputs: tf.Tensor, labels: tf.Tensor, forward_pass: str) -> Losses:
+        """L_train at the present values of all variables.
+
+        Args:
+            forward_pass: one of `bnas_larq.supernet.architecture.PASSES`: whose draws are used.
+        """
 
     def alpha_loss(self, inputs: tf.Tensor, labels: tf.Tensor) -> Losses:
         """L_val at the present values of all variables."""
 
     def helper_passes(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, w may be changed between passes, and nothing else remembers the passes."""
+        """Inside, w may change between passes; on exit, no pass has left a trace in other
+        variables."""
 
 
 class AlphaGradients(NamedTuple):
-    """Attributes:
-    values: one for each of the architecture variables; None where nothing depends on one.
-    losses: of the batch that they were taken on.
-    """
+    """A gradient for each architecture variable (None where nothing depends on one), and the losses
+    of the batch that gave them."""
 
     values: list[tf.Tensor | None]
     losses: Losses
 
 
 class AlphaGradient(abc.ABC):
-    """How the architecture variables' gradients are made; registered, with `get_config`.
+    """How the architecture variables' gradients are computed; registered, with `get_config`.
 
     Attributes:
         joint: whether one backward pass on the training half gives the gradients of w and α.
@@ -76,7 +74,7 @@ class AlphaGradient(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, problem: BilevelProblem, train: Batch, validation: Batch) -> AlphaGradients:
-        """The gradients at the problem's present variables, which are the same afterwards."""
+        """The gradients at the present values of the problem's variables, which do not change."""
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""
@@ -90,7 +88,7 @@ class AlphaGradient(abc.ABC):
 
 @register
 class FirstOrder(AlphaGradient):
-    """∇_α L_val(w, α): w count as if they were w*(α) (DARTS, arXiv 1806.09055, eq. 6 at ξ = 0)."""
+    """∇_α L_val(w, α): w stands in for w*(α) (DARTS, arXiv 1806.09055, eq. 6 at ξ = 0)."""
 
     def __call__(self, problem: BilevelProblem, train: Batch, validation: Batch) -> AlphaGradients:
         # Only α is watched, so no kernel gradients are computed in this half of the step.
@@ -103,8 +101,8 @@ class FirstOrder(AlphaGradient):
 
 @register
 class SingleLevel(AlphaGradient):
-    """∇_α L_train(w, α), in the same backward pass as the weights' gradient, as SNAS
-    (arXiv 1812.09926) trains both: no bilevel problem, and no use of the validation half.
+    """∇_α L_train(w, α), in the same backward pass as the weights' gradient, as in SNAS
+    (arXiv 1812.09926): no bilevel problem, and the validation half is not used.
     """
 
     joint = True
@@ -122,23 +120,23 @@ class SecondOrder(AlphaGradient):
         ∇_α L_val(w', α) − ξ·(∇_α L_train(w⁺, α) − ∇_α L_train(w⁻, α)) / 2ε
         w± = w ± ε·v, v = ∇_w' L_val(w', α), ε = 0.01 / ‖v‖
 
-    The virtual step is the one that the weights' optimizer would take. Of SGD it has momentum and
-    L2 decay, as in DARTS' program, and also its clipping, which that program leaves out (without
-    `clip_norm` both are the same): the gradients of binary kernels carry their fan-in, so that a
-    search of 5 cells and 8 channels begins with a norm of 32, clipped to 5, and an unclipped step
-    would lead far away from any step that is taken. Where clipping is active, v is multiplied by
-    its derivative, so that the gradient stays that of L_val(w'(α), α). Other optimizers count as
-    plain gradient descent. Constraints of latent kernels (centring, clamping) do not hold for w'.
+    The virtual step is the one that the weights' optimizer would take: of SGD with momentum and L2
+    decay, as in DARTS' program, and with clipping, which that program leaves out (without
+    `clip_norm` both are the same). The gradients of binary kernels carry their fan-in: a search of
+    5 cells and 8 channels begins with a norm of 32, clipped to 5, and an unclipped step would lead
+    far away from any step that is taken. Where clipping is active, v is multiplied by its
+    derivative, so that the gradient stays that of L_val(w'(α), α). Other optimizers count as plain
+    gradient descent. Constraints of latent kernels (centring, clamping) are not applied to w'.
 
     A binary network's loss depends on latent kernels through their scales, and in jumps through
-    their signs: there the difference is one of finite steps, not the limit.
+    their signs: there the difference quotient does not approach a derivative.
 
     The four passes leave no trace in the moving statistics, and all but that of L_val see the same
     draws.
 
     Args:
         xi: ξ; None for the present learning rate of the weights.
-        epsilon: length of the step ε·v, over all weights.
+        epsilon: length of the step ε·v over all weights, 0.01 above.
 
     Raises:
         BnasLarqError: a negative ξ, or ε that is not positive.
@@ -161,7 +159,7 @@ class SecondOrder(AlphaGradient):
         def training_gradients(variables):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(variables)
-                objective = problem.training_loss(*train).objective
+                objective = problem.training_loss(*train, forward_pass="virtual").objective
             return gradients_of(tape, objective, variables)
 
         with problem.helper_passes():
@@ -170,10 +168,10 @@ class SecondOrder(AlphaGradient):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch([*alphas, *weights])
                 losses = problem.alpha_loss(*validation)
-            found = gradients_of(tape, losses.objective, [*alphas, *weights])
-            direct, vector = found[: len(alphas)], step.transposed(found[len(alphas) :])
+            gradients = gradients_of(tape, losses.objective, [*alphas, *weights])
+            direct, vector = gradients[: len(alphas)], step.transposed(gradients[len(alphas) :])
 
-            # A vector of zeros has a difference of zeros, whatever the length.
+            # Where v = 0, the difference is 0, whatever the length.
             length = self.epsilon / tf.maximum(tf.linalg.global_norm(vector), 1e-12)
             _assign(weights, [w + length * v for w, v in zip(before, vector, strict=True)])
             ahead = training_gradients(alphas)
@@ -181,8 +179,8 @@ class SecondOrder(AlphaGradient):
             behind = training_gradients(alphas)
             _assign(weights, before)
         values = [
-            value - xi * (one - other) / (2.0 * length)
-            for value, one, other in zip(direct, ahead, behind, strict=True)
+            value - xi * (plus - minus) / (2.0 * length)
+            for value, plus, minus in zip(direct, ahead, behind, strict=True)
         ]
         return AlphaGradients(values, losses)
 
@@ -203,7 +201,7 @@ class _VirtualStep:
             if getattr(optimizer, option, None):
                 raise BnasLarqError(
                     "A second-order gradient follows one step of plain SGD with momentum. "
-                    f"Received: an optimizer with {option}. Leave it out, or take FirstOrder."
+                    f"Received: an optimizer with {option}. Omit it, or use FirstOrder."
                 )
         self.weights, self.gradients, self.xi = weights, gradients, xi
         self.norm = tf.linalg.global_norm(gradients)
@@ -227,7 +225,7 @@ class _VirtualStep:
         ]
 
     def transposed(self, vector: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The transposed derivative of the clipped gradients by the gradients, times a vector.
+        """The transposed Jacobian of gradient clipping, times a vector.
 
         Of c·g/‖g‖ it is (c/‖g‖)·(1 − g·gᵀ/‖g‖²), and 1 below the norm c.
         """
@@ -249,13 +247,13 @@ def _velocity(optimizer, weight: tf.Variable) -> tf.Tensor | float:
     """
     if not isinstance(optimizer, keras.optimizers.SGD) or not optimizer.momentum:
         return 0.0
-    place = optimizer._index_dict[optimizer._var_key(weight)]
+    index = optimizer._index_dict[optimizer._var_key(weight)]
     rate = tf.maximum(next_learning_rate(optimizer), 1e-12)
-    return -optimizer.momentum * tf.convert_to_tensor(optimizer.momentums[place]) / rate
+    return -optimizer.momentum * tf.convert_to_tensor(optimizer.momentums[index]) / rate
 
 
 def gradients_of(tape, objective: tf.Tensor, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
-    """Gradients, zeros of variables that the objective does not depend on."""
+    """Gradients; zeros for variables that the objective does not depend on."""
     return tape.gradient(
         objective, list(variables), unconnected_gradients=tf.UnconnectedGradients.ZERO
     )

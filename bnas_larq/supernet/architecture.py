@@ -1,30 +1,30 @@
-"""The architecture variables of a supernet: what is drawn from them, what they mean, pruning."""
+"""The architecture variables of a supernet, α and β: their distributions and entropy, what is drawn
+from them, pruning, and the genotype they stand for."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from bnas_larq.backend import keras, tf
+from bnas_larq.backend import keras, register, tf
 from bnas_larq.discretize import ArgmaxDiscretizer
 from bnas_larq.errors import BnasLarqError, WeightsError
 from bnas_larq.genotype import Genotype
 from bnas_larq.spaces import SearchSpace, edges_of_cell
-from bnas_larq.supernet.diversity import edge_entropy
-from bnas_larq.supernet.relaxations import Draw, Mixture, Relaxation, SampledPath
+from bnas_larq.supernet.relaxations import Choice, Draw, Relaxation
 
 #: α of pruned candidates: a softmax of it is 0, and its gradient too.
 PRUNED = -1e9
 
 KINDS = ("normal", "reduce")
-#: Forward passes of one step that draw on their own.
-_PASSES = ("weights", "alpha", "virtual")
+#: Forward passes of a step, each with draws of its own: of the weights' half, of α's half, and of
+#: the virtual steps of a second-order gradient.
+PASSES = ("weights", "alpha", "virtual")
 
 
 class ArchitectureModel(keras.Model):
@@ -52,11 +52,11 @@ class ArchitectureModel(keras.Model):
         self.space = space
         self.relaxation = relaxation
         self.seed = seed
-        # In a plain object, where Keras tracks nothing.
-        self._untracked = types.SimpleNamespace(passing="weights")
+        # A plain object, in which Keras tracks nothing.
+        self._untracked = types.SimpleNamespace()
 
     def add_architecture(self, edge_normalization: bool) -> None:
-        """Make α, β if edges shall have weights, and the epoch, which draws may depend on."""
+        """Make α, β if edges have weights, and the epoch, which draws may depend on."""
         rows = len(self.space.edges)
 
         def small(name: str, *shape: int) -> tf.Variable:
@@ -72,12 +72,9 @@ class ArchitectureModel(keras.Model):
             self.betas_reduce = small("betas_reduce", rows)
         self._edge_normalization = EdgeNormalization(self.space.nodes)
         self.epoch = self.add_weight(name="epoch", shape=(), trainable=False, initializer="zeros")
-        self._untracked.alive = self._all_alive()
+        self._untracked.alive = [np.ones(tuple(alpha.shape), bool) for alpha in self.alphas]
 
-    @property
-    def operations(self) -> tuple[str, ...]:
-        """All candidates, those of normal edges first."""
-        return tuple(dict.fromkeys(self.space.normal + self.space.reduce))
+    # -- variables ---------------------------------------------------------------------------------
 
     @property
     def alphas(self) -> list[tf.Variable]:
@@ -86,8 +83,7 @@ class ArchitectureModel(keras.Model):
 
     @property
     def betas(self) -> list[tf.Variable]:
-        """β [edges] of normal and reduction cells, before the softmax; none if edges have no
-        weights."""
+        """β [edges] of normal and reduction cells, before the softmax; empty without β."""
         return [self.betas_normal, self.betas_reduce] if self._has_betas else []
 
     @property
@@ -98,37 +94,19 @@ class ArchitectureModel(keras.Model):
     @property
     def network_variables(self) -> list[tf.Variable]:
         """All trainable variables but those of the architecture."""
-        others = {id(variable) for variable in self.architecture_variables}
-        return [variable for variable in self.trainable_variables if id(variable) not in others]
+        architecture = {id(variable) for variable in self.architecture_variables}
+        return [v for v in self.trainable_variables if id(v) not in architecture]
 
-    def mixtures(self, training: bool) -> list[Mixture | SampledPath]:
-        """What normal and reduction cells evaluate in this pass."""
-        optimizer = getattr(self, "optimizer", None)
-        step = 0 if optimizer is None else tf.cast(optimizer.iterations, tf.int32)
-        epoch, passing = tf.convert_to_tensor(self.epoch), self._untracked.passing
-        edge_weights = self.edge_weights()
-        found = []
-        for number, (kind, alphas) in enumerate(zip(KINDS, self.live_alphas(), strict=True)):
-            place = [self.seed, number, _PASSES.index(passing)]
-            key = np.random.SeedSequence(place).generate_state(1).astype(np.int32)[0]
-            draw = Draw(kind, epoch, tf.stack([key, step]), training)
-            mixture = self.relaxation.mixture(alphas, draw)
-            if edge_weights is not None:
-                mixture = dataclasses.replace(mixture, edge_weights=edge_weights[number])
-            found.append(mixture)
-        return found
-
-    @contextlib.contextmanager
-    def passing(self, name: str) -> Iterator[None]:
-        """Names the forward passes inside, so that each has draws of its own."""
-        before, self._untracked.passing = self._untracked.passing, name
-        try:
-            yield
-        finally:
-            self._untracked.passing = before
-
-    def _all_alive(self) -> list[np.ndarray]:
-        return [np.ones(tuple(alpha.shape), bool) for alpha in self.alphas]
+    def set_alphas(self, normal: np.ndarray, reduce: np.ndarray) -> None:
+        """Assign α of both kinds of cells; WeightsError when a shape differs."""
+        for variable, value in zip(self.alphas, (normal, reduce), strict=True):
+            if np.shape(value) != (shape := tuple(variable.shape)):
+                raise WeightsError(
+                    f"Architecture weights must have the shape {shape} of this search space. "
+                    f"Received: {np.shape(value)}."
+                )
+        for variable, value in zip(self.alphas, (normal, reduce), strict=True):
+            variable.assign(value)
 
     @property
     def alive(self) -> list[np.ndarray]:
@@ -136,28 +114,35 @@ class ArchitectureModel(keras.Model):
         return [kept.copy() for kept in self._untracked.alive]
 
     def live_alphas(self) -> list[tf.Tensor]:
-        """α of normal and reduction cells, with pruned candidates so far down that no relaxation
-        gives them a share, [edges, operations] each."""
+        """α [edges, operations], so low for pruned candidates that no relaxation gives them a
+        share."""
         return [
             alpha if kept.all() else tf.where(kept, alpha, PRUNED)
             for alpha, kept in zip(self.alphas, self._untracked.alive, strict=True)
         ]
 
-    def set_alphas(self, normal: np.ndarray, reduce: np.ndarray) -> None:
-        """Assign both architecture weights; WeightsError when a shape differs."""
-        for variable, value in zip(self.alphas, (normal, reduce), strict=True):
-            if tuple(np.shape(value)) != tuple(variable.shape):
-                raise WeightsError(
-                    "Architecture weights must have the shape "
-                    f"{tuple(variable.shape)} of this search space. "
-                    f"Received: {tuple(np.shape(value))}."
-                )
-        for variable, value in zip(self.alphas, (normal, reduce), strict=True):
-            variable.assign(value)
+    # -- what is made of them ----------------------------------------------------------------------
+
+    def choices(self, training: bool, forward_pass: str = "weights") -> list[Choice]:
+        """What normal and reduction cells evaluate in one forward pass, one of `PASSES`. Passes of
+        one step with the same name see the same draws."""
+        optimizer = getattr(self, "optimizer", None)
+        step = 0 if optimizer is None else tf.cast(optimizer.iterations, tf.int32)
+        epoch = tf.convert_to_tensor(self.epoch)
+        edge_weights = self.edge_weights()
+        choices = []
+        for number, (kind, alphas) in enumerate(zip(KINDS, self.live_alphas(), strict=True)):
+            entropy = [self.seed, number, PASSES.index(forward_pass)]
+            key = np.random.SeedSequence(entropy).generate_state(1).astype(np.int32)[0]
+            draw = Draw(kind, epoch, tf.stack([key, step]), training)
+            choice = self.relaxation.choose(alphas, draw)
+            if edge_weights is not None:
+                choice = dataclasses.replace(choice, edge_weights=edge_weights[number])
+            choices.append(choice)
+        return choices
 
     def distributions(self) -> list[tf.Tensor]:
-        """Each edge's distribution over its candidates, [edges, operations], of normal and
-        reduction cells."""
+        """Each edge's distribution over its candidates, [edges, operations]."""
         return [self.relaxation(alphas) for alphas in self.live_alphas()]
 
     def edge_weights(self) -> tuple[tf.Tensor, tf.Tensor] | None:
@@ -166,11 +151,23 @@ class ArchitectureModel(keras.Model):
 
     def entropy(self) -> tf.Tensor:
         """Mean entropy in nats over all edges of both cells."""
-        return mean_entropy(self.distributions())
+        entropies = [edge_entropy(probabilities) for probabilities in self.distributions()]
+        return tf.reduce_mean(tf.concat(entropies, axis=0))
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """All candidates, those of normal edges first."""
+        return tuple(dict.fromkeys(self.space.normal + self.space.reduce))
 
     def shares(self) -> dict[str, tf.Tensor]:
         """Mean share of each operation over all edges of both cells that offer it."""
-        return mean_shares(self.distributions(), (self.space.normal, self.space.reduce))
+        candidates = (self.space.normal, self.space.reduce)
+        offers = list(zip(self.distributions(), candidates, strict=True))
+        shares = {}
+        for name in self.operations:
+            columns = [shares_of[:, ops.index(name)] for shares_of, ops in offers if name in ops]
+            shares[name] = tf.reduce_mean(tf.concat(columns, axis=0))
+        return shares
 
     def genotype(
         self,
@@ -189,8 +186,8 @@ class ArchitectureModel(keras.Model):
 class EdgeNormalization:
     """β of the edges of a cell as weights: softmax over the edges that enter the same node.
 
-    With partial channels α alone fluctuate, because other channels are mixed at each step; β are
-    shared by all of them. Source: PC-DARTS, arXiv 1907.05737, eq. 3.
+    With partial channels α are learnt from few channels and fluctuate; β steady the choice of
+    edges. Source: PC-DARTS, arXiv 1907.05737, eq. 3.
 
     Args:
         nodes: of the cell.
@@ -203,11 +200,57 @@ class EdgeNormalization:
 
     def __init__(self, nodes: int) -> None:
         # The edges are ordered node by node.
-        owners = itertools.groupby(edges_of_cell(nodes), key=lambda edge: edge[0])
-        self._sizes = [len(list(edges)) for _, edges in owners]
+        by_node = itertools.groupby(edges_of_cell(nodes), key=lambda edge: edge[0])
+        self._sizes = [len(list(edges)) for _, edges in by_node]
 
     def __call__(self, betas: tf.Tensor) -> tf.Tensor:
         return tf.concat([tf.nn.softmax(part) for part in tf.split(betas, self._sizes)], axis=0)
+
+
+def edge_entropy(probabilities: tf.Tensor) -> tf.Tensor:
+    """Entropy in nats of each edge's distribution, [edges, operations] → [edges]; 0·log 0 is 0."""
+    return -tf.reduce_sum(tf.math.xlogy(probabilities, probabilities), axis=-1)
+
+
+@register
+class AnnealedEntropy:
+    """λ·exp(−t/τ), the weight of the entropy H(p) in L_search = L_val − λ·H(p)·exp(−t/τ).
+
+    The term keeps undertrained convolutions from losing to pooling early in a search. Source: BNAS,
+    arXiv 2002.06963, eq. 3; t is the epoch, H the mean entropy over all edges.
+
+    Args:
+        weight: λ; 0 switches the term off.
+        tau: τ in epochs.
+
+    Raises:
+        BnasLarqError: a negative weight, or τ that is not positive.
+
+    Example:
+        >>> term = AnnealedEntropy(weight=1.0, tau=7.7)
+        >>> [round(float(term.coefficient(epoch)), 3) for epoch in (0, 7.7, 50)]
+        [1.0, 0.368, 0.002]
+    """
+
+    def __init__(self, weight: float = 1.0, tau: float = 7.7) -> None:
+        if weight < 0 or tau <= 0:
+            raise BnasLarqError(
+                f"The entropy term needs λ >= 0 and τ > 0. Received: weight={weight}, tau={tau}. "
+                "Use weight=0 to switch it off."
+            )
+        self.weight = weight
+        self.tau = tau
+
+    def coefficient(self, epoch: tf.Tensor | float) -> tf.Tensor:
+        """λ·exp(−t/τ) at epoch t."""
+        return self.weight * tf.exp(-tf.cast(epoch, tf.float32) / self.tau)
+
+    def get_config(self) -> dict:
+        return {"weight": self.weight, "tau": self.tau}
+
+    @classmethod
+    def from_config(cls, config: dict) -> AnnealedEntropy:
+        return cls(**config)
 
 
 def search_trackers(operations: Sequence[str]) -> dict[str, keras.metrics.Metric]:
@@ -220,29 +263,3 @@ def search_trackers(operations: Sequence[str]) -> dict[str, keras.metrics.Metric
     for name in ("accuracy", "alpha_accuracy"):
         trackers[name] = keras.metrics.SparseCategoricalAccuracy(name=name)
     return trackers
-
-
-def mean_entropy(distributions: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Mean entropy in nats over all edges of [edges, operations] each."""
-    entropies = [edge_entropy(probabilities) for probabilities in distributions]
-    return tf.reduce_mean(tf.concat(entropies, axis=0))
-
-
-def mean_shares(
-    distributions: Sequence[tf.Tensor], operations: Sequence[Sequence[str]]
-) -> dict[str, tf.Tensor]:
-    """Mean share of each operation over all edges that offer it.
-
-    Args:
-        distributions: [edges, operations] of each kind of cell.
-        operations: names of the columns of each.
-    """
-    result = {}
-    for name in dict.fromkeys(name for names in operations for name in names):
-        columns = [
-            probabilities[:, names.index(name)]
-            for probabilities, names in zip(distributions, operations, strict=True)
-            if name in names
-        ]
-        result[name] = tf.reduce_mean(tf.concat(columns, axis=0))
-    return result

@@ -1,4 +1,4 @@
-"""How a supernet trains as a Keras model: `compile`, `fit` on bilevel batches, and the step."""
+"""How a supernet trains: `compile`, `fit` on batches of both halves of the data, and one step."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from bnas_larq.supernet.alpha_gradients import (
     FirstOrder,
     Losses,
 )
-from bnas_larq.supernet.architecture import ArchitectureModel, search_trackers
-from bnas_larq.supernet.diversity import AnnealedEntropy
-from bnas_larq.supernet.search_batches import EpochCounter, both_halves, check_halves
+from bnas_larq.supernet.architecture import AnnealedEntropy, ArchitectureModel, search_trackers
+from bnas_larq.supernet.bilevel_batches import EpochCounter, both_halves, check_halves
 
 
 class BilevelModel(ArchitectureModel):
@@ -30,9 +29,6 @@ class BilevelModel(ArchitectureModel):
     `fit` takes a dataset of `((x_train, y_train), (x_val, y_val))`; each step first moves the
     architecture variables, then all others on the training half (DARTS, arXiv 1806.09055, alg. 1).
     `evaluate` and `predict` take plain `(x, y)` batches.
-
-    Args:
-        *args: as of `ArchitectureModel`.
     """
 
     alpha_start_epoch = 0
@@ -40,16 +36,16 @@ class BilevelModel(ArchitectureModel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # In a plain object: Keras would count the variables of metrics among the model's weights.
+        # Untracked: Keras would count the metrics' variables among the model's weights.
         self._untracked.trackers = search_trackers(self.operations)
 
     @abc.abstractmethod
-    def same_kernels(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, the weights stay as they are, so that kernels are quantised once."""
+    def constant_kernels(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, kernels do not change: each is quantised once, on entry."""
 
     @abc.abstractmethod
-    def changed_kernels(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, every pass quantises the kernels anew, also within `same_kernels`."""
+    def changing_kernels(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, every pass quantises the kernels anew, also within `constant_kernels`."""
 
     # -- Keras -------------------------------------------------------------------------------------
 
@@ -75,15 +71,15 @@ class BilevelModel(ArchitectureModel):
             diversity: annealed entropy term; default λ = 1, τ = 7.7. `AnnealedEntropy(weight=0)`
                 switches it off.
             loss: loss on logits; default sparse categorical cross-entropy.
-            cost: a further term of the loss of α, a function of the distributions of normal and
+            cost: a further term of α's loss, a function of the distributions of normal and
                 reduction edges, [edges, operations] each, and, where edges have weights, of these
-                ([edges], [edges]); registered, with `get_config`, if the model shall be saved.
-            alpha_gradient: how α's gradient is made; default first order.
-            alpha_start_epoch: the first epoch in which α moves; before it, nothing of that half of
-                the step is computed.
-            first_epoch: the number that `fit` gives to the search's first epoch, when something
-                else has trained before. From it count t of the entropy term, the relaxation's
-                epochs and `alpha_start_epoch`.
+                ([edges], [edges]); to save the model, registered and with `get_config`.
+            alpha_gradient: how α's gradient is computed; default first order.
+            alpha_start_epoch: the first epoch in which α moves; before it, that half of the step is
+                not computed.
+            first_epoch: `fit`'s number of the search's first epoch, when other training came
+                before. t of the entropy term, the relaxation's epochs and `alpha_start_epoch` count
+                from it.
             **kwargs: as for any Keras model; `metrics` are measured on the training half.
 
         Raises:
@@ -91,12 +87,12 @@ class BilevelModel(ArchitectureModel):
         """
         if alpha_start_epoch < 0:
             raise BnasLarqError(
-                f"α begin to move in an epoch from 0 on. Received: {alpha_start_epoch}."
+                f"α starts to move at epoch 0 or later. Received: {alpha_start_epoch}."
             )
         if first_epoch < 0:
             raise BnasLarqError(
-                f"Epochs of a search have numbers from 0 on. Received: first_epoch={first_epoch}. "
-                "Give how many epochs were trained before."
+                f"Epochs are numbered from 0 on. Received: first_epoch={first_epoch}. "
+                "Give the number of epochs trained before."
             )
         super().compile(
             optimizer=optimizer or CoupledSGD(0.025, momentum=0.9, l2=3e-4, clip_norm=5.0),
@@ -113,8 +109,7 @@ class BilevelModel(ArchitectureModel):
         self.first_epoch = first_epoch
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
-        """`keras.Model.fit` on bilevel batches; t of the entropy term follows the epochs, from
-        `first_epoch` on.
+        """`keras.Model.fit` on batches of both halves, which keeps `epoch` up to date.
 
         Raises:
             BnasLarqError: data without halves.
@@ -132,7 +127,7 @@ class BilevelModel(ArchitectureModel):
             return super().fit(*args, callbacks=callbacks, **kwargs)
 
     def _prepare(self, data: Any) -> None:
-        """Make all variables before the step is traced: a step that made some is traced twice."""
+        """Make all variables before the step is traced: a step that makes some is traced twice."""
         if isinstance(data, tf.data.Dataset) and not self.built:
             (images, _), _ = data.element_spec
             self.build(images.shape)
@@ -154,42 +149,40 @@ class BilevelModel(ArchitectureModel):
 
     # -- losses ------------------------------------------------------------------------------------
 
-    def training_loss(self, inputs: tf.Tensor, labels: tf.Tensor) -> Losses:
-        """L_train; its `objective` also holds the losses of layers: regularisers of a user's
-        operations, projection losses."""
-        logits = self(inputs, training=True)
+    def training_loss(
+        self, inputs: tf.Tensor, labels: tf.Tensor, forward_pass: str = "weights"
+    ) -> Losses:
+        """L_train; its `objective` adds the losses of layers: regularisers of a user's operations,
+        projection losses."""
+        logits = self(inputs, training=True, forward_pass=forward_pass)
         task = self._task_loss(labels, logits)
         return Losses(task, tf.add_n([task, *self.losses]), logits)
 
     def alpha_loss(self, inputs: tf.Tensor, labels: tf.Tensor) -> Losses:
         """L_val, and as `objective` L_val − λ·H(p)·exp(−t/τ) + cost, of a batch."""
-        with self.passing("alpha"):
-            logits = self(inputs, training=True)
+        logits = self(inputs, training=True, forward_pass="alpha")
         task = self._task_loss(labels, logits)
         return Losses(task, task + self._architecture_terms(), logits)
 
     def _architecture_terms(self) -> tf.Tensor:
-        """What the loss of α has besides: entropy (BNAS, arXiv 2002.06963, eq. 3) and cost."""
+        """Entropy (BNAS, arXiv 2002.06963, eq. 3) and cost in the loss of α."""
         terms = -self.diversity.coefficient(self.epoch) * self.entropy()
-        return terms if self.cost is None else terms + self._cost_term()
-
-    def _cost_term(self) -> tf.Tensor:
-        return self.cost(*self._cost_arguments())
+        return terms if self.cost is None else terms + self.cost(*self._cost_arguments())
 
     def _cost_arguments(self) -> list:
         weights = self.edge_weights()
         return [*self.distributions(), *([weights] if weights else [])]
 
     def _task_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        # A loss given by name is a function of one value per example, a Loss object a mean.
+        # A loss given by name returns one value per example, a Loss object their mean.
         return tf.reduce_mean(keras.losses.get(self.loss)(labels, logits))
 
     @contextlib.contextmanager
     def helper_passes(self) -> Iterator[None]:
-        """See `alpha_gradients.BilevelProblem`: moving statistics are put back."""
+        """See `alpha_gradients.BilevelProblem`: moving statistics are restored on exit."""
         moving = self.non_trainable_variables
         before = [tf.identity(variable) for variable in moving]
-        with self.changed_kernels(), self.passing("virtual"):
+        with self.changing_kernels():
             yield
         for variable, value in zip(moving, before, strict=True):
             variable.assign(value)
@@ -209,37 +202,24 @@ class BilevelModel(ArchitectureModel):
         self._trackers["diversity_weight"].update_state(self.diversity.coefficient(self.epoch))
         for op, share in self.shares().items():
             self._trackers[f"share_{op}"].update_state(share)
-        names = set(self._trackers)
-        # Also in its own unit, where the cost knows one.
-        for name, cost in (
-            ("cost", self.cost),
-            ("expected_cost", getattr(self.cost, "expected", None)),
-        ):
-            if cost is None:
-                names.remove(name)
-            else:
+        # `expected` is the cost in its own unit, where it has one.
+        costs = {"cost": self.cost, "expected_cost": getattr(self.cost, "expected", None)}
+        for name, cost in costs.items():
+            if cost is not None:
                 self._trackers[name].update_state(cost(*self._cost_arguments()))
-        return self._results(name for name in self._trackers if name in names)
+        absent = {name for name, cost in costs.items() if cost is None}
+        return self._results(name for name in self._trackers if name not in absent)
 
     @tf.autograph.experimental.do_not_convert
     def weight_step(self, inputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """Move all weights but the architecture's on one batch; `loss` and `accuracy` follow it.
-
-        Returns:
-            The task's loss before the step.
-        """
+        """Move all weights but the architecture's on one batch, and return the task's loss before
+        it; updates `loss` and `accuracy`."""
         return self._move((inputs, labels))
 
     @tf.autograph.experimental.do_not_convert
     def alpha_step(self, train: Batch, validation: Batch) -> None:
-        """Move α and β; `alpha_loss` and `alpha_accuracy` follow it.
-
-        In epochs before `alpha_start_epoch` nothing is computed.
-
-        Args:
-            train, validation: (images, labels) of both halves. Which of them is used, and how, is
-                up to `alpha_gradient`.
-        """
+        """Move α and β as `alpha_gradient` says, given (images, labels) of both halves; updates
+        `alpha_loss` and `alpha_accuracy`. Before `alpha_start_epoch` nothing is computed."""
         self._when_alpha_moves(
             lambda: self._apply_alpha(self.alpha_gradient(self, train, validation), validation[1])
         )
@@ -250,15 +230,15 @@ class BilevelModel(ArchitectureModel):
         """One step of the weights.
 
         Args:
-            before: called with the same kernels.
-            joint: take α's gradient from the same backward pass, and move them too.
+            before: called first, with the same kernels.
+            joint: take α's gradient from the same backward pass, and move α too.
         """
         inputs, labels = batch
         variables = self.network_variables
         architecture = self.architecture_variables if joint else []
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([*variables, *architecture])
-            with self.same_kernels():
+            with self.constant_kernels():
                 if before is not None:
                     with tape.stop_recording():
                         before()
@@ -268,20 +248,20 @@ class BilevelModel(ArchitectureModel):
                 objective += self._architecture_terms()
         gradients = tape.gradient(objective, [*variables, *architecture])
         if joint:
-            found = AlphaGradients(gradients[len(variables) :], losses)
-            self._when_alpha_moves(lambda: self._apply_alpha(found, labels))
+            of_alpha = AlphaGradients(gradients[len(variables) :], losses)
+            self._when_alpha_moves(lambda: self._apply_alpha(of_alpha, labels))
         self.optimizer.apply_gradients(zip(gradients[: len(variables)], variables, strict=True))
         self._trackers["loss"].update_state(losses.task)
         self._trackers["accuracy"].update_state(labels, losses.logits)
         self.compiled_metrics.update_state(labels, losses.logits)
         return losses.task
 
-    def _apply_alpha(self, found: AlphaGradients, labels: tf.Tensor) -> None:
+    def _apply_alpha(self, gradients: AlphaGradients, labels: tf.Tensor) -> None:
         self.alpha_optimizer.apply_gradients(
-            zip(found.values, self.architecture_variables, strict=True)
+            zip(gradients.values, self.architecture_variables, strict=True)
         )
-        self._trackers["alpha_loss"].update_state(found.losses.task)
-        self._trackers["alpha_accuracy"].update_state(labels, found.losses.logits)
+        self._trackers["alpha_loss"].update_state(gradients.losses.task)
+        self._trackers["alpha_accuracy"].update_state(labels, gradients.losses.logits)
 
     def _when_alpha_moves(self, step: Callable[[], None]) -> None:
         if self.alpha_start_epoch == 0:
@@ -295,7 +275,7 @@ class BilevelModel(ArchitectureModel):
         tf.cond(self.epoch >= float(self.alpha_start_epoch), moved, lambda: tf.constant(False))
 
     def _results(self, trackers: Iterable[str]) -> dict[str, tf.Tensor]:
-        """Results of our own trackers and of the metrics given to `compile`."""
+        """Results of these trackers and of the metrics given to `compile`."""
         named = {metric.name: metric for metric in self.compiled_metrics.metrics}
         named.update({name: self._trackers[name] for name in trackers})
         return {name: metric.result() for name, metric in named.items()}
@@ -303,7 +283,7 @@ class BilevelModel(ArchitectureModel):
     @tf.autograph.experimental.do_not_convert
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         inputs, labels = data
-        with self.same_kernels():
+        with self.constant_kernels():
             logits = self(inputs, training=False)
         self._trackers["loss"].update_state(self._task_loss(labels, logits))
         self._trackers["accuracy"].update_state(labels, logits)
@@ -313,7 +293,7 @@ class BilevelModel(ArchitectureModel):
     # -- serialisation -----------------------------------------------------------------------------
 
     def get_compile_config(self) -> dict[str, Any] | None:
-        """What `compile` was called with, for `save`; None before it was."""
+        """The arguments of `compile`, for `save`; None before it was called."""
         config = super().get_compile_config()
         if config is None:
             return None
@@ -333,8 +313,8 @@ class BilevelModel(ArchitectureModel):
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """Inside, Python does not look for cycles of garbage: it would go through the graph that is
-    being traced again and again, for a sixth of the time."""
+    """Inside, Python's cyclic garbage collector rests: it would scan the graph being traced again
+    and again, for a sixth of the time."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -8,9 +8,10 @@ from bnas_larq.backend import tf, with_gradient
 
 
 def joined(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Tensors side by side along their last axis.
+    """Tensors concatenated along their last axis.
 
-    As `tf.concat`, whose gradient is a `Slice` for each, at places that it computes from shapes.
+    The gradient is one split; that of `tf.concat` is a `Slice` for each, at offsets computed from
+    shapes.
     """
     if len(tensors) == 1:
         return tensors[0]
@@ -23,12 +24,12 @@ def joined(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def placed(values: tf.Tensor, live: Sequence[int], edges: int) -> tf.Tensor:
-    """Outputs of the live edges, with zeros at the places of the others."""
+    """Outputs of the live edges, with zeros for the others."""
     if len(live) == edges:
         return values
     parts = dict(zip(live, tf.split(values, len(live), axis=-1), strict=True))
-    nothing = tf.zeros_like(parts[live[0]])
-    return tf.concat([parts.get(edge, nothing) for edge in range(edges)], axis=-1)
+    zeros = tf.zeros_like(parts[live[0]])
+    return tf.concat([parts.get(edge, zeros) for edge in range(edges)], axis=-1)
 
 
 def picked(values: tf.Tensor, live: Sequence[int], edges: int) -> tf.Tensor:
@@ -40,10 +41,8 @@ def picked(values: tf.Tensor, live: Sequence[int], edges: int) -> tf.Tensor:
 
 
 def spread(values: tf.Tensor, times: int) -> tf.Tensor:
-    """Each row [edges, …] for all channels of its edge, [edges·times, …].
-
-    As `tf.repeat`, which makes a graph of 30 nodes out of it.
-    """
+    """Each row [edges, …] repeated for all channels of its edge, [edges·times, …]: `tf.repeat`
+    without its graph of 30 nodes."""
     shape = values.shape[1:]
     tiled = tf.tile(tf.expand_dims(values, 1), [1, times, *[1] * len(shape)])
     return tf.reshape(tiled, [-1, *shape])
@@ -63,15 +62,14 @@ def weighted(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return multiply(values, weights)
 
 
-def sum_of_products(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
-    """Σ one·other over batch and positions, [channels]: the filter gradient of a 1×1 depthwise
-    convolution, which reads both once.
-    """
-    channels = one.shape[-1]
+def sum_of_products(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Σ a·b over batch and positions, [channels]: the filter gradient of a 1×1 depthwise
+    convolution, which reads both once."""
+    channels = a.shape[-1]
     total = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
-        input=other,
+        input=b,
         filter_sizes=[1, 1, channels, 1],
-        out_backprop=one,
+        out_backprop=a,
         strides=[1, 1, 1, 1],
         padding="VALID",
     )

@@ -1,4 +1,9 @@
-"""Relaxations: how architecture weights α become the mixture of the candidates on each edge."""
+"""Relaxations: what a search evaluates, given α. All candidates of an edge, weighted, or one of
+them.
+
+Softmax is DARTS', `Concrete` SNAS', `GumbelHard` GDAS'; `FixedPath` evaluates a path chosen from
+outside.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +28,8 @@ class Draw:
     Attributes:
         kind: `"normal"` or `"reduce"`.
         epoch: t, float32 scalar.
-        seed: int32 [2] for `tf.random.stateless_*`; another one for every kind and forward pass.
-        training: False where a network shall be evaluated: then nothing is random.
+        seed: int32 [2] for `tf.random.stateless_*`; differs between kinds and forward passes.
+        training: False to evaluate the network: then nothing is random.
     """
 
     kind: str
@@ -33,248 +38,15 @@ class Draw:
     training: bool
 
 
-class Relaxation(abc.ABC):
-    """What a search makes of α; registered for Keras serialisation, with `get_config`."""
-
-    @abc.abstractmethod
-    def __call__(self, alphas: tf.Tensor) -> tf.Tensor:
-        """Each edge's distribution over its candidates, [edges, operations] of α of that shape.
-
-        Entropy, cost terms and the logged shares are computed from it; rows sum to 1.
-        """
-
-    @abc.abstractmethod
-    def mixture(self, alphas: tf.Tensor, draw: Draw) -> Mixture | SampledPath:
-        """What the cells of one kind evaluate in one forward pass.
-
-        Args:
-            alphas: [edges, operations]; pruned candidates are so far down that their share is 0.
-            draw: everything else that it may depend on.
-        """
-
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config: dict) -> Relaxation:
-        """The inverse of `get_config`."""
-        return cls(**config)
-
-
-@register
-class TemperatureSchedule:
-    """The temperature of a Gumbel-softmax, by epoch.
-
-    Args:
-        first, last: temperature in the first and in the last epoch.
-        epochs: of the whole search.
-        decay: `"linear"`, as GDAS (arXiv 1910.04465, §4), or `"exponential"`: the same factor
-            from each epoch to the next.
-
-    Raises:
-        BnasLarqError: a temperature that is not positive, no epochs, or an unknown decay.
-    """
-
-    def __init__(self, first: float, last: float, epochs: int, decay: str = "linear") -> None:
-        if first <= 0 or last <= 0 or epochs < 1:
-            raise BnasLarqError(
-                "A temperature is positive in all of at least one epoch. "
-                f"Received: first={first}, last={last}, epochs={epochs}. GDAS goes from 10 to 0.1."
-            )
-        if decay not in DECAYS:
-            raise BnasLarqError(
-                "A temperature's decay is a known one. "
-                f"Received: {decay!r}; {nearest(str(decay), DECAYS)}"
-            )
-        self.first, self.last, self.epochs, self.decay = first, last, epochs, decay
-
-    def __call__(self, epoch: tf.Tensor | float) -> tf.Tensor:
-        """The temperature in an epoch, counted from 0; after the last one it stays."""
-        share = tf.cast(epoch, tf.float32) / max(1, self.epochs - 1)
-        share = tf.clip_by_value(share, 0.0, 1.0)
-        if self.decay == "linear":
-            return self.first + (self.last - self.first) * share
-        return self.first * (self.last / self.first) ** share
-
-    def get_config(self) -> dict:
-        return {
-            "first": self.first,
-            "last": self.last,
-            "epochs": self.epochs,
-            "decay": self.decay,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict) -> TemperatureSchedule:
-        """The inverse of `get_config`."""
-        return cls(**config)
-
-
-@register
-class Softmax(Relaxation):
-    """Softmax over the candidates of each edge, as DARTS (arXiv 1806.09055, eq. 2)."""
-
-    def __call__(self, alphas: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax(alphas, axis=-1)
-
-    def mixture(self, alphas: tf.Tensor, draw: Draw) -> Mixture:
-        return Mixture(self(alphas), positive=True)
-
-
-class _Gumbel(Relaxation):
-    """Relaxations that draw: candidates by softmax(α), disturbed by Gumbel noise.
-
-    Args:
-        temperature: of the relaxed draws.
-    """
-
-    def __init__(self, temperature: TemperatureSchedule) -> None:
-        self.temperature = temperature
-
-    def __call__(self, alphas: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax(alphas, axis=-1)
-
-    def disturbed(self, alphas: tf.Tensor, draw: Draw) -> tf.Tensor:
-        """log softmax(α) + g, g Gumbel noise of the draw's seed."""
-        return tf.nn.log_softmax(alphas, axis=-1) + gumbel(alphas.shape, draw.seed)
-
-    def relaxed(self, disturbed: tf.Tensor, draw: Draw) -> tf.Tensor:
-        """Softmax of disturbed logits at the epoch's temperature."""
-        return tf.nn.softmax(disturbed / self.temperature(draw.epoch), axis=-1)
-
-    def get_config(self) -> dict:
-        return {"temperature": keras.utils.serialize_keras_object(self.temperature)}
-
-    @classmethod
-    def from_config(cls, config: dict) -> _Gumbel:
-        """The inverse of `get_config`."""
-        return cls(keras.utils.deserialize_keras_object(config["temperature"]))
-
-
-@register
-class GumbelHard(_Gumbel):
-    """One candidate of each edge, drawn by softmax(α), with the gradient of the relaxed draw (GDAS,
-    arXiv 1910.04465, eqs. 3 to 5).
-
-    The forward pass is one-hot: only the drawn candidates are computed. In the backward pass the
-    drawn candidate's weight passes its gradient to the relaxed weights, from where all of its
-    edge's α receive it (straight-through). The weights of the other candidates, whose outputs
-    nobody has computed, pass none. (GDAS' program adds these weights, which are 0, to the output as
-    plain numbers, whereby each receives the sum of the output's gradient, the same for all.)
-
-    In evaluation the candidates with the largest α are computed.
-
-    Args:
-        temperature: τ of the relaxed weights; GDAS goes linearly from 10 to 0.1.
-    """
-
-    def mixture(self, alphas: tf.Tensor, draw: Draw) -> SampledPath:
-        if not draw.training:
-            return SampledPath(tf.argmax(alphas, axis=-1, output_type=tf.int32))
-        disturbed = self.disturbed(alphas, draw)
-        chosen = tf.argmax(disturbed, axis=-1, output_type=tf.int32)
-        soft = self.relaxed(disturbed, draw)
-        hard = tf.one_hot(chosen, alphas.shape[-1])
-        # In this order: soft − soft is 0 exactly, and so a chosen candidate's weight is 1.
-        return SampledPath(chosen, (soft - tf.stop_gradient(soft)) + hard)
-
-
-@register
-class Concrete(_Gumbel):
-    """All candidates, weighted by a draw from the concrete distribution (SNAS, arXiv 1812.09926,
-    §2.3), whose gradient is that of the reparameterised draw.
-
-    In evaluation the weights are softmax(α).
-
-    Args:
-        temperature: λ of the paper, annealed towards 0, where draws become one-hot.
-    """
-
-    def mixture(self, alphas: tf.Tensor, draw: Draw) -> Mixture:
-        if not draw.training:
-            return Mixture(self(alphas), positive=True)
-        return Mixture(self.relaxed(self.disturbed(alphas, draw), draw), positive=True)
-
-
-@register
-class FixedPath(Relaxation):
-    """One candidate of each edge, chosen from outside by `assign`; α take no part.
-
-    The columns stand in variables that are no weights of the model, so that a traced step sees
-    every change, and checkpoints do not know them. Which path it is, is not part of `get_config`.
-    """
-
-    def __init__(self) -> None:
-        self._columns: dict[str, tf.Variable] = {}
-        self._sizes: dict[str, tuple[int, int]] = {}
-
-    def assign(self, normal: np.ndarray, reduce: np.ndarray) -> None:
-        """Choose the path.
-
-        Args:
-            normal, reduce: integers [edges], columns of α of normal and reduction cells.
-
-        Raises:
-            BnasLarqError: not one column for each edge, or one that α do not have.
-        """
-        path = {
-            "normal": np.asarray(normal, np.int32),
-            "reduce": np.asarray(reduce, np.int32),
-        }
-        for kind, values in path.items():
-            self._check(kind, values)
-        for kind, values in path.items():
-            if kind not in self._columns or self._columns[kind].shape != values.shape:
-                with tf.init_scope():
-                    self._columns[kind] = tf.Variable(values, trainable=False)
-            else:
-                self._columns[kind].assign(values)
-
-    def _check(self, kind: str, values: np.ndarray | None) -> None:
-        # The sizes are known as soon as a network has asked for a path.
-        edges, operations = self._sizes.get(kind, (None, None))
-        if values is None or (
-            values.ndim != 1
-            or (edges is not None and len(values) != edges)
-            or (values < 0).any()
-            or (operations is not None and (values >= operations).any())
-        ):
-            found = "none" if values is None else np.array2string(values, separator=", ")
-            raise BnasLarqError(
-                f"A path names a column of α for each edge ({edges or 'all'} edges, columns below "
-                f"{operations or 'the number of operations'}). Received: {found} for {kind} cells. "
-                "Give FixedPath.assign one column for each edge."
-            )
-
-    def __call__(self, alphas: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax(alphas, axis=-1)
-
-    def mixture(self, alphas: tf.Tensor, draw: Draw) -> SampledPath:
-        self._sizes[draw.kind] = tuple(alphas.shape)
-        columns = self._columns.get(draw.kind)
-        with tf.init_scope():
-            self._check(draw.kind, None if columns is None else columns.numpy())
-        return SampledPath(tf.convert_to_tensor(columns))
-
-
-def gumbel(shape: tf.TensorShape, seed: tf.Tensor) -> tf.Tensor:
-    """Standard Gumbel noise −log(−log u), a function of the seed (int32 [2])."""
-    uniform = tf.random.stateless_uniform(shape, seed, minval=_TINY, maxval=1.0)
-    return -tf.math.log(-tf.math.log(uniform))
-
-
 @dataclasses.dataclass(frozen=True)
 class Mixture:
     """All candidates of every edge, each times its weight.
 
     Attributes:
-        weights: [edges, operations]. Any values; a hard one-hot mixture is one whose weights are
-            one-hot, and still passes the gradient of every candidate's weight.
+        weights: [edges, operations], of any values; all receive a gradient, even where they are 0.
         positive: whether every weight is above 0, as a softmax's are, edge weights included.
             ReLU(w·x) = w·ReLU(x) then lets the weight be part of the convolution's own scale.
-        edge_weights: [edges], factors of whole edges (PC-DARTS' edge normalisation, arXiv
-            1907.05737, eq. 3), or None for 1.
+        edge_weights: [edges], factors of whole edges (see `EdgeNormalization`), or None for 1.
     """
 
     weights: tf.Tensor
@@ -283,7 +55,7 @@ class Mixture:
     _of_rows: dict = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of_rows(self, rows: Sequence[int]) -> tf.Tensor:
-        """Weights of some edges, those of the whole edges included, [rows, operations].
+        """Weights of some edges times their edge weights, [rows, operations].
 
         In a graph they are computed once, as all cells of a kind ask for the same.
         """
@@ -319,6 +91,223 @@ class SampledPath:
     edge_weights: tf.Tensor | None = None
 
 
-def as_mixture(mixture: Mixture | SampledPath | tf.Tensor) -> Mixture | SampledPath:
-    """`mixture` itself; a plain tensor [edges, operations] becomes a `Mixture` of any weights."""
-    return mixture if isinstance(mixture, Mixture | SampledPath) else Mixture(mixture)
+#: What a relaxation chooses, and a cell evaluates.
+Choice = Mixture | SampledPath
+
+
+def as_choice(choice: Choice | tf.Tensor) -> Choice:
+    """`choice` itself; a plain tensor [edges, operations] becomes a `Mixture` of any weights."""
+    return choice if isinstance(choice, Choice) else Mixture(choice)
+
+
+class Relaxation(abc.ABC):
+    """What a search makes of α; registered for Keras serialisation, with `get_config`."""
+
+    def __call__(self, alphas: tf.Tensor) -> tf.Tensor:
+        """Each edge's distribution over its candidates, [edges, operations] of α of that shape;
+        softmax(α) unless a relaxation says otherwise.
+
+        Entropy, cost terms and the logged shares are computed from it; rows sum to 1.
+        """
+        return tf.nn.softmax(alphas, axis=-1)
+
+    @abc.abstractmethod
+    def choose(self, alphas: tf.Tensor, draw: Draw) -> Choice:
+        """What the cells of one kind evaluate in one forward pass.
+
+        Args:
+            alphas: [edges, operations]; so low for pruned candidates that their share is 0.
+            draw: everything else that the choice may depend on.
+        """
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict) -> Relaxation:
+        """The inverse of `get_config`."""
+        return cls(**config)
+
+
+@register
+class Softmax(Relaxation):
+    """Softmax over the candidates of each edge, as DARTS (arXiv 1806.09055, eq. 2)."""
+
+    def choose(self, alphas: tf.Tensor, draw: Draw) -> Mixture:
+        return Mixture(self(alphas), positive=True)
+
+
+@register
+class TemperatureSchedule:
+    """The temperature of a Gumbel-softmax, by epoch.
+
+    Args:
+        first, last: temperature in the first and in the last epoch.
+        epochs: of the whole search.
+        decay: `"linear"`, as GDAS (arXiv 1910.04465, §4), or `"exponential"`: the same factor
+            from each epoch to the next.
+
+    Raises:
+        BnasLarqError: a temperature that is not positive, no epochs, or an unknown decay.
+    """
+
+    def __init__(self, first: float, last: float, epochs: int, decay: str = "linear") -> None:
+        if first <= 0 or last <= 0 or epochs < 1:
+            raise BnasLarqError(
+                "Temperatures must be positive, over at least one epoch. "
+                f"Received: first={first}, last={last}, epochs={epochs}. GDAS goes from 10 to 0.1."
+            )
+        if decay not in DECAYS:
+            raise BnasLarqError(
+                "A temperature's decay must be a known one. "
+                f"Received: {decay!r}; {nearest(str(decay), DECAYS)}"
+            )
+        self.first, self.last, self.epochs, self.decay = first, last, epochs, decay
+
+    def __call__(self, epoch: tf.Tensor | float) -> tf.Tensor:
+        """The temperature in an epoch, counted from 0; constant after the last one."""
+        progress = tf.cast(epoch, tf.float32) / max(1, self.epochs - 1)
+        progress = tf.clip_by_value(progress, 0.0, 1.0)
+        if self.decay == "linear":
+            return self.first + (self.last - self.first) * progress
+        return self.first * (self.last / self.first) ** progress
+
+    def get_config(self) -> dict:
+        ends = {"first": self.first, "last": self.last}
+        return {**ends, "epochs": self.epochs, "decay": self.decay}
+
+    @classmethod
+    def from_config(cls, config: dict) -> TemperatureSchedule:
+        return cls(**config)
+
+
+class _Gumbel(Relaxation):
+    """Relaxations that draw: candidates by softmax(α), perturbed by Gumbel noise.
+
+    Args:
+        temperature: of the relaxed draws.
+    """
+
+    def __init__(self, temperature: TemperatureSchedule) -> None:
+        self.temperature = temperature
+
+    def perturbed(self, alphas: tf.Tensor, draw: Draw) -> tf.Tensor:
+        """log softmax(α) + g, g Gumbel noise of the draw's seed."""
+        return tf.nn.log_softmax(alphas, axis=-1) + gumbel(alphas.shape, draw.seed)
+
+    def relaxed(self, perturbed: tf.Tensor, draw: Draw) -> tf.Tensor:
+        """Softmax of perturbed logits at the epoch's temperature."""
+        return tf.nn.softmax(perturbed / self.temperature(draw.epoch), axis=-1)
+
+    def get_config(self) -> dict:
+        return {"temperature": keras.utils.serialize_keras_object(self.temperature)}
+
+    @classmethod
+    def from_config(cls, config: dict) -> _Gumbel:
+        return cls(keras.utils.deserialize_keras_object(config["temperature"]))
+
+
+def gumbel(shape: tf.TensorShape, seed: tf.Tensor) -> tf.Tensor:
+    """Standard Gumbel noise −log(−log u), a function of the seed (int32 [2])."""
+    uniform = tf.random.stateless_uniform(shape, seed, minval=_TINY, maxval=1.0)
+    return -tf.math.log(-tf.math.log(uniform))
+
+
+@register
+class GumbelHard(_Gumbel):
+    """One candidate of each edge, drawn by softmax(α), with the gradient of the relaxed draw (GDAS,
+    arXiv 1910.04465, eqs. 3 to 5).
+
+    Only the drawn candidates are computed. A drawn candidate's weight passes its gradient to the
+    relaxed weights, and through them to all α of its edge (straight-through). The other weights of
+    the edge receive none: their candidates' outputs are not known. (GDAS' program adds those
+    weights, which are 0, to the output, so that all receive the sum of the output's gradient.)
+
+    In evaluation the candidates with the largest α are computed.
+
+    Args:
+        temperature: τ of the relaxed weights; GDAS goes linearly from 10 to 0.1.
+    """
+
+    def choose(self, alphas: tf.Tensor, draw: Draw) -> SampledPath:
+        if not draw.training:
+            return SampledPath(tf.argmax(alphas, axis=-1, output_type=tf.int32))
+        perturbed = self.perturbed(alphas, draw)
+        chosen = tf.argmax(perturbed, axis=-1, output_type=tf.int32)
+        soft = self.relaxed(perturbed, draw)
+        hard = tf.one_hot(chosen, alphas.shape[-1])
+        # In this order: soft − soft is exactly 0, so the chosen candidate's weight is exactly 1.
+        return SampledPath(chosen, (soft - tf.stop_gradient(soft)) + hard)
+
+
+@register
+class Concrete(_Gumbel):
+    """All candidates, weighted by a draw from the concrete distribution (SNAS, arXiv 1812.09926,
+    §2.3), whose gradient is that of the reparameterised draw.
+
+    In evaluation the weights are softmax(α).
+
+    Args:
+        temperature: λ of the paper, annealed towards 0, where draws become one-hot.
+    """
+
+    def choose(self, alphas: tf.Tensor, draw: Draw) -> Mixture:
+        if not draw.training:
+            return Mixture(self(alphas), positive=True)
+        return Mixture(self.relaxed(self.perturbed(alphas, draw), draw), positive=True)
+
+
+@register
+class FixedPath(Relaxation):
+    """One candidate of each edge, chosen from outside by `assign`, whatever α are.
+
+    The path is held in variables that are not weights of the model: a traced step follows every
+    change, and checkpoints and `get_config` do not hold it.
+    """
+
+    def __init__(self) -> None:
+        self._columns: dict[str, tf.Variable] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def assign(self, normal: np.ndarray, reduce: np.ndarray) -> None:
+        """Choose the path.
+
+        Args:
+            normal, reduce: integers [edges], columns of α of normal and reduction cells.
+
+        Raises:
+            BnasLarqError: not one column for each edge, or a column that α do not have.
+        """
+        path = {"normal": np.asarray(normal, np.int32), "reduce": np.asarray(reduce, np.int32)}
+        for kind, columns in path.items():
+            self._check(kind, columns)
+        for kind, columns in path.items():
+            if kind not in self._columns or self._columns[kind].shape != columns.shape:
+                with tf.init_scope():
+                    self._columns[kind] = tf.Variable(columns, trainable=False)
+            else:
+                self._columns[kind].assign(columns)
+
+    def _check(self, kind: str, columns: np.ndarray | None) -> None:
+        # The sizes are known once a network has asked for a path.
+        edges, operations = self._sizes.get(kind, (None, None))
+        if columns is None or (
+            columns.ndim != 1
+            or (edges is not None and len(columns) != edges)
+            or (columns < 0).any()
+            or (operations is not None and (columns >= operations).any())
+        ):
+            received = "none" if columns is None else np.array2string(columns, separator=", ")
+            raise BnasLarqError(
+                f"A path names a column of α for each edge ({edges or 'all'} edges, columns below "
+                f"{operations or 'the number of operations'}). Received: {received} for {kind} "
+                "cells. Give FixedPath.assign one column for each edge."
+            )
+
+    def choose(self, alphas: tf.Tensor, draw: Draw) -> SampledPath:
+        self._sizes[draw.kind] = tuple(alphas.shape)
+        columns = self._columns.get(draw.kind)
+        with tf.init_scope():
+            self._check(draw.kind, None if columns is None else columns.numpy())
+        return SampledPath(tf.convert_to_tensor(columns))

@@ -17,15 +17,14 @@ from bnas_larq.layers.operations import Context, build_chain, chain
 from bnas_larq.layers.quantizers import get_scheme
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.bilevel_training import BilevelModel
-from bnas_larq.supernet.binary_kernels import BinaryConvolution, BinaryMixer
-from bnas_larq.supernet.mixed_cell import MixedCell, check_alive
-from bnas_larq.supernet.partial_channels import PartialChannels
+from bnas_larq.supernet.compute_cache import BinaryConvolution, ComputeCache
 from bnas_larq.supernet.relaxations import Relaxation, Softmax
+from bnas_larq.supernet.search_cell import PartialChannels, SearchCell, check_alive
 
 
 @register
 class SuperNet(BilevelModel):
-    """Supernet of a cell search; see `BilevelModel` for how it trains.
+    """Supernet of a cell search: a Keras model that trains as `BilevelModel` says.
 
     Args:
         space: candidates on the edges and the cell template.
@@ -35,17 +34,17 @@ class SuperNet(BilevelModel):
         stem: `"cifar"` or `"imagenet"`.
         padding: `"same"`, or `"symmetric"` for weights of the authors' program.
         scheme: binarisation scheme of the candidate convolutions.
-        relaxation: what is made of α; default the softmax of DARTS.
+        relaxation: what cells evaluate, given α; default the softmax of DARTS.
         full_precision: patterns of names of candidate convolutions whose kernel stays full
             precision.
         channel_sampling: which channels pass through the candidates; None for all of them.
-        edge_normalization: learn weights β of whole edges beside α (PC-DARTS, arXiv 1907.05737).
+        edge_normalization: learn weights β of whole edges, too (PC-DARTS, arXiv 1907.05737).
         mixed_precision: `"float32"`, or `"bfloat16"` for the candidates' convolutions and their
-            sums; statistics, everything else of a cell, loss and optimizers stay float32.
+            sums; all else stays float32.
         alive: booleans [edges, operations] of normal and reduction cells, see `prune`; None for all
             candidates.
-        seed: of the relaxation's draws, which are a function of it and of the optimizer's count of
-            steps, so that a resumed search draws what an uninterrupted one does.
+        seed: of the relaxation's draws. They depend on it and on the optimizer's step count alone,
+            so that a resumed search draws the same as an uninterrupted one.
         input_shape: (height, width, channels); when given, the weights exist after construction.
 
     Input shape: [batch, height, width, 3], normalised float32. Output shape: [batch, num_classes],
@@ -53,6 +52,14 @@ class SuperNet(BilevelModel):
 
     Raises:
         BnasLarqError: impossible sizes, unknown stem, padding or scheme.
+
+    Example:
+        >>> from bnas_larq import SearchSpace
+        >>> net = SuperNet(SearchSpace.bnas(), 10, cells=1, channels=2, input_shape=(8, 8, 3))
+        >>> net.alphas_normal.shape, net(tf.zeros([1, 8, 8, 3])).shape
+        (TensorShape([14, 7]), TensorShape([1, 10]))
+        >>> net.genotype().normal[0][0].op in SearchSpace.bnas().normal
+        True
     """
 
     def __init__(
@@ -82,7 +89,7 @@ class SuperNet(BilevelModel):
             raise BnasLarqError(
                 f"A classifier needs at least two classes. Received: num_classes={num_classes}."
             )
-        # As text: Keras wraps the lists of a dictionary, which JSON then does not know.
+        # As text: Keras would wrap the lists of a dictionary, and JSON cannot write those.
         self._config = json.dumps(
             {
                 "space": space.to_dict(),
@@ -100,26 +107,20 @@ class SuperNet(BilevelModel):
                 "input_shape": None if input_shape is None else list(input_shape),
             }
         )
-        context = Context(
-            "",
-            channels,
-            padding=padding,
-            supernet=True,
-            scheme=scheme,
-            full_precision=tuple(full_precision),
-        )
+        quantisation = {"scheme": scheme, "full_precision": tuple(full_precision)}
+        context = Context("", channels, padding=padding, supernet=True, **quantisation)
         if stem == "imagenet":
             self.stem, self.second_stem = template.imagenet_stem(channels, context)
         else:
             self.stem, self.second_stem = template.cifar_stem(channels, context), []
         if mixed_precision not in ("float32", "bfloat16"):
             raise BnasLarqError(
-                "A supernet computes in 'float32' or 'bfloat16' (`choose_precision` of "
-                f"bnas_larq.precision resolves 'auto'). Received: {mixed_precision!r}."
+                "A supernet computes in 'float32' or 'bfloat16'. "
+                f"Received: {mixed_precision!r}. bnas_larq.precision resolves 'auto'."
             )
-        self._mixer = mixer = BinaryMixer(mixed_precision)
+        self._cache = ComputeCache(mixed_precision)
         self.cells = [
-            MixedCell(space, plan, stem, context, mixer, channel_sampling)
+            SearchCell(space, plan, stem, context, self._cache, channel_sampling)
             for plan in template.plan_cells(cells, channels, stem)
         ]
         self.classifier = template.classifier(num_classes)
@@ -133,7 +134,7 @@ class SuperNet(BilevelModel):
     # -- the network -------------------------------------------------------------------------------
 
     def build(self, input_shape) -> None:
-        """Make all weights, layer by layer: Keras would trace the whole network for it."""
+        """Make all weights, layer by layer: Keras would trace the whole network to do so."""
         older = build_chain(self.stem, input_shape)
         newer = build_chain(self.second_stem, older)
         for cell in self.cells:
@@ -144,35 +145,34 @@ class SuperNet(BilevelModel):
         self._build_input_shape = input_shape
         self.built = True
 
-    # Nothing in here needs conversion by AutoGraph, which takes most of the time to trace a step.
+    # Nothing in here needs AutoGraph, whose conversion takes most of the time to trace a step.
     @tf.autograph.experimental.do_not_convert
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        normal, reduce = self.mixtures(bool(training))
-        mixtures = {False: normal, True: reduce}
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, forward_pass: str = "weights"
+    ) -> tf.Tensor:
+        """Logits; `forward_pass` says whose draws are used, see `ArchitectureModel.choices`."""
+        normal, reduce = self.choices(bool(training), forward_pass)
         older = chain(self.stem, inputs, training)
         newer = chain(self.second_stem, older, training)
         for cell in self.cells:
-            older, newer = newer, cell(
-                (older, newer), mixtures[cell.plan.reduction], training=training
-            )
+            choice = reduce if cell.plan.reduction else normal
+            older, newer = newer, cell((older, newer), choice, training=training)
         return chain(self.classifier, newer, training)
 
     # -- candidates and their kernels --------------------------------------------------------------
 
     def prune(self, normal: np.ndarray, reduce: np.ndarray) -> None:
-        """Compute only some candidates from now on, and let only them compete.
-
-        Their weights stay, so that a checkpoint fits before and after. The next step is traced
-        anew.
+        """From now on compute only some candidates, and let only them compete. The others' weights
+        remain, so that checkpoints fit before and after. The next step is traced anew.
 
         Args:
-            normal, reduce: booleans [edges, operations], what stays alive.
+            normal, reduce: booleans [edges, operations]: the candidates to keep.
 
         Raises:
             BnasLarqError: another shape, or an edge without any candidate.
         """
         kept = [np.array(values, bool) for values in (normal, reduce)]
-        # First all checks, so that a refusal changes nothing.
+        # All checks come first, so that a refusal changes nothing.
         for alpha, values in zip(self.alphas, kept, strict=True):
             check_alive(values, tuple(alpha.shape))
         for cell in self.cells:
@@ -180,18 +180,18 @@ class SuperNet(BilevelModel):
         self._untracked.alive = kept
         self.train_function = self.test_function = self.predict_function = None
 
-    def same_kernels(self) -> contextlib.AbstractContextManager[None]:
-        return self._mixer.shared_kernels(self._binary_convolutions())
+    def constant_kernels(self) -> contextlib.AbstractContextManager[None]:
+        return self._cache.shared_kernels(self._binary_convolutions())
 
-    def changed_kernels(self) -> contextlib.AbstractContextManager[None]:
-        return self._mixer.shared_kernels(())
+    def changing_kernels(self) -> contextlib.AbstractContextManager[None]:
+        return self._cache.shared_kernels(())
 
     def _binary_convolutions(self) -> list[BinaryConvolution]:
         return [
             convolution
             for cell in self.cells
-            for mixed in cell.mixed_states
-            for convolution in mixed.convolutions()
+            for edges in cell.outgoing
+            for convolution in edges.convolutions()
         ]
 
     # -- serialisation -----------------------------------------------------------------------------
@@ -199,12 +199,8 @@ class SuperNet(BilevelModel):
     def get_config(self) -> dict[str, Any]:
         relaxation = keras.utils.serialize_keras_object(self.relaxation)
         alive = [kept.tolist() for kept in self._untracked.alive]
-        return {
-            **json.loads(self._config),
-            "relaxation": relaxation,
-            "alive": alive,
-            "name": self.name,
-        }
+        config = json.loads(self._config)
+        return {**config, "relaxation": relaxation, "alive": alive, "name": self.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> SuperNet:

@@ -7,11 +7,11 @@ import pytest
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError
+from bnas_larq.layers.batch_norm import batch_norm
 from bnas_larq.layers.convolutions import (
     SymmetricPooling2D,
     SymmetricQuantConv2D,
     Zeroise,
-    batch_norm,
     convolution,
     initializer,
     pooling,

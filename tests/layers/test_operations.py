@@ -23,7 +23,7 @@ from bnas_larq.layers.operations import (
 )
 from bnas_larq.networks.network import build_network
 from bnas_larq.spaces import SearchSpace, operation_names
-from bnas_larq.supernet.binary_kernels import BinaryConvolution
+from bnas_larq.supernet.compute_cache import BinaryConvolution
 from bnas_larq.supernet.super_net import SuperNet
 
 BUILT_IN = SearchSpace.bnas().normal
@@ -221,8 +221,8 @@ def test_a_users_operation_joins_space_supernet_and_network(registry):
     gradients = tape.gradient(outputs, supernet.alphas)
     assert all(np.any(gradient[:, 2]) for gradient in gradients)
     # Only what reads the state itself is common; the second BatchNorm reads another tensor.
-    for mixed in supernet.cells[0].mixed_states:
-        chains = next(c.chains for c in mixed.candidates if c.column == 2)
+    for edges in supernet.cells[0].outgoing:
+        chains = next(c.chains for c in edges.candidates if c.column == 2)
         firsts = {id(layers[0]) for layers in chains}
         seconds = {id(layers[3]) for layers in chains}
         assert len(seconds) == len(chains) and not firsts & seconds
@@ -255,7 +255,7 @@ def test_sharing_by_channels_or_state_is_the_same_mathematics(registry):
         channels=2,
         input_shape=(8, 8, 3),
     )
-    wide, blur = supernet.cells[0].mixed_states[0].candidates
+    wide, blur = supernet.cells[0].outgoing[0].candidates
     assert len(wide.chains) == len(blur.chains) == 1
     assert wide.chains[0][-2].filters == 2 * 2  # two edges leave state 0, two channels each
 

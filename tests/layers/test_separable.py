@@ -53,7 +53,7 @@ def test_each_convolution_has_batch_norm_and_sign_in_front_and_relu_behind_each_
     x = image(2, 7, 7, 3)
     kernels = [tuple(weight.shape) for weight in model.weights if "kernel" in weight.name]
     assert kernels == [(kernel_size, kernel_size, 3, 1), (1, 1, 3, 3)] * pairs
-    # No sum of ±a equals these means, so that no sign hangs on rounding.
+    # No sum of ±a equals these means, so that no sign depends on rounding.
     means = {w.name: image(3, seed=n) for n, w in enumerate(model.weights) if "mean" in w.name}
     for weight in model.weights:
         if weight.name in means:

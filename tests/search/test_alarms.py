@@ -120,8 +120,8 @@ def test_dead_signs_once_the_statistics_have_settled(net, as_dataset):
     fit(net, alarms)
     assert alarms.rows[0]["dead_signs"] is None
     net.optimizer.iterations.assign(44)
-    for mixed in net.cells[0].mixed_states:
-        norm = mixed.candidates[1].chains[0][0]
+    for edges in net.cells[0].outgoing:
+        norm = edges.candidates[1].chains[0][0]
         norm.moving_mean.assign(1e3 * np.ones(2))
     fit(net, alarms)
     assert alarms.rows[-1]["dead_signs"] == 1.0

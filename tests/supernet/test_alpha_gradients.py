@@ -14,7 +14,7 @@ from bnas_larq.errors import BnasLarqError
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD, next_learning_rate
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.alpha_gradients import FirstOrder, Losses, SecondOrder, SingleLevel
-from bnas_larq.supernet.diversity import AnnealedEntropy
+from bnas_larq.supernet.architecture import AnnealedEntropy
 from bnas_larq.supernet.super_net import SuperNet
 
 # -- a smooth problem ------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ class Smooth:
         self.optimizer = optimizer
         optimizer.build(self.network_variables)
 
-    def loss(self, x, y) -> Losses:
+    def loss(self, x, y, forward_pass="weights") -> Losses:
         e = tf.exp(self.alpha)
         p = e / tf.reduce_sum(e)
         units = tf.matmul(tf.cast(x, tf.float32), self.network_variables[0])
@@ -297,5 +297,5 @@ def test_it_runs_traced_and_moves_both_groups():
 )
 def test_steps_that_are_not_followed_are_refused(option):
     problem = Smooth(CoupledSGD(0.4, momentum=0.9, **option))
-    with pytest.raises(BnasLarqError, match=f"an optimizer with {next(iter(option))}. Leave it"):
+    with pytest.raises(BnasLarqError, match=f"an optimizer with {next(iter(option))}. Omit it"):
         SecondOrder()(problem, TRAIN, VALIDATION)

@@ -9,9 +9,8 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.layers import operations
 from bnas_larq.spaces import ZEROISE, SearchSpace
 from bnas_larq.supernet.dead_signs import dead_channels, dead_sign_share
-from bnas_larq.supernet.mixed_cell import MixedCell
-from bnas_larq.supernet.partial_channels import PartialChannels
 from bnas_larq.supernet.relaxations import GumbelHard, SampledPath, TemperatureSchedule
+from bnas_larq.supernet.search_cell import PartialChannels, SearchCell
 from bnas_larq.supernet.super_net import SuperNet
 
 NAMES = (ZEROISE, "max_pool_3x3", "bin_conv_3x3", "bin_dil_conv_3x3")
@@ -53,7 +52,7 @@ def net(images):
 
 def norm_of(net, cell, state):
     """BatchNorm in front of a state's sign."""
-    candidates = net.cells[cell].mixed_states[state].candidates
+    candidates = net.cells[cell].outgoing[state].candidates
     return next(c for c in candidates if c.convolution is not None).chains[0][0]
 
 
@@ -110,7 +109,7 @@ def test_signs_inside_of_a_candidate_count(images, registry):
     # Each edge has its own operation, of C and C/2 channels: (1 + 1/2)·5 edges.
     total = (1 + 2 + 4) * CHANNELS * 1.5 * len(net.space.edges)
     healthy = dead_sign_share(net, images)
-    norm = net.cells[2].mixed_states[0].candidates[0].chains[0][3]
+    norm = net.cells[2].outgoing[0].candidates[0].chains[0][3]
     assert norm.moving_mean.shape == (8,)
     norm.moving_mean.assign(1e3 * np.ones(8))
     found = dead_sign_share(net, images)
@@ -120,14 +119,14 @@ def test_signs_inside_of_a_candidate_count(images, registry):
 def test_signs_behind_a_first_convolution_count_for_live_edges_only(images):
     """A separable convolution takes three further signs, of the channels of all edges at once."""
     net = settled(images, (ZEROISE, "bin_sep_conv_3x3"))
-    mixed = net.cells[-1].mixed_states[0]
-    (separable,) = mixed.candidates
+    outgoing = net.cells[-1].outgoing[0]
+    (separable,) = outgoing.candidates
     last = [layer for layer in separable.chains[0] if "_bn" in layer.name][-1]
-    edges, filters = len(mixed.rows), mixed.filters
+    edges, filters = len(outgoing.rows), outgoing.filters
     dead = np.repeat([0.0] * (edges - 1) + [1e3], filters)
     alive = np.ones((len(net.space.edges), 2), bool)
     shares = []
-    for pruned in ([], [mixed.rows[-1]]):
+    for pruned in ([], [outgoing.rows[-1]]):
         alive[pruned, 1] = False
         net.prune(alive, alive)
         healthy = dead_sign_share(net, images)
@@ -158,16 +157,16 @@ def test_it_looks_at_the_network_that_is_evaluated(settings, monkeypatch):
     operations = ("none", "max_pool_3x3", "bin_conv_3x3")
     space = SearchSpace("small", operations, operations, nodes=1)
     net = SuperNet(space, 3, cells=1, channels=2, input_shape=(8, 8, 3), **settings)
-    seen, values = [], MixedCell.values
+    seen, values = [], SearchCell.values
 
-    def spied(self, states, mixture, training=None):
-        seen.append(mixture)
-        return values(self, states, mixture, training)
+    def spied(self, states, choice, training=None):
+        seen.append(choice)
+        return values(self, states, choice, training)
 
-    monkeypatch.setattr(MixedCell, "values", spied)
+    monkeypatch.setattr(SearchCell, "values", spied)
     assert 0 <= dead_sign_share(net, tf.zeros([2, 8, 8, 3])) <= 1
-    (mixture,) = seen
+    (choice,) = seen
     if net.betas:
-        assert mixture.edge_weights is not None
+        assert choice.edge_weights is not None
     else:
-        assert isinstance(mixture, SampledPath)
+        assert isinstance(choice, SampledPath)

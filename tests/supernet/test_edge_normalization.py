@@ -12,9 +12,8 @@ from bnas_larq.layers.operations import Context
 from bnas_larq.layers.template import CellPlan
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.architecture import EdgeNormalization
-from bnas_larq.supernet.mixed_cell import MixedCell
-from bnas_larq.supernet.partial_channels import PartialChannels
 from bnas_larq.supernet.relaxations import Mixture, SampledPath
+from bnas_larq.supernet.search_cell import PartialChannels, SearchCell
 
 OPERATIONS = ("none", "avg_pool_3x3", "bin_conv_3x3")
 SPACE = SearchSpace("small", OPERATIONS, OPERATIONS, nodes=2)
@@ -39,10 +38,10 @@ def test_beta_of_one_node_do_not_move_the_other():
     assert tape.gradient(first, betas).numpy().tolist() == [0.25, -0.25, 0.0, 0.0, 0.0]
 
 
-def make(plan: CellPlan, proportion: int) -> MixedCell:
+def make(plan: CellPlan, proportion: int) -> SearchCell:
     keras.utils.set_random_seed(0)
     context = Context("", plan.filters, supernet=True, scheme="sign-scale")
-    cell = MixedCell(SPACE, plan, "cifar", context, channel_sampling=PartialChannels(proportion))
+    cell = SearchCell(SPACE, plan, "cifar", context, channel_sampling=PartialChannels(proportion))
     cell.build(tuple(tuple(state.shape) for state in states_of(plan)))
     return cell
 
@@ -73,7 +72,7 @@ def test_gradients_of_partial_channels_and_edge_weights(kind, sampled, edge_by_e
     chosen = tf.constant([2, 0, 1, 2, 2])
     hard = tf.one_hot(chosen, len(OPERATIONS))
 
-    def mixture():
+    def choice():
         weights, edges = tf.nn.softmax(alphas), normalise(betas)
         if sampled:
             return SampledPath(chosen, weights, edge_weights=edges)
@@ -86,7 +85,7 @@ def test_gradients_of_partial_channels_and_edge_weights(kind, sampled, edge_by_e
         )
 
     watched = [alphas, betas, *cell.trainable_variables]
-    ours = run(tf.function(lambda: cell(states, mixture(), training=True)), *watched)
+    ours = run(tf.function(lambda: cell(states, choice(), training=True)), *watched)
     theirs = run(reference, *watched)
     for one, other in zip(ours, theirs, strict=True):
         assert np.any(other)

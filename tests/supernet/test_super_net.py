@@ -13,8 +13,8 @@ from bnas_larq.errors import BnasLarqError, WeightsError
 from bnas_larq.layers.quantizers import centre_and_clip
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.spaces import SearchSpace
-from bnas_larq.supernet.diversity import AnnealedEntropy
-from bnas_larq.supernet.partial_channels import PartialChannels
+from bnas_larq.supernet.architecture import AnnealedEntropy
+from bnas_larq.supernet.search_cell import PartialChannels
 from bnas_larq.supernet.super_net import SuperNet
 
 #: As small as a search can be: every kind of candidate and of cell, few operations in the graph.
@@ -442,7 +442,7 @@ def test_partial_channels_come_back_from_the_config():
     )
     again = SuperNet.from_config(net.get_config())
     assert [w.shape for w in again.weights] == [w.shape for w in net.weights]
-    assert again.cells[0].mixed_filters == 2
+    assert again.cells[0].selected_filters == 2
 
 
 def test_the_precision_is_a_known_one():

@@ -16,7 +16,7 @@ import pytest
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.layers.quantizers import CenterClip, Scheme, register_scheme
 from bnas_larq.spaces import SearchSpace
-from bnas_larq.supernet.mixed_cell import MixedCell
+from bnas_larq.supernet.search_cell import SearchCell
 from bnas_larq.supernet.super_net import SuperNet
 
 
@@ -80,8 +80,8 @@ def test_what_was_binary_there_is_binary_here(authors, plain):
     file = authors("open_supernet")
     edges = {True: 0, False: 0}  # candidate convolutions by whether they are binary
     for cell in plain.cells:
-        for mixed in cell.mixed_states:
-            for candidate in mixed.candidates:
+        for edges in cell.outgoing:
+            for candidate in edges.candidates:
                 for layer in (layer for layers in candidate.chains for layer in layers):
                     if isinstance(layer, lq.layers.QuantConv2D):
                         width = layer.filters // cell.plan.filters  # edges that it serves
@@ -104,7 +104,7 @@ def test_logits_and_gradients_of_alpha_equal_the_authors_program(
     def reference(cell, states, mixture, training=None):
         return edge_by_edge(cell, states, mixture.weights, training)
 
-    monkeypatch.setattr(MixedCell, "call", reference)
+    monkeypatch.setattr(SearchCell, "call", reference)
     logits, loss, gradients = run(net, file)
     np.testing.assert_allclose(logits, file["logits_train"], atol=1e-4)
     assert loss == pytest.approx(float(file["loss"]), rel=1e-5)

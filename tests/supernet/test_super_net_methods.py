@@ -11,8 +11,8 @@ from bnas_larq.backend import keras, register, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.networks.optimizers import CoupledSGD
 from bnas_larq.spaces import SearchSpace
-from bnas_larq.supernet.alpha_gradients import SecondOrder, SingleLevel
-from bnas_larq.supernet.diversity import AnnealedEntropy
+from bnas_larq.supernet.alpha_gradients import FirstOrder, SecondOrder, SingleLevel
+from bnas_larq.supernet.architecture import AnnealedEntropy
 from bnas_larq.supernet.relaxations import (
     Concrete,
     FixedPath,
@@ -131,9 +131,9 @@ def test_epochs_count_from_the_first_of_the_search():
 
 
 def test_a_negative_epoch_is_refused():
-    with pytest.raises(BnasLarqError, match="begin to move in an epoch from 0 on. Received: -1"):
+    with pytest.raises(BnasLarqError, match="α starts to move at epoch 0 or later. Received: -1"):
         supernet().compile(alpha_start_epoch=-1)
-    with pytest.raises(BnasLarqError, match="numbers from 0 on. Received: first_epoch=-1"):
+    with pytest.raises(BnasLarqError, match="numbered from 0 on. Received: first_epoch=-1"):
         supernet().compile(first_epoch=-1)
 
 
@@ -185,9 +185,8 @@ def test_a_single_level_step_moves_both_by_one_gradient_on_the_training_half():
 # -- draws -----------------------------------------------------------------------------------------
 
 
-def drawn(net: SuperNet, passing: str = "weights") -> list[list[int]]:
-    with net.passing(passing):
-        return [mixture.chosen.numpy().tolist() for mixture in net.mixtures(training=True)]
+def drawn(net: SuperNet, forward_pass: str = "weights") -> list[list[int]]:
+    return [path.chosen.numpy().tolist() for path in net.choices(True, forward_pass)]
 
 
 def test_every_kind_pass_and_step_draws_on_its_own_and_again_the_same():
@@ -206,6 +205,32 @@ def test_every_kind_pass_and_step_draws_on_its_own_and_again_the_same():
     assert drawn(again) == drawn(net)
 
 
+@pytest.mark.parametrize(
+    ("alpha_gradient", "passes"),
+    [
+        (FirstOrder(), ["alpha", "weights"]),
+        (SecondOrder(0.1), ["virtual", "alpha", "virtual", "virtual", "weights"]),
+        (SingleLevel(), ["weights"]),
+    ],
+    ids=["first order", "second order", "single level"],
+)
+def test_the_passes_of_a_step_say_whose_draws_they_use(alpha_gradient, passes, monkeypatch):
+    net, seen = supernet(relaxation=GumbelHard(SCHEDULE)), []
+    choices = net.choices
+
+    def spied(training, forward_pass="weights"):
+        seen.append((training, forward_pass))
+        return choices(training, forward_pass)
+
+    monkeypatch.setattr(net, "choices", spied)
+    net.compile(alpha_gradient=alpha_gradient, run_eagerly=True)
+    net.build_optimizers()
+    net.train_step((batch(1), batch(2)))
+    assert seen == [(True, forward_pass) for forward_pass in passes]
+    net.test_step(batch(1))
+    assert seen[-1] == (False, "weights")
+
+
 def test_sampled_steps_train_the_path_and_move_alpha():
     net = supernet(relaxation=GumbelHard(SCHEDULE), seed=2, cells=3)
     net.compile(alpha_optimizer=CoupledSGD(1.0), diversity=AnnealedEntropy(0.0))
@@ -217,7 +242,7 @@ def test_sampled_steps_train_the_path_and_move_alpha():
         assert np.any(moved)
         # A softmax's gradient adds up to 0 over an edge's candidates.
         np.testing.assert_allclose(moved.sum(axis=1), 0.0, atol=1e-6)
-    paths = net.mixtures(training=False)
+    paths = net.choices(training=False)
     assert all(isinstance(path, SampledPath) and path.weights is None for path in paths)
 
 

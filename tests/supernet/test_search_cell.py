@@ -1,4 +1,4 @@
-"""The mixed cell: evaluated state by state it must be the sum over edges of DARTS' definition.
+"""The search cell: evaluated state by state it must be the sum over edges of DARTS' definition.
 
 The cell convolves ±1 and multiplies by the scale. In the reference form the scale is inside, as the
 papers write it: there many sums of ±a are zero in mathematics and about 1e-9 in floating point,
@@ -19,10 +19,9 @@ from bnas_larq.layers.operations import Context, chain, register_operation
 from bnas_larq.layers.quantizers import CenterClip, Scheme, SignScale, register_scheme
 from bnas_larq.layers.template import CellPlan
 from bnas_larq.spaces import SearchSpace
-from bnas_larq.supernet.binary_kernels import BinaryMixer
-from bnas_larq.supernet.mixed_cell import MixedCell
-from bnas_larq.supernet.partial_channels import PartialChannels
+from bnas_larq.supernet.compute_cache import ComputeCache
 from bnas_larq.supernet.relaxations import Mixture, SampledPath
+from bnas_larq.supernet.search_cell import PartialChannels, SearchCell
 
 SPACE = SearchSpace.bnas()
 EDGES, OPERATIONS = len(SPACE.edges), len(SPACE.normal)
@@ -79,7 +78,7 @@ def make(plan: CellPlan, scheme: str = "test-exact", space=SPACE, dtype="float32
     sampling = settings.pop("channel_sampling", None)
     keras.utils.set_random_seed(0)
     context = Context("", plan.filters, supernet=True, scheme=scheme, **settings)
-    cell = MixedCell(space, plan, "cifar", context, BinaryMixer(dtype), sampling)
+    cell = SearchCell(space, plan, "cifar", context, ComputeCache(dtype), sampling)
     cell(inputs_of(plan), mixture_of(0, space))
     return cell
 
@@ -102,7 +101,12 @@ def alphas_of(space: SearchSpace, seed: int = 7) -> tf.Tensor:
 
 
 def compare(
-    cell: MixedCell, plan: CellPlan, reference, mixture=Mixture, reordered: bool = False, **settings
+    cell: SearchCell,
+    plan: CellPlan,
+    reference,
+    mixture=Mixture,
+    reordered: bool = False,
+    **settings,
 ) -> None:
     """Outputs and all gradients of the cell against the reference form's.
 
@@ -250,7 +254,7 @@ def test_partial_channels_of_other_spaces(name):
     space = dataclasses.replace(SearchSpace.named(name), nodes=1)
     plan = dataclasses.replace(PLANS["reduce"], filters=8)
     cell = make(plan, "sign-scale", space, channel_sampling=PartialChannels(4))
-    candidates = [w for mixed in cell.mixed_states for w in mixed.trainable_weights]
+    candidates = [w for edges in cell.outgoing for w in edges.trainable_weights]
     assert {weight.shape[2] for weight in candidates} == {2}
     outputs = cell(inputs_of(plan), positive(mixture_of(1, space)), training=True)
     assert outputs.shape == (3, 4, 4, 8) and np.any(outputs)
@@ -260,7 +264,7 @@ def test_full_precision_candidates_are_not_fused(edge_by_edge):
     plan = PLANS["normal"]
     cell = make(plan, full_precision=("cell1_edge2_bin_conv_5x5_conv",))
     # Edge 2 is (node 1, state 0).
-    (candidate,) = (c for c in cell.mixed_states[0].candidates if c.column == 4)
+    (candidate,) = (c for c in cell.outgoing[0].candidates if c.column == 4)
     kernels = [layers[-2].kernel_quantizer is None for layers in candidate.chains]
     assert kernels == [False, True, False, False]
     compare(cell, plan, edge_by_edge, positive)
@@ -393,10 +397,10 @@ def test_partial_channels_mix_a_part_and_shuffle_in_the_rest(kind):
         for row, (owner, state) in enumerate(SPACE.edges):
             if owner != node:
                 continue
-            mixed = cell.mixed_states[state]
+            outgoing = cell.outgoing[state]
             value = values[state]
             bypass = value[..., part:]
-            if mixed.strides == 2:
+            if outgoing.strides == 2:
                 bypass = tf.nn.max_pool2d(bypass, 2, 2, "SAME")
             alone = cell_edge(cell, row, value[..., :part], weights)
             total += edge_weights[row] * tf.concat([alone, bypass], -1)
@@ -406,12 +410,12 @@ def test_partial_channels_mix_a_part_and_shuffle_in_the_rest(kind):
     assert_close(outputs.numpy(), by_hand.numpy())
 
 
-def cell_edge(cell: MixedCell, row: int, value: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """One edge of the mixed channels, out of the state's evaluation."""
-    mixed = cell.mixed_states[cell.space.edges[row][1]]
-    place = mixed.rows.index(row)
-    terms = mixed(value, Mixture(weights), training=False)
-    return tf.split(tf.add_n(terms), len(mixed.rows), axis=-1)[place]
+def cell_edge(cell: SearchCell, row: int, value: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """One edge of the selected channels, out of the state's evaluation."""
+    outgoing = cell.outgoing[cell.space.edges[row][1]]
+    place = outgoing.rows.index(row)
+    terms = outgoing(value, Mixture(weights), training=False)
+    return tf.split(tf.add_n(terms), len(outgoing.rows), axis=-1)[place]
 
 
 def test_all_channels_are_no_sampling():
@@ -447,15 +451,15 @@ def test_bfloat16_keeps_weights_statistics_and_outputs_float32(edge_by_edge):
 
 
 def test_like_states_share_one_traced_function():
-    mixer = BinaryMixer()
+    cache = ComputeCache()
     plans = [CellPlan(index, 2, False, False) for index in (1, 2)]
     context = Context("", 2, supernet=True)
-    cells = [MixedCell(SPACE, plan, "cifar", context, mixer) for plan in plans]
+    cells = [SearchCell(SPACE, plan, "cifar", context, cache) for plan in plans]
     states = tuple(tf.random.stateless_normal([2, 4, 4, 8], [0, n]) for n in (1, 2))
     for cell in cells:
         states = states[1], cell(states, positive(mixture_of(1)), training=True)
     # For 4, 3, 2 and 1 edges each, forward and backward.
-    assert len(mixer._functions) == 8
+    assert len(cache._functions) == 8
 
 
 def test_every_edge_reads_its_own_row_of_the_mixture():
@@ -479,7 +483,7 @@ def test_the_first_cell_has_no_shortcut():
     first = make(CellPlan(0, 2, False, False))
     assert not first.has_shortcut
     without = SearchSpace("plain", SPACE.normal, SPACE.reduce, shortcut=False)
-    cell = MixedCell(without, PLANS["reduce"], "cifar", Context("", 4, supernet=True))
+    cell = SearchCell(without, PLANS["reduce"], "cifar", Context("", 4, supernet=True))
     assert not cell.has_shortcut and cell.shortcut == []
 
 

@@ -9,8 +9,8 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.layers.operations import Context, chain, register_operation
 from bnas_larq.layers.projection import ProjectionLoss
 from bnas_larq.layers.template import CellPlan
-from bnas_larq.supernet.binary_kernels import BinaryConvolution, BinaryMixer
-from bnas_larq.supernet.mixed_state import MixedState, shared_part
+from bnas_larq.supernet.compute_cache import BinaryConvolution, ComputeCache
+from bnas_larq.supernet.outgoing_edges import OutgoingEdges, input_layers
 from bnas_larq.supernet.relaxations import Mixture
 
 FILTERS, EDGES = 2, 3
@@ -20,12 +20,12 @@ def numbers(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def state_of(*operations: str, scheme: str = "xnor") -> MixedState:
+def state_of(*operations: str, scheme: str = "xnor") -> OutgoingEdges:
     """Three edges that leave one state, with kernels of one magnitude: a scale that is a power of
-    two makes all sums of ±scale exact, so that no ReLU hangs on rounding."""
+    two makes all sums of ±scale exact, so that no ReLU depends on rounding."""
     context = Context("", FILTERS, supernet=True, scheme=scheme)
     plan = CellPlan(1, FILTERS, False, False)
-    state = MixedState(operations, list(range(EDGES)), plan, 2, context, BinaryMixer())
+    state = OutgoingEdges(operations, list(range(EDGES)), plan, 2, context, ComputeCache())
     state.build((None, 6, 6, FILTERS))
     for number, weight in enumerate(state.trainable_weights):
         if "kernel" in weight.name:
@@ -36,7 +36,7 @@ def state_of(*operations: str, scheme: str = "xnor") -> MixedState:
     return state
 
 
-def own_layers(state: MixedState, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+def own_layers(state: OutgoingEdges, inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """The candidates as Keras calls them, times their weights."""
     total = 0.0
     for candidate in state.candidates:
@@ -46,7 +46,7 @@ def own_layers(state: MixedState, inputs: tf.Tensor, weights: tf.Tensor) -> tf.T
     return total
 
 
-def compare(state: MixedState, with_losses: bool = False) -> None:
+def compare(state: OutgoingEdges, with_losses: bool = False) -> None:
     """Outputs, and all gradients, of the supernet's way and of the layers themselves."""
     inputs = tf.constant(numbers(4, 6, 6, FILTERS))
     columns = len(state.candidates)
@@ -69,7 +69,7 @@ def compare(state: MixedState, with_losses: bool = False) -> None:
         assert np.any(other)
 
 
-def is_fast(state: MixedState) -> list[bool]:
+def is_fast(state: OutgoingEdges) -> list[bool]:
     return [candidate.convolution is not None for candidate in state.candidates]
 
 
@@ -153,9 +153,9 @@ def test_what_draws_in_front_of_a_convolution_is_left_to_its_layers():
         return [*first, *context.binary_conv(3), context.relu()]
 
     (candidate,) = state_of("test_dropout").candidates
-    assert candidate.convolution is not None and shared_part(candidate) is None
+    assert candidate.convolution is not None and input_layers(candidate) is None
     (candidate,) = state_of("bin_conv_3x3").candidates
-    assert shared_part(candidate) is not None
+    assert input_layers(candidate) is not None
 
 
 def test_the_gradient_of_an_evaluating_pass_is_that_of_its_statistics():

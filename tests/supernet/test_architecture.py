@@ -9,7 +9,7 @@ import pytest
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError
-from bnas_larq.supernet.diversity import AnnealedEntropy, edge_entropy
+from bnas_larq.supernet.architecture import AnnealedEntropy, edge_entropy
 
 
 def test_entropy_of_each_edge():

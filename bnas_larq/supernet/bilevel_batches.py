@@ -1,4 +1,4 @@
-"""What a supernet is fitted on: batches of both halves of the training data, epoch by epoch."""
+"""The batches that `SuperNet.fit` takes: one of each half of the training data; and its epochs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bnas_larq.supernet.alpha_gradients import Batch
 
 
 class EpochCounter(keras.callbacks.Callback):
-    """Keeps the supernet's `epoch` equal to Keras' since the supernet's `first_epoch`, also in
+    """Sets the supernet's `epoch` to Keras' epoch minus the supernet's `first_epoch`, also in
     resumed runs (`initial_epoch`)."""
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -18,7 +18,7 @@ class EpochCounter(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if logs is not None and self._since_first(epoch) < self.model.alpha_start_epoch:
-            # Nothing was measured: no numbers instead of zeros.
+            # Not measured: better no numbers than zeros.
             for name in ("alpha_loss", "alpha_accuracy"):
                 logs.pop(name, None)
 
@@ -30,7 +30,7 @@ def both_halves(data: Any) -> tuple[Batch, Batch]:
     """`data` as ((images, labels), (images, labels)).
 
     Raises:
-        BnasLarqError: it is something else.
+        BnasLarqError: it has another structure.
     """
     try:
         train, validation = data
@@ -41,12 +41,8 @@ def both_halves(data: Any) -> tuple[Batch, Batch]:
 
 
 def check_halves(data: Any, has_labels: bool) -> None:
-    """Raise BnasLarqError for what `fit` cannot take, as far as it can be seen from outside.
-
-    Args:
-        data: the first argument of `fit`.
-        has_labels: whether there is a second one.
-    """
+    """Raise BnasLarqError for data that `fit` cannot take, if it shows before the first batch;
+    `has_labels` says whether labels were given as a second argument."""
     if has_labels or hasattr(data, "shape"):
         raise _refusal("plain images" + " and labels" * has_labels)
     if isinstance(data, tf.data.Dataset):
@@ -58,8 +54,8 @@ def _described(value: Any) -> str:
     return type(value).__name__ if shape is None else f"{value.dtype.name}{list(shape)}"
 
 
-def _refusal(found: Any) -> BnasLarqError:
+def _refusal(received: Any) -> BnasLarqError:
     return BnasLarqError(
-        "A search needs batches of both halves: ((images, labels), (images, labels)), of which the "
-        f"second moves α. Received: {found}. Zip two data sets (tf.data.Dataset.zip)."
+        "A search needs batches of both halves: ((images, labels), (images, labels)); the second "
+        f"half moves α. Received: {received}. Zip two data sets (tf.data.Dataset.zip)."
     )

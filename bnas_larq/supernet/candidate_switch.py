@@ -1,0 +1,98 @@
+"""A switch between the candidates of an edge: the graph computes the chosen one alone.
+
+All edges of a supernet with equal shapes call one traced function, which holds a branch for each
+candidate. It is not inlined: a graph with such a switch for each edge takes minutes to compile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+
+from bnas_larq.backend import tf
+from bnas_larq.supernet.compute_cache import BinaryConvolution, ComputeCache
+from bnas_larq.supernet.fused_candidates import FusedCandidate, InputChains, fused_sum
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """A candidate of the edges that leave one state.
+
+    Attributes:
+        column: its column of α.
+        compute: an edge's output, float32, as a function of (inputs, *parts of the edge).
+        parts: for each edge, tensors and variables.
+        key: equal for branches that compute the same function; None if only its own state can use
+            the branch.
+    """
+
+    column: int
+    compute: Callable[..., tf.Tensor]
+    parts: Sequence[tuple]
+    key: Hashable | None = None
+
+
+def convolution_branch(
+    column: int,
+    read: tf.Tensor,
+    convolution: BinaryConvolution,
+    kernel: tf.Tensor,
+    edges: int,
+    dtype: tf.DType,
+) -> Branch:
+    """A binary convolution, computed as in `fused_sum`.
+
+    Args:
+        read: the state as the convolutions read it, ±1.
+        kernel: ±scale, of all edges, one after the other along the output channels.
+        dtype: what is convolved in.
+    """
+
+    def compute(_, read, kernel):
+        # Tensors of the branch's own graph: the gradient of a switch knows no others.
+        read, kernel = tf.identity(read), tf.identity(kernel)
+        chains = InputChains([()], training=False)
+        alone = [FusedCandidate(0, 0, (0,), convolution)]
+        return fused_sum(read, chains, alone, [kernel], tf.ones([1, 1]), True, dtype)
+
+    parts = [(read, of_edge) for of_edge in tf.split(kernel, edges, axis=-1)]
+    return Branch(column, compute, parts, ("convolution", convolution.settings))
+
+
+def switch(
+    branches: Sequence[Branch],
+    edge: int,
+    column: tf.Tensor,
+    inputs: tf.Tensor,
+    strides: int,
+    cache: ComputeCache,
+) -> tf.Tensor:
+    """The output of an edge: that of the branch with this column, zeros if there is none."""
+    shared = [branch for branch in branches if branch.key is not None]
+    own = [branch for branch in branches if branch.key is None]
+    output = None
+    if shared or not own:
+        keys = tuple((branch.column, branch.key) for branch in shared)
+        key = ("switch", inputs.shape, strides, keys)
+        function = cache.traced(key, lambda: _switch(shared, strides), inline=False)
+        output = function(column, inputs, [branch.parts[edge] for branch in shared])
+    if own:
+        chosen = _switch(own, strides)(column, inputs, [branch.parts[edge] for branch in own])
+        output = chosen if output is None else output + chosen
+    return output
+
+
+def _switch(branches: Sequence[Branch], strides: int) -> Callable:
+    """Function of (column, inputs, the branches' parts of an edge)."""
+
+    def evaluate(column, inputs, parts):
+        index = tf.constant(0)
+        functions = [lambda: tf.zeros_like(inputs[:, ::strides, ::strides])]
+        for branch, of_edge in zip(branches, parts, strict=True):
+            index += tf.cast(tf.equal(column, branch.column), tf.int32) * len(functions)
+            functions.append(
+                lambda branch=branch, of_edge=of_edge: branch.compute(inputs, *of_edge)
+            )
+        return tf.switch_case(index, functions) if branches else functions[0]()
+
+    return evaluate

@@ -1,0 +1,174 @@
+"""What the cells of a supernet share while it computes: traced functions and quantised kernels.
+
+Tracing and quantising would otherwise be repeated for each of some two hundred convolutions, in
+each half of a step. `BinaryConvolution` says which layers take this fast path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from bnas_larq.backend import keras, lq, tf
+from bnas_larq.layers.binary_convolution import only_convolves, traced_by_shape
+from bnas_larq.layers.convolutions import SymmetricQuantConv2D
+from bnas_larq.layers.projection import PCNNProjection
+from bnas_larq.layers.quantizers import SignScale
+from bnas_larq.supernet.edge_channels import joined
+
+#: Kernel quantizers whose values are ±scale, one scale for each output channel.
+_SIGNS = (
+    SignScale,
+    PCNNProjection,
+    lq.quantizers.SteSign,
+    lq.quantizers.ApproxSign,
+    lq.quantizers.SwishSign,
+    lq.quantizers.MagnitudeAwareSign,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class BinaryConvolution:
+    """A convolution that the supernet evaluates as signs times a scale.
+
+    Attributes:
+        layer: without bias, activation and input quantizer; its kernel quantizer gives ±scale.
+        relu: whether ReLU follows.
+    """
+
+    layer: lq.layers.QuantConv2D
+    relu: bool
+
+    @property
+    def settings(self) -> tuple:
+        """Everything but the kernel that the outputs depend on."""
+        layer = self.layer
+        size = layer.kernel_size
+        return type(layer), size, layer.strides, layer.dilation_rate, layer.padding, self.relu
+
+    @classmethod
+    def of(cls, layers: Sequence[keras.layers.Layer]) -> tuple[int, BinaryConvolution] | None:
+        """(number of layers before it, the convolution) if `layers` end in one, else None.
+
+        A plain ReLU may follow it.
+        """
+        relu = bool(layers) and _is_plain_relu(layers[-1])
+        index = len(layers) - 1 - relu
+        if index < 0 or not _is_binary_convolution(layers[index]):
+            return None
+        return index, cls(layers[index], relu)
+
+
+def _is_plain_relu(layer: keras.layers.Layer) -> bool:
+    return (
+        type(layer) is keras.layers.ReLU
+        and layer.max_value is None
+        and not layer.negative_slope
+        and not layer.threshold
+    )
+
+
+def _is_binary_convolution(layer: keras.layers.Layer) -> bool:
+    return (
+        type(layer) in (lq.layers.QuantConv2D, SymmetricQuantConv2D)
+        # Not every 1-bit quantizer gives ±scale: `SteHeaviside` gives 0 and 1, `NoOp` anything.
+        and isinstance(layer.kernel_quantizer, _SIGNS)
+        and layer.input_quantizer is None
+        and only_convolves(layer)
+    )
+
+
+class _QuantisedKernel(NamedTuple):
+    """±scale [h, w, in, out], through which gradients go, and for a kernel with a projection loss
+    its distance, see `PCNNProjection.latest`."""
+
+    value: tf.Tensor
+    distance: tf.Tensor | None
+
+
+class ComputeCache:
+    """The compute type of a supernet, its traced functions, and its kernels, quantised once.
+
+    Args:
+        dtype: what is convolved in: `float32`, or `bfloat16`, in which ±1 is exact.
+    """
+
+    def __init__(self, dtype: str = "float32") -> None:
+        self.dtype = tf.as_dtype(dtype)
+        self._functions: dict = {}
+        self._kernels: dict[int, _QuantisedKernel] = {}
+        self._settings: dict[keras.layers.Layer, tuple] = {}
+
+    def traced(self, key: Hashable, make: Callable[[], Callable], inline: bool = True) -> Callable:
+        """The traced function called `key`, made on the first call.
+
+        Equal keys must mean equal functions of the arguments.
+        """
+        if key not in self._functions:
+            self._functions[key] = traced_by_shape(make(), inline)
+        return self._functions[key]
+
+    def settings_of(self, layer: keras.layers.Layer) -> tuple:
+        """Type and arguments of a layer or quantizer, its parts' included, without names."""
+        if layer not in self._settings:
+            config = json.dumps(_without_names(layer.get_config()), sort_keys=True, default=str)
+            self._settings[layer] = type(layer), config
+        return self._settings[layer]
+
+    def kernel_of(self, convolution: BinaryConvolution) -> tf.Tensor:
+        """The layer's binary kernel, ±scale [h, w, in, out], with one scale from 0 up for each
+        output channel: that of `shared_kernels`, or quantised anew."""
+        layer = convolution.layer
+        kernel = self._kernels.get(id(layer))
+        if kernel is None:
+            return _quantised([layer])[0].value
+        if kernel.distance is not None:
+            # A pass that is over may have quantised it since.
+            layer.kernel_quantizer.latest = kernel.distance
+        return kernel.value
+
+    @contextlib.contextmanager
+    def shared_kernels(self, convolutions: Iterable[BinaryConvolution]) -> Iterator[None]:
+        """Inside, each of these kernels is quantised once, on entry: a tape that is to see it must
+        be recording by then. A nested context replaces this one; without convolutions, every
+        evaluation quantises anew."""
+        groups: dict[Hashable, list[lq.layers.QuantConv2D]] = {}
+        for convolution in convolutions:
+            layer, quantizer = convolution.layer, convolution.layer.kernel_quantizer
+            # Variables belong to one kernel, and a user's quantizer may mix output channels.
+            alone = quantizer.weights or type(quantizer) not in _SIGNS
+            settings = id(layer) if alone else self.settings_of(quantizer)
+            groups.setdefault((settings, *layer.kernel.shape[:-1]), []).append(layer)
+        kernels = {}
+        for layers in groups.values():
+            kernels.update(zip(map(id, layers), _quantised(layers), strict=True))
+        before, self._kernels = self._kernels, kernels
+        try:
+            yield
+        finally:
+            self._kernels = before
+
+
+def _quantised(layers: Sequence[lq.layers.QuantConv2D]) -> list[_QuantisedKernel]:
+    """The binary kernels of layers whose quantizers and kernels are equal but for the number of
+    output channels.
+
+    Output channels are quantised independently, so all are quantised as one kernel.
+    """
+    latents = [tf.convert_to_tensor(layer.kernel) for layer in layers]
+    value = layers[0].kernel_quantizer(joined(latents))
+    if len(layers) == 1:
+        return [_QuantisedKernel(value, getattr(layers[0].kernel_quantizer, "latest", None))]
+    parts = tf.split(value, [latent.shape[-1] for latent in latents], axis=-1)
+    return [_QuantisedKernel(part, None) for part in parts]
+
+
+def _without_names(config):
+    if isinstance(config, dict):
+        return {key: _without_names(value) for key, value in config.items() if key != "name"}
+    if isinstance(config, list | tuple):
+        return [_without_names(value) for value in config]
+    return config
