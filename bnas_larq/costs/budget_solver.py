@@ -123,10 +123,10 @@ def solve_budget(
     wanted = None if channels is None else _numbers("channels", channels)
     for number in wanted or ():  # the polynomials below would go on where no network is
         config.replace(channels=number)
-    memory: dict = {}
+    cache: dict = {}
     found = []
     for number in _numbers("cells", DEFAULT_CELLS if cells is None else cells):
-        count = _Counter(genotype, config, number, memory)
+        count = _Counter(genotype, config, number, cache)
         tried = _multiples(step) if wanted is None else wanted
         found += sorted(
             (
@@ -181,8 +181,8 @@ class _Counter:
     _FURTHER = (1, 2, 12)
     _COSTS = ("binary_macs", "full_precision_macs", "shortcut_macs", "parameters", "bits")
 
-    def __init__(self, genotype: Genotype, config: NetworkConfig, cells: int, memory: dict) -> None:
-        self.genotype, self.config, self.cells, self.memory = genotype, config, cells, memory
+    def __init__(self, genotype: Genotype, config: NetworkConfig, cells: int, cache: dict) -> None:
+        self.genotype, self.config, self.cells, self.cache = genotype, config, cells, cache
         self._fits: dict[tuple[int, int], list[list[int]] | None] = {}
         self._follows_a_polynomial = True
 
@@ -208,7 +208,7 @@ class _Counter:
 
     def _count(self, channels: int) -> list[int]:
         costs = planned_costs(
-            self.genotype, self.config, memory=self.memory, cells=self.cells, channels=channels
+            self.genotype, self.config, cache=self.cache, cells=self.cells, channels=channels
         )
         return [getattr(costs, name) for name in self._COSTS]
 

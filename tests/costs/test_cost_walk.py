@@ -56,13 +56,13 @@ def test_equal_to_the_built_network(own_operation, genotype, settings):
     assert plan.name == built.name
 
 
-def test_memory_changes_nothing():
-    memory = {}
+def test_a_cache_changes_nothing():
+    cache = {}
     for genotype_settings in ({"cells": 5}, {"cells": 6}, {"cells": 5, "channels": 6}):
         genotype = Genotype.published("bnas_imagenet")
         settings = {**SMALL, **genotype_settings}
         fresh = planned_costs(genotype, **settings)
-        assert planned_costs(genotype, memory=memory, **settings) == fresh
+        assert planned_costs(genotype, cache=cache, **settings) == fresh
 
 
 @pytest.mark.parametrize(

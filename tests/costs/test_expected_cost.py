@@ -150,13 +150,13 @@ def test_the_expectation_is_the_mean_over_all_networks():
     strengths = probabilities.max(axis=1)
     odds = strengths / (1 - strengths)
     kept = odds / np.repeat([odds[:2].sum(), odds[2:].sum()], [2, 3])
-    mean, memory = 0.0, {}
+    mean, cache = 0.0, {}
     for rows in itertools.product([0, 1], [2, 3, 4]):
         for columns in itertools.product(range(3), repeat=2):
             places = list(zip(rows, columns, strict=True))
             cell = [[(NAMES[column], SHARED.edges[row][1])] for row, column in places]
             probability = np.prod([kept[row] * probabilities[row, col] for row, col in places])
-            costs = planned_costs(Genotype(cell, reduce), config, memory=memory)
+            costs = planned_costs(Genotype(cell, reduce), config, cache=cache)
             mean += probability * costs.ops_honest
     alphas = [normal, decided(Genotype(reduce, reduce), SHARED)[1]]
     term = ExpectedCost(SHARED, config, target=1e6)
