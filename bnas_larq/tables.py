@@ -1,4 +1,4 @@
-"""Figures as text for people: aligned tables, and operations as the papers print them."""
+"""Figures as text: aligned tables, and numbers of operations as papers print them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Rows as lines: the first `left` columns to the left, the others, numbers, to the right."""
+    """Rows as lines, whatever the terminal's width: `left` columns flush left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -18,6 +18,6 @@ def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
 
 
 def scientific(number: float) -> str:
-    """Four digits as papers print them: 147588096 is `1.476e8`."""
+    """Four digits: `1.476e8` for 147588096."""
     digits, _, exponent = f"{number:.3e}".partition("e")
     return f"{digits}e{int(exponent)}"

@@ -5,7 +5,9 @@ Only convolutions and the classifier count. BatchNorm, sums, copies and optimize
 so does whatever a supernet repeats: its floor is counted from the search space.
 
 A convolution costs the same three times: forward, for the gradient of its input, and for the
-gradient of its kernel. The input gradient is not needed where nothing before it learns.
+gradient of its kernel. The input gradient is not needed where nothing before it learns: in the
+ImageNet stem, whose first layer is a convolution. (The CIFAR stem begins with a BatchNorm, which
+has a scale and an offset.)
 """
 
 from __future__ import annotations
@@ -53,20 +55,11 @@ class StepArithmetic:
 
 
 def training_arithmetic(genotype: Genotype, config: NetworkConfig) -> StepArithmetic:
-    """A training step of a final network.
-
-    Raises:
-        BnasLarqError, GenotypeError: as for `bnas_larq.networks.network.build_network`.
-    """
+    """A training step of a final network; raises as `build_network` does."""
     layers = planned_costs(genotype, config).layers
     forward = _macs(layers)
-    return StepArithmetic(
-        {
-            "forward": forward,
-            "input gradients": forward - _macs(layers[:1]),  # see `bilevel_arithmetic`
-            "kernel gradients": forward,
-        }
-    )
+    passes = {"forward": forward, "input gradients": forward - _macs(layers[:1])}
+    return StepArithmetic({**passes, "kernel gradients": forward})
 
 
 def bilevel_arithmetic(
@@ -85,38 +78,29 @@ def bilevel_arithmetic(
     alone.
 
     Args:
-        space, num_classes, cells, channels, input_shape, stem: as for
+        space, num_classes, cells, channels, input_shape, stem: as of
             `bnas_larq.supernet.super_net.SuperNet`.
 
     Raises:
         BnasLarqError: impossible sizes or an unknown stem.
     """
     config = NetworkConfig(
-        input_shape=input_shape,
-        num_classes=num_classes,
-        channels=channels,
-        cells=cells,
-        stem=stem,
-        shortcut=space.shortcut,
+        input_shape, num_classes, channels=channels, cells=cells, stem=stem, shortcut=space.shortcut
     )
     network = walk_network(candidate_cells(space), config, supernet=True, dead_branches=True)
     forward = sum(_macs(chain.layers) for chain in network.chains)
-    # The ImageNet stem begins with a convolution, and images need no gradient; the CIFAR stem
-    # begins with a BatchNorm whose scale and offset learn.
-    reads_image = _macs(network.stems[0].layers[:1])
     before_alpha = list(network.stems)
     for index, cell in enumerate(network.cells[:2]):
         from_stem = range(2 - index)  # the second cell's newer input is the first cell's output
         before_alpha += [cell.inputs[state] for state in from_stem]
-        before_alpha += [
-            chain for (_, edge), chain in cell.edges.items() if edge.state in from_stem
-        ]
+        edges = cell.edges.items()
+        before_alpha += [chain for (_, edge), chain in edges if edge.state in from_stem]
     return StepArithmetic(
         {
             "alpha forward": forward,
             "alpha input gradients": forward - sum(_macs(chain.layers) for chain in before_alpha),
             "weights forward": forward,
-            "weights input gradients": forward - reads_image,
+            "weights input gradients": forward - _macs(network.stems[0].layers[:1]),
             "weights kernel gradients": forward,
         }
     )

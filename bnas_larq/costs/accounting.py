@@ -51,8 +51,9 @@ class LayerCost:
         kind: its class.
         output_shape: of its last call, without the batch axis.
         macs: bits of the wider operand → MACs for one image, over all calls of the layer.
+        binary_macs, full_precision_macs: MACs of two 1-bit operands, and all others.
         parameters, trainable_parameters: number of weights.
-        bits: memory as deployed.
+        bits, bytes: memory as deployed; bytes are rounded up.
         shortcut: whether it is a full-precision inter-cell shortcut convolution of a BNAS network.
         countable: False if it may multiply in a way that is unknown here (see `Costs.uncounted`).
     """
@@ -69,32 +70,26 @@ class LayerCost:
 
     @property
     def binary_macs(self) -> int:
-        """MACs of two 1-bit operands."""
         return self.macs.get(1, 0)
 
     @property
     def full_precision_macs(self) -> int:
-        """All other MACs, whether of 2 or of 32 bits."""
         return sum(self.macs.values()) - self.binary_macs
 
     @property
+    def shortcut_macs(self) -> int:
+        return self.full_precision_macs if self.shortcut else 0
+
+    @property
     def bytes(self) -> int:
-        """Memory as deployed, rounded up."""
         return -(-self.bits // 8)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "output_shape": list(self.output_shape),
-            "binary_macs": self.binary_macs,
-            "full_precision_macs": self.full_precision_macs,
-            "parameters": self.parameters,
-            "trainable_parameters": self.trainable_parameters,
-            "bytes": self.bytes,
-            "shortcut": self.shortcut,
-        }
+        keys = ("name", "kind", "output_shape", "binary_macs", "full_precision_macs", "parameters")
+        keys += ("trainable_parameters", "bytes", "shortcut")
+        values = {key: getattr(self, key) for key in keys}
+        return {**values, "output_shape": list(self.output_shape)}
 
 
 class Operations:
@@ -122,11 +117,7 @@ class Operations:
         return self.full_precision_macs + self.binary_macs / BINARY_MACS_PER_OP
 
     def ops(self, convention: str) -> float:
-        """Operations in a convention, `"paper"` or `"honest"`.
-
-        Raises:
-            BnasLarqError: an unknown convention.
-        """
+        """Operations in a convention, `"paper"` or `"honest"`; BnasLarqError for others."""
         check_convention(convention)
         return self.ops_paper if convention == "paper" else self.ops_honest
 
@@ -140,68 +131,46 @@ def check_convention(convention: str) -> None:
         )
 
 
+def _total(attribute: str) -> Any:
+    """A property: the sum over all layers."""
+    return property(lambda costs: sum(getattr(layer, attribute) for layer in costs.layers))
+
+
 @dataclass(frozen=True)
 class Costs(Operations):
-    """Costs of a network for one image: layers that multiply or hold weights, and their totals."""
+    """Costs of a network for one image: layers that multiply or hold weights, and their totals.
+
+    Attributes:
+        parameters, trainable_parameters: number of weights.
+        bits, bytes: memory as deployed; bytes are rounded up once, for the whole network.
+        uncounted: layers with matrices whose MACs are not counted, as their use is unknown here.
+    """
 
     name: str
     layers: tuple[LayerCost, ...]
 
-    @property
-    def binary_macs(self) -> int:
-        """MACs of two 1-bit operands."""
-        return sum(layer.binary_macs for layer in self.layers)
-
-    @property
-    def full_precision_macs(self) -> int:
-        """All other MACs, including shortcuts."""
-        return sum(layer.full_precision_macs for layer in self.layers)
-
-    @property
-    def shortcut_macs(self) -> int:
-        """Full-precision MACs in BNAS' inter-cell shortcuts."""
-        return sum(layer.full_precision_macs for layer in self.layers if layer.shortcut)
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights."""
-        return sum(layer.parameters for layer in self.layers)
-
-    @property
-    def trainable_parameters(self) -> int:
-        """Number of trainable weights."""
-        return sum(layer.trainable_parameters for layer in self.layers)
-
-    @property
-    def bits(self) -> int:
-        """Memory as deployed."""
-        return sum(layer.bits for layer in self.layers)
+    binary_macs = _total("binary_macs")
+    full_precision_macs = _total("full_precision_macs")
+    shortcut_macs = _total("shortcut_macs")
+    parameters = _total("parameters")
+    trainable_parameters = _total("trainable_parameters")
+    bits = _total("bits")
 
     @property
     def bytes(self) -> int:
-        """Memory as deployed; rounded up once, for the whole network."""
         return -(-self.bits // 8)
 
     @property
     def uncounted(self) -> tuple[str, ...]:
-        """Layers with matrices whose MACs are not counted, because their use is unknown here."""
         return tuple(layer.name for layer in self.layers if not layer.countable)
 
     def to_dict(self) -> dict[str, Any]:
         """Totals and layers, for JSON."""
-        return {
-            "name": self.name,
-            "binary_macs": self.binary_macs,
-            "full_precision_macs": self.full_precision_macs,
-            "shortcut_macs": self.shortcut_macs,
-            "ops_paper": self.ops_paper,
-            "ops_honest": self.ops_honest,
-            "bytes": self.bytes,
-            "parameters": self.parameters,
-            "trainable_parameters": self.trainable_parameters,
-            "uncounted": list(self.uncounted),
-            "layers": [layer.to_dict() for layer in self.layers],
-        }
+        keys = ("name", "binary_macs", "full_precision_macs", "shortcut_macs", "ops_paper")
+        keys += ("ops_honest", "bytes", "parameters", "trainable_parameters")
+        values = {key: getattr(self, key) for key in keys}
+        layers = [layer.to_dict() for layer in self.layers]
+        return {**values, "uncounted": list(self.uncounted), "layers": layers}
 
     def table(self) -> str:
         """Text: one line per layer, and the totals in both conventions."""
@@ -256,6 +225,7 @@ def count_costs(model: keras.Model, input_shape: Sequence[int] | None = None) ->
         >>> model = build_network(Genotype.published("bnas_cifar"), cells=1, channels=2)
         >>> costs = count_costs(model)
         >>> costs.binary_macs, costs.full_precision_macs, costs.bytes
+        (98304, 165968, 1356)
     """
     check_graph(model)
     graph = model if input_shape is None else resized(model, [(None, *input_shape)])

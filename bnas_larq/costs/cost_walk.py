@@ -120,9 +120,8 @@ def planned_costs(
 
     Example:
         >>> from bnas_larq import Genotype, planned_costs
-        >>> genotype = Genotype.published("bnas_imagenet")
-        >>> costs = planned_costs(genotype, input_shape=(224, 224, 3), cells=12, channels=64)
-        >>> costs.binary_macs, costs.bytes
+        >>> costs = planned_costs(Genotype.published("bnas_cifar"), cells=3, channels=4)
+        >>> costs.binary_macs, costs.full_precision_macs, costs.bytes
     """
     config = config.replace(**settings) if config else NetworkConfig.from_dict(settings)
     network = walk_network(genotype.cells, config, dead_branches=dead_branches, cache=cache)
@@ -135,15 +134,6 @@ def planned_costs(
             layers += [layer for chain in cell.chains for layer in chain.layers]
     layers += network.classifier.layers
     return Costs(f"bnas_{genotype.id.replace('-', '_')}", tuple(layers))
-
-
-def dead_parameters(
-    genotype: Genotype, config: NetworkConfig | None = None, **settings: Any
-) -> int:
-    """Trainable parameters in branches that reach no output, which `build_network` leaves out."""
-    whole = planned_costs(genotype, config, dead_branches=True, **settings)
-    living = planned_costs(genotype, config, **settings)
-    return whole.trainable_parameters - living.trainable_parameters
 
 
 def candidate_cells(space: SearchSpace) -> tuple[Cell, Cell]:

@@ -2,11 +2,11 @@
 
 The network is the final one, of a given size, drawn from α like this:
 
-- A node keeps as many edges as the search space says. Every edge has the strength π that the
-  discretiser compares (the largest share of its candidates), and a set S of edges is kept with
+- A node keeps as many edges as the search space says. Every edge has the strength π that
+  `ArgmaxDiscretizer` compares (the largest share of its candidates), and a set S is kept with
   probability ∝ Π_{e∈S} π_e · Π_{e∉S} (1 − π_e): conditional Poisson sampling (Hájek 1964). Edges of
   equal strength are kept equally often, so an undecided search expects kept/all of the sum over a
-  node's edges; as α decide, the kept edges become those of `bnas_larq.discretize.ArgmaxDiscretizer`.
+  node's edges; as α decide, the kept edges become those that the discretiser keeps.
 - A kept edge draws its candidate by its shares, so that its cost is Σ p·cost, as in SNAS (arXiv
   1812.09926) and ProxylessNAS (arXiv 1812.00332, §3.3).
 - Stems, shortcuts and the classifier are always there; the preprocessing of a cell's input as often
@@ -20,7 +20,7 @@ So where α have decided, the expected cost is the cost of the derived genotype'
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 MEASURES = ("ops", "bytes", "latency")
 #: Strengths are kept this far from 0 and 1, where the odds of two edges would be 0/0 or ∞/∞.
 _MARGIN = 1e-6
+#: Of the edges of a normal and of a reduction cell.
+_EdgeWeights = tuple[tf.Tensor, tf.Tensor]
 
 
 @register
@@ -122,41 +124,29 @@ class ExpectedCost:
 
     @classmethod
     def from_settings(
-        cls,
-        settings: CostTermSettings,
-        space: SearchSpace,
-        network: NetworkConfig,
-        *,
-        gamma: float = 1.0,
-        zeroise_competes: bool = True,
+        cls, settings: CostTermSettings, space: SearchSpace, network: NetworkConfig, **others: Any
     ) -> ExpectedCost:
-        """The term of a recipe; BnasLarqError also if its table cannot be read."""
-        return cls(
-            space,
-            network,
-            measure=settings.measure,
-            target=settings.target,
-            weight=settings.weight,
-            table=None if settings.table is None else LatencyTable.load(settings.table),
-            gamma=gamma,
-            zeroise_competes=zeroise_competes,
-        )
+        """The term of a recipe.
+
+        Args:
+            space, network, others: as of the class.
+
+        Raises:
+            BnasLarqError: as of the class, or the table cannot be read.
+        """
+        table = None if settings.table is None else LatencyTable.load(settings.table)
+        values = settings.model_dump(exclude={"table"})
+        return cls(space, network, table=table, **values, **others)
 
     def __call__(
-        self,
-        normal: tf.Tensor,
-        reduce: tf.Tensor,
-        edge_weights: tuple[tf.Tensor, tf.Tensor] | None = None,
+        self, normal: tf.Tensor, reduce: tf.Tensor, edge_weights: _EdgeWeights | None = None
     ) -> tf.Tensor:
         ratio = self._ratio(normal, reduce, edge_weights)
         # The maximum comes first: log(0) would have an infinite gradient.
         return self.weight * tf.square(tf.math.log(tf.maximum(ratio, 1.0)))
 
     def expected(
-        self,
-        normal: tf.Tensor,
-        reduce: tf.Tensor,
-        edge_weights: tuple[tf.Tensor, tf.Tensor] | None = None,
+        self, normal: tf.Tensor, reduce: tf.Tensor, edge_weights: _EdgeWeights | None = None
     ) -> tf.Tensor:
         """E in the measure's unit: OPs, bytes or milliseconds for one image; scalar, float32."""
         return self._prices.least + self._ratio(normal, reduce, edge_weights) * self._room
@@ -167,19 +157,17 @@ class ExpectedCost:
 
     def _ratio(self, normal, reduce, edge_weights) -> tf.Tensor:
         """(E − c)/(T − c): of order 1, where float32 is precise whatever the unit of the costs."""
-        weights = edge_weights or (None, None)
-        kinds = {
-            reduction: self._kept(tf.cast(shares, tf.float32), names, factors)
-            for reduction, shares, names, factors in (
-                (False, normal, self.space.normal, weights[0]),
-                (True, reduce, self.space.reduce, weights[1]),
-            )
-        }
-        read = {reduction: self._read(kept, reduction) for reduction, kept in kinds.items()}
-        cells, alive = self._prices.cells, self._alive(read)
+        candidates = (self.space.normal, self.space.reduce)
+        kinds = zip((normal, reduce), candidates, edge_weights or (None, None), strict=True)
+        kept = [
+            self._kept(tf.cast(shares, tf.float32), names, weights)
+            for shares, names, weights in kinds
+        ]
+        read = [self._read(*kind) for kind in zip(kept, candidates, strict=True)]
+        alive = self._alive(read)
         total = tf.constant(0.0)
-        for index, cell in enumerate(cells):
-            cost = tf.reduce_sum(kinds[cell.reduction] * self._relative(cell.edges))
+        for index, cell in enumerate(self._prices.cells):
+            cost = tf.reduce_sum(kept[cell.reduction] * self._relative(cell.edges))
             cost += tf.reduce_sum(read[cell.reduction] * self._relative(cell.inputs))
             total += alive[index] * cost
         if self._prices.second_stem:
@@ -189,16 +177,14 @@ class ExpectedCost:
     def _relative(self, cost: float | np.ndarray) -> tf.Tensor:
         return tf.constant(np.asarray(cost) / self._room, tf.float32)
 
-    def _kept(
-        self, shares: tf.Tensor, names: Sequence[str], factors: tf.Tensor | None
-    ) -> tf.Tensor:
+    def _kept(self, shares: tf.Tensor, names: Sequence[str], weights: Any) -> tf.Tensor:
         """Probability that an edge is kept with each candidate, [edges, operations]."""
         if ZEROISE in names:
             zeroise = 1.0 / self.gamma if self.zeroise_competes else 0.0
             shares *= tf.constant([zeroise if name == ZEROISE else 1.0 for name in names])
         strengths = tf.reduce_max(shares, axis=1)
-        if factors is not None:
-            strengths *= factors
+        if weights is not None:
+            strengths *= weights
         owners = [node for node, _ in self.space.edges]
         sizes = [owners.count(node) for node in range(self.space.nodes)]
         by_node = tf.split(strengths, sizes)
@@ -206,9 +192,8 @@ class ExpectedCost:
         drawn = tf.math.divide_no_nan(shares, tf.reduce_sum(shares, axis=1, keepdims=True))
         return tf.concat(kept, axis=0)[:, None] * drawn
 
-    def _read(self, kept: tf.Tensor, reduction: bool) -> tf.Tensor:
+    def _read(self, kept: tf.Tensor, names: Sequence[str]) -> tf.Tensor:
         """Probabilities [2] that some edge other than Zeroise reads the older, the newer input."""
-        names = self.space.reduce if reduction else self.space.normal
         adds = tf.constant([float(name != ZEROISE) for name in names])
         # A node has one edge from each state, and nodes draw independently.
         unread = 1.0 - tf.linalg.matvec(kept, adds)
@@ -218,7 +203,7 @@ class ExpectedCost:
         ]
         return 1.0 - tf.stack([tf.reduce_prod(tf.gather(unread, edges)) for edges in rows])
 
-    def _alive(self, read: Mapping[bool, tf.Tensor]) -> dict[int, tf.Tensor]:
+    def _alive(self, read: Sequence[tf.Tensor]) -> dict[int, tf.Tensor]:
         """Probability that a cell's output reaches the classifier; −1 and −2 are the newer and the
         older stem. The rules are those of `planned_costs`."""
         last = len(self._prices.cells) - 1

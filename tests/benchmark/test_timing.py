@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras
-from bnas_larq.benchmark.feeding import Feed
+from bnas_larq.benchmark.feed import Feed
 from bnas_larq.benchmark.timing import StepLoop, Timing, machine, matmul_rates, peak_memory
 from bnas_larq.errors import DataError
 

@@ -9,7 +9,7 @@ import statistics
 
 import pytest
 
-from bnas_larq.benchmark.measured_processes import Configuration, configurations
+from bnas_larq.benchmark.configurations import Configuration, configurations
 from bnas_larq.errors import BnasLarqError
 
 TINY = "--cells 1 --channels 2 --batch-size 4 --image-size 8 --steps 2".split()

@@ -1,8 +1,9 @@
-"""What a measured step is fed with: the real pipeline of a real data set, or one batch of noise."""
+"""What a measured step reads: the real pipeline of a real data set, or one batch of noise."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,10 @@ from bnas_larq.data import (
 )
 from bnas_larq.errors import DataError
 
-#: The name of no data set: one batch of noise, handed out again and again.
+#: Not a data set: one batch of noise, repeated.
 SYNTHETIC = "synthetic"
 SYNTHETIC_CLASSES = 10
-#: What CIFAR networks are trained with; pipelines are to be measured with their work.
+#: What CIFAR networks are trained with, so that pipelines are measured at their real work.
 AUGMENTATION = Augmentation(crop_padding=4, flip=True)
 
 
@@ -31,7 +32,7 @@ class Feed:
     Attributes:
         name: of the data set, or `"synthetic"`.
         input_shape: (height, width, channels) of its images.
-        num_classes: how many labels there are.
+        num_classes: number of labels.
         data: the data set; None for noise.
     """
 
@@ -45,12 +46,12 @@ class Feed:
         """Load a data set as `bnas_larq.data.load_dataset` does, with images of this size.
 
         Raises:
-            DataError: it cannot be read, or a folder is given for data that are in none.
+            DataError: it cannot be read, or has no folder although one is given.
         """
         if data_dir is not None and name in (SYNTHETIC, "digits"):
             raise DataError(
-                f"Noise and the embedded digits are in no folder. Received: {name!r} with a data "
-                "folder. Name a TFDS data set, or `folder`."
+                "Noise and the embedded digits are not read from a folder. "
+                f"Received: {name!r} with a data folder. Name a TFDS data set, or `folder`."
             )
         if name == SYNTHETIC:
             return cls(name, (*image_size, 3), SYNTHETIC_CLASSES)
@@ -58,7 +59,7 @@ class Feed:
         return cls(name, data.image_shape, data.num_classes, data)
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
-        """Endless (images, labels), as a training reads them."""
+        """Endless (images, labels), as training reads them."""
         if self.data is None:
             return self._noise(batch_size, lambda batch: batch)
         return self._pipeline(self.data.train, batch_size, 0).dataset()
@@ -69,7 +70,7 @@ class Feed:
             return self._noise(batch_size, lambda batch: (batch, batch))
         halves = enumerate(self.data.search_halves(0))
         return bilevel_pipeline(
-            *(self._pipeline(half, batch_size, offset) for offset, half in halves)
+            *(self._pipeline(half, batch_size, seed) for seed, half in halves)
         ).dataset()
 
     def _pipeline(self, examples: Any, batch_size: int, seed: int) -> Any:
@@ -81,7 +82,7 @@ class Feed:
             augmentation=AUGMENTATION,
         )
 
-    def _noise(self, batch_size: int, arrange: Any) -> tf.data.Dataset:
+    def _noise(self, batch_size: int, arrange: Callable[[tuple], tuple]) -> tf.data.Dataset:
         random = np.random.RandomState(0)
         images = random.normal(size=(batch_size, *self.input_shape)).astype(np.float32)
         labels = random.randint(self.num_classes, size=batch_size).astype(np.int64)

@@ -1,0 +1,121 @@
+"""The configurations that `bnas-larq benchmark` measures, each in a new process: memory freed and
+code compiled by one measurement would count in favour of the next.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bnas_larq.console import say
+from bnas_larq.errors import BnasLarqError
+from bnas_larq.run.processes import own_command, own_environment
+
+#: The precisions of `both`.
+BOTH = ("float32", "bfloat16")
+
+
+class Configuration(NamedTuple):
+    """What differs between the measurements of one command."""
+
+    cells: int
+    channels: int
+    batch_size: int
+    mixed_precision: str
+
+    def options(self) -> list[str]:
+        """The configuration as command-line options."""
+        values = self._asdict().items()
+        return [
+            word for key, value in values for word in (f"--{key.replace('_', '-')}", str(value))
+        ]
+
+
+def configurations(
+    cells: Sequence[int],
+    channels: Sequence[int],
+    batch_sizes: Sequence[int],
+    mixed_precision: str,
+    table: bool,
+) -> list[Configuration]:
+    """All combinations; with `table` also half and twice the cells, then half and twice the batch.
+
+    Raises:
+        BnasLarqError: too few channels for a network; a table of several cells or batch sizes.
+    """
+    if min(channels) < 2:
+        raise BnasLarqError(
+            "A network needs at least two channels (a binary kernel is centred over its input "
+            f"channels). Received: {min(channels)}."
+        )
+    sizes = list(itertools.product(cells, batch_sizes))
+    if table:
+        if len(sizes) > 1:
+            raise BnasLarqError(
+                "--table varies one number of cells and one batch size. "
+                f"Received: {len(cells)} and {len(batch_sizes)} of them. Give one, or omit --table."
+            )
+        cell_count, batch_size = sizes[0]
+        sizes = [(number, batch_size) for number in _half_and_twice(cell_count)]
+        sizes += [(cell_count, size) for size in _half_and_twice(batch_size) if size != batch_size]
+    precisions = BOTH if mixed_precision == "both" else (mixed_precision,)
+    return [
+        Configuration(cell_count, width, batch_size, precision)
+        for precision in precisions
+        for width in channels
+        for cell_count, batch_size in sizes
+    ]
+
+
+def _half_and_twice(number: int) -> list[int]:
+    return sorted({max(1, number // 2), number, 2 * number})
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Raise BnasLarqError unless results may be written here; before anything is measured."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise BnasLarqError(
+            f"Results go to a file in a folder that exists. Received: {path}. Name another one."
+        )
+    if path.exists() and not overwrite:
+        raise BnasLarqError(
+            f"Nothing is overwritten unasked. Received: {path}, which exists. "
+            "Choose another file or add --overwrite."
+        )
+
+
+def measure_in_processes(
+    name: str, configurations: Sequence[Configuration], arguments: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Measure each configuration by `bnas-larq benchmark NAME` in a new process.
+
+    Args:
+        arguments: further arguments of the command.
+
+    Raises:
+        BnasLarqError: a process failed; its own message is on stderr.
+    """
+    records = []
+    for number, configuration in enumerate(configurations, 1):
+        options = configuration.options()
+        say(f"{name} {number}/{len(configurations)}: {' '.join(options)}")
+        process = subprocess.run(
+            [*own_command(), "benchmark", name, *options, *arguments, "--json"],
+            env=own_environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if code := process.returncode:
+            reason = "was killed, perhaps for its memory" if code < 0 else "failed"
+            raise BnasLarqError(
+                "Every configuration must be one that this machine can run. "
+                f"Received: {' '.join(options)}, which {reason} (exit code {code}). "
+                "Omit it, or make it smaller."
+            )
+        records += json.loads(process.stdout)
+    return records
