@@ -46,7 +46,7 @@ class Feed:
         """Load a data set as `bnas_larq.data.load_dataset` does, with images of this size.
 
         Raises:
-            DataError: it cannot be read, or has no folder although one is given.
+            DataError: it cannot be read, or a folder is given for data that have none.
         """
         if data_dir is not None and name in (SYNTHETIC, "digits"):
             raise DataError(

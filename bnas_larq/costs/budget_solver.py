@@ -103,6 +103,7 @@ def solve_budget(
         >>> from bnas_larq import Genotype, solve_budget
         >>> images = {"input_shape": (32, 32, 3), "num_classes": 10}
         >>> solve_budget(Genotype.published("bnas_cifar"), "2M", cells=2, **images)[0].channels
+        20
     """
     limit = parse_budget(budget)
     check_convention(convention)

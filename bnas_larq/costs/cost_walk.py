@@ -122,6 +122,7 @@ def planned_costs(
         >>> from bnas_larq import Genotype, planned_costs
         >>> costs = planned_costs(Genotype.published("bnas_cifar"), cells=3, channels=4)
         >>> costs.binary_macs, costs.full_precision_macs, costs.bytes
+        (1081344, 1380992, 47396)
     """
     config = config.replace(**settings) if config else NetworkConfig.from_dict(settings)
     network = walk_network(genotype.cells, config, dead_branches=dead_branches, cache=cache)

@@ -26,8 +26,8 @@ def test_the_loop_leaves_the_weights_that_fit_leaves(name):
     fitted.fit(batches, steps_per_epoch=4, verbose=0)
     timing = StepLoop(looped, batches, lambda: calls.append(1)).run(3)
     assert (len(timing.steps), len(timing.waits), len(calls)) == (3, 3, 4)
-    for one, other in zip(fitted.get_weights(), looped.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    for expected, weight in zip(fitted.get_weights(), looped.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-6)
 
 
 def test_shares_and_medians():
@@ -45,14 +45,14 @@ def test_a_search_reads_two_different_halves_or_noise(name):
 
 
 def test_data_that_cannot_be():
-    with pytest.raises(DataError, match="in no folder"):
+    with pytest.raises(DataError, match="not read from a folder"):
         Feed.open("synthetic", "/tmp", (8, 8))
     with pytest.raises(DataError, match="batch size 5000"):
         Feed.open("digits", None, (8, 8)).batches(5000)
 
 
 def test_the_machine():
-    found = machine()
-    assert found["cpu"] and found["cores"] >= 1 and found["devices"]
+    description = machine()
+    assert description["cpu"] and description["cores"] >= 1 and description["devices"]
     assert matmul_rates("float32")["float32"] > 0
     assert peak_memory() > 1e8  # TensorFlow alone takes more
