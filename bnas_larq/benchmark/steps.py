@@ -1,4 +1,4 @@
-"""Measures one step of a search, or of a final network's training, against its floor."""
+"""Measures a step of search, or of a final network's training, against its floor."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bnas_larq.backend import keras, make_deterministic
+import numpy as np
+
+from bnas_larq.backend import keras, make_deterministic, tf
 from bnas_larq.benchmark.arithmetic import (
     StepArithmetic,
     bilevel_arithmetic,
     training_arithmetic,
 )
-from bnas_larq.benchmark.feed import Feed
 from bnas_larq.benchmark.profiling import profile_steps
 from bnas_larq.benchmark.timing import StepLoop, machine, matmul_rates, peak_memory
-from bnas_larq.errors import BnasLarqError
+from bnas_larq.data import (
+    Augmentation,
+    ImageDataset,
+    bilevel_pipeline,
+    load_dataset,
+    training_pipeline,
+)
+from bnas_larq.errors import BnasLarqError, DataError
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.binary_convolution import compute_in
 from bnas_larq.networks.network import NetworkConfig, build_network
@@ -30,6 +38,76 @@ from bnas_larq.training.trainer import DropPathSchedule, make_loss, make_optimiz
 #: Steps of an epoch, for schedules; no measured step depends on it.
 STEPS_PER_EPOCH = 1000
 DTYPES = ("float32", "bfloat16")
+#: Not a data set: one batch of noise, repeated.
+SYNTHETIC = "synthetic"
+SYNTHETIC_CLASSES = 10
+#: What CIFAR networks are trained with, so that pipelines are measured at their real work.
+AUGMENTATION = Augmentation(crop_padding=4, flip=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """Batches for a step.
+
+    Attributes:
+        name: of the data set, or `"synthetic"`.
+        input_shape: (height, width, channels) of its images.
+        num_classes: number of labels.
+        data: the data set; None for noise.
+    """
+
+    name: str
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    data: ImageDataset | None = None
+
+    @classmethod
+    def open(cls, name: str, data_dir: str | None, image_size: tuple[int, int]) -> Feed:
+        """Load a data set as `bnas_larq.data.load_dataset` does, with images of this size.
+
+        Raises:
+            DataError: it cannot be read, or a folder is given for data that have none.
+        """
+        if data_dir is not None and name in (SYNTHETIC, "digits"):
+            raise DataError(
+                "Noise and the embedded digits are not read from a folder. "
+                f"Received: {name!r} with a data folder. Name a TFDS data set, or `folder`."
+            )
+        if name == SYNTHETIC:
+            return cls(name, (*image_size, 3), SYNTHETIC_CLASSES)
+        data = load_dataset(name, data_dir=data_dir, image_size=image_size)
+        return cls(name, data.image_shape, data.num_classes, data)
+
+    def batches(self, batch_size: int) -> tf.data.Dataset:
+        """Endless (images, labels), as training reads them."""
+        if self.data is None:
+            return self._noise(batch_size, lambda batch: batch)
+        return self._pipeline(self.data.train, batch_size, 0).dataset()
+
+    def bilevel_batches(self, batch_size: int) -> tf.data.Dataset:
+        """Endless ((images, labels), (images, labels)) of both halves, as a search reads them."""
+        if self.data is None:
+            return self._noise(batch_size, lambda batch: (batch, batch))
+        halves = enumerate(self.data.search_halves(0))
+        return bilevel_pipeline(
+            *(self._pipeline(half, batch_size, seed) for seed, half in halves)
+        ).dataset()
+
+    def _pipeline(self, examples: Any, batch_size: int, seed: int) -> Any:
+        return training_pipeline(
+            examples,
+            batch_size=batch_size,
+            seed=seed,
+            normalization=self.data.normalization(),
+            augmentation=AUGMENTATION,
+        )
+
+    def _noise(self, batch_size: int, arrange: Callable[[tuple], tuple]) -> tf.data.Dataset:
+        random = np.random.RandomState(0)
+        images = random.normal(size=(batch_size, *self.input_shape)).astype(np.float32)
+        labels = random.randint(self.num_classes, size=batch_size).astype(np.int64)
+        batch = (tf.constant(images), tf.constant(labels))
+        return tf.data.Dataset.from_tensors(arrange(batch)).cache().repeat()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +153,7 @@ class _CompiledModel:
 def search_step(
     space: SearchSpace, feed: Feed, measuring: Measuring, *, cells: int, channels: int
 ) -> dict[str, Any]:
-    """Measure the bilevel step of a supernet with the papers' optimizers.
-
-    Returns:
-        The measurement for JSON, see `_measure`.
+    """Measure the bilevel step of a supernet with the papers' optimizers; see `_measure`.
 
     Raises:
         BnasLarqError: impossible sizes, an unknown precision or too few data.
@@ -112,14 +187,12 @@ def search_step(
 def train_step(
     genotype: Genotype, config: NetworkConfig, feed: Feed, measuring: Measuring, name: str = ""
 ) -> dict[str, Any]:
-    """Measure the training step of a final network with the optimizer and drop-path of recipes.
+    """Measure the training step of a final network with the optimizer and drop-path of recipes; see
+    `_measure`.
 
     Args:
         config: its size, with the feed's input shape and classes.
-        name: what the user calls it.
-
-    Returns:
-        The measurement for JSON, see `_measure`.
+        name: the user's name for it.
 
     Raises:
         BnasLarqError, GenotypeError: impossible sizes, an unknown precision or too few data.

@@ -121,9 +121,8 @@ def search_step(
 
     def measure(one: Configuration, measuring: Any, data: str, data_dir: str | None) -> dict:
         from bnas_larq.benchmark import steps
-        from bnas_larq.benchmark.feed import Feed
 
-        feed = Feed.open(data, data_dir, image_size)
+        feed = steps.Feed.open(data, data_dir, image_size)
         return steps.search_step(searched, feed, measuring, cells=one.cells, channels=one.channels)
 
     wanted = configurations(cells, channels, batch_sizes, mixed_precision, table)
@@ -175,9 +174,8 @@ def train_step(
 
     def measure(one: Configuration, measuring: Any, data: str, data_dir: str | None) -> dict:
         from bnas_larq.benchmark import steps
-        from bnas_larq.benchmark.feed import Feed
 
-        feed = Feed.open(data, data_dir, size)
+        feed = steps.Feed.open(data, data_dir, size)
         network = Size(size, feed.num_classes, one.cells, one.channels)
         config = opened.config(**network.settings(opened.own_shape))
         return steps.train_step(opened.genotype, config, feed, measuring, opened.name)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras
-from bnas_larq.benchmark.feed import Feed
+from bnas_larq.benchmark.steps import Feed
 from bnas_larq.benchmark.timing import StepLoop, Timing, machine, matmul_rates, peak_memory
-from bnas_larq.errors import DataError
 
 
 def model() -> keras.Model:
@@ -33,22 +32,6 @@ def test_the_loop_leaves_the_weights_that_fit_leaves(name):
 def test_shares_and_medians():
     timing = Timing(9.0, 9.0, 9.0, steps=(3.0, 1.0, 2.0), waits=(1.0, 0.0, 1.0))
     assert (timing.median, timing.best, timing.waiting) == (2.0, 1.0, 2 / 8)
-
-
-@pytest.mark.parametrize("name", ["digits", "synthetic"])
-def test_a_search_reads_two_different_halves_or_noise(name):
-    feed = Feed.open(name, None, (8, 8))
-    (first, labels), (second, _) = next(iter(feed.bilevel_batches(16)))
-    assert first.shape == second.shape == (16, 8, 8, 3)
-    assert labels.shape == (16,) and feed.num_classes == 10
-    assert np.array_equal(first, second) == (name == "synthetic")
-
-
-def test_data_that_cannot_be():
-    with pytest.raises(DataError, match="not read from a folder"):
-        Feed.open("synthetic", "/tmp", (8, 8))
-    with pytest.raises(DataError, match="batch size 5000"):
-        Feed.open("digits", None, (8, 8)).batches(5000)
 
 
 def test_the_machine():

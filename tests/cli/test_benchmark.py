@@ -26,7 +26,7 @@ def measured(in_one_process, tmp_path_factory):
         ["benchmark", "train-step", *TINY, "--output", path],
     ]
     done = in_one_process(lines)
-    assert [command.code for command in done] == [0, 0, 0, 2], [command.err for command in done]
+    assert [one.code for one in done] == [0, 0, 0, 2], [one.err for one in done]
     return done, path
 
 
