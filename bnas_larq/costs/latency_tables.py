@@ -88,6 +88,8 @@ class LatencyTable(pydantic.RootModel):
     """Milliseconds for one image: operation, or one of `TEMPLATE_PARTS`, → entries, of which the
     first that fits a place counts."""
 
+    model_config = pydantic.ConfigDict(frozen=True)
+
     root: Annotated[dict[_Name, _Entries], pydantic.Field(min_length=1)]
 
     @classmethod
