@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Rows as lines: the first `left` columns to the left, the others, numbers, to the right."""
+    """Rows as lines, whatever the terminal's width: `left` columns flush left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -19,7 +19,7 @@ def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
 
 
 def scientific(number: float) -> str:
-    """Four digits as papers print them: 147588096 is `1.476e8`."""
+    """Four digits: `1.476e8` for 147588096."""
     digits, _, exponent = f"{number:.3e}".partition("e")
     return f"{digits}e{int(exponent)}"
 

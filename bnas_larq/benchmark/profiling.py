@@ -1,8 +1,7 @@
-"""Where the time of a step goes, by kind of operation: TensorFlow's own trace of it, read without
-TensorBoard.
+"""Where the time of a step goes, by kind of operation, read from TensorFlow's own trace.
 
-The trace knows each operation's time on the thread that ran it. Operations run beside each other
-and lend each other threads, so that their sum is more than the step's time; shares are of the sum.
+The trace has each operation's time on the thread that ran it. Operations run in parallel and share
+threads, so their sum exceeds the step's time; shares are of the sum.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ OTHER_PRODUCTS = "other matrix products"
 COMPILED = "compiled by XLA"
 ELEMENTWISE = "element-wise and sums"
 
-#: The first that matches an operation's type, less the prefix of oneDNN's kernels.
+#: The first match with an operation's type, without the prefix of oneDNN's kernels, is its kind.
 _KINDS = (
     (KERNEL_GRADIENTS, "BackpropFilter"),
     (INPUT_GRADIENTS, "BackpropInput"),
@@ -47,27 +46,26 @@ _KINDS = (
     ),
 )
 _ONEDNN = re.compile(r"^_?(Mkl)?(Native)?(_?Fused(?!BatchNorm))?")
-#: `scope/name:Type`, as TensorFlow's executor marks an operation.
+#: `scope/name:Type`, as TensorFlow's executor names an operation.
 _OPERATION = re.compile(r"(?P<name>[^:\s]+):(?P<type>[A-Z_]\w*)")
-#: Scopes of clipping by global norm, which is part of an optimizer's work.
+#: Scopes of clipping by global norm, part of an optimizer's work.
 _CLIPPING = ("global_norm", "clip_by_global_norm")
-#: How many steps are traced.
-TRACED_STEPS = 2
 
 
 def profile_steps(
-    step: Callable[[], None], optimizer_scopes: Sequence[str] = (), steps: int = TRACED_STEPS
+    step: Callable[[], None], optimizer_scopes: Sequence[str] = (), steps: int = 2
 ) -> dict[str, Any]:
-    """Trace `steps` calls of `step` and sum up what they did.
+    """Trace calls of `step` and sum up the time of their operations.
 
     Args:
         step: runs one step.
-        optimizer_scopes: names under which optimizers work.
+        optimizer_scopes: names of optimizers, which begin the names of their operations.
+        steps: number of calls.
 
     Returns:
-        For JSON: `seconds` of a traced step, `operation_seconds` of all its operations summed over
-        threads, `kinds` and `operations`: by kind and by type of operation, each with `seconds` and
-        `calls` of one step and its `share` of the sum, the largest first.
+        For JSON: `seconds` of a traced step; `operation_seconds` of its operations, summed over
+        threads; `kinds` and `operations`: for each kind and type of operation, largest first,
+        `seconds` and `calls` of one step, and the `share` of the sum.
     """
     with tempfile.TemporaryDirectory() as folder:
         options = tf.profiler.experimental.ProfilerOptions(
@@ -85,14 +83,14 @@ def profile_steps(
     kinds: dict[str, list[float]] = defaultdict(list)
     types: dict[str, list[float]] = defaultdict(list)
     for name, type_, duration in operations:
-        kinds[kind_of(name, type_, optimizer_scopes)].append(duration / steps)
-        types[_ONEDNN.sub("", type_)].append(duration / steps)
+        kinds[kind_of(name, type_, optimizer_scopes)].append(duration)
+        types[_ONEDNN.sub("", type_)].append(duration)
     return {
         "steps": steps,
         "seconds": seconds,
         "operation_seconds": sum(duration for _, _, duration in operations) / steps,
-        "kinds": _sums(kinds, steps),
-        "operations": _sums(types, steps),
+        "kinds": _by_time(kinds, steps),
+        "operations": _by_time(types, steps),
     }
 
 
@@ -104,14 +102,14 @@ def kind_of(name: str, type_: str, optimizer_scopes: Iterable[str] = ()) -> str:
     return next((kind for kind, pattern in _KINDS if re.search(pattern, plain)), ELEMENTWISE)
 
 
-def _sums(groups: dict[str, list[float]], steps: int) -> list[dict[str, Any]]:
-    whole = sum(map(sum, groups.values())) or 1.0
+def _by_time(groups: dict[str, list[float]], steps: int) -> list[dict[str, Any]]:
+    total = sum(map(sum, groups.values())) or 1.0
     rows = [
         {
             "name": name,
-            "seconds": sum(times),
+            "seconds": sum(times) / steps,
             "calls": len(times) / steps,
-            "share": sum(times) / whole,
+            "share": sum(times) / total,
         }
         for name, times in groups.items()
     ]
@@ -119,7 +117,7 @@ def _sums(groups: dict[str, list[float]], steps: int) -> list[dict[str, Any]]:
 
 
 def _operations(folder: Path) -> Iterator[tuple[str, str, float]]:
-    """(name, type, seconds) of each operation in a trace, less what ran inside it."""
+    """(name, type, seconds) of each operation in a trace, without what ran inside it."""
     for path in folder.rglob("*.xplane.pb"):
         trace = xplane_protocol().XSpace.FromString(path.read_bytes())
         for plane in trace.planes:
@@ -128,19 +126,18 @@ def _operations(folder: Path) -> Iterator[tuple[str, str, float]]:
 
 
 def _of_thread(events: Iterable[Any], metadata: Any) -> Iterator[tuple[str, str, float]]:
-    """As `_operations`, for the events of one thread, which lie beside or inside each other."""
-    found: list[list[Any]] = []
-    open_: list[tuple[int, list[Any]]] = []
+    """As `_operations`, for the events of one thread, which follow or contain each other."""
+    operations: list[list[Any]] = []
+    running: list[tuple[int, list[Any]]] = []
     for event in sorted(events, key=lambda event: (event.offset_ps, -event.duration_ps)):
         match = _OPERATION.fullmatch(metadata[event.metadata_id].name)
         if not match:
             continue
-        while open_ and open_[-1][0] <= event.offset_ps:
-            open_.pop()
-        row = [match["name"], match["type"], event.duration_ps]
-        if open_:
-            open_[-1][1][2] -= event.duration_ps
-        open_.append((event.offset_ps + event.duration_ps, row))
-        found.append(row)
-    for name, type_, picoseconds in found:
+        while running and running[-1][0] <= event.offset_ps:
+            running.pop()
+        if running:
+            running[-1][1][2] -= event.duration_ps
+        operations.append([match["name"], match["type"], event.duration_ps])
+        running.append((event.offset_ps + event.duration_ps, operations[-1]))
+    for name, type_, picoseconds in operations:
         yield name, type_, max(0, picoseconds) / 1e12

@@ -1,4 +1,4 @@
-"""Measurements as text for people."""
+"""Measurements as text."""
 
 from __future__ import annotations
 
@@ -14,135 +14,114 @@ SHOWN = 12
 def measurement_text(record: Mapping[str, Any]) -> str:
     """One measurement, line by line."""
     first, step, ratio = record["first_step"], record["step"], record["ratio"]
-    machine, waiting = record["machine"], record["waiting"]
+    machine, memory, precision = record["machine"], record["memory"], record["precision"]
+    settings, macs = record["settings"], record["arithmetic"]["macs_per_image"]
+    title = (
+        f"{record['benchmark']}: {settings.get('target') or settings['space']}, "
+        f"{settings['cells']} cells, {settings['channels']} channels, batch "
+        f"{settings['batch_size']}, {'×'.join(map(str, settings['input_shape']))}, "
+        f"{settings['num_classes']} classes, {precision['name']}, data {settings['data']}"
+    )
+    rates = (
+        f"{dtype} unknown" if rate is None else f"{dtype} {rate / 1e9:.0f} GFLOP/s"
+        for dtype, rate in record["matmul"].items()
+    )
     rows = [
         ("machine", f"{machine['cpu']}, {machine['cores']} cores"),
-        ("matrix products", _rates(record["matmul"])),
-        ("precision", f"{record['precision']['name']}: {record['precision']['reason']}"),
-        ("arithmetic", f"{_tera(record)} TFLOP ({_passes(record)})"),
-        ("floor", f"{seconds(record['floor_seconds'])} at the {precision(record)} rate"),
+        ("matrix products", ", ".join(rates)),
+        ("precision", f"{precision['name']}: {precision['reason']}"),
+        (
+            "arithmetic",
+            f"{_teraflop(record)} TFLOP ({len(macs)} passes, "
+            f"{sum(macs.values()) / 1e9:.3g} GMAC per image)",
+        ),
+        ("floor", f"{_seconds(record['floor_seconds'])} at the {precision['name']} rate"),
         (
             "step",
-            f"{seconds(step['median_seconds'])} (median of {len(step['seconds'])}; "
-            f"best {seconds(step['best_seconds'])})",
+            f"{_seconds(step['median_seconds'])} (median of {len(step['seconds'])}; "
+            f"best {_seconds(step['best_seconds'])})",
         ),
         ("ratio", f"{ratio['median']:.2f} × floor (best {ratio['best']:.2f})"),
         (
             "first step",
-            f"{seconds(first['total_seconds'])}: {seconds(first['build_seconds'])} building, "
-            f"{seconds(first['trace_seconds'])} tracing, "
-            f"{seconds(first['compile_and_run_seconds'])} compiling and computing it",
+            f"{_seconds(first['total_seconds'])}: {_seconds(first['build_seconds'])} building, "
+            f"{_seconds(first['trace_seconds'])} tracing, "
+            f"{_seconds(first['compile_and_run_seconds'])} compiling and computing it",
         ),
         (
             "memory",
-            f"{_giga(record['memory']['peak_bytes'])} at its peak, "
-            f"{_giga(record['memory']['before_bytes'])} before the model",
+            f"{_gigabytes(memory['peak_bytes'])} at its peak, "
+            f"{_gigabytes(memory['before_bytes'])} before the model",
         ),
-        ("waiting for data", f"{waiting['share']:.2%} of the time"),
+        ("waiting for data", f"{record['waiting']['share']:.2%} of the time"),
     ]
-    width = max(len(label) for label, _ in rows)
-    lines = [_title(record), *(f"{label.ljust(width)}  {text}" for label, text in rows)]
-    if "profile" in record:
-        lines += ["", *_profile(record["profile"])]
+    lines = [title, *align(rows, left=2)]
+    if profile := record.get("profile"):
+        lines += [
+            "",
+            f"profile of a step of {_seconds(profile['seconds'])}: operations took "
+            f"{_seconds(profile['operation_seconds'])}, summed over threads",
+            *_profile_table("kind", profile["kinds"]),
+            "",
+            *_profile_table("type", profile["operations"][:SHOWN]),
+        ]
     return "\n".join(lines)
 
 
 def table_text(records: Sequence[Mapping[str, Any]]) -> str:
     """Measurements side by side, one line each."""
     header = ("cells", "channels", "batch", "precision", "TFLOP", "floor", "step", "ratio")
-    header += ("ms/cell/image", "first step", "memory", "waiting")
-    rows = []
+    rows = [(*header, "ms/cell/image", "first step", "memory", "waiting")]
     for record in records:
         settings, step = record["settings"], record["step"]["median_seconds"]
-        each = step / settings["cells"] / settings["batch_size"]
         rows.append(
             (
                 str(settings["cells"]),
                 str(settings["channels"]),
                 str(settings["batch_size"]),
-                precision(record),
-                _tera(record),
-                seconds(record["floor_seconds"]),
-                seconds(step),
+                record["precision"]["name"],
+                _teraflop(record),
+                _seconds(record["floor_seconds"]),
+                _seconds(step),
                 f"{record['ratio']['median']:.2f}",
-                f"{each * 1e3:.2f}",
-                seconds(record["first_step"]["total_seconds"]),
-                _giga(record["memory"]["peak_bytes"]),
+                f"{step / settings['cells'] / settings['batch_size'] * 1e3:.2f}",
+                _seconds(record["first_step"]["total_seconds"]),
+                _gigabytes(record["memory"]["peak_bytes"]),
                 f"{record['waiting']['share']:.2%}",
             )
         )
-    lines = align([header, *rows], left=0)
     rates = "; ".join(
-        f"{dtype} {_spread([record['matmul'][dtype] for record in records])} GFLOP/s"
+        f"{dtype} {_rate_range([record['matmul'][dtype] for record in records])} GFLOP/s"
         for dtype in records[0]["matmul"]
     )
+    lines = align(rows, left=0)
     return "\n".join([*lines, "", f"matrix products: {rates}; each line in a process of its own"])
 
 
-def precision(record: Mapping[str, Any]) -> str:
-    """The type a step was measured in."""
-    return record["precision"]["name"]
+def _rate_range(rates: Sequence[float | None]) -> str:
+    known = [rate for rate in rates if rate]
+    ends = (f"{rate / 1e9:.0f}" for rate in (min(known), max(known))) if known else ["unknown"]
+    return " to ".join(dict.fromkeys(ends))
 
 
-def seconds(value: float) -> str:
-    """Seconds with three digits: `6.31 s`, `21.4 ms`."""
+def _profile_table(title: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    cells = [
+        (row["name"], f"{row['share']:.1%}", _seconds(row["seconds"]), f"{row['calls']:.0f}")
+        for row in rows
+    ]
+    return align([(title, "share", "seconds", "calls"), *cells], left=1)
+
+
+def _seconds(value: float) -> str:
+    """Three digits: `6.31 s`, `21.4 ms`."""
     if value < 0.1:
         return f"{value * 1e3:.3g} ms"
     return f"{value:.3g} s" if value < 100 else f"{value:.0f} s"
 
 
-def _title(record: Mapping[str, Any]) -> str:
-    settings = record["settings"]
-    what = settings.get("target") or settings["space"]
-    size = "×".join(map(str, settings["input_shape"]))
-    return (
-        f"{record['benchmark']}: {what}, {settings['cells']} cells, {settings['channels']} "
-        f"channels, batch {settings['batch_size']}, {size}, {settings['num_classes']} classes, "
-        f"{precision(record)}, data {settings['data']}"
-    )
-
-
-def _rates(matmul: Mapping[str, float | None]) -> str:
-    return ", ".join(
-        f"{dtype} unknown" if rate is None else f"{dtype} {rate / 1e9:.0f} GFLOP/s"
-        for dtype, rate in matmul.items()
-    )
-
-
-def _spread(rates: Sequence[float | None]) -> str:
-    known = [
-        f"{rate / 1e9:.0f}"
-        for rate in (min(filter(None, rates), default=None), max(filter(None, rates), default=None))
-        if rate
-    ]
-    return " to ".join(dict.fromkeys(known)) or "unknown"
-
-
-def _passes(record: Mapping[str, Any]) -> str:
-    macs = record["arithmetic"]["macs_per_image"]
-    return f"{len(macs)} passes, {sum(macs.values()) / 1e9:.3g} GMAC for each image"
-
-
-def _tera(record: Mapping[str, Any]) -> str:
+def _teraflop(record: Mapping[str, Any]) -> str:
     return f"{record['arithmetic']['flops'] / 1e12:.3g}"
 
 
-def _giga(size: int) -> str:
+def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.2f} GB"
-
-
-def _profile(profile: Mapping[str, Any]) -> list[str]:
-    def table(title: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        cells = [
-            (row["name"], f"{row['share']:.1%}", seconds(row["seconds"]), f"{row['calls']:.0f}")
-            for row in rows
-        ]
-        return align([(title, "share", "seconds", "calls"), *cells], left=1)
-
-    return [
-        f"profile of a step of {seconds(profile['seconds'])}: operations took "
-        f"{seconds(profile['operation_seconds'])}, summed over threads",
-        *table("kind", profile["kinds"]),
-        "",
-        *table("type", profile["operations"][:SHOWN]),
-    ]

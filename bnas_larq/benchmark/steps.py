@@ -1,4 +1,4 @@
-"""Measures one step of a search, or of a final network's training, against its floor."""
+"""Measures a step of search, or of a final network's training, against its floor."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bnas_larq.backend import keras
+import numpy as np
+
+from bnas_larq.backend import keras, tf
 from bnas_larq.benchmark.arithmetic import (
     StepArithmetic,
     bilevel_arithmetic,
     training_arithmetic,
 )
-from bnas_larq.benchmark.feeding import Feed
 from bnas_larq.benchmark.profiling import profile_steps
-from bnas_larq.benchmark.timing import StepLoop, Timing, machine, matmul_rates, peak_memory
+from bnas_larq.benchmark.timing import StepLoop, machine, matmul_rates, peak_memory
+from bnas_larq.data import (
+    Augmentation,
+    ImageDataset,
+    bilevel_pipeline,
+    load_dataset,
+    training_pipeline,
+)
 from bnas_larq.determinism import make_deterministic
-from bnas_larq.errors import BnasLarqError
+from bnas_larq.errors import BnasLarqError, DataError
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.binary_convolution import compute_in
 from bnas_larq.networks.network import NetworkConfig, build_network
@@ -28,20 +36,90 @@ from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.super_net import SuperNet
 from bnas_larq.training.trainer import DropPathSchedule, make_loss, make_optimizer
 
-#: Steps of an epoch, for schedules: no measured step depends on it.
+#: Steps of an epoch, for schedules; no measured step depends on it.
 STEPS_PER_EPOCH = 1000
 DTYPES = ("float32", "bfloat16")
+#: Not a data set: one batch of noise, repeated.
+SYNTHETIC = "synthetic"
+SYNTHETIC_CLASSES = 10
+#: What CIFAR networks are trained with, so that pipelines are measured at their real work.
+AUGMENTATION = Augmentation(crop_padding=4, flip=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """Batches for a step.
+
+    Attributes:
+        name: of the data set, or `"synthetic"`.
+        input_shape: (height, width, channels) of its images.
+        num_classes: number of labels.
+        data: the data set; None for noise.
+    """
+
+    name: str
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    data: ImageDataset | None = None
+
+    @classmethod
+    def open(cls, name: str, data_dir: str | None, image_size: tuple[int, int]) -> Feed:
+        """Load a data set as `bnas_larq.data.load_dataset` does, with images of this size.
+
+        Raises:
+            DataError: it cannot be read, or a folder is given for data that have none.
+        """
+        if data_dir is not None and name in (SYNTHETIC, "digits"):
+            raise DataError(
+                "Noise and the embedded digits are not read from a folder. "
+                f"Received: {name!r} with a data folder. Name a TFDS data set, or `folder`."
+            )
+        if name == SYNTHETIC:
+            return cls(name, (*image_size, 3), SYNTHETIC_CLASSES)
+        data = load_dataset(name, data_dir=data_dir, image_size=image_size)
+        return cls(name, data.image_shape, data.num_classes, data)
+
+    def batches(self, batch_size: int) -> tf.data.Dataset:
+        """Endless (images, labels), as training reads them."""
+        if self.data is None:
+            return self._noise(batch_size, lambda batch: batch)
+        return self._pipeline(self.data.train, batch_size, 0).dataset()
+
+    def bilevel_batches(self, batch_size: int) -> tf.data.Dataset:
+        """Endless ((images, labels), (images, labels)) of both halves, as a search reads them."""
+        if self.data is None:
+            return self._noise(batch_size, lambda batch: (batch, batch))
+        halves = enumerate(self.data.search_halves(0))
+        return bilevel_pipeline(
+            *(self._pipeline(half, batch_size, seed) for seed, half in halves)
+        ).dataset()
+
+    def _pipeline(self, examples: Any, batch_size: int, seed: int) -> Any:
+        return training_pipeline(
+            examples,
+            batch_size=batch_size,
+            seed=seed,
+            normalization=self.data.normalization(),
+            augmentation=AUGMENTATION,
+        )
+
+    def _noise(self, batch_size: int, arrange: Callable[[tuple], tuple]) -> tf.data.Dataset:
+        random = np.random.RandomState(0)
+        images = random.normal(size=(batch_size, *self.input_shape)).astype(np.float32)
+        labels = random.randint(self.num_classes, size=batch_size).astype(np.int64)
+        batch = (tf.constant(images), tf.constant(labels))
+        return tf.data.Dataset.from_tensors(arrange(batch)).cache().repeat()
 
 
 @dataclasses.dataclass(frozen=True)
 class Measuring:
-    """What all measurements have in common.
+    """Settings of a measurement.
 
     Attributes:
-        batch_size: examples of a batch (of each half's, in a search).
+        batch_size: examples of a batch; in a search, of each half's batch.
         mixed_precision: `"float32"`, `"bfloat16"` or `"auto"`.
-        steps: how many are timed after the first.
-        profile: also tell where their time goes.
+        steps: number of timed steps after the first.
+        profile: also record where their time goes.
     """
 
     batch_size: int = 64
@@ -58,12 +136,11 @@ class Measuring:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Ready:
-    """A compiled model.
+class _CompiledModel:
+    """A compiled model; its weights and its optimizers' are built.
 
     Attributes:
-        model: its weights are there, and its optimizers' too.
-        optimizers: the names that its optimizers work under.
+        optimizers: names of its optimizers.
         before_step: called before each step.
         training: entered while it trains.
     """
@@ -77,57 +154,53 @@ class _Ready:
 def search_step(
     space: SearchSpace, feed: Feed, measuring: Measuring, *, cells: int, channels: int
 ) -> dict[str, Any]:
-    """Measure the bilevel step of a supernet with the papers' optimizers.
-
-    Returns:
-        The measurement for JSON, see `_measure`.
+    """Measure the bilevel step of a supernet with the papers' optimizers; see `_measure`.
 
     Raises:
         BnasLarqError: impossible sizes, an unknown precision or too few data.
     """
-    arithmetic = bilevel_arithmetic(
-        space, feed.num_classes, cells=cells, channels=channels, input_shape=feed.input_shape
-    )
+    size = {"cells": cells, "channels": channels}
 
-    def build(precision: str) -> _Ready:
+    def build(precision: str) -> _CompiledModel:
         supernet = SuperNet(
             space,
             feed.num_classes,
-            cells=cells,
-            channels=channels,
+            **size,
             input_shape=feed.input_shape,
             mixed_precision=precision,
         )
         supernet.compile()
         supernet.optimizer.build(supernet.network_variables)
         supernet.alpha_optimizer.build(supernet.alphas)
-        optimizers = (supernet.optimizer, supernet.alpha_optimizer)
-        return _Ready(supernet, tuple(optimizer.name for optimizer in optimizers))
+        return _CompiledModel(supernet, (supernet.optimizer.name, supernet.alpha_optimizer.name))
 
-    settings = {"space": space.name, "cells": cells, "channels": channels}
-    batches = feed.bilevel_batches(measuring.batch_size)
-    return _measure("search-step", settings, arithmetic, build, batches, feed, measuring)
+    return _measure(
+        "search-step",
+        {"space": space.name, **size},
+        bilevel_arithmetic(space, feed.num_classes, **size, input_shape=feed.input_shape),
+        build,
+        feed.bilevel_batches(measuring.batch_size),
+        feed,
+        measuring,
+    )
 
 
 def train_step(
     genotype: Genotype, config: NetworkConfig, feed: Feed, measuring: Measuring, name: str = ""
 ) -> dict[str, Any]:
-    """Measure the training step of a final network with the optimizer and drop-path of recipes.
+    """Measure the training step of a final network with the optimizer and drop-path of recipes; see
+    `_measure`.
 
     Args:
         config: its size, with the feed's input shape and classes.
-        name: what the user calls it.
-
-    Returns:
-        The measurement for JSON, see `_measure`.
+        name: the user's name for it.
 
     Raises:
         BnasLarqError, GenotypeError: impossible sizes, an unknown precision or too few data.
     """
     train = TrainSettings()
-    arithmetic = training_arithmetic(genotype, config)
 
-    def build(precision: str) -> _Ready:
+    def build(precision: str) -> _CompiledModel:
         model = build_network(genotype, config, drop_path=train.drop_path > 0)
         model.compile(
             optimizer=make_optimizer(train, STEPS_PER_EPOCH),
@@ -138,30 +211,36 @@ def train_step(
         schedule = DropPathSchedule(train.drop_path, train.epochs * STEPS_PER_EPOCH)
         schedule.set_model(model)
         schedule.on_train_begin()
-        return _Ready(
+        return _CompiledModel(
             model,
             (model.optimizer.name,),
             lambda: schedule.on_train_batch_begin(0),
             compute_in(model, precision),
         )
 
-    settings = {
-        "target": name or genotype.id,
-        "genotype": genotype.id,
-        "cells": config.cells,
-        "channels": config.channels,
-        "stem": config.stem,
-        "drop_path": train.drop_path > 0,
-    }
-    batches = feed.batches(measuring.batch_size)
-    return _measure("train-step", settings, arithmetic, build, batches, feed, measuring)
+    return _measure(
+        "train-step",
+        {
+            "target": name or genotype.id,
+            "genotype": genotype.id,
+            "cells": config.cells,
+            "channels": config.channels,
+            "stem": config.stem,
+            "drop_path": train.drop_path > 0,
+        },
+        training_arithmetic(genotype, config),
+        build,
+        feed.batches(measuring.batch_size),
+        feed,
+        measuring,
+    )
 
 
 def _measure(
     name: str,
     settings: dict[str, Any],
     arithmetic: StepArithmetic,
-    build: Callable[[str], _Ready],
+    build: Callable[[str], _CompiledModel],
     batches: Any,
     feed: Feed,
     measuring: Measuring,
@@ -169,32 +248,33 @@ def _measure(
     """Measure matrix products and steps in this process.
 
     Returns:
-        For JSON, with seconds, bytes and FLOP/s as units:
-        `matmul`: rate by type, the better of before and after the steps, as a machine shared with
-        others may change its pace. `floor_seconds`: `arithmetic` at the rate of the step's type.
+        For JSON, in seconds, bytes and FLOP/s:
+        `matmul`: rate by type; for the step's type the better of before and after the steps, as the
+        pace of a shared machine changes. `floor_seconds`: `arithmetic` at that rate.
         `step`, `ratio`: the steps after the first, and how many floors they last. `first_step`:
-        from the first line of building the model to the first step's results, in parts; loading
-        TensorFlow, the data and their first batch are not in it. `memory`: of the whole process.
-        `waiting`: share of the loop's time in which the step waits for data.
+        from building the model to the first step's results, in parts, without loading TensorFlow
+        and the data. `memory`: of the whole process. `waiting`: share of the loop's time spent
+        waiting for data.
     """
     choice = choose_precision(measuring.mixed_precision)
     rates = matmul_rates(*DTYPES)
     if rates[choice.name] is None:
         raise BnasLarqError(
-            "A floor needs matrix products of the step's type on this machine. "
-            f"Received: {choice.name}, which TensorFlow has none of here. Take float32."
+            "A floor needs the rate of matrix products of the step's type. "
+            f"Received: {choice.name}, which TensorFlow cannot multiply here. Use float32."
         )
     make_deterministic(0)  # as every search and training does
     before = peak_memory()
 
     start = time.perf_counter()
-    ready = build(choice.name)
+    compiled = build(choice.name)
     built = time.perf_counter() - start
-    loop = StepLoop(ready.model, batches, ready.before_step)
-    with ready.training:
+    loop = StepLoop(compiled.model, batches, compiled.before_step)
+    with compiled.training:
         timing = loop.run(measuring.steps)
     peak = peak_memory()
-    rates = _best(rates, matmul_rates(choice.name))
+    rate = max(rates[choice.name], matmul_rates(choice.name)[choice.name] or 0.0)
+    floor = arithmetic.floor(measuring.batch_size, rate)
 
     record = {
         "benchmark": name,
@@ -209,10 +289,23 @@ def _measure(
         },
         "precision": dataclasses.asdict(choice),
         "machine": machine(),
-        "matmul": rates,
+        "matmul": {**rates, choice.name: rate},
         "arithmetic": arithmetic.to_dict(measuring.batch_size),
-        **_compared(timing, arithmetic.floor(measuring.batch_size, rates[choice.name])),
-        "first_step": _first_step(built, timing),
+        "floor_seconds": floor,
+        "step": {
+            "median_seconds": timing.median,
+            "best_seconds": timing.best,
+            "seconds": list(timing.steps),
+        },
+        "ratio": {"median": timing.median / floor, "best": timing.best / floor},
+        "first_step": {
+            "build_seconds": built,
+            "trace_seconds": timing.trace,
+            "compile_and_run_seconds": timing.first_step,
+            # An estimate: by how much the first step exceeds the others.
+            "compile_seconds": max(0.0, timing.first_step - timing.median),
+            "total_seconds": built + timing.trace + timing.first_step,
+        },
         "memory": {"before_bytes": before, "peak_bytes": peak},
         "waiting": {
             "share": timing.waiting,
@@ -221,39 +314,5 @@ def _measure(
         },
     }
     if measuring.profile:
-        record["profile"] = profile_steps(loop.again, ready.optimizers)
+        record["profile"] = profile_steps(loop.again, compiled.optimizers)
     return record
-
-
-def _best(*measured: dict[str, float | None]) -> dict[str, float | None]:
-    """The better rate of each type."""
-    found: dict[str, float | None] = {}
-    for rates in measured:
-        for dtype, rate in rates.items():
-            found[dtype] = max(rate or 0.0, found.get(dtype) or 0.0) or None
-    return found
-
-
-def _compared(timing: Timing, floor: float) -> dict[str, Any]:
-    """Floor, steps and their ratio."""
-    return {
-        "floor_seconds": floor,
-        "step": {
-            "median_seconds": timing.median,
-            "best_seconds": timing.best,
-            "seconds": list(timing.steps),
-        },
-        "ratio": {"median": timing.median / floor, "best": timing.best / floor},
-    }
-
-
-def _first_step(built: float, timing: Timing) -> dict[str, float]:
-    """The time to the first step and its parts."""
-    return {
-        "build_seconds": built,
-        "trace_seconds": timing.trace,
-        "compile_and_run_seconds": timing.first_step,
-        # An estimate: what the first step takes longer than the others.
-        "compile_seconds": max(0.0, timing.first_step - timing.median),
-        "total_seconds": built + timing.trace + timing.first_step,
-    }

@@ -1,7 +1,7 @@
-"""Runs a Keras model's own `train_step` batch by batch, with a clock between all parts of it.
+"""A training loop with a clock between its parts, and what else is measured of process and machine.
 
-`fit` does the same, but fetches the batch inside the graph of the step, where waiting cannot be
-told from computing.
+`fit` trains the same way, but fetches batches inside the graph of the step, where waiting for data
+cannot be told from computing.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from bnas_larq.precision import matmul_rate
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds of the parts of a training's beginning.
+    """Seconds of each part of the first steps of training.
 
     Attributes:
         trace: Python builds the graph of the step.
         first_batch: from opening the pipeline to its first batch.
         first_step: the first call: TensorFlow optimises the graph, prepares kernels and computes.
-        steps: each further step, from the batch at hand to its results on the host.
-        waits: before each of these, until the pipeline hands out the batch.
+        steps: each later step, from its batch at hand to its results on the host.
+        waits: before each later step, until the pipeline hands out the batch.
     """
 
     trace: float
@@ -51,15 +51,15 @@ class Timing:
 
     @property
     def waiting(self) -> float:
-        """Share of the loop's time in which the step waits for data."""
+        """Share of the loop's time spent waiting for data."""
         return sum(self.waits) / (sum(self.waits) + sum(self.steps))
 
 
 class StepLoop:
-    """The training loop of a compiled model.
+    """The training loop of a compiled model: its own `train_step`, batch by batch.
 
     Args:
-        model: compiled, its weights and its optimizers' built.
+        model: compiled; its weights and its optimizers' are built.
         dataset: endless batches.
         before_step: called before each step, as a callback's `on_train_batch_begin` would be.
     """
@@ -76,74 +76,63 @@ class StepLoop:
         def step(*batch: Any) -> Any:
             return model.train_step(batch)
 
-        # As in `fit`, the graph is made for the shapes that the pipeline promises.
+        # As in `fit`, the graph is traced for the shapes that the pipeline promises.
         self._function = tf.function(step, input_signature=dataset.element_spec)
         self._batch: Any = None
 
+    @functions_read_once()
     def run(self, steps: int) -> Timing:
         """The first step, then `steps` more."""
-        with functions_read_once():
-            return self._run(steps)
-
-    def _run(self, steps: int) -> Timing:
         start = time.perf_counter()
         self._function.get_concrete_function()
         trace = time.perf_counter() - start
 
         start = time.perf_counter()
         batches = iter(self.dataset)
-        batch = next(batches)
+        self._batch = next(batches)
         first_batch = time.perf_counter() - start
 
         start = time.perf_counter()
-        self._compute(batch)
+        self.again()
         first_step = time.perf_counter() - start
 
         waits, times = [], []
         for _ in range(steps):
             start = time.perf_counter()
-            batch = next(batches)
+            self._batch = next(batches)
             fetched = time.perf_counter()
-            self._compute(batch)
+            self.again()
             waits.append(fetched - start)
             times.append(time.perf_counter() - fetched)
-        self._batch = batch
         return Timing(trace, first_batch, first_step, tuple(times), tuple(waits))
 
     def again(self) -> None:
         """One more step on the last batch, without the pipeline; after `run`."""
-        self._compute(self._batch)
-
-    def _compute(self, batch: Any) -> None:
         self.before_step()
-        results = self._function(*batch)
-        # A device may still be at work when a function returns: the values are what is waited for.
+        results = self._function(*self._batch)
+        # A device may still be computing when the function returns; fetching the values waits.
         tf.nest.map_structure(lambda result: result.numpy(), results)
 
 
-#: What decides about the rate of matrix products on x86; others are not listed.
+#: Instruction sets that decide the rate of matrix products on x86; others are not listed.
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
 
 
 def machine() -> dict[str, Any]:
-    """CPU, instruction sets, cores that may be used, TensorFlow's threads (0: as many), devices."""
+    """CPU, instruction sets, usable cores, TensorFlow's threads (0: one per core), devices."""
     info = _cpu_info()
     flags = info.get("flags", "").split()
     threads = tf.config.threading
+    affinity = getattr(os, "sched_getaffinity", None)
     return {
         "cpu": info.get("model name") or platform.processor() or platform.machine(),
         "instructions": [name for name in INSTRUCTIONS if name in flags],
-        "cores": usable_cores(),
+        "cores": len(affinity(0)) if affinity else os.cpu_count() or 1,
         "inter_op_threads": threads.get_inter_op_parallelism_threads(),
         "intra_op_threads": threads.get_intra_op_parallelism_threads(),
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
         "devices": [device.device_type for device in tf.config.list_logical_devices()],
     }
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def matmul_rates(*dtypes: str) -> dict[str, float | None]:
@@ -160,8 +149,8 @@ def matmul_rates(*dtypes: str) -> dict[str, float | None]:
 def peak_memory() -> int:
     """Bytes of main memory that this process held at its peak.
 
-    Of Linux' own account of the process where there is one: `ru_maxrss` of a process begins with
-    the size of the process that started it.
+    Read from /proc where there is one: the `ru_maxrss` of a process starts at the size of its
+    parent.
     """
     try:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
@@ -181,6 +170,5 @@ def _cpu_info() -> dict[str, str]:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return {}
-    first = text.partition("\n\n")[0]
-    pairs = (line.partition(":") for line in first.splitlines())
+    pairs = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}

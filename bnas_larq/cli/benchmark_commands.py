@@ -15,7 +15,7 @@ from bnas_larq.cli.groups import LazyCommand, LazyGroup
 from bnas_larq.cli.options import ImageSize, Numbers
 
 if TYPE_CHECKING:
-    from bnas_larq.benchmark.measured_processes import Configuration
+    from bnas_larq.benchmark.configurations import Configuration
 
 COMMANDS = {
     "search-step": LazyCommand(
@@ -114,16 +114,15 @@ def search_step(
       bnas-larq benchmark search-step --mixed-precision both
       bnas-larq benchmark search-step --table --output steps.json
     """
-    from bnas_larq.benchmark.measured_processes import configurations
+    from bnas_larq.benchmark.configurations import configurations
     from bnas_larq.spaces import SearchSpace
 
     searched = SearchSpace.named(space)
 
     def measure(one: Configuration, measuring: Any, data: str, data_dir: str | None) -> dict:
         from bnas_larq.benchmark import steps
-        from bnas_larq.benchmark.feeding import Feed
 
-        feed = Feed.open(data, data_dir, image_size)
+        feed = steps.Feed.open(data, data_dir, image_size)
         return steps.search_step(searched, feed, measuring, cells=one.cells, channels=one.channels)
 
     wanted = configurations(cells, channels, batch_sizes, mixed_precision, table)
@@ -157,7 +156,7 @@ def train_step(
     \b
       bnas-larq benchmark train-step bnas_cifar --cells 8 --channels 16 --profile
     """
-    from bnas_larq.benchmark.measured_processes import configurations
+    from bnas_larq.benchmark.configurations import configurations
     from bnas_larq.errors import BnasLarqError
     from bnas_larq.run.targets import CellTarget, Size, open_target
     from bnas_larq.settings import NetworkSettings
@@ -175,9 +174,8 @@ def train_step(
 
     def measure(one: Configuration, measuring: Any, data: str, data_dir: str | None) -> dict:
         from bnas_larq.benchmark import steps
-        from bnas_larq.benchmark.feeding import Feed
 
-        feed = Feed.open(data, data_dir, size)
+        feed = steps.Feed.open(data, data_dir, size)
         network = Size(size, feed.num_classes, one.cells, one.channels)
         config = opened.config(**network.settings(opened.own_shape))
         return steps.train_step(opened.genotype, config, feed, measuring, opened.name)
@@ -207,7 +205,7 @@ def _measure(
     Args:
         given: arguments of the command that are not in a `Configuration` and not named below.
     """
-    from bnas_larq.benchmark.measured_processes import check_output, measured_apart
+    from bnas_larq.benchmark.configurations import check_output, measure_in_processes
 
     if output is not None:
         check_output(output, overwrite)
@@ -217,7 +215,7 @@ def _measure(
         given = (*given, "--steps", str(steps), "--data", data)
         given += ("--data-dir", data_dir) if data_dir else ()
         given += ("--profile",) if profile else ()
-        records = measured_apart(name, wanted, given)
+        records = measure_in_processes(name, wanted, given)
     text = json.dumps(records, indent=1)
     if output is not None:
         from bnas_larq.files import write_atomic

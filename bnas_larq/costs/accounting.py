@@ -1,18 +1,17 @@
-"""What a network costs: MACs by precision, operations in two conventions, bytes, parameters.
+"""Costs of a network for one image: MACs by precision, operations in two conventions, bytes.
 
 Papers count differently, so every figure names its convention:
 
-- MACs: one multiplication and one addition of a convolution or dense layer. Pooling, BatchNorm,
-  sums and activations are not counted. A MAC has the precision of its wider operand: it is 1-bit
-  where both the kernel and the input are. Positions in the padding count, as everywhere else.
+- MACs: multiply-accumulates of convolutions and dense layers. Pooling, BatchNorm, sums and
+  activations are not counted. A MAC has the precision of its wider operand: it is 1-bit only if
+  both the kernel and the input are. Positions in the padding count, as is usual.
 - `ops_paper`: full-precision MACs + 1-bit MACs / 64, the FLOPs column of Bi-Real Net (arXiv
   1808.00278) and BNAS (arXiv 2002.06963). BNAS' own figures are only reached if its inter-cell
   shortcut convolutions are divided by 64 too, although they are full precision.
-- `ops_honest`: the same, but with those shortcut convolutions counted as what they are.
-- Bytes: as deployed. 1 bit for each binary weight, 4 bytes for each scale of a scaled binary kernel
-  (one per output channel), 4 bytes for every other weight; BatchNorm with all vectors it stores,
-  although converters fold them away. The latent kernels of a Keras file are not what is counted,
-  nor the weights of kernel quantizers, which only training needs.
+- `ops_honest`: the same, with those shortcut convolutions counted as full precision.
+- Bytes: as deployed. 1 bit per binary weight, 4 bytes per scale of a scaled binary kernel (one per
+  output channel), 4 bytes per other weight, including all vectors of BatchNorm, although converters
+  fold them away. Latent kernels and weights of kernel quantizers exist in training only.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers.quantizers import number_of_scales
 from bnas_larq.tables import align, scientific
 
-#: 1-bit MACs that one operation of a 64-bit machine does.
+#: 1-bit MACs in one operation of a 64-bit machine.
 BINARY_MACS_PER_OP = 64
 CONVENTIONS = ("paper", "honest")
-#: In the name of every inter-cell shortcut convolution of a BNAS network.
+#: Part of the name of every inter-cell shortcut convolution of a BNAS network.
 SHORTCUT_MARK = "_shortcut_conv"
 
 
@@ -48,14 +47,15 @@ class LayerCost:
     """Cost of one layer.
 
     Attributes:
-        name: the layer's name; inside a nested model `model/layer`.
+        name: the layer's name; `model/layer` inside a nested model.
         kind: its class.
-        output_shape: without the batch axis, of the last call.
-        macs: bits of the wider operand → MACs, for one image and all calls of the layer.
-        parameters, trainable_parameters: numbers of weights.
-        bits: memory as deployed, in bits.
-        shortcut: a full-precision inter-cell shortcut convolution of a BNAS network.
-        countable: False if it may multiply in a way that is not known here (see `Costs.uncounted`).
+        output_shape: of its last call, without the batch axis.
+        macs: bits of the wider operand → MACs for one image, over all calls of the layer.
+        binary_macs, full_precision_macs: MACs of two 1-bit operands, and all others.
+        parameters, trainable_parameters: number of weights.
+        bits, bytes: memory as deployed; bytes are rounded up.
+        shortcut: whether it is a full-precision inter-cell shortcut convolution of a BNAS network.
+        countable: False if it may multiply in a way that is unknown here (see `Costs.uncounted`).
     """
 
     name: str
@@ -70,41 +70,35 @@ class LayerCost:
 
     @property
     def binary_macs(self) -> int:
-        """MACs of two 1-bit operands."""
         return self.macs.get(1, 0)
 
     @property
     def full_precision_macs(self) -> int:
-        """All other MACs; operands of 2 to 32 bits are not told apart here."""
         return sum(self.macs.values()) - self.binary_macs
 
     @property
+    def shortcut_macs(self) -> int:
+        return self.full_precision_macs if self.shortcut else 0
+
+    @property
     def bytes(self) -> int:
-        """Memory as deployed, rounded up."""
         return -(-self.bits // 8)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "output_shape": list(self.output_shape),
-            "binary_macs": self.binary_macs,
-            "full_precision_macs": self.full_precision_macs,
-            "parameters": self.parameters,
-            "trainable_parameters": self.trainable_parameters,
-            "bytes": self.bytes,
-            "shortcut": self.shortcut,
-        }
+        keys = ("name", "kind", "output_shape", "binary_macs", "full_precision_macs", "parameters")
+        keys += ("trainable_parameters", "bytes", "shortcut")
+        values = {key: getattr(self, key) for key in keys}
+        return {**values, "output_shape": list(self.output_shape)}
 
 
 class Operations:
-    """What MACs amount to in each convention.
+    """Operations in each convention, from numbers of MACs.
 
     Attributes:
         binary_macs: MACs of two 1-bit operands.
-        full_precision_macs: all other MACs, shortcuts included.
-        shortcut_macs: those of them in BNAS' inter-cell shortcuts.
+        full_precision_macs: all other MACs, including shortcuts.
+        shortcut_macs: full-precision MACs in BNAS' inter-cell shortcuts.
     """
 
     binary_macs: int
@@ -113,27 +107,23 @@ class Operations:
 
     @property
     def ops_paper(self) -> float:
-        """Operations in the papers' convention; BNAS' full-precision shortcuts divided by 64."""
+        """Operations as papers count them: BNAS' full-precision shortcuts are divided by 64 too."""
         divided = self.binary_macs + self.shortcut_macs
         return self.full_precision_macs - self.shortcut_macs + divided / BINARY_MACS_PER_OP
 
     @property
     def ops_honest(self) -> float:
-        """Full-precision MACs, all of them, + 1-bit MACs / 64."""
+        """All full-precision MACs + 1-bit MACs / 64."""
         return self.full_precision_macs + self.binary_macs / BINARY_MACS_PER_OP
 
     def ops(self, convention: str) -> float:
-        """Operations in a convention, `"paper"` or `"honest"`.
-
-        Raises:
-            BnasLarqError: an unknown convention.
-        """
+        """Operations in a convention, `"paper"` or `"honest"`; BnasLarqError for others."""
         check_convention(convention)
         return self.ops_paper if convention == "paper" else self.ops_honest
 
 
 def check_convention(convention: str) -> None:
-    """Raise BnasLarqError unless operations can be counted in this convention."""
+    """Raise BnasLarqError unless `convention` is known."""
     if convention not in CONVENTIONS:
         raise BnasLarqError(
             "Operations are counted as 'paper' or 'honest'. "
@@ -141,86 +131,59 @@ def check_convention(convention: str) -> None:
         )
 
 
+def _total(attribute: str) -> Any:
+    """A property: the sum over all layers."""
+    return property(lambda costs: sum(getattr(layer, attribute) for layer in costs.layers))
+
+
 @dataclass(frozen=True)
 class Costs(Operations):
-    """Cost of a network for one image: its layers that multiply or hold weights, and totals."""
+    """Costs of a network for one image: layers that multiply or hold weights, and their totals.
+
+    Attributes:
+        parameters, trainable_parameters: number of weights.
+        bits, bytes: memory as deployed; bytes are rounded up once, for the whole network.
+        uncounted: layers with matrices whose MACs are not counted, as their use is unknown here.
+    """
 
     name: str
     layers: tuple[LayerCost, ...]
 
-    @property
-    def binary_macs(self) -> int:
-        """MACs of two 1-bit operands."""
-        return sum(layer.binary_macs for layer in self.layers)
-
-    @property
-    def full_precision_macs(self) -> int:
-        """All other MACs, shortcuts included."""
-        return sum(layer.full_precision_macs for layer in self.layers)
-
-    @property
-    def shortcut_macs(self) -> int:
-        """Full-precision MACs in BNAS' inter-cell shortcuts, which the conventions treat apart."""
-        return sum(layer.full_precision_macs for layer in self.layers if layer.shortcut)
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights."""
-        return sum(layer.parameters for layer in self.layers)
-
-    @property
-    def trainable_parameters(self) -> int:
-        """Number of weights that training moves."""
-        return sum(layer.trainable_parameters for layer in self.layers)
-
-    @property
-    def bits(self) -> int:
-        """Memory as deployed, in bits."""
-        return sum(layer.bits for layer in self.layers)
+    binary_macs = _total("binary_macs")
+    full_precision_macs = _total("full_precision_macs")
+    shortcut_macs = _total("shortcut_macs")
+    parameters = _total("parameters")
+    trainable_parameters = _total("trainable_parameters")
+    bits = _total("bits")
 
     @property
     def bytes(self) -> int:
-        """Memory as deployed, rounded up once for the whole network."""
         return -(-self.bits // 8)
 
     @property
     def uncounted(self) -> tuple[str, ...]:
-        """Layers with matrices whose MACs are not counted, because their use is not known here."""
         return tuple(layer.name for layer in self.layers if not layer.countable)
 
     def to_dict(self) -> dict[str, Any]:
         """Totals and layers, for JSON."""
-        return {
-            "name": self.name,
-            "binary_macs": self.binary_macs,
-            "full_precision_macs": self.full_precision_macs,
-            "shortcut_macs": self.shortcut_macs,
-            "ops_paper": self.ops_paper,
-            "ops_honest": self.ops_honest,
-            "bytes": self.bytes,
-            "parameters": self.parameters,
-            "trainable_parameters": self.trainable_parameters,
-            "uncounted": list(self.uncounted),
-            "layers": [layer.to_dict() for layer in self.layers],
-        }
+        keys = ("name", "binary_macs", "full_precision_macs", "shortcut_macs", "ops_paper")
+        keys += ("ops_honest", "bytes", "parameters", "trainable_parameters")
+        values = {key: getattr(self, key) for key in keys}
+        layers = [layer.to_dict() for layer in self.layers]
+        return {**values, "uncounted": list(self.uncounted), "layers": layers}
 
     def table(self) -> str:
-        """One line per layer and the totals in every convention, for people."""
+        """Text: one line per layer, and the totals in both conventions."""
         header = ("layer", "kind", "output", "1-bit MACs", "other MACs", "parameters", "bytes")
         rows = [
             (
                 layer.name + " *" * layer.shortcut,
                 layer.kind,
-                "×".join("?" if size is None else str(size) for size in layer.output_shape),
-                *(
-                    f"{number:,}"
-                    for number in (
-                        layer.binary_macs,
-                        layer.full_precision_macs,
-                        layer.parameters,
-                        layer.bytes,
-                    )
-                ),
+                "×".join("?" if side is None else str(side) for side in layer.output_shape),
+                f"{layer.binary_macs:,}",
+                f"{layer.full_precision_macs:,}",
+                f"{layer.parameters:,}",
+                f"{layer.bytes:,}",
             )
             for layer in self.layers
         ]
@@ -245,17 +208,24 @@ def count_costs(model: keras.Model, input_shape: Sequence[int] | None = None) ->
     """Count what `model` costs for one image.
 
     Args:
-        model: any functional or sequential Keras model, with or without larq layers, or nested.
-        input_shape: [height, width, channels] to count at, needed if the model was built for images
-            of any size, and allowed otherwise. The model itself is not changed.
+        model: a functional or sequential Keras model, with or without larq layers, also nested.
+        input_shape: [height, width, channels] to count at; required if the model takes images of
+            any size. The model itself is not changed.
 
     Returns:
-        Costs per layer and in total. Layers that the model's outputs do not depend on are not part
-        of a Keras graph, so dead branches cost nothing.
+        Costs per layer and in total. Layers that no output depends on are not part of a Keras
+        graph, so dead branches cost nothing.
 
     Raises:
-        BnasLarqError: the model is subclassed or not built, so it has no graph to follow; or its
-            input size is open and no `input_shape` is given.
+        BnasLarqError: the model is subclassed or not built, so it has no graph; or its input size
+            is open and no `input_shape` is given.
+
+    Example:
+        >>> from bnas_larq import Genotype, build_network, count_costs
+        >>> model = build_network(Genotype.published("bnas_cifar"), cells=1, channels=2)
+        >>> costs = count_costs(model)
+        >>> costs.binary_macs, costs.full_precision_macs, costs.bytes
+        (98304, 165968, 1356)
     """
     check_graph(model)
     graph = model if input_shape is None else resized(model, [(None, *input_shape)])
@@ -267,7 +237,7 @@ def count_costs(model: keras.Model, input_shape: Sequence[int] | None = None) ->
 def _layer_costs(
     model: keras.Model, prefix: str, calls: Multiplications, seen: set[int]
 ) -> Iterator[LayerCost]:
-    """Costs of all layers that multiply or hold weights; a weight counts where it is met first."""
+    """Costs of all layers that multiply or hold weights; a shared weight counts once."""
     for layer in model.layers:
         path = prefix + layer.name
         if isinstance(layer, keras.Model):
@@ -286,13 +256,13 @@ def layer_cost(
 
     Args:
         layer: a built layer.
-        path: its name in `calls`.
-        calls: what its calls multiply.
-        weights: those of its weights that count here.
+        path: its key in `calls`.
+        calls: MACs of its calls.
+        weights: those of its weights to count.
     """
     trainable = {id(weight) for weight in layer.trainable_weights}
     macs = dict(calls.macs.get(path, {}))
-    of_quantizers = {
+    quantizer_weights = {
         id(weight)
         for kernel in weights
         for weight in getattr(getattr(kernel, "quantizer", None), "weights", ())
@@ -304,14 +274,14 @@ def layer_cost(
         macs=macs,
         parameters=sum(map(size, weights)),
         trainable_parameters=sum(size(w) for w in weights if id(w) in trainable),
-        bits=sum(_stored_bits(weight) for weight in weights if id(weight) not in of_quantizers),
+        bits=sum(_stored_bits(weight) for weight in weights if id(weight) not in quantizer_weights),
         shortcut=SHORTCUT_MARK in layer.name and isinstance(layer, CONVOLUTIONS) and 1 not in macs,
         countable=multiplies(layer) or not any(map(_is_matrix, weights)),
     )
 
 
 def _is_matrix(weight: tf.Variable) -> bool:
-    """Whether it could be multiplied with: PReLU's [1, 1, C] is only a vector, for instance."""
+    """Whether it could be a factor of a product; PReLU's [1, 1, C], say, is only a vector."""
     return sum(number > 1 for number in weight.shape) > 1
 
 

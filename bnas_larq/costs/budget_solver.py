@@ -1,6 +1,4 @@
-"""From a budget of operations to the sizes of a network: how many cells, how many channels.
-
-    solve_budget(Genotype.published("bnas_imagenet"), "1.48e8", cells=12)[0].channels  # 64
+"""From a budget of operations to the size of a network: how many cells, how many channels.
 
 A budget means little without its convention (see `bnas_larq.costs.accounting`) and its input size.
 """
@@ -20,20 +18,20 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.tables import scientific
 
-#: Numbers of cells that are tried unless some are given: 11 to 16 are published for ImageNet.
+#: Numbers of cells to try by default; published ImageNet networks have 11 to 16.
 DEFAULT_CELLS = range(8, 21)
-#: Papers print budgets that their own networks meet within 4 % only.
+#: The papers' own networks miss their printed budgets by up to 4 %.
 DEFAULT_TOLERANCE = 0.02
 _MOST_CHANNELS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate(Operations):
-    """A size of a network, and what it costs for one image.
+    """The size of a network, and its costs for one image.
 
     Attributes:
-        cells, channels: as in `NetworkConfig`.
-        binary_macs, full_precision_macs, shortcut_macs, parameters, bytes: as in `Costs`.
+        cells, channels: as of `NetworkConfig`.
+        binary_macs, full_precision_macs, shortcut_macs, parameters, bytes: as of `Costs`.
     """
 
     cells: int
@@ -46,19 +44,13 @@ class Candidate(Operations):
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            **dataclasses.asdict(self),
-            "ops_paper": self.ops_paper,
-            "ops_honest": self.ops_honest,
-        }
+        ops = {"ops_paper": self.ops_paper, "ops_honest": self.ops_honest}
+        return {**dataclasses.asdict(self), **ops}
 
 
 def parse_budget(budget: str | float) -> float:
-    """A number of operations from `148000000`, `1.48e8`, `"1.48e8"` or `"148M"`, `"0.15G"`.
-
-    Raises:
-        BnasLarqError: it is no positive number.
-    """
+    """A number of operations from `1.48e8`, `"1.48e8"`, `"148M"` or `"0.15G"`; BnasLarqError for
+    anything else."""
     text = str(budget).strip().replace("_", "").replace(",", "")
     unit = {"K": 1e3, "M": 1e6, "G": 1e9}.get(text[-1:].upper())
     try:
@@ -86,7 +78,7 @@ def solve_budget(
     num_classes: int = 1000,
     **settings: Any,
 ) -> list[Candidate]:
-    """Find the sizes of a genotype's network that come nearest to a budget.
+    """Find the sizes of a genotype's network that come closest to a budget.
 
     Args:
         genotype: its cells.
@@ -100,50 +92,54 @@ def solve_budget(
         input_shape, num_classes, settings: as of `NetworkConfig`, such as `stem_groups`.
 
     Returns:
-        For each number of cells its best channels, nearest to the budget first. Costs are exact:
-        they are polynomials of the second degree in the channels, fitted to `planned_costs` and
-        checked at a further point; an operation whose costs do not follow is counted size by size.
+        The best channels for each number of cells, closest to the budget first. Costs are exact:
+        they are quadratic polynomials in the channels, fitted to `planned_costs` and checked at a
+        further point; where an operation's costs do not follow one, each size is counted.
 
     Raises:
         BnasLarqError: impossible settings, or no size is within the budget.
+
+    Example:
+        >>> from bnas_larq import Genotype, solve_budget
+        >>> images = {"input_shape": (32, 32, 3), "num_classes": 10}
+        >>> solve_budget(Genotype.published("bnas_cifar"), "2M", cells=2, **images)[0].channels
+        20
     """
     limit = parse_budget(budget)
     check_convention(convention)
-    for key, value in (("multiple", multiple), ("tolerance", tolerance)):
-        if value < (1 if key == "multiple" else 0):
-            raise BnasLarqError(
-                "A budget's multiple is at least 1, its tolerance not negative. "
-                f"Received: {key}={value}."
-            )
+    if multiple < 1 or tolerance < 0:
+        raise BnasLarqError(
+            "A budget's multiple is at least 1, and its tolerance is not negative. "
+            f"Received: multiple={multiple}, tolerance={tolerance}."
+        )
     fixed = {"input_shape": input_shape, "num_classes": num_classes, **settings}
-    # stem="auto" is resolved here; the smallest channels that any number of groups allows
+    # Resolves stem="auto". These are the fewest channels that the stem's groups allow.
     groups = settings.get("stem_groups", 1)
     config = NetworkConfig.from_dict({**fixed, "cells": 1, "channels": 2 * max(groups, 1)})
     step = math.lcm(multiple, 2 * groups) if groups > 1 else multiple
     wanted = None if channels is None else _numbers("channels", channels)
-    for number in wanted or ():  # the polynomials below would go on where no network is
+    for number in wanted or ():  # the polynomials also have values where no network exists
         config.replace(channels=number)
-    memory: dict = {}
-    found = []
-    for number in _numbers("cells", DEFAULT_CELLS if cells is None else cells):
-        count = _Counter(genotype, config, number, memory)
-        tried = _multiples(step) if wanted is None else wanted
-        found += sorted(
-            (
-                one
-                for one in _around(count, tried, limit, convention)
-                if one.ops(convention) <= limit * (1 + tolerance)
-            ),
-            key=lambda one: abs(one.ops(convention) - limit),
-        )[:1]
-    if not found:
+    cache: dict = {}
+    best: list[Candidate] = []
+
+    def distance(candidate: Candidate) -> float:
+        return abs(candidate.ops(convention) - limit)
+
+    for cell_count in _numbers("cells", DEFAULT_CELLS if cells is None else cells):
+        count = _Counter(genotype, config, cell_count, cache)
+        candidates = _around(count, wanted or _multiples(step), limit, convention)
+        ceiling = limit * (1 + tolerance)
+        allowed = [size for size in candidates if size.ops(convention) <= ceiling]
+        best += sorted(allowed, key=distance)[:1]
+    if not best:
         raise BnasLarqError(
             "A budget must hold at least the smallest of the sizes to choose from. "
             f"Received: {scientific(limit)} operations ({convention}) at "
             f"{'×'.join(map(str, input_shape))}, {num_classes} classes. "
             "Give a larger budget, a smaller input or fewer cells."
         )
-    return sorted(found, key=lambda one: (abs(one.ops(convention) - limit), one.cells))
+    return sorted(best, key=lambda candidate: (distance(candidate), candidate.cells))
 
 
 def _numbers(name: str, values: int | Iterable[int]) -> list[int]:
@@ -158,66 +154,67 @@ def _multiples(step: int) -> Sequence[int]:
 
 
 def _around(
-    count: Callable[[int], Candidate], tried: Sequence[int], budget: float, convention: str
+    count: Callable[[int], Candidate], channels: Sequence[int], budget: float, convention: str
 ) -> list[Candidate]:
     """The largest of the sizes within the budget and the next one; costs grow with channels."""
 
-    def exceeds(place: int) -> bool:
-        return count(tried[place]).ops(convention) > budget
+    def exceeds(index: int) -> bool:
+        return count(channels[index]).ops(convention) > budget
 
-    # Growing steps first: nothing much larger than the answer is ever counted.
+    # Doubling steps first, so that nothing much larger than the answer is counted.
     above = 1
-    while above < len(tried) and not exceeds(above):
+    while above < len(channels) and not exceeds(above):
         above *= 2
-    places = range(min(above, len(tried)))
-    above = bisect.bisect_left(places, True, lo=above // 2, key=exceeds)
-    return [count(channels) for channels in tried[max(0, above - 1) : above + 1]]
+    indices = range(min(above, len(channels)))
+    above = bisect.bisect_left(indices, True, lo=above // 2, key=exceeds)
+    return [count(number) for number in channels[max(0, above - 1) : above + 1]]
 
 
 class _Counter:
-    """Costs of one genotype with a number of cells, at any number of channels."""
+    """Costs of a genotype's network with a fixed number of cells, at any number of channels."""
 
-    #: Channels are halved in the stem and grouped; a user's operation may divide them further.
-    _FURTHER = (1, 2, 12)
+    #: Costs are polynomials of channels one period apart. The stem halves and groups channels; a
+    #: user's operation may divide them further.
+    _DIVISORS = (1, 2, 12)
     _COSTS = ("binary_macs", "full_precision_macs", "shortcut_macs", "parameters", "bits")
 
-    def __init__(self, genotype: Genotype, config: NetworkConfig, cells: int, memory: dict) -> None:
-        self.genotype, self.config, self.cells, self.memory = genotype, config, cells, memory
+    def __init__(self, genotype: Genotype, config: NetworkConfig, cells: int, cache: dict) -> None:
+        self.genotype, self.config, self.cells, self.cache = genotype, config, cells, cache
         self._fits: dict[tuple[int, int], list[list[int]] | None] = {}
         self._follows_a_polynomial = True
 
     def __call__(self, channels: int) -> Candidate:
         """The costs at `channels`."""
-        for further in self._FURTHER if self._follows_a_polynomial else ():
-            period = 2 * self.config.stem_groups * further
+        for divisor in self._DIVISORS if self._follows_a_polynomial else ():
+            period = 2 * self.config.stem_groups * divisor
             first = channels % period or period
             first = first if first > 1 else first + period
             if (period, first) not in self._fits:
                 self._fits[period, first] = self._fit(period, first)
             if fit := self._fits[period, first]:
                 times = (channels - first) // period
-                return self._candidate(channels, [_at(three, times) for three in fit])
+                return self._candidate(channels, [_extrapolate(cost, times) for cost in fit])
         self._follows_a_polynomial = False
         return self._candidate(channels, self._count(channels))
 
     def _fit(self, period: int, first: int) -> list[list[int]] | None:
-        """Three values of each cost, one period apart; None if a fourth does not follow them."""
+        """Three values of each cost, one period apart; None if a fourth is off the polynomial."""
         rows = [self._count(first + times * period) for times in range(4)]
         fit = [list(column) for column in zip(*rows[:3], strict=True)]
-        return fit if [_at(three, 3) for three in fit] == rows[3] else None
+        return fit if [_extrapolate(cost, 3) for cost in fit] == rows[3] else None
 
     def _count(self, channels: int) -> list[int]:
         costs = planned_costs(
-            self.genotype, self.config, memory=self.memory, cells=self.cells, channels=channels
+            self.genotype, self.config, cache=self.cache, cells=self.cells, channels=channels
         )
         return [getattr(costs, name) for name in self._COSTS]
 
     def _candidate(self, channels: int, values: Sequence[int]) -> Candidate:
-        *others, bits = values
-        return Candidate(self.cells, channels, *others, -(-bits // 8))
+        *counts, bits = values
+        return Candidate(self.cells, channels, *counts, -(-bits // 8))
 
 
-def _at(three: Sequence[int], times: int) -> int:
-    """The polynomial of degree two through (0, a), (1, b), (2, c), at `times`: whole numbers."""
-    a, b, c = three
-    return a + times * (b - a) + times * (times - 1) // 2 * (c - 2 * b + a)
+def _extrapolate(values: Sequence[int], x: int) -> int:
+    """The quadratic polynomial through values at 0, 1 and 2; in whole numbers."""
+    a, b, c = values
+    return a + x * (b - a) + x * (x - 1) // 2 * (c - 2 * b + a)

@@ -1,90 +1,102 @@
-"""What a network would cost: counted from its genotype and size, layer by layer, without building
-the Keras graph, which takes ten times as long.
+"""Costs of a network that is not built: its layers are walked through by shape alone, which is ten
+times as fast as building the Keras graph.
 
-Equal to `count_costs(build_network(genotype, config))`, layer for layer; tests hold them together.
+The walk mirrors `bnas_larq.layers.cells.final_cell`. For a genotype it gives the costs of
+`count_costs(build_network(genotype, config))`, layer for layer; tests hold the two together. For a
+search space it gives the costs of all candidates.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from bnas_larq.backend import keras
-from bnas_larq.costs.accounting import Costs, LayerCost, layer_cost
+from bnas_larq.costs.accounting import Costs, layer_cost
 from bnas_larq.costs.multiplications import FULL_PRECISION, Multiplications, bits_behind
-from bnas_larq.genotype import Cell, Genotype
+from bnas_larq.genotype import Cell, Edge, Genotype
 from bnas_larq.layers import template
 from bnas_larq.layers.cells import edge_context, live_edges, used_states
-from bnas_larq.layers.operations import build_layer, build_operation
+from bnas_larq.layers.operations import Context, build_layer, build_operation
 from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.spaces import SearchSpace
 
 
-class _State(NamedTuple):
-    """A tensor that is not there: its shape without batch, its precision."""
+class State(NamedTuple):
+    """Shape (without batch) and precision of a tensor that is never computed."""
 
-    shape: tuple[int | None, ...]
+    shape: tuple[int, ...]
     bits: int = FULL_PRECISION
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """A chain of layers at its place in a network.
+class ChainCosts(Costs):
+    """Costs of a chain of layers, whose names begin with the name of the chain.
 
     Attributes:
-        layers: costs of those that multiply or hold weights.
-        source, result: shapes before and behind it, without batch.
+        input, output: the states before and behind it.
     """
 
-    layers: tuple[LayerCost, ...]
-    source: tuple[int | None, ...]
-    result: tuple[int | None, ...]
+    input: State
+    output: State
 
-    def renamed(self, old: str, new: str) -> Part:
-        """The same with another prefix of the layers' names."""
+    def renamed(self, name: str) -> ChainCosts:
+        """The same chain under another name."""
         layers = (
-            dataclasses.replace(cost, name=new + cost.name.removeprefix(old))
-            for cost in self.layers
+            dataclasses.replace(layer, name=name + layer.name.removeprefix(self.name))
+            for layer in self.layers
         )
-        return dataclasses.replace(self, layers=tuple(layers))
+        return dataclasses.replace(self, name=name, layers=tuple(layers))
 
 
 @dataclasses.dataclass(frozen=True)
-class PlannedCell:
-    """A cell's parts.
+class CellCosts:
+    """Costs of a cell's chains.
 
     Attributes:
-        plan: place and size.
-        inputs: preprocessing of the older and the newer input; None for one that is not built.
-        edges: (node, state) → the operation of a live edge.
-        shortcut: the way from the previous cell's output; None without one.
+        plan: position and size of the cell.
+        inputs: preprocessing of the older and the newer input; None for one that is left out.
+        edges: (node, edge) → its operation; Zeroise has none.
+        shortcut: from the previous cell's output to this one's; None without one.
+        output: the state behind the cell.
     """
 
     plan: template.CellPlan
-    inputs: tuple[Part | None, Part | None]
-    edges: Mapping[tuple[int, int], Part]
-    shortcut: Part | None
+    inputs: tuple[ChainCosts | None, ChainCosts | None]
+    edges: Mapping[tuple[int, Edge], ChainCosts]
+    shortcut: ChainCosts | None
+    output: State
 
     @property
-    def layers(self) -> list[LayerCost]:
-        """Costs of all layers."""
-        parts = (*self.inputs, *self.edges.values(), self.shortcut)
-        return [cost for part in parts if part is not None for cost in part.layers]
+    def chains(self) -> list[ChainCosts]:
+        """All chains."""
+        chains = (*self.inputs, *self.edges.values(), self.shortcut)
+        return [chain for chain in chains if chain is not None]
 
 
 @dataclasses.dataclass(frozen=True)
-class PlannedNetwork:
-    """A network's parts.
+class NetworkCosts:
+    """Costs of a network's chains.
 
     Attributes:
-        stems: the CIFAR stem, or both parts of the ImageNet stem.
-        cells: in their order, those without readers too.
+        stems: the CIFAR stem, or the two halves of the ImageNet stem.
+        cells: all cells, including those whose output nothing reads.
         classifier: pool and dense layer.
     """
 
-    stems: tuple[Part, ...]
-    cells: tuple[PlannedCell, ...]
-    classifier: Part
+    stems: tuple[ChainCosts, ...]
+    cells: tuple[CellCosts, ...]
+    classifier: ChainCosts
+
+    @property
+    def chains(self) -> Iterator[ChainCosts]:
+        """All chains."""
+        yield from self.stems
+        for cell in self.cells:
+            yield from cell.chains
+        yield self.classifier
 
 
 def planned_costs(
@@ -92,165 +104,176 @@ def planned_costs(
     config: NetworkConfig | None = None,
     *,
     dead_branches: bool = False,
-    memory: dict | None = None,
+    cache: dict | None = None,
     **settings: Any,
 ) -> Costs:
-    """Costs of the network that `build_network` would make.
+    """Count what the network of `build_network` costs for one image, without building it.
 
     Args:
-        genotype, config, settings: as of `build_network`.
+        genotype, config, settings: as for `build_network`.
         dead_branches: also count what reaches no output, such as the preprocessing of inputs that
-            a cell never reads; the authors' programs build it, `build_network` leaves it out.
-        memory: costs of parts, kept as long as the caller holds the dictionary; for counting
-            networks of many genotypes or sizes.
+            a cell never reads. The BNAS authors' code builds it, `build_network` leaves it out.
+        cache: a dictionary that keeps the costs of chains, to count many genotypes or sizes.
 
     Raises:
-        BnasLarqError, GenotypeError: as of `build_network`.
+        BnasLarqError, GenotypeError: as for `build_network`.
+
+    Example:
+        >>> from bnas_larq import Genotype, planned_costs
+        >>> costs = planned_costs(Genotype.published("bnas_cifar"), cells=3, channels=4)
+        >>> costs.binary_macs, costs.full_precision_macs, costs.bytes
+        (1081344, 1380992, 47396)
     """
     config = config.replace(**settings) if config else NetworkConfig.from_dict(settings)
-    parts = planned_parts(genotype, config, dead_branches=dead_branches, memory=memory)
-    plans = [cell.plan for cell in parts.cells]
-    alive = set(range(-2, len(plans))) if dead_branches else _alive(genotype, config, plans)
-    layers = list(parts.stems[0].layers)
-    if len(parts.stems) > 1 and -1 in alive:
-        layers += parts.stems[1].layers
-    for cell in parts.cells:
-        layers += cell.layers if cell.plan.index in alive else []
-    layers += parts.classifier.layers
+    network = walk_network(genotype.cells, config, dead_branches=dead_branches, cache=cache)
+    alive = _alive_cells(genotype, config, [cell.plan for cell in network.cells])
+    layers = list(network.stems[0].layers)
+    for stem in network.stems[1:]:
+        layers += stem.layers if dead_branches or -1 in alive else ()
+    for cell in network.cells:
+        if dead_branches or cell.plan.index in alive:
+            layers += [layer for chain in cell.chains for layer in chain.layers]
+    layers += network.classifier.layers
     return Costs(f"bnas_{genotype.id.replace('-', '_')}", tuple(layers))
 
 
-def planned_parts(
-    genotype: Genotype,
+def candidate_cells(space: SearchSpace) -> tuple[Cell, Cell]:
+    """The normal and the reduction cell of a supernet: each edge with all its candidates."""
+    normal, reduce = (
+        tuple(
+            tuple(Edge(name, state) for state in range(2 + node) for name in names)
+            for node in range(space.nodes)
+        )
+        for names in (space.normal, space.reduce)
+    )
+    return normal, reduce
+
+
+def walk_network(
+    cells: tuple[Cell, Cell],
     config: NetworkConfig,
     *,
+    supernet: bool = False,
     dead_branches: bool = False,
-    memory: dict | None = None,
-) -> PlannedNetwork:
-    """The parts of the network that `build_network` would make, also of cells nobody reads.
+    cache: dict | None = None,
+) -> NetworkCosts:
+    """Costs of all chains of layers in a network.
 
     Args:
-        genotype, config, dead_branches, memory: as of `planned_costs`.
+        cells: the normal and the reduction cell, of a genotype or from `candidate_cells`.
+        config: size and template.
+        supernet: count the layers of a supernet, not those of a final network.
+        dead_branches: also count the preprocessing of inputs that a cell never reads.
+        cache: as for `planned_costs`.
 
     Raises:
-        BnasLarqError, GenotypeError: as of `build_network`.
+        BnasLarqError, GenotypeError: as for `build_network`.
     """
-    context = config.context()
-    image = _State(config.input_shape)
+    context = dataclasses.replace(config.context(), supernet=supernet)
+    image, cache = State(config.input_shape), {} if cache is None else cache
     if config.stem == "imagenet":
         first, second = template.imagenet_stem(config.channels, context, config.stem_groups)
-        one, older = _walk(first, image)
-        other, newer = _walk(second, older)
-        stems = (one, other)
+        stem = _walk_chain("stem", first, image)
+        stems = [stem, _walk_chain("stem", second, stem.output)]
     else:
-        stem, newer = _walk(template.cifar_stem(config.channels, context), image)
-        stems, older = (stem,), newer
-    memory = {} if memory is None else memory
-    cells = []
+        stems = [_walk_chain("stem", template.cifar_stem(config.channels, context), image)]
+    older, newer = stems[0].output, stems[-1].output
+    walked = []
     for plan in template.plan_cells(config.cells, config.channels, config.stem):
-        cell = genotype.reduce if plan.reduction else genotype.normal
-        planned, output = _cell(cell, plan, (older, newer), config, dead_branches, memory)
-        cells.append(planned)
-        older, newer = newer, output
+        cell = cells[plan.reduction]
+        costs = _walk_cell(cell, plan, (older, newer), config, context, dead_branches, cache)
+        walked.append(costs)
+        older, newer = newer, costs.output
     top = template.classifier(config.num_classes, config.classifier_activation)
-    return PlannedNetwork(stems, tuple(cells), _walk(top, newer)[0])
+    classifier = _walk_chain(template.CLASSIFIER, top, newer)
+    return NetworkCosts(tuple(stems), tuple(walked), classifier)
 
 
-def dead_parameters(
-    genotype: Genotype, config: NetworkConfig | None = None, **settings: Any
-) -> int:
-    """Trainable parameters in branches that reach no output, which `build_network` leaves out."""
-    whole = planned_costs(genotype, config, dead_branches=True, **settings)
-    living = planned_costs(genotype, config, **settings)
-    return whole.trainable_parameters - living.trainable_parameters
-
-
-def _alive(
+def _alive_cells(
     genotype: Genotype, config: NetworkConfig, plans: Sequence[template.CellPlan]
 ) -> set[int]:
-    """Cells whose output is read on the way to the classifier; −1 and −2: newer and older stem."""
+    """Cells whose output reaches the classifier; −1 and −2 are the newer and the older stem."""
     alive = {len(plans) - 1}
     for plan in reversed(plans):
         if plan.index not in alive:
             continue
-        cell = genotype.reduce if plan.reduction else genotype.normal
+        cell = genotype.cells[plan.reduction]
         inputs = used_states(cell) & {0, 1}
-        # a first node of zeros takes its shape from the newer input if nothing else is there
+        # A first node of zeros takes its shape from the newer input if it has no other source.
         if (config.shortcut and plan.index > 0) or (not inputs and not live_edges(cell[0])):
             inputs |= {1}
-        alive |= {plan.index - 2 + which for which in inputs}
+        alive |= {plan.index - 2 + state for state in inputs}
     return alive
 
 
-def _cell(
+def _walk_cell(
     cell: Cell,
     plan: template.CellPlan,
-    states: tuple[_State, _State],
+    states: tuple[State, State],
     config: NetworkConfig,
+    context: Context,
     dead_branches: bool,
-    memory: dict,
-) -> tuple[PlannedCell, _State]:
-    """(the cell's parts, its output): the counterpart of `final_cell`."""
-    context = config.context()
+    cache: dict,
+) -> CellCosts:
+    def walk(
+        name: str, state: State, layers: Callable[[], Sequence[keras.layers.Layer]], *kind: Any
+    ) -> ChainCosts:
+        """The chain `name`; chains of one kind differ in their names only, and are walked once."""
+        # The patterns of `full_precision` tell layers apart by name.
+        key = (state, context.at("", plan.filters), config.full_precision and name, *kind)
+        if key not in cache:
+            cache[key] = _walk_chain(name, layers(), state)
+        return cache[key].renamed(name)
 
-    def part(
-        name: str, state: _State, layers: Callable[[], Sequence[keras.layers.Layer]], *kind
-    ) -> tuple[Part, _State]:
-        """The part called `name`; parts of one kind have the same layers but for their names."""
-        # Patterns tell layers apart by name, so that equal parts are equal only without them.
-        settings = (config.padding, config.scheme, config.full_precision)
-        key = (state, plan.filters, settings, config.full_precision and name, *kind)
-        if key not in memory:
-            memory[key] = name, *_walk(layers(), state)
-        first, known, result = memory[key]
-        return known.renamed(first, name), result
-
-    used = {0, 1} if dead_branches else used_states(cell)
-    inputs: list[tuple[Part | None, _State | None]] = [(None, None)] * 2
-    for which in used & {0, 1}:
-        inputs[which] = part(
-            f"{plan.name}_preprocess{which}",
-            states[which],
-            lambda which=which: template.preprocess(plan, which, config.stem, context),
-            *("preprocess", which, plan.after_reduction, config.stem),
+    inputs: list[ChainCosts | None] = [
+        (
+            walk(
+                f"{plan.name}_preprocess{index}",
+                state,
+                partial(template.preprocess, plan, index, config.stem, context),
+                *("preprocess", index, plan.after_reduction, config.stem),
+            )
+            if dead_branches or index in used_states(cell)
+            else None
         )
-    # What an edge from an input makes of it, all nodes have: the shape behind the strides.
-    rows, columns, _ = states[1].shape
+        for index, state in enumerate(states)
+    ]
+    # All nodes have the shape that edges from the inputs lead to, behind their strides.
     strides = 2 if plan.reduction else 1
-    node_state = _State((-(-rows // strides), -(-columns // strides), plan.filters))
+    rows, columns = (-(-side // strides) for side in states[1].shape[:2])
+    node_state = State((rows, columns, plan.filters))
     edges = {}
-    for index, node in enumerate(cell):
-        for edge in live_edges(node):
-            place = edge_context(plan, index, edge, context)
-            edges[index, edge.state], _ = part(
+    for node, node_edges in enumerate(cell):
+        for edge in live_edges(node_edges):
+            place = edge_context(plan, node, edge, context)
+            edges[node, edge] = walk(
                 place.name,
-                inputs[edge.state][1] if edge.state < 2 else node_state,
-                lambda edge=edge, place=place: build_operation(edge.op, place),
+                inputs[edge.state].output if edge.state < 2 else node_state,
+                partial(build_operation, edge.op, place),
                 *("operation", edge.op, place.strides),
             )
     shortcut = None
     if config.shortcut and plan.index > 0:
-        shortcut, _ = part(
+        shortcut = walk(
             f"{plan.name}_shortcut",
             states[1],
-            lambda: template.shortcut(plan, len(cell), context),
+            partial(template.shortcut, plan, len(cell), context),
             *("shortcut", len(cell), plan.reduction),
         )
-    output = _State((*node_state.shape[:2], len(cell) * plan.filters))
-    return PlannedCell(plan, tuple(part for part, _ in inputs), edges, shortcut), output
+    output = State((rows, columns, len(cell) * plan.filters))
+    return CellCosts(plan, tuple(inputs), edges, shortcut, output)
 
 
-def _walk(chain: Sequence[keras.layers.Layer], state: _State) -> tuple[Part, _State]:
-    """The counterpart of `chain`: the layers as a part, and the state behind them."""
-    source, layers = state.shape, []
+def _walk_chain(name: str, chain: Sequence[keras.layers.Layer], state: State) -> ChainCosts:
+    source, layers = state, []
     for layer in chain:
         shape = (None, *state.shape)
         if not layer.built:
             build_layer(layer, shape)
-        result = tuple(layer.compute_output_shape(shape))[1:]
+        output = tuple(layer.compute_output_shape(shape))[1:]
         calls = Multiplications()
-        calls.add(layer.name, layer, state.shape, result, state.bits)
+        calls.add(layer.name, layer, state.shape, output, state.bits)
         if layer.weights or layer.name in calls.macs:
             layers.append(layer_cost(layer, layer.name, calls, layer.weights))
-        state = _State(result, bits_behind(layer, [state.bits]))
-    return Part(tuple(layers), source, state.shape), state
+        state = State(output, bits_behind(layer, [state.bits]))
+    return ChainCosts(name, tuple(layers), source, state)

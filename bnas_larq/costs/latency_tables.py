@@ -1,4 +1,4 @@
-"""How long operations take on a device: a table that somebody measured, read from a file.
+"""Latency tables: how long operations take on a device, measured by a user and read from a file.
 
 # milliseconds for one image
 bin_conv_3x3:
@@ -11,35 +11,23 @@ stem: 0.9
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
+import pydantic
 import yaml
 
 from bnas_larq.errors import BnasLarqError, nearest, one_line
 from bnas_larq.spaces import ZEROISE, operation_names
 
-#: Parts that every network has. One that a table leaves out takes no time there.
+#: Parts that every network has. Those missing from a table count as 0.
 TEMPLATE_PARTS = ("stem", "preprocess", "shortcut", "classifier")
-_TIME = "milliseconds"
-_RULE = (
-    "A latency table holds milliseconds by operation: a number, or a list of entries with "
-    "`milliseconds` and any of `stride`, `channels` and `size`."
-)
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where an operation stands.
-
-    Attributes:
-        stride: how many times smaller its output is.
-        channels: of its output.
-        size: height and width of its input.
-    """
+class Place(NamedTuple):
+    """Where an operation is: how many times smaller its output is than its input, the channels of
+    its output, and (height, width) of its input."""
 
     stride: int
     channels: int
@@ -50,39 +38,59 @@ class Place:
         return f"stride {self.stride}, {self.channels} channels, size {height}x{width}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A measured time, and where it holds; None means anywhere."""
+class Entry(pydantic.BaseModel):
+    """A measured time, and where it holds; None: everywhere."""
 
-    milliseconds: float
-    stride: int | None = None
-    channels: int | None = None
-    size: tuple[int, int] | None = None
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False
+    )
+
+    milliseconds: float = pydantic.Field(ge=0)
+    stride: pydantic.PositiveInt | None = None
+    channels: pydantic.PositiveInt | None = None
+    size: tuple[pydantic.PositiveInt, pydantic.PositiveInt] | None = None
+
+    @pydantic.field_validator("size", mode="before")
+    @classmethod
+    def _both_sides(cls, size: Any) -> Any:
+        """Most images are square: one number stands for both sides."""
+        if isinstance(size, list | tuple):
+            return tuple(size)
+        return None if size is None else (size, size)
 
     def fits(self, place: Place) -> bool:
         """Whether it holds there."""
-        return all(
-            wanted is None or wanted == getattr(place, key)
-            for key, wanted in dataclasses.asdict(self).items()
-            if key != _TIME
+        return all(getattr(self, key) in (None, value) for key, value in place._asdict().items())
+
+
+def _check_name(name: Any) -> Any:
+    known = (*TEMPLATE_PARTS, *operation_names())
+    if name not in known:
+        raise BnasLarqError(
+            "The operations of a latency table must be registered. "
+            f"Received: {name!r}; {nearest(str(name), known)}"
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON and YAML."""
-        values = {key: value for key, value in dataclasses.asdict(self).items() if value}
-        return {**values, _TIME: self.milliseconds}
+    return name
 
 
-@dataclasses.dataclass(frozen=True)
-class LatencyTable:
-    """Milliseconds for one image, by operation, and by place where it matters.
+def _to_entries(value: Any) -> list[Any]:
+    rows = value if isinstance(value, list | tuple) else [value]
+    return [row if isinstance(row, Mapping) else {"milliseconds": row} for row in rows]
 
-    Attributes:
-        entries: operation, or one of `TEMPLATE_PARTS`, → what was measured. The first entry that
-            fits a place counts.
-    """
 
-    entries: Mapping[str, tuple[Entry, ...]]
+_Name = Annotated[str, pydantic.BeforeValidator(_check_name)]
+_Entries = Annotated[
+    tuple[Entry, ...], pydantic.Field(min_length=1), pydantic.BeforeValidator(_to_entries)
+]
+
+
+class LatencyTable(pydantic.RootModel):
+    """Milliseconds for one image: operation, or one of `TEMPLATE_PARTS`, → entries, of which the
+    first that fits a place counts."""
+
+    model_config = pydantic.ConfigDict(frozen=True)
+
+    root: Annotated[dict[_Name, _Entries], pydantic.Field(min_length=1)]
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
@@ -103,89 +111,56 @@ class LatencyTable:
 
     @classmethod
     def from_dict(cls, values: Any) -> LatencyTable:
-        """The inverse of `to_dict`; also takes plain numbers.
-
-        Raises:
-            BnasLarqError: as of `load`.
-        """
-        if not isinstance(values, Mapping) or not values:
-            raise BnasLarqError(f"{_RULE} Received: {one_line(values)[:80]}.")
-        known = (*TEMPLATE_PARTS, *operation_names())
-        entries = {}
-        for name, value in values.items():
-            if name not in known:
-                raise BnasLarqError(
-                    "A latency table's operations must be registered. "
-                    f"Received: {name!r}; {nearest(str(name), known)}"
-                )
-            rows = value if isinstance(value, list | tuple) else [value]
-            if not rows:
-                raise BnasLarqError(f"{_RULE} Received: an empty list for {name}.")
-            entries[name] = tuple(_entry(name, row) for row in rows)
-        if any(entry.milliseconds for entry in entries.get(ZEROISE, ())):
+        """The inverse of `to_dict`, which also takes plain numbers; raises as `load` does."""
+        try:
+            table = cls.model_validate(values)
+        except pydantic.ValidationError as error:
+            raise _table_error(error.errors()) from error
+        if any(entry.milliseconds for entry in table.root.get(ZEROISE, ())):
             raise BnasLarqError(
                 "Zeroise takes no time: final networks leave it out. "
                 f"Received: a time for {ZEROISE}. Remove it."
             )
-        return cls(entries)
+        return table
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON and YAML."""
-        return {name: [entry.to_dict() for entry in rows] for name, rows in self.entries.items()}
+        return self.model_dump(mode="json", exclude_none=True)
 
     def check_holds(self, operations: Iterable[str]) -> None:
         """Raise BnasLarqError unless every operation but Zeroise is in the table."""
-        missing = [name for name in operations if name not in self.entries and name != ZEROISE]
+        missing = [name for name in operations if name not in self.root and name != ZEROISE]
         if missing:
             raise BnasLarqError(
                 "A latency table must hold every candidate of the search space. "
-                f"Received: none for {', '.join(missing)}. Measure it, and add it."
+                f"Received: none for {', '.join(missing)}. Measure and add them."
             )
 
     def milliseconds(self, name: str, place: Place) -> float:
-        """Time of an operation at a place.
-
-        Raises:
-            BnasLarqError: the table has entries for it, but none that fits.
-        """
-        if name not in self.entries and name in TEMPLATE_PARTS:
+        """Time of an operation; BnasLarqError if the table has no entry that fits."""
+        if name not in self.root and name in TEMPLATE_PARTS:
             return 0.0
-        for entry in self.entries.get(name, ()):
+        for entry in self.root.get(name, ()):
             if entry.fits(place):
                 return entry.milliseconds
         raise BnasLarqError(
-            "A latency table must hold every place of an operation. "
+            "A latency table must cover every place of an operation. "
             f"Received: no entry for {name} that fits {place}. "
-            "Add it, or as the last one an entry without a place."
+            "Add one, or a last entry without a place."
         )
 
 
-def _entry(name: str, row: Any) -> Entry:
-    if not isinstance(row, Mapping):
-        row = {_TIME: row}
-    fields = [field.name for field in dataclasses.fields(Entry)]
-    for key in row:
-        if key not in fields:
-            raise BnasLarqError(
-                f"{_RULE} Received: {key!r} for {name}; {nearest(str(key), fields)}"
-            )
-    time = row.get(_TIME)
-    if not _is_number(time, int | float) or not 0 <= time < math.inf:
-        raise BnasLarqError(
-            "A latency is a number of milliseconds from 0 up. "
-            f"Received: {time!r} for {name}. Correct the table."
-        )
-    size = row.get("size")
-    # Most images are square: one number stands for both.
-    sides = size if isinstance(size, list | tuple) else [] if size is None else [size, size]
-    whole = [*sides, *(row[key] for key in ("stride", "channels") if row.get(key) is not None)]
-    if len(sides) not in (0, 2) or not all(_is_number(one, int) and one > 0 for one in whole):
-        raise BnasLarqError(
-            "A place's stride and channels are whole numbers, and its size is one or "
-            f"[height, width]. Received: {one_line(dict(row))} for {name}. Correct the table."
-        )
-    return Entry(float(time), row.get("stride"), row.get("channels"), tuple(sides) or None)
-
-
-def _is_number(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+def _table_error(errors: list[Any]) -> BnasLarqError:
+    # A misspelt key is often a missing one, too: the misspelling says more.
+    error = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
+    keys = [key for key in error["loc"] if isinstance(key, str)]
+    received, way_out = one_line(repr(error["input"]))[:80], "Correct the table."
+    if error["type"] == "extra_forbidden":
+        received = repr(key := keys.pop())
+        way_out = nearest(key, Entry.model_fields)
+    received += f" for {'.'.join(keys)}" if keys else ""
+    return BnasLarqError(
+        "A latency table holds milliseconds from 0 up by operation: a number, or a list of entries "
+        "with `milliseconds` and any of `stride`, `channels` (whole numbers) and `size` (one or "
+        f"[height, width]). Received: {received}; {way_out}"
+    )

@@ -1,7 +1,7 @@
-"""Which MACs a Keras model does, at which precision: found by following the graph of its calls.
+"""The MACs of a Keras model by precision, found by following the graph of its calls.
 
-Better informed than a walk over layers: a layer called twice counts twice, a nested model counts at
-the size it is called with, and an input is 1-bit also where an earlier layer took the sign.
+More precise than a loop over layers: a layer called twice counts twice, a nested model counts at
+the size it is called with, and an input is also 1-bit where an earlier layer took the sign.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError, one_line
 
-#: Bits of everything that is not quantised.
+#: Bits of values that are not quantised.
 FULL_PRECISION = 32
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _TRANSPOSED = (
@@ -26,7 +26,7 @@ _TRANSPOSED = (
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 _LOCAL = (keras.layers.LocallyConnected1D, keras.layers.LocallyConnected2D)
-#: Layers that only move, drop or select values when the network is used: signs stay signs.
+#: Layers that only move, drop or select values at inference: signs stay signs.
 _KEEPS_VALUES = (
     keras.layers.Flatten,
     keras.layers.Reshape,
@@ -46,15 +46,14 @@ _KEEPS_VALUES = (
 
 @dataclass
 class Multiplications:
-    """What the calls of every layer multiply, found by following a model's graph; keyed by path."""
+    """MACs by precision and output shape of each layer, keyed by its path."""
 
     macs: dict[str, Counter[int]] = field(default_factory=dict)
     shapes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
 
     def follow(self, model: keras.Model, prefix: str, input_bits: Sequence[int]) -> list[int]:
-        """Walk through the model, given the bits of its inputs; returns the bits of its outputs."""
-        check_graph(model)
-        bits = {id(tensor): b for tensor, b in zip(model.inputs, input_bits, strict=True)}
+        """Add all calls in a model, given the bits of its inputs; returns those of its outputs."""
+        bits = dict(zip(map(id, model.inputs), input_bits, strict=True))
         for depth in sorted(model._nodes_by_depth, reverse=True):
             for node in model._nodes_by_depth[depth]:
                 if node.is_input:
@@ -72,7 +71,7 @@ class Multiplications:
                         widest = max(inputs, default=FULL_PRECISION)
                         self.add(path, layer, tuple(source), tuple(result), widest)
                     output_bits = [bits_behind(layer, inputs)] * len(outputs)
-                bits.update((id(t), b) for t, b in zip(outputs, output_bits, strict=True))
+                bits.update(zip(map(id, outputs), output_bits, strict=True))
         return [bits[id(tensor)] for tensor in model.outputs]
 
     def add(
@@ -83,7 +82,7 @@ class Multiplications:
         result: tuple[int | None, ...],
         input_bits: int,
     ) -> None:
-        """Add one call of a built layer, given its input's and output's shapes without batch."""
+        """Add one call of a built layer, given the shapes of input and output without batch."""
         self.shapes[path] = result
         if not multiplies(layer):
             return
@@ -98,7 +97,7 @@ class Multiplications:
 
 
 def multiplies(layer: keras.layers.Layer) -> bool:
-    """Whether it is a convolution or dense layer of a kind that can be counted here."""
+    """Whether its MACs can be counted here."""
     return isinstance(layer, (*CONVOLUTIONS, *_DEPTHWISE, *_SEPARABLE, *_LOCAL, keras.layers.Dense))
 
 
@@ -106,22 +105,20 @@ def _products(layer, source: tuple, result: tuple) -> Iterator[tuple[tf.Variable
     """(kernel, MACs, whether it reads the layer's input) of one call; shapes are without batch."""
     if isinstance(layer, keras.layers.Dense):
         yield layer.kernel, size(layer.kernel) * _product(layer, result[:-1]), True
-    elif isinstance(layer, _SEPARABLE):
-        positions = _positions(layer, result)
-        yield layer.depthwise_kernel, size(layer.depthwise_kernel) * positions, True
-        yield layer.pointwise_kernel, size(layer.pointwise_kernel) * positions, False
-    elif isinstance(layer, _DEPTHWISE):
-        yield layer.depthwise_kernel, size(layer.depthwise_kernel) * _positions(layer, result), True
-    elif isinstance(layer, _TRANSPOSED):
-        # every input position is multiplied by the whole kernel
-        yield layer.kernel, size(layer.kernel) * _positions(layer, source), True
-    elif isinstance(layer, _LOCAL):
+        return
+    # A transposed convolution multiplies each position of its input by the whole kernel.
+    positions = _positions(layer, source if isinstance(layer, _TRANSPOSED) else result)
+    if isinstance(layer, _LOCAL):
         channels = source[0 if layer.data_format == "channels_first" else -1]
         window = math.prod(layer.kernel_size) * channels
-        yield layer.kernel, window * layer.filters * _positions(layer, result), True
+        yield layer.kernel, window * layer.filters * positions, True
+    elif isinstance(layer, (*_DEPTHWISE, *_SEPARABLE)):
+        yield layer.depthwise_kernel, size(layer.depthwise_kernel) * positions, True
+        if isinstance(layer, _SEPARABLE):
+            yield layer.pointwise_kernel, size(layer.pointwise_kernel) * positions, False
     else:
-        # [*window, channels in / groups, channels out]: groups are already in the kernel's shape
-        yield layer.kernel, size(layer.kernel) * _positions(layer, result), True
+        # [*window, channels in / groups, channels out]
+        yield layer.kernel, size(layer.kernel) * positions, True
 
 
 def _positions(layer: keras.layers.Layer, shape: tuple[int | None, ...]) -> int:
@@ -139,7 +136,7 @@ def _product(layer: keras.layers.Layer, sizes: Sequence[int | None]) -> int:
 
 
 def bits_behind(layer: keras.layers.Layer, input_bits: Sequence[int]) -> int:
-    """Bits of a layer's output when the network is used: 1 behind a sign, also if it was moved."""
+    """Bits of a layer's output at inference: 1 behind a sign, even if values are moved."""
     if isinstance(layer, _KEEPS_VALUES):
         return max(input_bits, default=FULL_PRECISION)
     if isinstance(layer, lq.quantizers.Quantizer):
@@ -153,12 +150,12 @@ def size(weight: tf.Variable) -> int:
 
 
 def weight_bits(weight: tf.Variable) -> int:
-    """Precision of a weight as used: larq's quantised variables know theirs, all others have 32."""
+    """Precision of a weight in use: larq's quantised variables know theirs, all others have 32."""
     return getattr(weight, "precision", None) or FULL_PRECISION
 
 
 def check_graph(model: keras.Model) -> None:
-    """Raise BnasLarqError unless the model is a graph of layers that can be followed."""
+    """Raise BnasLarqError unless the model is a graph of layers."""
     if not getattr(model, "_is_graph_network", False):
         raise BnasLarqError(
             "Costs are counted along the graph of a functional or built sequential Keras model. "
@@ -170,13 +167,13 @@ def check_graph(model: keras.Model) -> None:
 def resized(model: keras.Model, shapes: Sequence[Any]) -> keras.Model:
     """The model itself if it was built for these input shapes, else a copy of its graph for them.
 
-    A copy, because calling the same layers again would add to their own record of calls.
+    Calling the model's own layers again would add to its graph.
     """
-    wanted = [tuple(shape[1:]) for shape in shapes]
-    if wanted == [tuple(tensor.shape[1:]) for tensor in model.inputs]:
+    inputs = [tuple(shape[1:]) for shape in shapes]
+    if inputs == [tuple(tensor.shape[1:]) for tensor in model.inputs]:
         return model
     try:
-        copy = keras.models.clone_model(model, [keras.Input(shape) for shape in wanted])
+        copy = keras.models.clone_model(model, [keras.Input(shape) for shape in inputs])
         fits = [w.shape for w in copy.weights] == [w.shape for w in model.weights]
         reason = "its weights would need other shapes"
     except (ValueError, NotImplementedError) as error:
@@ -184,6 +181,6 @@ def resized(model: keras.Model, shapes: Sequence[Any]) -> keras.Model:
     if not fits:
         raise BnasLarqError(
             "Costs are counted at an input shape that the model accepts. "
-            f"Received: {wanted} for {model.name!r} ({reason}). Give a shape of its kind of images."
+            f"Received: {inputs} for {model.name!r} ({reason}). Give the shape of its images."
         )
     return copy

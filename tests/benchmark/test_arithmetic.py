@@ -41,21 +41,19 @@ def test_the_papers_search_step_is_about_1_28_teraflop():
     # stem's output: they and the 4 + 4 and 4 edges that leave them need no gradient for α.
     untouched = stem + preprocess[0] + 48 * 16 * 32**2 + (4 + 4 + 4) * edge
 
-    found = bilevel_arithmetic(
-        SearchSpace.bnas(), 10, cells=8, channels=16, input_shape=(32, 32, 3)
-    )
-    assert found.passes == {
+    step = bilevel_arithmetic(SearchSpace.bnas(), 10, cells=8, channels=16, input_shape=(32, 32, 3))
+    assert step.passes == {
         "alpha forward": forward,
         "alpha input gradients": forward - untouched,
         "weights forward": forward,
         "weights input gradients": forward,
         "weights kernel gradients": forward,
     }
-    assert found.flops(64) == 2 * 64 * (5 * forward - untouched)
-    assert found.flops(64) == pytest.approx(1.28e12, rel=0.005)
+    assert step.flops(64) == 2 * 64 * (5 * forward - untouched)
+    assert step.flops(64) == pytest.approx(1.28e12, rel=0.005)
     # The floors: 5.8 s at 220 GFLOP/s, 3.05 s at 420.
-    assert found.floor(64, 220e9) == pytest.approx(5.8, abs=0.05)
-    assert found.floor(64, 420e9) == pytest.approx(3.05, abs=0.01)
+    assert step.floor(64, 220e9) == pytest.approx(5.8, abs=0.05)
+    assert step.floor(64, 420e9) == pytest.approx(3.05, abs=0.01)
 
 
 def test_one_cell_with_one_candidate():
@@ -67,12 +65,12 @@ def test_one_cell_with_one_candidate():
         nodes=2,
         shortcut=False,
     )
-    found = bilevel_arithmetic(small, 3, cells=1, channels=4, input_shape=(8, 8, 3))
+    step = bilevel_arithmetic(small, 3, cells=1, channels=4, input_shape=(8, 8, 3))
     stem, inputs = 9 * 3 * 12 * 64, 2 * 12 * 4 * 64
     edges, classifier = 5 * 9 * 4 * 4 * 64, 8 * 3
-    assert found.passes["weights forward"] == stem + inputs + edges + classifier
+    assert step.passes["weights forward"] == stem + inputs + edges + classifier
     # Of 5 edges only the one between the nodes has α before it.
-    assert found.passes["alpha input gradients"] == edges / 5 + classifier
+    assert step.passes["alpha input gradients"] == edges / 5 + classifier
 
 
 def test_more_candidates_cost_more_and_free_ones_nothing():
@@ -89,11 +87,11 @@ def test_more_candidates_cost_more_and_free_ones_nothing():
 
 
 def test_the_imagenet_stem_reads_images_that_need_no_gradient():
-    found = bilevel_arithmetic(
+    step = bilevel_arithmetic(
         SearchSpace.bnas(), 10, cells=1, channels=4, input_shape=(32, 32, 3), stem="imagenet"
     )
     first = 9 * 3 * 2 * 16 * 16
-    passes = found.passes
+    passes = step.passes
     assert passes["weights forward"] - passes["weights input gradients"] == first
 
 
@@ -104,14 +102,14 @@ def test_a_training_step_is_three_passes(side, first):
     genotype = Genotype.published("bnas_imagenet")
     costs = count_costs(build_network(genotype, config))
     macs = costs.binary_macs + costs.full_precision_macs
-    found = training_arithmetic(genotype, config)
-    assert found.passes == {
+    step = training_arithmetic(genotype, config)
+    assert step.passes == {
         "forward": macs,
         "input gradients": macs - first,
         "kernel gradients": macs,
     }
-    assert found.to_dict(5) == {
-        "macs_per_image": found.passes,
+    assert step.to_dict(5) == {
+        "macs_per_image": step.passes,
         "flops": 2 * 5 * (3 * macs - first),
     }
 

@@ -46,14 +46,14 @@ def test_a_traced_step():
         return tf.reduce_sum(tf.nn.relu(tf.nn.conv2d(images, kernel, 1, "SAME")))
 
     step()
-    found = profiling.profile_steps(lambda: step().numpy(), steps=3)
-    kinds = {row["name"]: row for row in found["kinds"]}
+    profile = profiling.profile_steps(lambda: step().numpy(), steps=3)
+    kinds = {row["name"]: row for row in profile["kinds"]}
     assert kinds[profiling.CONVOLUTIONS]["calls"] == 1
     assert profiling.INPUT_GRADIENTS not in kinds
-    assert "Conv2D" in {row["name"] for row in found["operations"]}
-    for rows in (found["kinds"], found["operations"]):
+    assert "Conv2D" in {row["name"] for row in profile["operations"]}
+    for rows in (profile["kinds"], profile["operations"]):
         assert sum(row["share"] for row in rows) == pytest.approx(1)
-        assert sum(row["seconds"] for row in rows) == pytest.approx(found["operation_seconds"])
+        assert sum(row["seconds"] for row in rows) == pytest.approx(profile["operation_seconds"])
         assert rows == sorted(rows, key=lambda row: -row["seconds"])
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras
-from bnas_larq.benchmark.feeding import Feed
+from bnas_larq.benchmark.steps import Feed
 from bnas_larq.benchmark.timing import StepLoop, Timing, machine, matmul_rates, peak_memory
-from bnas_larq.errors import DataError
 
 
 def model() -> keras.Model:
@@ -26,8 +25,8 @@ def test_the_loop_leaves_the_weights_that_fit_leaves(name):
     fitted.fit(batches, steps_per_epoch=4, verbose=0)
     timing = StepLoop(looped, batches, lambda: calls.append(1)).run(3)
     assert (len(timing.steps), len(timing.waits), len(calls)) == (3, 3, 4)
-    for one, other in zip(fitted.get_weights(), looped.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    for expected, weight in zip(fitted.get_weights(), looped.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-6)
 
 
 def test_shares_and_medians():
@@ -35,24 +34,8 @@ def test_shares_and_medians():
     assert (timing.median, timing.best, timing.waiting) == (2.0, 1.0, 2 / 8)
 
 
-@pytest.mark.parametrize("name", ["digits", "synthetic"])
-def test_a_search_reads_two_different_halves_or_noise(name):
-    feed = Feed.open(name, None, (8, 8))
-    (first, labels), (second, _) = next(iter(feed.bilevel_batches(16)))
-    assert first.shape == second.shape == (16, 8, 8, 3)
-    assert labels.shape == (16,) and feed.num_classes == 10
-    assert np.array_equal(first, second) == (name == "synthetic")
-
-
-def test_data_that_cannot_be():
-    with pytest.raises(DataError, match="in no folder"):
-        Feed.open("synthetic", "/tmp", (8, 8))
-    with pytest.raises(DataError, match="batch size 5000"):
-        Feed.open("digits", None, (8, 8)).batches(5000)
-
-
 def test_the_machine():
-    found = machine()
-    assert found["cpu"] and found["cores"] >= 1 and found["devices"]
+    description = machine()
+    assert description["cpu"] and description["cores"] >= 1 and description["devices"]
     assert matmul_rates("float32")["float32"] > 0
     assert peak_memory() > 1e8  # TensorFlow alone takes more

@@ -9,7 +9,7 @@ import statistics
 
 import pytest
 
-from bnas_larq.benchmark.measured_processes import Configuration, configurations
+from bnas_larq.benchmark.configurations import Configuration, configurations
 from bnas_larq.errors import BnasLarqError
 
 TINY = "--cells 1 --channels 2 --batch-size 4 --image-size 8 --steps 2".split()
@@ -71,8 +71,8 @@ def check_arithmetic(record):
     assert len(step["seconds"]) == settings["steps"]
     assert step["median_seconds"] == pytest.approx(statistics.median(step["seconds"]))
     assert step["best_seconds"] == min(step["seconds"])
-    for which in ("median", "best"):
-        assert record["ratio"][which] == pytest.approx(step[f"{which}_seconds"] / floor)
+    for statistic in ("median", "best"):
+        assert record["ratio"][statistic] == pytest.approx(step[f"{statistic}_seconds"] / floor)
     first = record["first_step"]
     parts = ("build_seconds", "trace_seconds", "compile_and_run_seconds")
     assert first["total_seconds"] == pytest.approx(sum(first[part] for part in parts))
@@ -125,9 +125,9 @@ def test_several_configurations_make_a_table_of_separate_processes(bnas_larq, tm
 
 
 def test_a_table_varies_cells_and_batch_one_at_a_time():
-    found = configurations([8], [16], [64], "both", table=True)
+    varied = configurations([8], [16], [64], "both", table=True)
     sizes = [(4, 64), (8, 64), (16, 64), (8, 32), (8, 128)]
-    assert found == [
+    assert varied == [
         Configuration(cells, 16, batch, precision)
         for precision in ("float32", "bfloat16")
         for cells, batch in sizes
@@ -154,7 +154,7 @@ def test_a_table_varies_cells_and_batch_one_at_a_time():
         (["search-step", "--mixed-precision", "float16"], "'float16' is not one of"),
         (["search-step", "--table", "--cells", "2,3"], "--table varies one number"),
         (["search-step", "--output", "gone/steps.json"], "a folder that exists"),
-        (["search-step", "--data", "digits", "--data-dir", "."], "in no folder"),
+        (["search-step", "--data", "digits", "--data-dir", "."], "not read from a folder"),
         (["search-step", "--data", "digits", "--batch-size", "5000"], "larger than the training"),
         (["train-step", "bnas_cifra"], "did you mean 'bnas_cifar'"),
         (["train-step", "larq_zoo:QuickNet"], "networks made of cells"),

@@ -268,12 +268,12 @@ def test_agrees_with_larq_on_a_small_network():
 def test_agrees_with_larq_on_our_networks(genotype, settings):
     model = build_network(Genotype.published(genotype), **settings)
     costs, profile = assert_macs_agree(model)
-    norms = [one for one in model.layers if isinstance(one, keras.layers.BatchNormalization)]
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     # two vectors of each BatchNorm remain for larq, scale and offset go; see above
-    fused = sum(one.count_params() - 2 * one.moving_mean.shape[0] for one in norms)
+    fused = sum(norm.count_params() - 2 * norm.moving_mean.shape[0] for norm in norms)
     assert costs.parameters == profile.weight_count() + fused
     # larq knows no scales of kernels: one for each output channel of a binary convolution
-    scales = sum(one.output_shape[-1] for one in costs.layers if one.binary_macs)
+    scales = sum(layer.output_shape[-1] for layer in costs.layers if layer.binary_macs)
     assert costs.bytes == profile.memory // 8 + 4 * fused + 4 * scales
 
 

@@ -114,8 +114,8 @@ def test_inclusion_is_that_of_independent_choices_given_their_number(keep):
         probability = np.prod(np.where(inside, strengths, 1 - strengths))
         kept += probability * inside
         total += probability
-    found = inclusion(tf.constant(strengths, tf.float32), keep).numpy()
-    np.testing.assert_allclose(found, kept / total, rtol=1e-5)
+    probabilities = inclusion(tf.constant(strengths, tf.float32), keep).numpy()
+    np.testing.assert_allclose(probabilities, kept / total, rtol=1e-5)
 
 
 def test_equal_strengths_are_kept_equally_often_and_certain_ones_always():
@@ -150,13 +150,13 @@ def test_the_expectation_is_the_mean_over_all_networks():
     strengths = probabilities.max(axis=1)
     odds = strengths / (1 - strengths)
     kept = odds / np.repeat([odds[:2].sum(), odds[2:].sum()], [2, 3])
-    mean, memory = 0.0, {}
+    mean, cache = 0.0, {}
     for rows in itertools.product([0, 1], [2, 3, 4]):
         for columns in itertools.product(range(3), repeat=2):
             places = list(zip(rows, columns, strict=True))
             cell = [[(NAMES[column], SHARED.edges[row][1])] for row, column in places]
             probability = np.prod([kept[row] * probabilities[row, col] for row, col in places])
-            costs = planned_costs(Genotype(cell, reduce), config, memory=memory)
+            costs = planned_costs(Genotype(cell, reduce), config, cache=cache)
             mean += probability * costs.ops_honest
     alphas = [normal, decided(Genotype(reduce, reduce), SHARED)[1]]
     term = ExpectedCost(SHARED, config, target=1e6)
@@ -266,8 +266,8 @@ def test_gradient_against_finite_differences(shortcut):
             moved[which][row, column] += step
             sides.append(float(value(moved)))
         difference = (sides[0] - sides[1]) / 0.06
-        found = float(gradients[which][row, column])
-        assert found == pytest.approx(difference, rel=0.02, abs=2e-3)
+        gradient = float(gradients[which][row, column])
+        assert gradient == pytest.approx(difference, rel=0.02, abs=2e-3)
 
 
 def test_a_search_with_a_strong_weight_falls_to_its_target():
@@ -295,8 +295,8 @@ def test_the_size_is_that_of_the_final_network_where_it_is_given():
     term = ExpectedCost.from_settings(CostTermSettings(target=1e6), net.space, large)
     genotype = Genotype.random(SHARED, 1)
     wanted = planned_costs(genotype, large).ops_honest
-    found = float(term.expected(*shares(decided(genotype, SHARED))))
-    assert found == pytest.approx(wanted, rel=1e-5)
+    expected = float(term.expected(*shares(decided(genotype, SHARED))))
+    assert expected == pytest.approx(wanted, rel=1e-5)
 
 
 TABLE = {
@@ -319,8 +319,8 @@ def test_latency_by_hand():
     edges = (2.0 + 0.5) + 2 * (1.0 + 1.0)
     preprocessing = 2 * 0.1 + 2 * 0.1 + (0.1 + 0.01)
     wanted = 3.0 + 4.0 + edges + preprocessing + 2 * 10.0
-    found = float(term.expected(*shares(decided(genotype, space))))
-    assert found == pytest.approx(wanted, rel=1e-5)
+    expected = float(term.expected(*shares(decided(genotype, space))))
+    assert expected == pytest.approx(wanted, rel=1e-5)
 
 
 def test_round_trip():

@@ -56,25 +56,28 @@ def test_what_is_not_in_the_table(table):
     with pytest.raises(BnasLarqError, match="no entry for bin_conv_5x5 that fits stride 2, 8 chan"):
         table.milliseconds("bin_conv_5x5", Place(2, 8, (4, 4)))
     table.check_holds(["none", "bin_conv_3x3"])
-    with pytest.raises(BnasLarqError, match="Received: none for avg_pool_3x3. Measure it"):
+    with pytest.raises(BnasLarqError, match="Received: none for avg_pool_3x3. Measure and add"):
         table.check_holds(["bin_conv_3x3", "avg_pool_3x3"])
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([], "holds milliseconds by operation.* Received: \\[\\]"),
+        ([], "holds milliseconds from 0 up by operation.* Received: \\[\\]; Correct"),
+        ({}, "holds milliseconds from 0 up by operation.* Received: {}"),
         ({"bin_conv_3X3": 1.0}, "Received: 'bin_conv_3X3'; did you mean 'bin_conv_3x3'"),
-        ({"stem": -0.1}, "from 0 up. Received: -0.1 for stem"),
+        ({1: 1.0}, "must be registered. Received: 1; known"),
+        ({"stem": -0.1}, "from 0 up.* Received: -0.1 for stem"),
         ({"stem": float("nan")}, "Received: nan for stem"),
         ({"stem": True}, "Received: True for stem"),
         ({"stem": "fast"}, "Received: 'fast' for stem"),
-        ({"stem": []}, "an empty list for stem"),
-        ({"stem": {"stride": 1}}, "Received: None for stem"),
+        ({"stem": []}, "Received: \\[\\] for stem"),
+        ({"stem": {"stride": 1}}, "Received: {'stride': 1} for stem.milliseconds"),
         ({"stem": {"chanels": 1, "milliseconds": 1}}, "Received: 'chanels' .*mean 'channels'"),
-        ({"stem": {"channels": 1.5, "milliseconds": 1}}, "whole numbers.* Received: .*1.5"),
-        ({"stem": {"size": [1, 2, 3], "milliseconds": 1}}, "size is one or .height, width."),
-        ({"stem": {"size": 0, "milliseconds": 1}}, "Received: .*'size': 0"),
+        ({"stem": {"channels": 1.5, "milliseconds": 1}}, "whole numbers.* Received: 1.5 for stem"),
+        ({"stem": {"channels": True, "milliseconds": 1}}, "Received: True for stem.channels"),
+        ({"stem": {"size": [1, 2, 3], "milliseconds": 1}}, "`size` .one or .height, width."),
+        ({"stem": {"size": 0, "milliseconds": 1}}, "Received: 0 for stem.size"),
         ({"none": 0.1}, "Zeroise takes no time.* Received: a time for none"),
     ],
 )

@@ -1,6 +1,5 @@
-"""Which configurations `bnas-larq benchmark` measures, and a new process for each of them.
-
-Memory that one measurement has freed, and code that it has compiled, would count for the next one.
+"""The configurations that `bnas-larq benchmark` measures, each in a new process: memory freed and
+code compiled by one measurement would count in favour of the next.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from bnas_larq.console import say, stderr_of_children
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.run.processes import own_command, own_environment
 
-#: What `both` stands for.
+#: The precisions of `both`.
 BOTH = ("float32", "bfloat16")
 
 
@@ -29,11 +28,11 @@ class Configuration(NamedTuple):
     mixed_precision: str
 
     def options(self) -> list[str]:
-        """As options of the command line."""
-        options: list[str] = []
-        for key, value in self._asdict().items():
-            options += [f"--{key.replace('_', '-')}", str(value)]
-        return options
+        """The configuration as command-line options."""
+        values = self._asdict().items()
+        return [
+            word for key, value in values for word in (f"--{key.replace('_', '-')}", str(value))
+        ]
 
 
 def configurations(
@@ -43,11 +42,10 @@ def configurations(
     mixed_precision: str,
     table: bool,
 ) -> list[Configuration]:
-    """All combinations; with `table` also half and twice the cells, and half and twice the batch,
-    one of them at a time.
+    """All combinations; with `table` also half and twice the cells, then half and twice the batch.
 
     Raises:
-        BnasLarqError: too few channels for a network; a table of several cells or batches.
+        BnasLarqError: too few channels for a network; a table of several cells or batch sizes.
     """
     if min(channels) < 2:
         raise BnasLarqError(
@@ -59,26 +57,26 @@ def configurations(
         if len(sizes) > 1:
             raise BnasLarqError(
                 "--table varies one number of cells and one batch size. "
-                f"Received: {len(cells)} and {len(batch_sizes)} of them. Give one, or no --table."
+                f"Received: {len(cells)} and {len(batch_sizes)} of them. Give one, or omit --table."
             )
-        of_cells, of_images = sizes[0]
-        sizes = [(number, of_images) for number in _around(of_cells)]
-        sizes += [(of_cells, number) for number in _around(of_images) if number != of_images]
+        cell_count, batch_size = sizes[0]
+        sizes = [(number, batch_size) for number in _half_and_twice(cell_count)]
+        sizes += [(cell_count, size) for size in _half_and_twice(batch_size) if size != batch_size]
     precisions = BOTH if mixed_precision == "both" else (mixed_precision,)
     return [
-        Configuration(of_cells, width, of_images, precision)
+        Configuration(cell_count, width, batch_size, precision)
         for precision in precisions
         for width in channels
-        for of_cells, of_images in sizes
+        for cell_count, batch_size in sizes
     ]
 
 
-def _around(number: int) -> list[int]:
+def _half_and_twice(number: int) -> list[int]:
     return sorted({max(1, number // 2), number, 2 * number})
 
 
 def check_output(path: Path, overwrite: bool) -> None:
-    """Raise BnasLarqError unless a file may be written here; before anything is measured."""
+    """Raise BnasLarqError unless results may be written here; before anything is measured."""
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise BnasLarqError(
             f"Results go to a file in a folder that exists. Received: {path}. Name another one."
@@ -90,35 +88,35 @@ def check_output(path: Path, overwrite: bool) -> None:
         )
 
 
-def measured_apart(
-    name: str, wanted: Sequence[Configuration], given: Sequence[str]
+def measure_in_processes(
+    name: str, configurations: Sequence[Configuration], arguments: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The measurement of each configuration by `bnas-larq benchmark NAME` in a new process.
+    """Measure each configuration by `bnas-larq benchmark NAME` in a new process.
 
     Args:
-        given: further arguments of the command.
+        arguments: further arguments of the command.
 
     Raises:
-        BnasLarqError: a process failed; what it said is on stderr.
+        BnasLarqError: a process failed; its own message is on stderr.
     """
     records = []
-    for number, one in enumerate(wanted, 1):
-        say(f"{name} {number}/{len(wanted)}: {' '.join(one.options())}")
-        arguments = [*own_command(), "benchmark", name, *one.options(), *given, "--json"]
-        done = subprocess.run(
-            arguments,
+    for number, configuration in enumerate(configurations, 1):
+        options = configuration.options()
+        say(f"{name} {number}/{len(configurations)}: {' '.join(options)}")
+        process = subprocess.run(
+            [*own_command(), "benchmark", name, *options, *arguments, "--json"],
             env=own_environment(),
             stdout=subprocess.PIPE,
             stderr=stderr_of_children(),
             text=True,
             check=False,
         )
-        if done.returncode:
-            reason = "was killed, perhaps for its memory" if done.returncode < 0 else "failed"
+        if code := process.returncode:
+            reason = "was killed, perhaps for its memory" if code < 0 else "failed"
             raise BnasLarqError(
-                f"Each configuration must be one that this machine can run. "
-                f"Received: {' '.join(one.options())}, which {reason} "
-                f"(exit code {done.returncode}). Leave it out, or make it smaller."
+                "Every configuration must be one that this machine can run. "
+                f"Received: {' '.join(options)}, which {reason} (exit code {code}). "
+                "Omit it, or make it smaller."
             )
-        records += json.loads(done.stdout)
+        records += json.loads(process.stdout)
     return records
