@@ -118,7 +118,9 @@ def imagenet_stem(
     return older, [second.relu(), third.float_conv(3, groups), third.batch_norm(affine=True)]
 
 
-def preprocess(plan: CellPlan, source: int, stem: str, context: Context) -> list[keras.layers.Layer]:
+def preprocess(
+    plan: CellPlan, source: int, stem: str, context: Context
+) -> list[keras.layers.Layer]:
     """Layers that bring a cell's input (0 older, 1 newer) to its channels and resolution.
 
     BatchNorm, 1×1 convolution, ReLU; 3×3 with stride 2 for the older input right after a reduction.
