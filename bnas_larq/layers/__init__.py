@@ -1,6 +1,6 @@
 """What final networks are made of: quantizers, schemes, candidate operations, stems, cells.
 
-To import any of its modules registers all layers, operations and schemes.
+Importing any of its modules registers all layers, operations and schemes.
 """
 
 from bnas_larq.backend import keras
