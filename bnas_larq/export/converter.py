@@ -47,12 +47,7 @@ def convert(model: keras.Model) -> bytes:
     engine = compute_engine()
     shape = image_shape(model)
     model = flattened(model)
-    if mixed := other_precisions(model):
-        raise ExportError(
-            "Larq Compute Engine converts float32 models. "
-            f"Received: another precision in {', '.join(mixed[:3])}. "
-            "Build the network in float32 and load the weights into it."
-        )
+    check_float32(model)
     with hush():
         model, _ = with_exact_padding(with_trimmed_margins(model))
     # A SavedModel of one function: unlike LCE's convert_keras_model, it does not trace every layer
@@ -86,13 +81,16 @@ def convert(model: keras.Model) -> bytes:
     return content
 
 
-def other_precisions(model: keras.Model) -> list[str]:
-    """Names of the layers that do not compute in float32."""
-    return [
-        layer.name
-        for layer in model.layers
-        if layer.compute_dtype in ("float16", "bfloat16", "float64")
-    ]
+def check_float32(model: keras.Model) -> None:
+    """Raise ExportError unless all layers compute in float32."""
+    others = ("float16", "bfloat16", "float64")
+    if names := [layer.name for layer in model.layers if layer.compute_dtype in others]:
+        more = f" and {len(names) - 3} more layers" if len(names) > 3 else ""
+        raise ExportError(
+            "Larq Compute Engine converts float32 models. "
+            f"Received: another precision in {', '.join(names[:3])}{more}. "
+            "Build the network in float32 and load the weights into it."
+        )
 
 
 def image_shape(model: keras.Model) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ from typing import Any
 from bnas_larq.backend import keras, tf
 from bnas_larq.costs.accounting import BINARY_MACS_PER_OP, LayerCost, count_costs
 from bnas_larq.errors import ExportError
-from bnas_larq.export.converter import image_shape, other_precisions
+from bnas_larq.export.converter import check_float32, image_shape
 from bnas_larq.export.layer_precision import Verdict, judge
 from bnas_larq.export.nested_models import calls, flattened
 from bnas_larq.export.padding import overhangs
@@ -168,16 +168,11 @@ def lint(
 
 
 def _blockers(model: keras.Model, flat: keras.Model) -> Iterator[str]:
-    try:
-        image_shape(model)
-    except ExportError as error:
-        yield str(error)
-    if mixed := other_precisions(flat):
-        yield (
-            "Larq Compute Engine converts float32 models. "
-            f"Received: another precision in {', '.join(mixed)}. "
-            "Build the network in float32 and load the weights into it."
-        )
+    for check, checked in ((image_shape, model), (check_float32, flat)):
+        try:
+            check(checked)
+        except ExportError as error:
+            yield str(error)
 
 
 def _linted(cost: LayerCost, verdict: Verdict | None) -> LintedLayer:
@@ -198,18 +193,9 @@ def _linted(cost: LayerCost, verdict: Verdict | None) -> LintedLayer:
         stored = math.prod(window) * filters * words * WORD_BITS // 8 + rest
     else:
         stored = _FLOAT_BYTES * kernel + rest
-    return LintedLayer(
-        cost.name,
-        verdict.kind,
-        verdict.binary,
-        verdict.cause,
-        verdict.reason,
-        verdict.meant,
-        macs,
-        stored,
-        channels,
-        wasted,
-    )
+    fields = ("name", "kind", "binary", "cause", "reason", "meant")
+    judged = {field: getattr(verdict, field) for field in fields}
+    return LintedLayer(**judged, macs=macs, bytes=stored, channels=channels, wasted_bits=wasted)
 
 
 def _constants(flat: keras.Model) -> dict[str, int]:
