@@ -15,8 +15,8 @@ from bnas_larq.cli.main import COMMANDS
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ROOTS = (".", "bnas_larq")
-#: Snippets that would train for minutes: only their imports are tried.
-SLOW = ("run.run()", "supernet.fit(")
+#: In snippets that would train for minutes, or build a second zoo network: only imports are tried.
+SLOW = ("run.run()", "supernet.fit(", "include_top=False")
 
 
 def snippets() -> list:
