@@ -50,13 +50,13 @@ class Options(Section):
             RunError: fewer of them, or another option than the comparison's `file` holds.
         """
         wanted = self.parse(self.model_dump() | given, given)
-        unchanged = {
+        compatible = {
             "--seeds": set(self.seeds) <= set(wanted.seeds),
             "--random": self.random <= wanted.random,
             "--set": self.overrides == wanted.overrides,
             "--data-dir": self.data_dir == wanted.data_dir,
         }
-        differing = [flag for flag, kept in unchanged.items() if not kept]
+        differing = [flag for flag, allowed in compatible.items() if not allowed]
         if differing:
             raise RunError(
                 "A comparison keeps its options; only --seeds and --random may grow. "

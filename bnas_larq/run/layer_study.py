@@ -105,11 +105,7 @@ def members(recipe: Recipe) -> list[Member]:
 
 
 class LayerStudy:
-    """A study in its folder.
-
-    Args:
-        study: the run of the study's folder, with the recipe and the data of all networks.
-    """
+    """A study in its folder; `study` is the run that holds the recipe and data of all networks."""
 
     def __init__(self, study: Run) -> None:
         self.study = study

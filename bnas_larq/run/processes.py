@@ -70,7 +70,6 @@ def run_command(*arguments: object, on_message: Callable[[str], None]) -> None:
         env=own_environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        text=True,
         encoding="utf-8",
         errors="replace",
         preexec_fn=_dies_with_parent(),
@@ -87,9 +86,7 @@ def run_command(*arguments: object, on_message: Callable[[str], None]) -> None:
     if code == _USER_ERROR and error:
         raise RunError(error)
     if code < 0:
-        raise ProcessCrash(
-            f"The process was killed by signal {-code}, perhaps because memory ran out."
-        )
+        raise ProcessCrash(f"The process was killed by signal {-code}, perhaps for lack of memory.")
     if code:
         raise ProcessCrash(f"The process failed with exit code {code}: {last}")
 
@@ -126,7 +123,10 @@ def run_chief_and_workers(command: Sequence[str], workers: int) -> None:
             the trials that had not ended.
     """
     names = ["chief", *(f"worker-{number}" for number in range(1, workers + 1))]
-    port, threads = _free_port(), max(1, (os.cpu_count() or 1) // workers)
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        port = probe.getsockname()[1]
+    threads = max(1, (os.cpu_count() or 1) // workers)
     environment = own_environment(
         KERASTUNER_ORACLE_IP=_HOST,
         KERASTUNER_ORACLE_PORT=str(port),
@@ -186,9 +186,3 @@ def _wait(processes: dict[str, subprocess.Popen]) -> None:
         if all(code == 0 for name, code in codes.items() if name != "chief"):
             return
         time.sleep(_POLL)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return probe.getsockname()[1]
