@@ -22,19 +22,20 @@ from bnas_larq.settings import Section
 
 BUDGET = "compare-cifar10"
 OPTIONS = "options.json"
+_DEFAULTS = {"seeds": (0, 1), "random": 2, "overrides": (), "data_dir": None}
 
 
 class Options(Section):
     """What all runs of a comparison share; options.json keeps it for runs that are added later."""
 
-    seeds: tuple[pydantic.NonNegativeInt, ...] = pydantic.Field((0, 1), min_length=1)
-    random: pydantic.PositiveInt = 2
-    overrides: tuple[str, ...] = ()
-    data_dir: str | None = None
+    seeds: tuple[pydantic.NonNegativeInt, ...] = pydantic.Field(min_length=1)
+    random: pydantic.PositiveInt
+    overrides: tuple[str, ...]
+    data_dir: str | None
 
     @classmethod
     def parse(cls, values: Any, source: object) -> Options:
-        """Options with their defaults; RunError names the `source` of wrong values."""
+        """Checked options; RunError names the `source` of wrong values."""
         try:
             return cls.model_validate(values)
         except pydantic.ValidationError as error:
@@ -112,7 +113,7 @@ class ComparisonRequest:
         file = self.path / OPTIONS
         if self.resumes and file.is_file():
             return Options.parse(read_json(file), file).extended(given, file)
-        return Options.parse(given, given)
+        return Options.parse(_DEFAULTS | given, given)
 
     def plan(self) -> tuple[Recipe, list[PlannedRun]]:
         """The budget and all runs; see `bnas_larq.run.comparison_plan.plan`."""

@@ -280,9 +280,10 @@ def test_all_methods_may_get_further_seeds_and_random_genotypes(refuse, planned,
 def test_a_damaged_file_of_options_is_one_sentence(refuse, planned, methods, tmp_path):
     out = tmp_path / "out"
     planned(*methods, out=out)
-    (out / "options.json").write_text("[]")
-    message = refuse("compare", *methods, "--resume", "--out", out)
-    assert "options.json must hold seeds, random, overrides, data_dir" in message
+    for damaged in ("[]", '{"seeds": [5]}', '{"seeds": 5, "random": 2, "overrides": []}'):
+        (out / "options.json").write_text(damaged)
+        message = refuse("compare", *methods, "--resume", "--out", out)
+        assert "options.json must hold seeds, random, overrides, data_dir" in message
 
 
 def test_a_comparison_that_was_killed_at_its_very_beginning(refuse, planned, methods, tmp_path):
