@@ -7,6 +7,7 @@ is an ordinary run in a folder of its own, `networks/<precision>-<layer>`, and r
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,8 +101,11 @@ def members(recipe: Recipe) -> list[Member]:
     the row `binary`.
     """
     study = recipe.layer_study
-    every = [Member(precision, layer) for precision in study.precisions for layer in study.layers]
-    return [m for m in every if m.precision != "uncentred" or m.operation in DEPTHWISE]
+    return [
+        member
+        for member in itertools.starmap(Member, itertools.product(study.precisions, study.layers))
+        if member.precision != "uncentred" or member.operation in DEPTHWISE
+    ]
 
 
 class LayerStudy:
