@@ -1,32 +1,111 @@
-"""What a comparison is going to run: every method's recipe, with one budget for all of them.
+"""The plan of a comparison: every method's recipe, all with the same budget.
 
-A budget is a recipe too. Its sections `data`, `network`, `train` and `export` count for every
-method, and of `search` the keys in `BUDGET_KEYS`; everything else in `search` stays the method's.
-What the method says for its own number of epochs and its own batch is scaled, see
-`bnas_larq.run.comparison_scaling`. Its own sections that the budget gives are not used.
+A budget is a partial recipe. Its sections `data`, `network`, `train` and `export` replace those of
+every method, and so do the keys `BUDGET_KEYS` of its `search`; the rest of `search` stays the
+method's. Settings that depend on the method's own epochs or batch size are scaled by the rules
+`ADAPTED`. Learning rates and temperatures that decay over the whole search need no rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bnas_larq.errors import RecipeError, nearest
-from bnas_larq.recipe import Recipe, load_values, merge_values, override_recipe, parse_recipe
-from bnas_larq.run.comparison_scaling import Adaptation, adapt
-from bnas_larq.spaces import SearchSpace
+from bnas_larq.recipe import Recipe, load_values, override_recipe, parse_recipe
+from bnas_larq.run.creation import resolve_recipe
+from bnas_larq.settings import SearchSettings
 
-#: Sections that the budget gives as a whole, so that all networks are trained equally.
+#: Sections that the budget gives as a whole, so that all networks are trained alike.
 SHARED_SECTIONS = ("data", "network", "train", "export")
-#: Keys of `search` that the budget may give, and those that it must.
-BUDGET_KEYS = ("cells", "channels", "epochs", "batch_size", "limit", "mixed_precision")
-NEEDED_KEYS = BUDGET_KEYS[:4]
+#: Keys of `search` that the budget must give, and all that it may give.
+NEEDED_KEYS = ("cells", "channels", "epochs", "batch_size")
+BUDGET_KEYS = (*NEEDED_KEYS, "limit", "mixed_precision")
 #: Method of the rows of random genotypes.
 RANDOM = "random"
-#: Keys that tell the runs of a comparison from each other.
-_OWN_KEYS = ("name", "seed", "genotype", "finetune", "layer_study")
-#: What plan.json says of `search.tuner`, which no budget gives.
+#: Keys that differ between the runs of a comparison.
+_RUN_KEYS = ("name", "seed", "genotype", "finetune", "layer_study")
+#: Keys of `search.tuner` that plan.json repeats: no budget gives them.
 _TUNER_KEYS = ("oracle", "trials", "epochs")
+
+
+# -- scaling a method's settings to the budget -----------------------------------------------------
+
+
+class Rule(NamedTuple):
+    """How one key of `search` is scaled: (method's settings, budget's) → value."""
+
+    text: str
+    value: Callable[[SearchSettings, SearchSettings], float]
+
+
+class Adaptation(NamedTuple):
+    """A key of `search` that is scaled, from the method's own value to the one used."""
+
+    key: str
+    own: float
+    used: float
+    rule: str
+
+
+def _epochs(own: SearchSettings, budget: SearchSettings) -> float:
+    return budget.epochs / own.epochs
+
+
+def _steps(own: SearchSettings, budget: SearchSettings) -> float:
+    """The budget's epochs / batch size as a share of the method's; images are not counted."""
+    return _epochs(own, budget) * own.batch_size / budget.batch_size
+
+
+_SHARE = "the same share of the epochs"
+_BATCH = "in proportion to the batch size"
+ADAPTED = {
+    "alpha_start_epoch": Rule(
+        f"{_SHARE}, rounded", lambda own, b: int(own.alpha_start_epoch * _epochs(own, b) + 0.5)
+    ),
+    "entropy_tau": Rule(_SHARE, lambda own, b: own.entropy_tau * _epochs(own, b)),
+    "bandit.finish_epochs": Rule(
+        f"{_SHARE}, rounded, at least 1 unless it is 0",
+        lambda own, b: own.bandit.finish_epochs
+        and max(1, int(own.bandit.finish_epochs * _epochs(own, b) + 0.5)),
+    ),
+    # A step of Adam moves a weight by about its rate: with fewer steps α would stay at its start.
+    # The number of images is not counted: with a small search.limit α still moves less.
+    "alpha_learning_rate": Rule(
+        "rate × epochs / batch size as in the method's own search; search.limit is not counted",
+        lambda own, b: own.alpha_learning_rate / _steps(own, b),
+    ),
+    # The linear rule of arXiv 1706.02677.
+    "learning_rate": Rule(_BATCH, lambda own, b: own.learning_rate * b.batch_size / own.batch_size),
+    "minimum_learning_rate": Rule(
+        _BATCH, lambda own, b: own.minimum_learning_rate * b.batch_size / own.batch_size
+    ),
+}
+
+
+def adapt(own: SearchSettings, budget: SearchSettings) -> list[Adaptation]:
+    """The keys of a method's own settings that the budget's epochs and batch size change."""
+    adaptations = []
+    for key, rule in ADAPTED.items():
+        before = reduce(getattr, key.split("."), own)
+        after = rule.value(own, budget)
+        # Six digits: the recipe holds what the plan shows.
+        after = float(f"{after:.6g}") if isinstance(after, float) else after
+        if after != before and _is_read(key, own):
+            adaptations.append(Adaptation(key, before, after, rule.text))
+    return adaptations
+
+
+def _is_read(key: str, own: SearchSettings) -> bool:
+    """Whether the method reads the key at all."""
+    if key.startswith("bandit."):
+        return own.searcher == "bandit"
+    return own.entropy_weight > 0 if key == "entropy_tau" else own.searcher != "tuner"
+
+
+# -- the budget and the runs -----------------------------------------------------------------------
 
 
 class PlannedRun(NamedTuple):
@@ -37,58 +116,34 @@ class PlannedRun(NamedTuple):
     seed: int
     recipe: Recipe
     adaptations: tuple[Adaptation, ...] = ()
-    #: What the method says of the shared sections, other than the budget: `network.cells 20`.
+    #: The method's own values in shared sections, unlike the budget's: `network.cells 20`.
     unused: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """For plan.json, without the recipe, which has a file of its own."""
-        searched = self.recipe.genotype is None
-        tuned = searched and self.recipe.search.searcher == "tuner"
-        tuner = {key: getattr(self.recipe.search.tuner, key) for key in _TUNER_KEYS}
+        """Its entry of plan.json: all but the recipe, which has a file of its own."""
+        search = self.recipe.search
+        searcher = search.searcher if self.recipe.genotype is None else None
+        tuner = {key: getattr(search.tuner, key) for key in _TUNER_KEYS}
         return {
             "name": self.name,
             "method": self.method,
             "seed": self.seed,
-            "searcher": self.recipe.search.searcher if searched else None,
-            "space": self.recipe.search.space,
+            "searcher": searcher,
+            "space": search.space,
             "genotype": self.recipe.genotype,
-            "adapted": [one._asdict() for one in self.adaptations],
-            "tuner": tuner if tuned else None,
+            "adapted": [adaptation._asdict() for adaptation in self.adaptations],
+            "tuner": tuner if searcher == "tuner" else None,
         }
 
 
-def tuner_notes(planned: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each method that keras-tuner searches, how much it trains: not what the budget says.
-
-    Args:
-        planned: runs as `PlannedRun.describe` gives them.
-    """
-    found = {}
-    for one in planned:
-        if tuner := one.get("tuner"):
-            most, upto = ("at most ", "up to ") if tuner["oracle"] == "hyperband" else ("", "")
-            found[one["method"]] = (
-                f"{one['method']} is searched by keras-tuner ({tuner['oracle']}): it trains "
-                f"{most}{tuner['trials']} networks for {upto}{tuner['epochs']} epochs each, its "
-                "own numbers, on the whole training part, and measures them on the validation "
-                "part; search.limit and the budget's other keys of search do not count for it."
-            )
-    return list(found.values())
-
-
-def load_budget(source: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A budget with overrides `a.b=value`, which may only be such as a budget gives.
+def load_budget(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """A budget with overrides `a.b=value` of its keys.
 
     Raises:
-        RecipeError: no such recipe, or keys that are a method's or not known.
+        RecipeError: no such recipe, or keys that are unknown or left to the methods.
     """
     values = load_values(source)
-    recipe = override_recipe(values, overrides)
-    _check_budget(values)
-    return recipe
-
-
-def _check_budget(values: Mapping[str, Any]) -> None:
+    budget = override_recipe(values, overrides)
     known = ("name", "description", "search", *SHARED_SECTIONS)
     for key in values:
         if key not in known:
@@ -99,46 +154,43 @@ def _check_budget(values: Mapping[str, Any]) -> None:
     for key in search:
         if key not in BUDGET_KEYS:
             raise RecipeError(
-                "A budget leaves to the method how it searches. "
+                "A budget leaves it to each method how to search. "
                 f"Received: 'search.{key}'; {nearest(key, BUDGET_KEYS)}"
             )
-    missing = [key for key in NEEDED_KEYS if key not in search]
+    missing = [f"search.{key}" for key in NEEDED_KEYS if key not in search]
     if missing:
         raise RecipeError(
-            "A budget says how much every method may search. Received: none of "
-            f"{', '.join(f'search.{key}' for key in missing)}. Add them."
+            "A budget says how much every method may search. "
+            f"Received: none of {', '.join(missing)}. Add them."
         )
+    return budget
 
 
 def plan(
-    methods: Sequence[str],
-    budget: str,
+    methods: Sequence[str | Path],
+    budget: str | Path,
     seeds: Sequence[int],
     draws: int,
     overrides: Sequence[str] = (),
 ) -> tuple[Recipe, list[PlannedRun]]:
-    """The budget as a recipe, and all runs of a comparison, seed by seed.
+    """The budget as a recipe, and all runs of a comparison, seed by seed; all recipes resolved.
 
     Args:
         methods: recipes, shipped names or YAML files.
-        budget: a recipe too.
+        budget: a partial recipe, likewise.
         draws: random genotypes from each space that some method searches.
-        overrides: `a.b=value`, of every run's recipe, whatever methods and budget say.
+        overrides: `a.b=value`, for every run's recipe; they win over methods and budget.
 
     Raises:
-        RecipeError: of a recipe; two methods have one name.
-        GenotypeError: an unknown space.
+        RecipeError, GenotypeError: a recipe is wrong, or two methods share a name.
     """
-    given = [override.partition("=")[0].strip() for override in overrides]
-    for key in given:
-        if key.partition(".")[0] in _OWN_KEYS:
+    for key in map(_key, overrides):
+        if key.partition(".")[0] in _RUN_KEYS:
             raise RecipeError(
-                "A comparison sets by itself what tells its runs from each other. "
+                "A comparison sets the keys that differ between its runs. "
                 f"Received: --set {key}. Use METHODS and --seeds."
             )
-    shared = load_budget(
-        budget, [one for one, key in zip(overrides, given, strict=True) if _is_shared(key)]
-    )
+    shared = load_budget(budget, [override for override in overrides if _is_shared(_key(override))])
     named: dict[str, dict[str, Any]] = {}
     for method in methods:
         values = load_values(method)
@@ -149,22 +201,23 @@ def plan(
                 f"Received: {name!r}{' twice' if name in named else ''}. Set its key `name`."
             )
         named[name] = values
-    runs, spaces = [], []
+    runs: list[PlannedRun] = []
     for index, seed in enumerate(seeds):
-        for name, values in named.items():
-            run = _method_run(name, values, shared, seed, overrides)
-            runs.append(run)
-            space = run.recipe.search.space
-            if run.recipe.genotype is None and space not in spaces:
-                SearchSpace.named(space)
-                spaces.append(space)
+        runs += [_method_run(name, named[name], shared, seed, overrides) for name in named]
+        searched = [run.recipe for run in runs if run.recipe.genotype is None]
+        spaces = dict.fromkeys(recipe.search.space for recipe in searched) or ["bnas"]
         last = draws if index == len(seeds) - 1 else min(index + 1, draws)
         runs += [
             _random_run(space, draw, shared, seeds[draw % len(seeds)], overrides)
             for draw in range(index, last)
-            for space in spaces or ["bnas"]
+            for space in spaces
         ]
-    return shared, runs
+    runs = [run._replace(recipe=resolve_recipe(run.recipe)) for run in runs]
+    return resolve_recipe(shared), runs
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].strip()
 
 
 def _is_shared(key: str) -> bool:
@@ -180,56 +233,57 @@ def _method_run(
     for key in ("finetune", "layer_study"):
         if getattr(own, key) is not None:
             raise RecipeError(
-                "A comparison is of searches and given genotypes. "
-                f"Received: {name!r}, whose recipe has {key}. Leave it out."
+                "A comparison takes searches and given genotypes. "
+                f"Received: {name!r}, whose recipe has {key}. Remove it."
             )
-    adaptations = [] if own.genotype is not None else adapt(own.search, budget.search)
-    search = {key: getattr(budget.search, key) for key in BUDGET_KEYS}
-    for one in adaptations:
-        section, _, key = one.key.rpartition(".")
-        search = merge_values(search, {section: {key: one.used}} if section else {key: one.used})
+    adaptations = adapt(own.search, budget.search) if own.genotype is None else []
+    search = own.search.model_dump(mode="json")
+    search |= {key: getattr(budget.search, key) for key in BUDGET_KEYS}
+    for adaptation in adaptations:
+        section, _, key = adaptation.key.rpartition(".")
+        (search[section] if section else search)[key] = adaptation.used
     merged = {
         **_shared(budget),
         "name": f"{name}-seed{seed}",
         "description": own.description,
         "seed": seed,
         "genotype": own.genotype,
-        "search": merge_values(own.search.model_dump(mode="json"), search),
+        "search": search,
     }
     recipe = override_recipe(merged, overrides)
     tuned = recipe.search.tuner.hyperparameters
     if recipe.genotype is None and recipe.search.searcher == "tuner" and tuned:
         raise RecipeError(
-            "Every network of a comparison is trained equally. Received: "
-            f"{name!r}, whose search.tuner.hyperparameters has {', '.join(tuned)}. Leave it out."
+            "A comparison trains all networks alike. Received: "
+            f"{name!r}, whose search.tuner.hyperparameters has {', '.join(tuned)}. Remove it."
         )
-    given = {override.partition("=")[0].strip() for override in overrides}
-    kept = tuple(one for one in adaptations if f"search.{one.key}" not in given)
+    overridden = set(map(_key, overrides))
+    used = tuple(entry for entry in adaptations if f"search.{entry.key}" not in overridden)
     unused = _differing(
         {key: values[key] for key in SHARED_SECTIONS if key in values},
         own.model_dump(mode="json"),
         budget.model_dump(mode="json"),
     )
-    return PlannedRun(recipe.name, name, seed, recipe, kept, tuple(unused))
+    return PlannedRun(recipe.name, name, seed, recipe, used, tuple(unused))
 
 
 def _differing(
-    said: Mapping[str, Any], own: Mapping[str, Any], budget: Mapping[str, Any], prefix: str = ""
+    values: Mapping[str, Any], own: Mapping[str, Any], budget: Mapping[str, Any], prefix: str = ""
 ) -> list[str]:
-    """Keys that a recipe says, with its values, where the budget has others."""
-    found = []
-    for key, value in said.items():
+    """Keys that a recipe's YAML `values` set, with the recipe's value, where the budget differs."""
+    differing = []
+    for key, value in values.items():
         if isinstance(value, Mapping):
-            found += _differing(value, own[key], budget[key], f"{prefix}{key}.")
+            differing += _differing(value, own[key], budget[key], f"{prefix}{key}.")
         elif own[key] != budget[key]:
-            found.append(f"{prefix}{key} {own[key]}")
-    return found
+            differing.append(f"{prefix}{key} {own[key]}")
+    return differing
 
 
 def _random_run(
     space: str, draw: int, budget: Recipe, seed: int, overrides: Sequence[str]
 ) -> PlannedRun:
-    """A random genotype of a space, trained as the found ones are."""
+    """A random genotype of a space, trained like those that are searched."""
     merged = {
         **_shared(budget),
         "name": f"{RANDOM}-{space}-{draw}",
@@ -245,12 +299,15 @@ def _shared(budget: Recipe) -> dict[str, Any]:
     return {key: getattr(budget, key).model_dump(mode="json") for key in SHARED_SECTIONS}
 
 
+# -- as text ---------------------------------------------------------------------------------------
+
+
 def plan_text(budget: Recipe, runs: Sequence[PlannedRun]) -> str:
-    """What is going to be run, and how each method's own settings follow the budget."""
-    search = ", ".join(f"{key} {getattr(budget.search, key)}" for key in BUDGET_KEYS)
-    lines = [f"budget {budget.name}: search: {search}"]
+    """What will be run, and how each method's own settings are scaled to the budget."""
+    keys = ", ".join(f"{key} {getattr(budget.search, key)}" for key in BUDGET_KEYS)
     network, train = budget.network, budget.train
-    lines += [
+    lines = [
+        f"budget {budget.name}: search: {keys}",
         f"  network: cells {network.cells}, channels {network.channels}, scheme {network.scheme}; "
         f"train: epochs {train.epochs}, batch_size {train.batch_size}",
         "",
@@ -258,15 +315,34 @@ def plan_text(budget: Recipe, runs: Sequence[PlannedRun]) -> str:
     for method in dict.fromkeys(run.method for run in runs):
         own = [run for run in runs if run.method == method]
         search = own[0].recipe.search
-        what = f"searcher {search.searcher}, space {search.space}"
+        source = f"searcher {search.searcher}, space {search.space}"
         if own[0].recipe.genotype is not None:
-            what = "no search; genotype " + ", ".join(str(run.recipe.genotype) for run in own)
-        lines.append(f"{method}: {what}; runs: {', '.join(run.name for run in own)}")
+            source = "no search; genotype " + ", ".join(str(run.recipe.genotype) for run in own)
+        lines.append(f"{method}: {source}; runs: {', '.join(run.name for run in own)}")
         lines += [
-            f"  search.{one.key} {one.own:g} -> {one.used:g} ({one.rule})"
-            for one in own[0].adaptations
+            f"  search.{entry.key} {entry.own:g} -> {entry.used:g} ({entry.rule})"
+            for entry in own[0].adaptations
         ]
         if own[0].unused:
             lines.append(f"  not used, the budget's count: {', '.join(own[0].unused)}")
         lines += [f"  {note}" for note in tuner_notes([own[0].describe()])]
     return "\n".join([*lines, "", f"{len(runs)} runs"])
+
+
+def tuner_notes(planned: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each method that keras-tuner searches, how much it trains: the budget does not say.
+
+    Args:
+        planned: entries of plan.json.
+    """
+    notes = {}
+    for run in planned:
+        if tuner := run.get("tuner"):
+            most, upto = ("at most ", "up to ") if tuner["oracle"] == "hyperband" else ("", "")
+            notes[run["method"]] = (
+                f"{run['method']} is searched by keras-tuner ({tuner['oracle']}): it trains "
+                f"{most}{tuner['trials']} networks for {upto}{tuner['epochs']} epochs each, its "
+                "own numbers, on the whole training part, and measures them on the validation "
+                "part; search.limit and the budget's other keys of search do not apply to it."
+            )
+    return list(notes.values())

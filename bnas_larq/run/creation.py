@@ -36,6 +36,17 @@ PACKAGES = (
 )
 
 
+def override_texts(overrides: Mapping[str, Any] | Iterable[str]) -> list[str]:
+    """Overrides `{"a.b": value}` or texts `a.b=value`, as texts."""
+    if not isinstance(overrides, Mapping):
+        return list(overrides)
+    # JSON is YAML: quotes keep a folder's name from being read as a number.
+    return [
+        f"{key}={json.dumps(os.fspath(value) if isinstance(value, Path) else value)}"
+        for key, value in overrides.items()
+    ]
+
+
 def resolve_recipe(
     recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> Recipe:
@@ -49,12 +60,7 @@ def resolve_recipe(
         RecipeError: no such recipe, an unknown key, or an impossible value.
         BnasLarqError: an unknown search space, genotype or network.
     """
-    if isinstance(overrides, Mapping):
-        # JSON is YAML: quotes keep a folder's name from being read as a number.
-        overrides = [
-            f"{key}={json.dumps(os.fspath(value) if isinstance(value, Path) else value)}"
-            for key, value in overrides.items()
-        ]
+    overrides = override_texts(overrides)
     if isinstance(recipe, Recipe):
         recipe = override_recipe(recipe.model_dump(), overrides) if overrides else recipe
     else:

@@ -1,13 +1,13 @@
-"""The layer study: which kinds of convolution bear being binarised (BNAS, arXiv 2002.06963).
+"""The layer study: which kinds of convolution survive binarisation (BNAS, arXiv 2002.06963).
 
-Every network of the study is a plain stack. Its cells have one node, which reads the previous cell
-through one operation, the same in all cells: nothing runs beside the layer that is studied but the
-template's 1×1 convolution in front of it. Each network is an ordinary run in a folder of its own,
-`networks/<precision>-<layer>`, so that a study that was killed goes on where it stopped.
+Every network is a plain stack: each cell has one node, which reads the previous cell through the
+operation that is studied. Only the template's 1×1 convolution stands in front of it. Each network
+is an ordinary run in a folder of its own, `networks/<precision>-<layer>`, and resumes as one.
 """
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from bnas_larq.report.pictures import read_confusion
 from bnas_larq.run.recipe_run import Run
 from bnas_larq.spaces import check_operation
 
-#: The kinds of layers in the paper's words; their names in genotypes.
+#: The paper's names of layers → operations of genotypes.
 OPERATIONS = {
     "conv_3x3": "bin_conv_3x3",
     "conv_5x5": "bin_conv_5x5",
@@ -36,10 +36,8 @@ OPERATIONS = {
     "sep_5x5": "bin_sep_conv_5x5",
 }
 #: Operations with a depthwise convolution.
-DEPTHWISE = frozenset(
-    f"bin_{kind}_conv_{size}" for kind in ("sep", "dil_sep") for size in ("3x3", "5x5")
-)
-#: How each row of the table quantises.
+DEPTHWISE = {f"bin_{kind}_conv_{size}" for kind in ("sep", "dil_sep") for size in ("3x3", "5x5")}
+#: The quantisation scheme of each row of the table.
 SCHEMES = {"full": "full-precision", "binary": "sign-scale-centred", "uncentred": "sign-scale"}
 
 
@@ -56,7 +54,7 @@ class Member(NamedTuple):
 
     @property
     def operation(self) -> str:
-        """What stands on its edges; a layer that the paper does not name is an operation itself."""
+        """The operation on its edges; a layer that the paper does not name is one itself."""
         return OPERATIONS.get(self.layer, self.layer)
 
     def genotype(self) -> Genotype:
@@ -66,24 +64,25 @@ class Member(NamedTuple):
 
 
 def check_study(recipe: Recipe) -> None:
-    """Check that a recipe's study can be built, before anything is written.
+    """Check that a recipe's study can be built.
 
     Raises:
-        RecipeError: the recipe names a network of its own, a layer or precision twice, or none.
+        RecipeError: the recipe also names a genotype or source, or the layers or precisions are
+            empty or repeated.
         GenotypeError: an unknown layer.
     """
-    given = [key for key in ("genotype", "finetune") if getattr(recipe, key) is not None]
-    if given:
-        raise RecipeError(
-            f"A layer study builds its own networks. Received: {given[0]} with layer_study. "
-            "Omit one of them."
-        )
+    for key in ("genotype", "finetune"):
+        if getattr(recipe, key) is not None:
+            raise RecipeError(
+                f"A layer study builds its own networks. Received: {key} with layer_study. "
+                "Omit one of them."
+            )
     study = recipe.layer_study
     for key in ("layers", "precisions"):
         names = getattr(study, key)
         if not names or len(set(names)) != len(names):
             raise RecipeError(
-                f"A layer study's {key} are one or more, each named once. "
+                f"A layer study needs one or more {key}, each named once. "
                 f"Received: {list(names)}. Correct layer_study.{key}."
             )
     for layer in study.layers:
@@ -98,25 +97,19 @@ def check_study(recipe: Recipe) -> None:
 def members(recipe: Recipe) -> list[Member]:
     """All networks of a study, row by row.
 
-    Without a depthwise convolution the row `uncentred` would repeat the row `binary`, so it has
-    the separable layers only.
+    The row `uncentred` has separable layers only: without a depthwise convolution it would repeat
+    the row `binary`.
     """
     study = recipe.layer_study
-    every = [Member(precision, layer) for precision in study.precisions for layer in study.layers]
     return [
         member
-        for member in every
+        for member in itertools.starmap(Member, itertools.product(study.precisions, study.layers))
         if member.precision != "uncentred" or member.operation in DEPTHWISE
     ]
 
 
 class LayerStudy:
-    """A study in its folder.
-
-    Args:
-        study: the run of the study's own folder; its recipe has the section `layer_study`, and all
-            networks share its data.
-    """
+    """A study in its folder; `study` is the run that holds the recipe and data of all networks."""
 
     def __init__(self, study: Run) -> None:
         self.study = study
@@ -129,7 +122,7 @@ class LayerStudy:
 
         Args:
             recipe: has the section `layer_study`.
-            out, settings: as of `Run.create`, which also says what it raises.
+            out, settings: as for `Run.create`, which lists what is raised.
         """
         check_study(recipe)
         return cls(Run.create(recipe, out, stages=("train", "study"), **settings))
@@ -142,21 +135,17 @@ class LayerStudy:
         """Train and evaluate every network that is not done yet.
 
         Returns:
-            The table, and the path of `layer_study.json`; the same as CSV and as a picture lie
-            beside it.
+            The table, and the path of layer_study.json; a CSV file and a picture lie beside it.
         """
-        wanted = members(self.recipe)
-        for number, member in enumerate(wanted, 1):
-            if self._is_done(member):
-                say(f"network {number}/{len(wanted)}, {member.name}: already done")
+        networks = members(self.recipe)
+        for number, member in enumerate(networks, 1):
+            if self._result(member).get("finished"):
+                say(f"network {number}/{len(networks)}, {member.name}: already done")
                 continue
-            say(f"network {number}/{len(wanted)}, {member.name}")
+            say(f"network {number}/{len(networks)}, {member.name}")
             self._train(member)
             self.write()
         return self.write()
-
-    def _is_done(self, member: Member) -> bool:
-        return bool(self._result(member).get("finished"))
 
     def _result(self, member: Member) -> dict[str, Any]:
         path = self._path(member) / "result.json"
@@ -191,7 +180,7 @@ class LayerStudy:
         )
 
     def write(self) -> tuple[str, Path]:
-        """The table of what is done so far, and `layer_study.json`, with its CSV and picture."""
+        """Write layer_study.* from the networks that are done; returns as `run` does."""
         networks = [self._facts(member) for member in members(self.recipe)]
         done = [facts for facts in networks if facts["test_accuracy"] is not None]
         settings = self.recipe.network
@@ -214,19 +203,17 @@ class LayerStudy:
         return f"{title}\n\n{layer_table(networks)}", path
 
     def _facts(self, member: Member) -> dict[str, Any]:
-        """What is known of one network, for tables and programs."""
+        """One network's entry of layer_study.json."""
         result = self._result(member)
         table = read_confusion(self._path(member) / "confusion.csv") if result else None
         counts = [] if table is None else table[0]
-        published = None
-        if self.recipe.data.name == "cifar10":
-            published = published_accuracy(member.precision, member.layer)
+        on_cifar10 = self.recipe.data.name == "cifar10"
         return {
             **member._asdict(),
             "operation": member.operation,
             "scheme": SCHEMES[member.precision],
             "test_accuracy": result.get("test_accuracy"),
-            "published_accuracy": published,
+            "published_accuracy": published_accuracy(*member) if on_cifar10 else None,
             "classes": len(counts) or None,
             "classes_predicted": sum(any(column) for column in zip(*counts, strict=True)) or None,
             "cost": result.get("cost"),

@@ -1,8 +1,9 @@
-"""Which searcher a recipe asks for, its trials, and what is checked before a run is written."""
+"""The searcher of a recipe, the trials of keras-tuner, and checks before a run is written."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from bnas_larq.networks.network import build_network
 from bnas_larq.precision import recorded_precision
 from bnas_larq.run.creation import needs_search
 from bnas_larq.run.inputs import RunInputs
-from bnas_larq.run.processes import own_command, run_processes
+from bnas_larq.run.processes import own_command, run_chief_and_workers
 from bnas_larq.search import BanditSearch, GradientSearch, Searcher
 from bnas_larq.search.bandit_search import check_steps, make_table
 from bnas_larq.search.gradient_search import check_sizes, make_relaxation
@@ -30,7 +31,7 @@ from bnas_larq.training import evaluate_network, train_network
 
 
 def in_supernet(settings: SearchSettings) -> bool:
-    """Whether the search trains a supernet on both halves of the training part."""
+    """Whether the search trains a supernet, on both halves of the training part."""
     return settings.searcher != "tuner"
 
 
@@ -42,13 +43,13 @@ def make_searcher(inputs: RunInputs, settings: SearchSettings) -> Searcher:
     """
     if settings.searcher == "tuner":
         return tuner_search(inputs)
-    kind = BanditSearch if settings.searcher == "bandit" else GradientSearch
-    data, seed = inputs.data, inputs.recipe.seed
-    return kind(settings, data.num_classes, data.image_shape, seed, network=inputs.network_config)
+    searcher = BanditSearch if settings.searcher == "bandit" else GradientSearch
+    data, seed, network = inputs.data, inputs.recipe.seed, inputs.network_config
+    return searcher(settings, data.num_classes, data.image_shape, seed, network=network)
 
 
 def describe_search(settings: SearchSettings) -> str:
-    """What a search is going to do, in one line for people."""
+    """What a search will do, in one line."""
     if settings.searcher == "tuner":
         return f"{settings.tuner.trials} trials of {settings.tuner.oracle} search"
     return (
@@ -75,10 +76,10 @@ def provenance(inputs: RunInputs) -> dict[str, Any]:
 
 
 def check_inputs(inputs: RunInputs, stages: Collection[str]) -> None:
-    """Find what is wrong with a recipe and its data before anything is written or replaced.
+    """Check that a recipe fits its data, before anything is written or replaced.
 
     Args:
-        stages: of `search` and `train`, those that must fit the data.
+        stages: of `search` and `train`, those to check.
 
     Raises:
         BnasLarqError: the data cannot be read, a name is unknown, a batch is too large, or
@@ -126,12 +127,9 @@ def _check_search(inputs: RunInputs) -> None:
 class NetworkTrial:
     """Trains a genotype's network on the training part and measures it on the validation part.
 
-    The network is that of the recipe's section `network`, the training that of `train` with what
-    the trial changes. The learning rate is planned for `search.tuner.epochs`, also where Hyperband
-    stops earlier: a trial that continues ends with the weights of one that never stopped.
-
-    Args:
-        inputs: of the run; its data are loaded with the first trial.
+    It follows the recipe's sections `network` and `train`, with the trial's changes to `train`. The
+    schedule spans `search.tuner.epochs` even if Hyperband stops earlier, so a trial that continues
+    ends with the weights of one that never stopped.
     """
 
     def __init__(self, inputs: RunInputs) -> None:
@@ -149,7 +147,7 @@ class NetworkTrial:
         inputs, data = self.inputs, self.inputs.data
         planned = inputs.recipe.search.tuner.epochs
         settings = self._settings({**train_overrides, "epochs": planned})
-        # Every trial starts from the seed: it does not matter which ones ran in this process.
+        # Every trial starts from the seed, whichever trials ran in this process before.
         keras.backend.clear_session()
         make_deterministic(seed)
         model = build_network(genotype, inputs.network_config, drop_path=settings.drop_path > 0)
@@ -168,27 +166,25 @@ class NetworkTrial:
         return TrialResult(evaluation.metrics()["accuracy"], self._cost(model))
 
     def prepare(self) -> None:
-        """Decide what all processes of a search must do alike, before they begin."""
+        """Record the precision that `auto` chooses, once for all processes of the search."""
         self._settings({})
 
     def _settings(self, overrides: Mapping[str, Any]) -> TrainSettings:
-        """The section `train` of a trial, with the precision that `auto` chose once for all."""
+        """The section `train` of a trial, with the recorded precision."""
         settings = self.inputs.recipe.train.model_copy(update=overrides)
         choice = recorded_precision(self.inputs.folder / "search", settings.mixed_precision)
         return settings.model_copy(update={"mixed_precision": choice.name})
 
     def _cost(self, model: keras.Model) -> float | None:
-        asked = self.inputs.recipe.search.tuner.cost
-        if asked is None:
+        measure = self.inputs.recipe.search.tuner.cost
+        if measure is None:
             return None
         costs = count_costs(model)
-        return float(costs.ops_paper if asked == "ops" else costs.bytes)
+        return float(costs.ops_paper if measure == "ops" else costs.bytes)
 
     def check(self) -> None:
-        """Find what would stop every trial, before anything is written.
-
-        Raises:
-            BnasLarqError: there is no validation part, or a batch or the network does not fit.
+        """Raise BnasLarqError for what would stop every trial: no validation part, or a batch or
+        network that does not fit the data.
         """
         recipe = self.inputs.recipe
         if self.inputs.data.validation is None:
@@ -196,38 +192,32 @@ class NetworkTrial:
                 "A search by keras-tuner measures its trials on the validation part. Received: "
                 f"data.validation_fraction {recipe.data.validation_fraction:g}. Use 0.1."
             )
-        allowed = recipe.search.tuner.hyperparameters.get("batch_size", [recipe.train.batch_size])
-        largest = allowed["max"] if isinstance(allowed, Mapping) else max(allowed)
-        _check_training(self.inputs, largest)
+        sizes = recipe.search.tuner.hyperparameters.get("batch_size", [recipe.train.batch_size])
+        _check_training(self.inputs, sizes["max"] if isinstance(sizes, Mapping) else max(sizes))
 
 
 def tuner_search(inputs: RunInputs) -> TunerSearch:
     """The search of a recipe whose `search.searcher` is `tuner`."""
-    recipe = inputs.recipe
-    trial = NetworkTrial(inputs)
-    entry = own_command("worker", "--with-parent", inputs.folder.path)
-
-    def launch() -> None:
-        run_processes(entry, recipe.search.tuner.workers)
-
+    recipe, trial = inputs.recipe, NetworkTrial(inputs)
+    command = own_command("worker", "--with-parent", inputs.folder.path)
     return TunerSearch(
         recipe.search.tuner,
         SearchSpace.named(recipe.search.space),
         trial,
         seed=recipe.seed,
         prepare=trial.prepare,
-        launch=launch,
+        launch=partial(run_chief_and_workers, command, recipe.search.tuner.workers),
     )
 
 
 def take_part(inputs: RunInputs, own_chief: bool = False) -> None:
-    """Run trials of a run's search by keras-tuner, until its chief has no more.
+    """Run trials of a run's search by keras-tuner until its chief has no more.
 
     Args:
-        own_chief: whether this process was started together with its chief.
+        own_chief: whether the run itself started this process, together with its chief.
 
     Raises:
-        RunError: another search, or the chief's address is not known.
+        RunError: the recipe searches otherwise, or the chief's address is not set.
     """
     searcher = inputs.recipe.search.searcher
     if searcher != "tuner":
@@ -238,7 +228,7 @@ def take_part(inputs: RunInputs, own_chief: bool = False) -> None:
     role = role_of_process()
     if role != "worker" and not own_chief:
         raise RunError(
-            f"A worker needs to know who it is and where its chief listens. Received: {role}. "
+            f"A worker needs its own name and its chief's address. Received: {role}. "
             "Set KERASTUNER_TUNER_ID to a name of its own, such as worker-1, and "
             "KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT as for the chief."
         )

@@ -13,7 +13,9 @@ import yaml
 
 from bnas_larq.cli.main import main
 from bnas_larq.files import read_json, read_lines
+from bnas_larq.run.comparison import Comparison
 from bnas_larq.run.comparison_plan import load_budget
+from bnas_larq.run.comparison_request import ComparisonRequest
 from bnas_larq.run_folder import RunFolder
 
 BUDGET = """\
@@ -136,7 +138,8 @@ def test_all_networks_are_trained_with_the_budget(compared):
         recipe = yaml.safe_load((compared.folder / "runs" / name / "recipe.yaml").read_text())
         assert {recipe[key] == budget[key] for key in ("data", "network", "train")} == {True}
         assert recipe["seed"] == 3
-    adapted = {one["key"]: one for one in read_json(compared.folder / "plan.json")[1]["adapted"]}
+    _, searched, _ = read_json(compared.folder / "plan.json")
+    adapted = {entry["key"]: entry for entry in searched["adapted"]}
     assert adapted["entropy_tau"]["own"] == 7.7 and adapted["entropy_tau"]["used"] == 0.77
 
 
@@ -201,7 +204,7 @@ def test_an_ordinary_run_is_no_comparison(refuse, methods, tmp_path):
     for arguments, part in (
         (("--resume",), "holds plan.json"),
         ((*methods, "--resume"), "no beginning of this comparison"),
-        ((*methods, "--overwrite"), "Only an earlier comparison is replaced"),
+        ((*methods, "--overwrite"), "no beginning of this comparison"),
         (methods, "which exists"),
     ):
         assert part in refuse("compare", *arguments, "--out", run.path)
@@ -209,53 +212,51 @@ def test_an_ordinary_run_is_no_comparison(refuse, methods, tmp_path):
 
 
 @pytest.fixture
-def begun(monkeypatch):
-    """`begun(ARGS)`: what `compare ARGS` plans in a folder, by the runs' names; nothing is run."""
-    import bnas_larq.cli.compare_command as module
+def planned(monkeypatch):
+    """`planned(ARGS)`: the plan that `compare ARGS` writes, by the runs' names; nothing is run."""
+    monkeypatch.setattr(ComparisonRequest, "check", lambda request: None)
+    monkeypatch.setattr(Comparison, "run", lambda comparison: ("", comparison.folder.path))
 
-    monkeypatch.setattr(module, "_check_apart", lambda params: None)
-    monkeypatch.setattr(module, "_run", lambda comparison: comparison.folder.unlock())
-
-    def begun(*arguments, out):
-        code = main([str(one) for one in ("compare", *arguments, "--out", out)])
+    def planned(*arguments, out):
+        code = main([str(argument) for argument in ("compare", *arguments, "--out", out)])
         assert code == 0
-        return {one["name"]: one for one in read_json(out / "plan.json")}
+        return {entry["name"]: entry for entry in read_json(out / "plan.json")}
 
-    return begun
+    return planned
 
 
 def test_a_further_method_gets_the_options_that_the_comparison_began_with(
-    refuse, begun, methods, tmp_path
+    refuse, planned, methods, tmp_path
 ):
     given, searched, *budget = methods
     out, override = tmp_path / "out", ("--set", "search.order=2")
-    first = begun(given, *budget, "--seeds", "5,7", "--random", "3", *override, out=out)
+    first = planned(given, *budget, "--seeds", "5,7", "--random", "3", *override, out=out)
     assert read_json(out / "options.json") == {
         "seeds": [5, 7],
         "random": 3,
         "overrides": ["search.order=2"],
         "data_dir": None,
     }
-    both = begun(searched, *budget, "--resume", out=out)
+    both = planned(searched, *budget, "--resume", out=out)
     assert list(both) == [*first, "searched-seed5", "searched-seed7"]
     assert len([name for name in both if name.startswith("random-")]) == 3
     recipe = yaml.safe_load((out / "recipes" / "searched-seed7.yaml").read_text())
     assert recipe["search"]["order"] == 2
     # The same ones may be said again, others not.
-    assert begun(searched, *budget, "--resume", "--seeds", "5,7", *override, out=out) == both
+    assert planned(searched, *budget, "--resume", "--seeds", "5,7", *override, out=out) == both
     for other in (("--seeds", "5"), ("--random", "2"), ("--set", "search.order=1")):
         message = refuse("compare", searched, *budget, "--resume", *other, "--out", out)
         assert f"another {other[0]} than in" in message
     # A folder of an earlier version goes on with what is given.
     (out / "options.json").unlink()
-    more = begun(searched, *budget, "--resume", "--seeds", "9", *override, out=out)
+    more = planned(searched, *budget, "--resume", "--seeds", "9", *override, out=out)
     assert "searched-seed9" in more and not (out / "options.json").exists()
 
 
-def test_all_methods_may_get_further_seeds_and_random_genotypes(refuse, begun, methods, tmp_path):
+def test_all_methods_may_get_further_seeds_and_random_genotypes(refuse, planned, methods, tmp_path):
     given, searched, *budget = methods
     out = tmp_path / "out"
-    first = begun(given, searched, *budget, "--seeds", "5,7", out=out)
+    first = planned(given, searched, *budget, "--seeds", "5,7", out=out)
     kept = {path: path.read_bytes() for path in (out / "recipes").iterdir()}
     # Not for some of them only, nor in place of others.
     grown = (*budget, "--resume", "--seeds", "2,5,7", "--random", "4")
@@ -263,39 +264,40 @@ def test_all_methods_may_get_further_seeds_and_random_genotypes(refuse, begun, m
     message = refuse("compare", *methods, "--resume", "--seeds", "2,5", "--out", out)
     assert "another --seeds than in" in message
     assert read_json(out / "options.json")["seeds"] == [5, 7]
-    more = begun(given, searched, *grown, out=out)
+    more = planned(given, searched, *grown, out=out)
     assert list(more)[: len(first)] == list(first)
     assert {"given-seed2", "searched-seed2"} < set(more)
     assert len([name for name in more if name.startswith("random-")]) == 4
     assert {path: path.read_bytes() for path in kept} == kept
     assert read_json(out / "options.json")["seeds"] == [5, 7, 2]
     # From here on these are the options it goes on with.
-    assert begun(*methods, "--resume", out=out) == more
-    assert begun(*methods, "--resume", "--seeds", "2,5,7", out=out) == more
+    assert planned(*methods, "--resume", out=out) == more
+    assert planned(*methods, "--resume", "--seeds", "2,5,7", out=out) == more
     message = refuse("compare", *methods, "--resume", "--seeds", "5,7", "--out", out)
     assert "another --seeds than in" in message
 
 
-def test_a_damaged_file_of_options_is_one_sentence(refuse, begun, methods, tmp_path):
+def test_a_damaged_file_of_options_is_one_sentence(refuse, planned, methods, tmp_path):
     out = tmp_path / "out"
-    begun(*methods, out=out)
-    (out / "options.json").write_text("[]")
-    message = refuse("compare", *methods, "--resume", "--out", out)
-    assert "options.json must hold seeds, random, overrides, data_dir" in message
+    planned(*methods, out=out)
+    for damaged in ("[]", '{"seeds": [5]}', '{"seeds": 5, "random": 2, "overrides": []}'):
+        (out / "options.json").write_text(damaged)
+        message = refuse("compare", *methods, "--resume", "--out", out)
+        assert "options.json must hold seeds, random, overrides, data_dir" in message
 
 
-def test_a_comparison_that_was_killed_at_its_very_beginning(refuse, begun, methods, tmp_path):
+def test_a_comparison_that_was_killed_at_its_very_beginning(refuse, planned, methods, tmp_path):
     out = tmp_path / "out"
-    plan = begun(*methods, "--seeds", "4", out=out)
+    plan = planned(*methods, "--seeds", "4", out=out)
     for left in (("plan.json",), ("plan.json", "options.json", "environment.json")):
         for name in left:
             (out / name).unlink()
         assert "Give METHODS" in refuse("compare", "--resume", "--out", out)
         seeds = () if "options.json" not in left else ("--seeds", "4")
-        assert begun(*methods, "--resume", *seeds, out=out) == plan
+        assert planned(*methods, "--resume", *seeds, out=out) == plan
         assert (out / "environment.json").is_file()
     (out / "plan.json").unlink()
-    assert list(begun(*methods, "--overwrite", "--seeds", "6", out=out))[0] == "given-seed6"
+    assert list(planned(*methods, "--overwrite", "--seeds", "6", out=out))[0] == "given-seed6"
     # With another budget it is not this comparison's beginning.
     (out / "plan.json").unlink()
     (out / "options.json").unlink()
@@ -303,16 +305,16 @@ def test_a_comparison_that_was_killed_at_its_very_beginning(refuse, begun, metho
     assert "no beginning of this comparison" in message
 
 
-def test_the_recipe_of_a_run_that_has_not_begun_may_be_mended(refuse, begun, methods, tmp_path):
+def test_the_recipe_of_a_run_that_has_not_begun_may_be_mended(refuse, planned, methods, tmp_path):
     given, _, *budget = methods
     method, out = tmp_path / "method.yaml", tmp_path / "out"
     method.write_text("search: {epochs: 10, batch_size: 32}\n")
-    before = begun(given, method, *budget, "--seeds", "1,2", out=out)
+    before = planned(given, method, *budget, "--seeds", "1,2", out=out)
     method.write_text("search: {epochs: 20, batch_size: 32}\n")
-    after = begun(method, *budget, "--resume", out=out)
+    after = planned(method, *budget, "--resume", out=out)
     assert list(after) == list(before) and after["given-seed1"] == before["given-seed1"]
     # 1 of 20 epochs instead of 1 of 10: the rate of α is 3e-4 · 20.
-    adapted = {one["key"]: one["used"] for one in after["method-seed1"]["adapted"]}
+    adapted = {entry["key"]: entry["used"] for entry in after["method-seed1"]["adapted"]}
     recipe = yaml.safe_load((out / "recipes" / "method-seed1.yaml").read_text())
     assert adapted["alpha_learning_rate"] == recipe["search"]["alpha_learning_rate"] == 6e-3
     # One seed that has begun: the method stays what it was, for all seeds.
@@ -320,7 +322,7 @@ def test_the_recipe_of_a_run_that_has_not_begun_may_be_mended(refuse, begun, met
     method.write_text("search: {epochs: 30, batch_size: 32}\n")
     message = refuse("compare", method, *budget, "--resume", "--out", out)
     assert "another recipe for method-seed2" in message
-    assert {one["name"]: one for one in read_json(out / "plan.json")} == after
+    assert {entry["name"]: entry for entry in read_json(out / "plan.json")} == after
     assert yaml.safe_load((out / "recipes" / "method-seed1.yaml").read_text()) == recipe
 
 

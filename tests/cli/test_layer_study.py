@@ -72,11 +72,11 @@ def test_the_table_is_on_stdout_and_in_the_folder(study):
     assert values["finished"] is True
     with open(folder / "layer_study.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    for one, row, name in zip(values["networks"], rows, NAMES, strict=True):
-        result = read_json(folder / one["folder"] / "result.json")
-        assert one["folder"] == row["folder"] == f"networks/{name}"
-        assert one["test_accuracy"] == float(row["test_accuracy"]) == result["test_accuracy"]
-        assert one["classes"] == 10 and 1 <= one["classes_predicted"] <= 10
+    for network, row, name in zip(values["networks"], rows, NAMES, strict=True):
+        result = read_json(folder / network["folder"] / "result.json")
+        assert network["folder"] == row["folder"] == f"networks/{name}"
+        assert network["test_accuracy"] == float(row["test_accuracy"]) == result["test_accuracy"]
+        assert network["classes"] == 10 and 1 <= network["classes_predicted"] <= 10
     assert (folder / "layer_study.png").stat().st_size > 5000
 
 
@@ -100,17 +100,18 @@ def test_centring_makes_separable_networks_constant(study):
 def test_the_shipped_study_has_the_slides_twelve_networks_and_two_more():
     recipe = load_recipe("layer-study")
     check_study(recipe)
-    found = members(recipe)
-    assert len(found) == 14
-    assert [one.layer for one in found if one.precision == "uncentred"] == ["sep_3x3", "sep_5x5"]
+    shipped = members(recipe)
+    assert len(shipped) == 14
+    uncentred = [member.layer for member in shipped if member.precision == "uncentred"]
+    assert uncentred == ["sep_3x3", "sep_5x5"]
     assert not recipe.network.shortcut, "it would carry the image past the layers"
-    for one in found:
-        edges = {edge.op for cell in one.genotype().cells for node in cell for edge in node}
-        assert edges == {one.operation}
+    for member in shipped:
+        edges = {edge.op for cell in member.genotype().cells for node in cell for edge in node}
+        assert edges == {member.operation}
     assert Member("full", "dil_5x5").operation == "bin_dil_conv_5x5"
     named = {"layers": ["bin_conv_3x3", "bin_sep_conv_3x3", "bin_dil_sep_conv_5x5"]}
     own = members(parse_recipe({"layer_study": {**named, "precisions": ["uncentred"]}}))
-    assert [one.layer for one in own] == named["layers"][1:]
+    assert [member.layer for member in own] == named["layers"][1:]
     assert Member("full", "bin_conv_3x3_linear").operation == "bin_conv_3x3_linear"
 
 

@@ -16,7 +16,7 @@ import pytest
 from bnas_larq.errors import RunError
 from bnas_larq.files import read_lines
 from bnas_larq.recipe import parse_recipe
-from bnas_larq.run.processes import run_processes
+from bnas_larq.run.processes import run_chief_and_workers
 from bnas_larq.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def test_a_worker_is_killed_and_the_search_resumed(script, tmp_path):
     (tmp_path / "wait").touch()
 
     def launch():
-        run_processes(script.entry(tmp_path), script.WORKERS)
+        run_chief_and_workers(script.entry(tmp_path), script.WORKERS)
 
     search = script.make_search(tmp_path, launch)
 
@@ -127,7 +127,7 @@ def test_nothing_outlives_the_parent(sent, tmp_path):
 def test_a_part_that_cannot_start_is_reported(tmp_path):
     entry = [sys.executable, "-c", "import sys; sys.exit(3)"]
     with pytest.raises(RunError, match=r"failed \(exit code 3\)"):
-        run_processes(entry, 2)
+        run_chief_and_workers(entry, 2)
 
 
 # -- the command ---------------------------------------------------------------------------------

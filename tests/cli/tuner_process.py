@@ -1,6 +1,6 @@
 """A search by keras-tuner whose trials train nothing, in as many processes as a real one.
 
-tuner_process.py part FOLDER      what run_processes starts: the chief or a worker
+tuner_process.py part FOLDER      what run_chief_and_workers starts: the chief or a worker
 tuner_process.py launch FOLDER    a parent that only starts those, and waits for them
 """
 
@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from bnas_larq.run.processes import end_with_parent, run_processes
+from bnas_larq.run.processes import end_with_parent, run_chief_and_workers
 
 WORKERS = 2
 
@@ -52,4 +52,4 @@ if __name__ == "__main__":
         (place / f"pid-{os.environ['KERASTUNER_TUNER_ID']}").write_text(str(os.getpid()))
         make_search(place).take_part(place / "search")
     else:
-        run_processes(entry(place), WORKERS)
+        run_chief_and_workers(entry(place), WORKERS)

@@ -1,4 +1,4 @@
-"""What a comparison is going to run: one budget for all, and methods' own settings scaled to it."""
+"""The plan of a comparison: one budget for all, and methods' own settings scaled to it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import pytest
 
 from bnas_larq.errors import GenotypeError, RecipeError
 from bnas_larq.recipe import Recipe, load_recipe
-from bnas_larq.run.comparison import notes
-from bnas_larq.run.comparison_plan import BUDGET_KEYS, load_budget, plan, plan_text
-from bnas_larq.run.comparison_scaling import ADAPTED, adapt
+from bnas_larq.run.comparison import table_notes
+from bnas_larq.run.comparison_plan import (
+    ADAPTED,
+    BUDGET_KEYS,
+    adapt,
+    load_budget,
+    plan,
+    plan_text,
+)
 from bnas_larq.settings import SearchSettings
 
 BUDGET = """\
@@ -48,8 +54,8 @@ def budget(write):
 
 def changes(own: dict, **budget) -> dict:
     settings = {"epochs": 5, "batch_size": 64, **budget}
-    found = adapt(SearchSettings(**own), SearchSettings(**settings))
-    return {one.key: one.used for one in found}
+    adaptations = adapt(SearchSettings(**own), SearchSettings(**settings))
+    return {adaptation.key: adaptation.used for adaptation in adaptations}
 
 
 # -- scaling ---------------------------------------------------------------------------------------
@@ -61,8 +67,8 @@ def test_an_equal_budget_changes_nothing():
 
 def test_a_tenth_of_the_epochs():
     """50 → 5 epochs of the same batches: a tenth of the steps."""
-    found = changes({"epochs": 50, "batch_size": 64, "alpha_start_epoch": 15, "entropy_tau": 7.7})
-    assert found == {
+    scaled = changes({"epochs": 50, "batch_size": 64, "alpha_start_epoch": 15, "entropy_tau": 7.7})
+    assert scaled == {
         "alpha_start_epoch": 2,  # 15 / 10, rounded
         "entropy_tau": pytest.approx(7.7 / 10),
         "alpha_learning_rate": pytest.approx(3e-4 * 10),
@@ -71,8 +77,8 @@ def test_a_tenth_of_the_epochs():
 
 def test_a_smaller_batch_makes_more_steps_of_a_smaller_rate():
     own = {"epochs": 50, "batch_size": 256, "learning_rate": 0.1, "minimum_learning_rate": 0.004}
-    found = changes({**own, "entropy_weight": 0, "alpha_learning_rate": 6e-4})
-    assert found == {
+    scaled = changes({**own, "entropy_weight": 0, "alpha_learning_rate": 6e-4})
+    assert scaled == {
         # 1/10 of the epochs of 256/64 as many steps.
         "alpha_learning_rate": pytest.approx(6e-4 * 10 / 4),
         "learning_rate": pytest.approx(0.1 * 64 / 256),
@@ -178,7 +184,7 @@ def test_overrides_are_every_runs_and_win_over_the_scaling(write, budget):
     shared, runs = plan([write("pc", PC_DARTS)], budget, [0], 1, overrides)
     assert shared.train.epochs == 9 and all(run.recipe.train.epochs == 9 for run in runs)
     assert runs[0].recipe.search.alpha_learning_rate == 0.5
-    assert "alpha_learning_rate" not in {one.key for one in runs[0].adaptations}
+    assert "alpha_learning_rate" not in {entry.key for entry in runs[0].adaptations}
     assert runs[1].recipe.genotype == "random:bnas-ucb:0"
 
 
@@ -214,7 +220,7 @@ def test_the_plan_as_text_lists_what_of_a_method_is_not_used(write, budget):
 
 
 def test_the_notes_say_whose_scheme_networks_are_trained_with(budget):
-    text = " ".join(notes(load_budget(budget)))
+    text = " ".join(table_notes(load_budget(budget)))
     assert "trained with this scheme, the budget's, whatever scheme searched them" in text
 
 
@@ -231,10 +237,13 @@ TUNER = "search: {searcher: tuner, tuner: {oracle: %s, trials: 70, epochs: 4}}\n
 def test_a_tuners_own_numbers_are_told(write, budget, oracle, part):
     shared, runs = plan([write("m", TUNER % oracle), write("plain", "{}\n")], budget, [0, 1], 1)
     told = f"m is searched by keras-tuner ({oracle}): it {part}"
-    for text in (plan_text(shared, runs), "\n".join(notes(shared, [r.describe() for r in runs]))):
+    for text in (
+        plan_text(shared, runs),
+        "\n".join(table_notes(shared, [r.describe() for r in runs])),
+    ):
         assert text.count("keras-tuner") == text.count(told) == 1
         assert "on the whole training part" in text and "search.limit and the" in text
-    assert "keras-tuner" not in " ".join(notes(shared))
+    assert "keras-tuner" not in " ".join(table_notes(shared))
 
 
 def test_a_tuner_may_not_tune_the_training(write, budget):

@@ -1,0 +1,75 @@
+"""A comparison from Python, without its runs, and how options may change when it is resumed."""
+
+from __future__ import annotations
+
+import pytest
+
+from bnas_larq.errors import BnasLarqError, RunError
+from bnas_larq.files import read_json
+from bnas_larq.run.comparison import Comparison
+from bnas_larq.run.comparison_request import ComparisonRequest
+
+BUDGET = """\
+data: {name: digits, limit: 200}
+search: {cells: 1, channels: 2, epochs: 1, batch_size: 32}
+network: {cells: 1, channels: 2}
+train: {batch_size: 60}
+"""
+
+
+@pytest.fixture
+def methods(tmp_path):
+    path = tmp_path / "given.yaml"
+    path.write_text("genotype: random:3\n")
+    return [path]
+
+
+@pytest.fixture
+def settings(tmp_path):
+    path = tmp_path / "budget.yaml"
+    path.write_text(BUDGET)
+    return {"budget": path, "seeds": [3], "random": 1}
+
+
+def test_a_comparison_is_created_extended_and_opened(methods, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(ComparisonRequest, "check", lambda request: None)
+    out = tmp_path / "out"
+    overrides = {"train.epochs": 5}
+    with Comparison.create(methods, out, overrides=overrides, **settings) as comparison:
+        assert [run["name"] for run in comparison.plan()] == ["given-seed3", "random-bnas-0"]
+        with pytest.raises(RunError, match="Only one process"):
+            Comparison.open(out)
+    assert read_json(out / "options.json")["overrides"] == ["train.epochs=5"]
+    # A refused request leaves the folder unlocked.
+    settings.update(resume=True, seeds=[3, 4])
+    (out / "runs" / "given-seed3").mkdir(parents=True)
+    methods[0].write_text("genotype: random:4\n")
+    with pytest.raises(RunError, match="another recipe for given-seed3") as refused:
+        Comparison.create(methods, out, **settings)
+    methods[0].write_text("genotype: random:3\n")
+    with Comparison.create(methods, out, **settings) as comparison:
+        assert [run["name"] for run in comparison.plan()][2:] == ["given-seed4"]
+    assert refused.value.__traceback__ is not None
+    with Comparison.open(out) as comparison:
+        assert len(comparison.plan()) == 3 and comparison.failures() == {}
+
+
+def test_a_dry_run_checks_the_data_and_writes_nothing(methods, settings, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    request = ComparisonRequest(methods, tmp_path / "out", **settings)
+    assert request.dry_run().endswith("2 runs")
+    wrong = ComparisonRequest(methods, overrides={"train.batch_size": 181}, **settings)
+    with pytest.raises(BnasLarqError, match="Method given: .*batch size 181 for 180"):
+        wrong.dry_run()
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("wrong", [{"seeds": []}, {"seeds": [-1]}, {"random": 0}])
+def test_options_that_give_no_comparison(methods, settings, wrong):
+    with pytest.raises(RunError, match="at least one seed and one random genotype"):
+        ComparisonRequest(methods, **settings | wrong).plan()
+
+
+def test_a_comparison_is_resumed_or_replaced(methods):
+    with pytest.raises(RunError, match="resumed or replaced"):
+        Comparison.create(methods, resume=True, overwrite=True)
