@@ -34,27 +34,20 @@ _OPTIONS = (
         "batch_sizes",
         type=Numbers(),
         default="64",
-        show_default=True,
         help="Images of a batch; several as 32,64,128.",
     ),
     click.option(
         "--mixed-precision",
         type=click.Choice(["float32", "bfloat16", "auto", "both"]),
         default="float32",
-        show_default=True,
         help="Precision of binary convolutions.",
     ),
     click.option(
-        "--steps",
-        type=click.IntRange(min=1),
-        default=5,
-        show_default=True,
-        help="Timed steps after the first.",
+        "--steps", type=click.IntRange(min=1), default=5, help="Timed steps after the first."
     ),
     click.option(
         "--data",
         default="digits",
-        show_default=True,
         help="Images of the step: digits, a TFDS name, folder, or synthetic (one batch of noise, "
         "no pipeline).",
     ),
@@ -88,24 +81,14 @@ def command() -> None:
     """
 
 
-@click.command("search-step")
-@click.option("--space", default="bnas", show_default=True, help="The search space.")
-@click.option(
-    "--cells", type=Numbers(), default="8", show_default=True, help="One number, or several."
-)
-@click.option(
-    "--channels", type=Numbers(), default="16", show_default=True, help="One number, or several."
-)
-@click.option(
-    "--image-size", type=ImageSize(), default="32", show_default=True, help="Such as 32 or 96x128."
-)
+@click.command("search-step", context_settings={"show_default": True})
+@click.option("--space", default="bnas", help="The search space.")
+@click.option("--cells", type=Numbers(), default="8", help="One number, or several.")
+@click.option("--channels", type=Numbers(), default="16", help="One number, or several.")
+@click.option("--image-size", type=ImageSize(), default="32", help="Such as 32 or 96x128.")
 @_options
 def search_step(
-    space: str,
-    cells: list[int],
-    channels: list[int],
-    image_size: tuple[int, int],
-    **options: Any,
+    space: str, cells: list[int], channels: list[int], image_size: tuple[int, int], **options: Any
 ) -> None:
     """Measure the bilevel step of a supernet: α on one batch, then all weights on another.
 
@@ -127,7 +110,7 @@ def search_step(
     _measure(arguments, step, image_size, cells=cells, channels=channels, **options)
 
 
-@click.command("train-step")
+@click.command("train-step", context_settings={"show_default": True})
 @click.argument("target", default="bnas_cifar")
 @click.option("--cells", type=Numbers(), help="Default: the target's own, 20 for a genotype.")
 @click.option("--channels", type=Numbers(), help="Default: the target's own, 36 for a genotype.")
@@ -197,11 +180,7 @@ def _measure(
         arguments: the command and those of its arguments that are not named below.
         step: measures the step of one configuration.
     """
-    from bnas_larq.benchmark.measured_processes import (
-        check_output,
-        configurations,
-        measured_apart,
-    )
+    from bnas_larq.benchmark.measured_processes import check_output, configurations, measured_apart
 
     wanted = configurations(cells, channels, batch_sizes, mixed_precision, table)
     if output is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,14 +13,13 @@ from bnas_larq.cli.options import ImageSize, Numbers
 if TYPE_CHECKING:
     from bnas_larq.costs.budget_solver import Candidate
     from bnas_larq.run.target_networks import TargetCosts
-    from bnas_larq.run.targets import Target
 
 
 #: Sizes shown for a budget; --json has all.
 SHOWN = 12
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("targets", metavar="[TARGET]...", nargs=-1)
 @click.option(
     "--input-size",
@@ -48,14 +47,12 @@ SHOWN = 12
     "--convention",
     type=click.Choice(["paper", "honest"]),
     default="paper",
-    show_default=True,
     help="How the budget's operations are counted.",
 )
 @click.option(
     "--multiple",
     type=click.IntRange(min=1),
     default=2,
-    show_default=True,
     help="With --budget: channels are a multiple of it. 32 fills packed words.",
 )
 @click.option("--layers", is_flag=True, help="List the layers of several targets, too.")
@@ -84,7 +81,7 @@ def command(
       bnas-larq cost bnas-d larq_zoo:QuickNet larq_zoo:BiRealNet
       bnas-larq cost bnas_imagenet --cells 12 --budget 1.48e8
     """
-    from bnas_larq.run.target_networks import target_costs
+    from bnas_larq.run.target_networks import sizes_in_budget, target_costs
     from bnas_larq.run.targets import OF_CELLS, Kind, find_target
     from bnas_larq.zoo.variants import VARIANTS
 
@@ -92,8 +89,13 @@ def command(
         if len(targets) != 1:
             raise click.UsageError(f"--budget needs one TARGET. Received: {len(targets)}.")
         target = find_target(targets[0], OF_CELLS, "`bnas-larq cost --budget`")
-        choices = {"convention": convention, "multiple": multiple}
-        _print_sizes(target, budget, as_json, cells=cells, channels=channels, **choices, **size)
+        sizes = {"cells": cells, "channels": channels, "multiple": multiple, "size": size}
+        answer = sizes_in_budget(target, budget, convention=convention, **sizes)
+        if as_json:
+            answer["candidates"] = [candidate.to_dict() for candidate in answer["candidates"]]
+            click.echo(json.dumps(answer, indent=1))
+        else:
+            click.echo(_sizes_text(**answer))
         return
     for name, numbers in (("cells", cells), ("channels", channels)):
         if numbers and len(numbers) > 1:
@@ -110,7 +112,7 @@ def command(
         click.echo(f"{count.target} at {_sides(count.input_shape)}{size_text}")
         click.echo(f"{count.costs.table()}\n")
     if len(counts) > 1:
-        click.echo(_comparison(counts))
+        click.echo(_comparison_text(counts))
 
 
 def _sides(shape: Sequence[int | None]) -> str:
@@ -124,25 +126,31 @@ def _record(count: TargetCosts, layers: bool) -> dict[str, Any]:
     return {"target": count.target, "input_shape": list(count.input_shape), **values}
 
 
-def _comparison(counts: Sequence[TargetCosts]) -> str:
-    from bnas_larq.tables import align, scientific
+def _table(rows: Sequence[Mapping[str, str]], left: int) -> list[str]:
+    """Rows, each a value by its column's header, as aligned lines."""
+    from bnas_larq.tables import align
 
-    header = ("network", "input", "1-bit MACs", "other MACs", "OPs (paper)", "OPs (honest)")
+    return align([tuple(rows[0]), *(tuple(row.values()) for row in rows)], left=left)
+
+
+def _comparison_text(counts: Sequence[TargetCosts]) -> str:
+    from bnas_larq.tables import scientific
+
     rows = [
-        (
-            count.target,
-            _sides(count.input_shape),
-            f"{count.costs.binary_macs:,}",
-            f"{count.costs.full_precision_macs:,}",
-            scientific(count.costs.ops_paper),
-            scientific(count.costs.ops_honest),
-            f"{count.costs.bytes:,}",
-            f"{count.costs.parameters:,}",
-        )
+        {
+            "network": count.target,
+            "input": _sides(count.input_shape),
+            "1-bit MACs": f"{count.costs.binary_macs:,}",
+            "other MACs": f"{count.costs.full_precision_macs:,}",
+            "OPs (paper)": scientific(count.costs.ops_paper),
+            "OPs (honest)": scientific(count.costs.ops_honest),
+            "bytes": f"{count.costs.bytes:,}",
+            "parameters": f"{count.costs.parameters:,}",
+        }
         for count in counts
     ]
-    lines = align([(*header, "bytes", "parameters"), *rows], left=2)
-    lines += [
+    lines = [
+        *_table(rows, left=2),
         "",
         "OPs: 1-bit MACs / 64 + other MACs. (paper) divides BNAS' full-precision shortcuts by 64 "
         "too, (honest) does not.",
@@ -154,39 +162,22 @@ def _comparison(counts: Sequence[TargetCosts]) -> str:
     return "\n".join(lines)
 
 
-def _print_sizes(target: Target, budget: str, as_json: bool, **choices: Any) -> None:
-    """Find and print the sizes of a target that meet a budget."""
-    from bnas_larq.costs.budget_solver import parse_budget
-    from bnas_larq.run.target_networks import cell_network, sizes_in_budget
+def _sizes_text(candidates: Sequence[Candidate], budget: float, convention: str, **_: Any) -> str:
+    from bnas_larq.tables import scientific
 
-    limit, network = parse_budget(budget), cell_network(target)
-    settings, candidates = sizes_in_budget(network, limit, **choices)
-    convention = choices["convention"]
-    if as_json:
-        head = {"target": network.name, "budget": limit, "convention": convention}
-        sizes = {"candidates": [candidate.to_dict() for candidate in candidates]}
-        click.echo(json.dumps({**head, "settings": settings, **sizes}, indent=1))
-    else:
-        click.echo(_candidates(candidates, limit, convention))
-
-
-def _candidates(candidates: Sequence[Candidate], limit: float, convention: str) -> str:
-    from bnas_larq.tables import align, scientific
-
-    header = ("cells", "channels", "OPs (paper)", "OPs (honest)", "of the budget", "bytes")
     rows = [
-        (
-            str(candidate.cells),
-            str(candidate.channels),
-            scientific(candidate.ops_paper),
-            scientific(candidate.ops_honest),
-            f"{candidate.ops(convention) / limit:.1%}",
-            f"{candidate.bytes:,}",
-            f"{candidate.parameters:,}",
-        )
+        {
+            "cells": str(candidate.cells),
+            "channels": str(candidate.channels),
+            "OPs (paper)": scientific(candidate.ops_paper),
+            "OPs (honest)": scientific(candidate.ops_honest),
+            "of the budget": f"{candidate.ops(convention) / budget:.1%}",
+            "bytes": f"{candidate.bytes:,}",
+            "parameters": f"{candidate.parameters:,}",
+        }
         for candidate in candidates[:SHOWN]
     ]
-    lines = align([(*header, "parameters"), *rows], left=0)
+    lines = _table(rows, left=0)
     if len(candidates) > SHOWN:
         lines.append(f"and {len(candidates) - SHOWN} more: see --json")
     return "\n".join(lines)

@@ -94,11 +94,12 @@ def open_run(text: str, *, lock: bool = True) -> Run:
         ZooError: `text` names no run.
         RunError: its recipe cannot be read, or another process is at work in it.
     """
-    from bnas_larq.run.recipe_run import Run
     from bnas_larq.run.targets import Kind, find_target
 
     command = click.get_current_context().info_name
     target = find_target(text, (Kind.RUN,), f"`bnas-larq {command}`")
+    from bnas_larq.run.recipe_run import Run
+
     return closed_at_the_end(Run.open(target.path, lock=lock))
 
 

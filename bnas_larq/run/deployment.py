@@ -45,9 +45,7 @@ def export_target(
     bundle: Path | None = None,
     images: Path | None = None,
     overwrite: bool = False,
-    labels: Path | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    **facts: Any,
 ) -> tuple[dict[str, Any], list[Path]]:
     """Write the .tflite of a target, compared with Keras, and its deploy bundle.
 
@@ -57,8 +55,8 @@ def export_target(
         bundle: folder of the deploy bundle.
         images: folder of images to compare on; None: noise.
         overwrite: convert again, and replace earlier files.
-        labels, mean, std: of a saved Keras model, which does not tell: a text file with one class
-            on each line, and of red, green and blue, scaled to [0, 1].
+        facts: what a saved Keras model does not tell: `labels`, a text file with one class on each
+            line; `mean` and `std` of red, green and blue, scaled to [0, 1].
 
     Returns:
         The report of `bnas_larq.export.exporter.export_network`, with `parity_images`, what was
@@ -76,7 +74,7 @@ def export_target(
         export = _export_run(target.path, overwrite)
         network = _load(target) if bundle else None
     else:
-        network = _load(target, labels, mean, std)
+        network = _load(target, **facts)
         if bundle is not None:
             network.check_described()
         export = _convert(network, out, images, overwrite)

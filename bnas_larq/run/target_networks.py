@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from bnas_larq.zoo.variants import VARIANTS
 if TYPE_CHECKING:
     from bnas_larq.backend import keras
     from bnas_larq.costs.accounting import Costs
-    from bnas_larq.costs.budget_solver import Candidate
     from bnas_larq.networks.network import NetworkConfig
 
 #: A genotype has no input size and no classes of its own; papers count at these.
@@ -75,56 +74,51 @@ class TargetCosts:
     size: str = ""
 
 
-def target_costs(
-    target: Target,
-    *,
-    input_size: tuple[int, int] | None = None,
-    num_classes: int | None = None,
-    **of_cells: int | None,
-) -> TargetCosts:
-    """Count what a target of any kind costs; None leaves its own size.
+def target_costs(target: Target, **size: Any) -> TargetCosts:
+    """Count what a target of any kind costs.
 
     Args:
-        of_cells: `cells`, `channels` and `stem_groups` of a network made of cells.
+        size: `input_size` (height, width), `num_classes` and, of a network made of cells, `cells`,
+            `channels` and `stem_groups`. None leaves its own.
 
     Raises:
         BnasLarqError: a genotype without cells and channels, an impossible size, or a Keras model
             with cells or with a graph that cannot be followed.
     """
+    given = {key: value for key, value in size.items() if value is not None}
     if target.kind in OF_CELLS:
         from bnas_larq.costs.cost_walk import planned_costs
 
         network = cell_network(target)
-        if network.own is None and None in (of_cells.get("cells"), of_cells.get("channels")):
+        if network.own is None and not {"cells", "channels"} <= set(given):
             raise BnasLarqError(
                 "A genotype has no size of its own. "
                 f"Received: {target.text} without --cells or without --channels. "
                 "Give both, or --budget to find them."
             )
-        config = network.config(input_size=input_size, num_classes=num_classes, **of_cells)
-        size = f"{config.cells} cells, {config.channels} channels, {config.num_classes} classes"
+        config = network.config(**given)
+        text = f"{config.cells} cells, {config.channels} channels, {config.num_classes} classes"
         costs = planned_costs(network.genotype, config)
-        return TargetCosts(network.name, config.input_shape, costs, size)
-    if any(of_cells.values()):
+        return TargetCosts(network.name, config.input_shape, costs, text)
+    if {"cells", "channels", "stem_groups"} & set(given):
         raise BnasLarqError(
             "Only networks made of cells have cells and channels. "
             f"Received: --cells, --channels or --stem-groups with {target.text}. Omit them."
         )
     from bnas_larq.costs.accounting import count_costs
 
-    model = _keras_model(target, input_size, num_classes)
+    model = _keras_model(target, **given)
     shape = tuple(model.input_shape[1:])
-    if input_size is not None:
-        shape = (*input_size, *shape[2:])
+    if "input_size" in given:
+        shape = (*given["input_size"], *shape[2:])
     return TargetCosts(target.text, shape, count_costs(model, shape))
 
 
 def _keras_model(
-    target: Target, input_size: tuple[int, int] | None, num_classes: int | None
+    target: Target, input_size: tuple[int, int] = IMAGE[:2], num_classes: int | None = None
 ) -> keras.Model:
     if target.kind is Kind.LARQ_ZOO:
-        shape = (*input_size, 3) if input_size else IMAGE
-        return reference_model(target.text, shape, num_classes or CLASSES)
+        return reference_model(target.text, (*input_size, 3), num_classes or CLASSES)
     if num_classes is not None:
         raise BnasLarqError(
             "A saved model has the classes it was saved with. "
@@ -151,13 +145,13 @@ def reference_model(
     import larq_zoo
 
     factories = {
-        name: getattr(module, name)
+        factory: getattr(module, factory)
         for module in (larq_zoo.literature, larq_zoo.sota)
-        for name in dir(module)
-        if name[0].isupper()
+        for factory in dir(module)
+        if factory[0].isupper()
     }
     wanted = name.removeprefix(LARQ_ZOO)
-    known = next((name for name in factories if name.lower() == wanted.lower()), None)
+    known = next((factory for factory in factories if factory.lower() == wanted.lower()), None)
     if known is None:
         raise BnasLarqError(
             f"larq_zoo has no such network. Received: {wanted!r}; {nearest(wanted, factories)}"
@@ -174,30 +168,43 @@ def reference_model(
 
 
 def sizes_in_budget(
-    network: CellNetwork,
-    budget: float,
+    target: Target,
+    budget: str | float,
     *,
-    input_size: tuple[int, int] | None,
-    num_classes: int | None,
-    stem_groups: int | None,
+    convention: str,
     cells: Sequence[int] | None,
+    size: Mapping[str, Any],
     **choices: Any,
-) -> tuple[dict[str, Any], list[Candidate]]:
-    """The sizes of a network that come nearest to a budget, after the settings they all share.
+) -> dict[str, Any]:
+    """The sizes of a network made of cells that come nearest to a budget.
 
     Args:
+        target: of one of the kinds `OF_CELLS`.
         cells: numbers of cells to try; None: the network's own, or many.
-        choices: as of `solve_budget`: `channels`, `multiple`, `convention`.
-    """
-    from bnas_larq.costs.budget_solver import solve_budget
+        size: as of `target_costs`, without `cells` and `channels`.
+        choices: `channels` and `multiple` of `solve_budget`.
 
-    settings = network.config(
-        input_size=input_size,
-        num_classes=num_classes,
-        stem_groups=stem_groups,
-        # Any channels do to learn the other settings, if the stem's groups divide them.
-        channels=stem_groups and 2 * stem_groups,
-    ).to_dict()
+    Returns:
+        `target`, `budget`, `convention`, `settings` (those that all sizes share) and `candidates`.
+    """
+    from bnas_larq.costs.budget_solver import parse_budget, solve_budget
+
+    limit, network = parse_budget(budget), cell_network(target)
+    # Any channels do to learn the other settings, if the stem's groups divide them.
+    channels = size["stem_groups"] and 2 * size["stem_groups"]
+    settings = network.config(channels=channels, **size).to_dict()
     del settings["cells"], settings["channels"]
-    cells = cells or (network.own and network.own.cells)
-    return settings, solve_budget(network.genotype, budget, cells=cells, **choices, **settings)
+    return {
+        "target": network.name,
+        "budget": limit,
+        "convention": convention,
+        "settings": settings,
+        "candidates": solve_budget(
+            network.genotype,
+            limit,
+            convention=convention,
+            cells=cells or (network.own and network.own.cells),
+            **choices,
+            **settings,
+        ),
+    }

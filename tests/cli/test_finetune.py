@@ -214,7 +214,7 @@ def test_a_run_does_not_go_on_from_other_weights(refuse, begun):
     network = StoredNetwork.load(again[1])
     save_weights(build_network(network.genotype, network.config), network.weights)
     message = refuse(*again, "--resume")
-    assert "goes on with the weights it began with" in message and str(again[1]) in message
+    assert "resumes with the weights it began with" in message and str(again[1]) in message
     assert "weights its recipe names" in refuse(
         *("train", folder / "recipe.yaml", "--out", folder, "--resume")
     )
