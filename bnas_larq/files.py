@@ -15,6 +15,9 @@ from typing import Any
 
 from bnas_larq.errors import RunError, one_line
 
+#: Of files that hold a whole Keras model.
+MODEL_SUFFIXES = (".h5", ".hdf5", ".keras")
+
 _DAY = 24 * 60 * 60
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,14 +12,14 @@ from bnas_larq.cli.options import ImageSize, Numbers
 
 if TYPE_CHECKING:
     from bnas_larq.costs.budget_solver import Candidate
-    from bnas_larq.run.targets import CellTarget, Counted, Size
+    from bnas_larq.run.target_networks import TargetCosts
 
 
 #: Sizes shown for a budget; --json has all.
 SHOWN = 12
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("targets", metavar="[TARGET]...", nargs=-1)
 @click.option(
     "--input-size",
@@ -29,6 +29,7 @@ SHOWN = 12
 )
 @click.option(
     "--classes",
+    "num_classes",
     type=click.IntRange(min=2),
     help="Outputs of the classifier. Default: each target's own, 1000 for a genotype.",
 )
@@ -38,42 +39,40 @@ SHOWN = 12
     "--stem-groups", type=click.IntRange(min=1), help="Groups of the ImageNet stem's convolutions."
 )
 @click.option(
-    "--budget", metavar="OPS", help="Find the sizes nearest to it, at most 2 % above: 1.48e8, 148M."
+    "--budget",
+    metavar="OPS",
+    help="Find the sizes nearest to it, at most 2 % above, such as 1.48e8 or 148M.",
 )
 @click.option(
     "--convention",
     type=click.Choice(["paper", "honest"]),
     default="paper",
-    show_default=True,
     help="How the budget's operations are counted.",
 )
 @click.option(
     "--multiple",
     type=click.IntRange(min=1),
     default=2,
-    show_default=True,
     help="With --budget: channels are a multiple of it. 32 fills packed words.",
 )
-@click.option("--layers", is_flag=True, help="Also every layer of several targets.")
-@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+@click.option("--layers", is_flag=True, help="List the layers of several targets, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(
     targets: Sequence[str],
-    input_size: tuple[int, int] | None,
-    classes: int | None,
     cells: list[int] | None,
     channels: list[int] | None,
-    stem_groups: int | None,
     budget: str | None,
     convention: str,
     multiple: int,
     layers: bool,
     as_json: bool,
+    **size: Any,
 ) -> None:
-    """Count what each TARGET costs for one image, or find sizes of one that meet a budget.
+    """Count what each TARGET costs for one image, or find the sizes of one that meet a budget.
 
-    TARGET is a variant (bnas-d), a genotype (bnas_imagenet, random:SEED or a file), the folder of a
-    run, a zoo entry, a saved Keras model (.h5, .keras) or larq_zoo:QuickNet. One target: its
-    layers. Several: one table. None: all variants.
+    TARGET is a variant (bnas-d), a genotype (bnas_imagenet, random:SEED or a file), a run's folder,
+    a zoo entry, a saved Keras model (.h5, .keras) or larq_zoo:QuickNet. One target: its layers.
+    Several: one table. None: all variants.
 
     Papers divide BNAS' full-precision shortcuts by 64 as if they were binary; the honest count does
     not.
@@ -82,129 +81,103 @@ def command(
       bnas-larq cost bnas-d larq_zoo:QuickNet larq_zoo:BiRealNet
       bnas-larq cost bnas_imagenet --cells 12 --budget 1.48e8
     """
-    from bnas_larq.run.targets import Size, open_target
+    from bnas_larq.run.target_networks import sizes_in_budget, target_costs
+    from bnas_larq.run.targets import OF_CELLS, Kind, find_target
     from bnas_larq.zoo.variants import VARIANTS
 
-    if budget is None:
-        for name, values in (("--cells", cells), ("--channels", channels)):
-            if values and len(values) > 1:
-                raise click.UsageError(f"{name} is one number, but for --budget.")
-    opened = [open_target(target) for target in targets or VARIANTS]
     if budget is not None:
-        size = Size(input_size, classes, stem_groups=stem_groups)
-        _solve(opened, size, budget, convention, cells, channels, multiple, as_json)
+        if len(targets) != 1:
+            raise click.UsageError(f"--budget needs one TARGET. Received: {len(targets)}.")
+        target = find_target(targets[0], OF_CELLS, "`bnas-larq cost --budget`")
+        sizes = {"cells": cells, "channels": channels, "multiple": multiple, "size": size}
+        answer = sizes_in_budget(target, budget, convention=convention, **sizes)
+        if as_json:
+            answer["candidates"] = [candidate.to_dict() for candidate in answer["candidates"]]
+            click.echo(json.dumps(answer, indent=1))
+        else:
+            click.echo(_sizes_text(**answer))
         return
-    size = Size(input_size, classes, cells and cells[0], channels and channels[0], stem_groups)
-    counted = [target.count(size) for target in opened]
-    layers = layers or len(counted) == 1
+    for name, numbers in (("cells", cells), ("channels", channels)):
+        if numbers and len(numbers) > 1:
+            raise click.UsageError(f"--{name} is one number, except with --budget.")
+        size[name] = numbers and numbers[0]
+    found = [find_target(text, tuple(Kind), "`bnas-larq cost`") for text in targets or VARIANTS]
+    counts = [target_costs(target, **size) for target in found]
+    layers = layers or len(counts) == 1
     if as_json:
-        click.echo(json.dumps([_record(one, layers) for one in counted], indent=1))
+        click.echo(json.dumps([_record(count, layers) for count in counts], indent=1))
         return
-    for one in counted if layers else []:
-        click.echo("\n".join([_title(one), one.costs.table(), ""]))
-    if len(counted) > 1:
-        click.echo(_comparison(counted))
-
-
-def _title(one: Counted) -> str:
-    return f"{one.target} at {_sides(one.input_shape)}" + (f", {one.size}" if one.size else "")
+    for count in counts if layers else []:
+        size_text = f", {count.size}" if count.size else ""
+        click.echo(f"{count.target} at {_sides(count.input_shape)}{size_text}")
+        click.echo(f"{count.costs.table()}\n")
+    if len(counts) > 1:
+        click.echo(_comparison_text(counts))
 
 
 def _sides(shape: Sequence[int | None]) -> str:
     return "×".join("?" if side is None else str(side) for side in shape[:-1])
 
 
-def _record(one: Counted, layers: bool) -> dict[str, Any]:
-    values = one.costs.to_dict()
+def _record(count: TargetCosts, layers: bool) -> dict[str, Any]:
+    values = count.costs.to_dict()
     if not layers:
         del values["layers"]
-    return {"target": one.target, "input_shape": list(one.input_shape), **values}
+    return {"target": count.target, "input_shape": list(count.input_shape), **values}
 
 
-def _comparison(counted: Sequence[Counted]) -> str:
-    from bnas_larq.tables import align, scientific
+def _table(rows: Sequence[Mapping[str, str]], left: int) -> list[str]:
+    """Rows, each a value by its column's header, as aligned lines."""
+    from bnas_larq.tables import align
 
-    header = ("network", "input", "1-bit MACs", "other MACs", "OPs (paper)", "OPs (honest)")
+    return align([tuple(rows[0]), *(tuple(row.values()) for row in rows)], left=left)
+
+
+def _comparison_text(counts: Sequence[TargetCosts]) -> str:
+    from bnas_larq.tables import scientific
+
     rows = [
-        (
-            one.target,
-            _sides(one.input_shape),
-            f"{one.costs.binary_macs:,}",
-            f"{one.costs.full_precision_macs:,}",
-            scientific(one.costs.ops_paper),
-            scientific(one.costs.ops_honest),
-            f"{one.costs.bytes:,}",
-            f"{one.costs.parameters:,}",
-        )
-        for one in counted
+        {
+            "network": count.target,
+            "input": _sides(count.input_shape),
+            "1-bit MACs": f"{count.costs.binary_macs:,}",
+            "other MACs": f"{count.costs.full_precision_macs:,}",
+            "OPs (paper)": scientific(count.costs.ops_paper),
+            "OPs (honest)": scientific(count.costs.ops_honest),
+            "bytes": f"{count.costs.bytes:,}",
+            "parameters": f"{count.costs.parameters:,}",
+        }
+        for count in counts
     ]
-    lines = align([(*header, "bytes", "parameters"), *rows], left=2)
-    lines += [
+    lines = [
+        *_table(rows, left=2),
         "",
         "OPs: 1-bit MACs / 64 + other MACs. (paper) divides BNAS' full-precision shortcuts by 64 "
         "too, (honest) does not.",
         "Bytes: 1 bit per binary weight, 4 bytes per scale or other weight.",
     ]
-    for one in counted:
-        if one.costs.uncounted:
-            lines.append(f"MACs not counted in {one.target}: {', '.join(one.costs.uncounted)}")
+    for count in counts:
+        if count.costs.uncounted:
+            lines.append(f"MACs not counted in {count.target}: {', '.join(count.costs.uncounted)}")
     return "\n".join(lines)
 
 
-def _solve(
-    targets: Sequence[CellTarget],
-    size: Size,
-    budget: str,
-    convention: str,
-    cells: list[int] | None,
-    channels: list[int] | None,
-    multiple: int,
-    as_json: bool,
-) -> None:
-    from bnas_larq.costs.budget_solver import parse_budget, solve_budget
-    from bnas_larq.run.targets import CellTarget
+def _sizes_text(candidates: Sequence[Candidate], budget: float, convention: str, **_: Any) -> str:
+    from bnas_larq.tables import scientific
 
-    if len(targets) != 1 or not isinstance(targets[0], CellTarget):
-        raise click.UsageError("--budget needs one TARGET, made of cells: a variant or genotype.")
-    limit, target = parse_budget(budget), targets[0]
-    # Any channels will do to learn the other settings, if the stem's groups divide them.
-    some = {"channels": 2 * size.stem_groups} if size.stem_groups else {}
-    settings = target.config(**size.settings(target.own_shape), **some).to_dict()
-    del settings["cells"], settings["channels"]
-    candidates = solve_budget(
-        target.genotype,
-        limit,
-        convention=convention,
-        cells=cells or target.own_cells,
-        channels=channels,
-        multiple=multiple,
-        **settings,
-    )
-    if as_json:
-        head = {"target": target.name, "budget": limit, "convention": convention}
-        found = {"candidates": [one.to_dict() for one in candidates]}
-        click.echo(json.dumps({**head, "settings": settings, **found}, indent=1))
-    else:
-        click.echo(_candidates(candidates, limit, convention))
-
-
-def _candidates(candidates: Sequence[Candidate], limit: float, convention: str) -> str:
-    from bnas_larq.tables import align, scientific
-
-    header = ("cells", "channels", "OPs (paper)", "OPs (honest)", "of the budget", "bytes")
     rows = [
-        (
-            str(one.cells),
-            str(one.channels),
-            scientific(one.ops_paper),
-            scientific(one.ops_honest),
-            f"{one.ops(convention) / limit:.1%}",
-            f"{one.bytes:,}",
-            f"{one.parameters:,}",
-        )
-        for one in candidates[:SHOWN]
+        {
+            "cells": str(candidate.cells),
+            "channels": str(candidate.channels),
+            "OPs (paper)": scientific(candidate.ops_paper),
+            "OPs (honest)": scientific(candidate.ops_honest),
+            "of the budget": f"{candidate.ops(convention) / budget:.1%}",
+            "bytes": f"{candidate.bytes:,}",
+            "parameters": f"{candidate.parameters:,}",
+        }
+        for candidate in candidates[:SHOWN]
     ]
-    lines = align([(*header, "parameters"), *rows], left=0)
+    lines = _table(rows, left=0)
     if len(candidates) > SHOWN:
         lines.append(f"and {len(candidates) - SHOWN} more: see --json")
     return "\n".join(lines)

@@ -87,15 +87,20 @@ def resolve(
     return resolved
 
 
-def opened(path: Path, *, lock: bool = True) -> Run:
-    """The run in the folder `path`, locked until the command ends unless `lock` is False.
+def open_run(text: str, *, lock: bool = True) -> Run:
+    """The run in a folder, locked until the command ends unless `lock` is False.
 
     Raises:
-        RunError: `path` is no run's folder, or another process is at work in it.
+        ZooError: `text` names no run.
+        RunError: its recipe cannot be read, or another process is at work in it.
     """
+    from bnas_larq.run.targets import Kind, find_target
+
+    command = click.get_current_context().info_name
+    target = find_target(text, (Kind.RUN,), f"`bnas-larq {command}`")
     from bnas_larq.run.recipe_run import Run
 
-    return closed_at_the_end(Run.open(path, lock=lock))
+    return closed_at_the_end(Run.open(target.path, lock=lock))
 
 
 def closed_at_the_end(run: Any) -> Any:

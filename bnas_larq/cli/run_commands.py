@@ -11,7 +11,7 @@ import click
 
 from bnas_larq.cli.options import (
     closed_at_the_end,
-    opened,
+    open_run,
     recipe_options,
     resolve,
     run_options,
@@ -93,14 +93,14 @@ def _created(
 
 
 @click.command()
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-def evaluate(folder: Path) -> None:
+@click.argument("folder", metavar="RUN")
+def evaluate(folder: str) -> None:
     """Evaluate the network of the folder RUN on the test split.
 
     Writes predictions.csv and confusion.csv. The test split is touched once: a run that was
     evaluated before answers with its stored result.
     """
-    run = opened(folder)
+    run = open_run(folder)
     run.evaluate()
     run.report()
     click.echo(json.dumps(run.folder.facts("evaluate")["test"]))
@@ -194,18 +194,18 @@ def _data(data: str, data_dir: str | None) -> dict[str, str]:
 
 
 @click.command()
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-def report(folder: Path) -> None:
+@click.argument("folder", metavar="RUN")
+def report(folder: str) -> None:
     """Draw the cells and curves of the folder RUN and write report.html, from what there is."""
-    run = opened(folder, lock=False)
+    run = open_run(folder, lock=False)
     run.report()
     click.echo(run.folder / "report.html")
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder")
 @click.option("--with-parent", is_flag=True, hidden=True)
-def worker(folder: Path, with_parent: bool) -> None:
+def worker(folder: str, with_parent: bool) -> None:
     """Run trials for the search by keras-tuner in the run FOLDER, until its chief has no more.
 
     Needs the variables KERASTUNER_TUNER_ID (another name for each worker), KERASTUNER_ORACLE_IP and
@@ -217,4 +217,4 @@ def worker(folder: Path, with_parent: bool) -> None:
 
     if with_parent:
         end_with_parent()
-    take_part(opened(folder, lock=False).inputs, own_chief=with_parent)
+    take_part(open_run(folder, lock=False).inputs, own_chief=with_parent)

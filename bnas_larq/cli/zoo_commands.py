@@ -84,21 +84,17 @@ def show(name: str, as_json: bool) -> None:
     For a network of the papers, such as bnas-d: its size, what its authors reported, and the
     entries there are of it.
     """
-    from bnas_larq.errors import ZooError
-    from bnas_larq.zoo.registry import list_entries, resolve_entry
+    from bnas_larq.run.targets import Kind, find_target
+    from bnas_larq.zoo.registry import list_entries
     from bnas_larq.zoo.variants import VARIANTS
 
-    if name in VARIANTS:
-        variant, entries = VARIANTS[name], list_entries()
-        own = [entry for entry in entries if entry.variant == name]
+    target = find_target(name, (Kind.VARIANT, Kind.ENTRY), "`bnas-larq zoo show`")
+    if target.kind is Kind.VARIANT:
+        variant = VARIANTS[name.lower()]
+        own = [entry for entry in list_entries() if entry.variant == variant.name]
         click.echo(_variant_json(variant, own) if as_json else _variant_text(variant, own))
         return
-    entry = resolve_entry(name)
-    if entry is None:
-        raise ZooError(
-            "A model card belongs to a zoo entry. "
-            f"Received: {name}, a run's folder. Publish it first: bnas-larq zoo publish."
-        )
+    entry = target.entry
     if as_json:
         click.echo(json.dumps({**_facts(entry), "files": dict(entry.files)}, indent=1))
         return
@@ -113,21 +109,21 @@ def verify(entries: tuple[str, ...]) -> int:
 
     Ends with code 2 if one of them is damaged or not there.
     """
+    from bnas_larq.run.targets import Kind, find_target
     from bnas_larq.zoo.entries import Entry
-    from bnas_larq.zoo.registry import entry_folders, resolve_entry
+    from bnas_larq.zoo.registry import entry_folders
+
+    def named(text: str) -> Entry:
+        return find_target(text, (Kind.ENTRY,), "`bnas-larq zoo verify`").entry
 
     if entries:
-        checks = [(name, lambda name=name: resolve_entry(name)) for name in entries]
+        checks = [(name, lambda name=name: named(name)) for name in entries]
     else:
         checks = [(path.name, lambda path=path: Entry.load(path)) for path in entry_folders()]
     damaged = 0
     for name, find in checks:
         try:
             entry = find()
-            if entry is None:
-                raise BnasLarqError(
-                    f"Only zoo entries have sums. Received: {name}, a run's folder."
-                )
             remote = entry.verify()
         except BnasLarqError as error:
             damaged += 1

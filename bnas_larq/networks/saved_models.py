@@ -18,10 +18,10 @@ import h5py
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError, one_line
+from bnas_larq.files import MODEL_SUFFIXES
 from bnas_larq.layers import cells as _cells  # noqa: F401 - registers this package's layers
 from bnas_larq.networks.weight_files import check_self_contained
 
-SUFFIXES = (".h5", ".hdf5", ".keras")
 #: Packages whose classes a file may name; others' must be registered with Keras first (--plugin).
 _PACKAGES = frozenset({"keras", "tf_keras", "larq", "larq_zoo", "bnas_larq"})
 #: Operations of TensorFlow that a model may call: what computes, not what reads or writes files.
@@ -49,7 +49,7 @@ def load_saved_model(path: str | Path) -> keras.Model:
             names functions that no model needs.
     """
     path = Path(path)
-    if not path.is_file() or path.suffix not in SUFFIXES:
+    if not path.is_file() or path.suffix not in MODEL_SUFFIXES:
         raise BnasLarqError(
             "A saved Keras model is a file that ends with .h5 or .keras. "
             f"Received: {path}{'' if path.exists() else ', which does not exist'}. Check the path."

@@ -21,6 +21,7 @@ import yaml
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import Recipe, load_recipe, override_recipe, parse_recipe
+from bnas_larq.run.targets import find_source
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.spaces import SearchSpace
 
@@ -80,9 +81,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     if recipe.genotype is not None and Path(recipe.genotype).is_file():
         changes["genotype"] = str(Path(recipe.genotype).resolve())
     if recipe.finetune is not None and Path(recipe.finetune.entry).is_dir():
-        from bnas_larq.run.finetune_source import reference
-
-        entry = reference(recipe.finetune.entry)
+        entry = find_source(recipe.finetune.entry).reference
         changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})
     cost = recipe.search.cost
     if cost is not None and cost.table is not None:

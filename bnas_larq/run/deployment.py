@@ -1,103 +1,160 @@
-"""What `bnas-larq export` works on besides run folders, and what it writes for devices."""
+"""Export of a run, a zoo entry or a saved Keras model: a checked .tflite, a deploy bundle, lint."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnas_larq.console import say
 from bnas_larq.errors import ExportError
+from bnas_larq.files import read_json
+from bnas_larq.run.targets import Kind, Target
 
 if TYPE_CHECKING:
     import numpy as np
 
     from bnas_larq.backend import keras
+    from bnas_larq.export.lint import Lint
     from bnas_larq.networks.network_files import StoredNetwork
     from bnas_larq.recipe import Recipe
     from bnas_larq.zoo.entries import Entry
 
-
+#: What can be exported.
+EXPORTABLE = (Kind.RUN, Kind.ENTRY, Kind.SAVED_MODEL)
 #: Images of the comparison with Keras: of a folder, or of noise.
 PARITY_IMAGES, NOISE_IMAGES = 64, 16
 
 
+def lint_target(target: Target) -> Lint:
+    """What the .tflite of a target would hold; nothing is written."""
+    from bnas_larq.export.lint import lint
+
+    network = _load(target)
+    stored = network.stored
+    return lint(network.model, *((stored.genotype, stored.config) if stored else ()))
+
+
+def export_target(
+    target: Target,
+    *,
+    out: Path | None = None,
+    bundle: Path | None = None,
+    images: Path | None = None,
+    overwrite: bool = False,
+    **facts: Any,
+) -> tuple[dict[str, Any], list[Path]]:
+    """Write the .tflite of a target, compared with Keras, and its deploy bundle.
+
+    Args:
+        target: of one of the kinds `EXPORTABLE`.
+        out: the file. A run without `out` and `images` does its stage `export` instead.
+        bundle: folder of the deploy bundle.
+        images: folder of images to compare on; None: noise.
+        overwrite: convert again, and replace earlier files.
+        facts: what a saved Keras model does not tell: `labels`, a text file with one class on each
+            line; `mean` and `std` of red, green and blue, scaled to [0, 1].
+
+    Returns:
+        The report of `bnas_larq.export.exporter.export_network`, with `parity_images`, what was
+        compared; and the paths that were written.
+
+    Raises:
+        ExportError: a file exists, was changed, or disagrees with Keras; a bundle lacks facts.
+        BnasLarqError: the target is damaged.
+    """
+    from bnas_larq.export.bundle import check_bundle
+
+    if bundle is not None:
+        check_bundle(bundle, overwrite=overwrite)
+    if target.kind is Kind.RUN and out is None and images is None:
+        export = _export_run(target.path, overwrite)
+        network = _load(target) if bundle else None
+    else:
+        network = _load(target, **facts)
+        if bundle is not None:
+            network.check_described()
+        export = _convert(network, out, images, overwrite)
+    if bundle is not None:
+        _write_bundle(bundle, network, export, overwrite)
+        if license := network.restriction(export.recipe):
+            say(f"These weights must not be redistributed: {license}")
+    return export.report, [path for path in (export.path, bundle) if path is not None]
+
+
 @dataclasses.dataclass(frozen=True)
-class Target:
+class _Network:
     """A network to export.
 
     Attributes:
         name: for messages and cards.
         model: its Keras model, with weights.
-        stored: its description, unless it is a user's own model.
+        class_names, mean, std: None where nobody told them.
+        stored: its description, unless it is a saved Keras model.
         entry: the zoo entry it is.
-        class_names, mean, std: known from the description or given by the user, else None.
     """
 
     name: str
     model: keras.Model
+    class_names: Sequence[str] | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
     stored: StoredNetwork | None = None
     entry: Entry | None = None
-    class_names: Sequence[str] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+
+    def check_described(self) -> None:
+        """Raise ExportError unless everything is known that a bundle tells."""
+        if self.class_names is None or self.mean is None or self.std is None:
+            raise ExportError(
+                "A bundle names the classes and says how images are prepared, which a saved Keras "
+                f"model does not. Received: {self.name} without all of --labels, --mean and --std. "
+                "Give them (mean 0 0 0, std 1 1 1 if the model takes pixels / 255)."
+            )
+        shape, output = tuple(self.model.inputs[0].shape), tuple(self.model.outputs[0].shape)
+        if len(output) != 2 or output[1] != len(self.class_names) or shape[-1] != 3:
+            raise ExportError(
+                "A bundle holds a classifier of colour images with one label for each output. "
+                f"Received: {self.name} with {len(self.class_names)} labels, input "
+                f"{shape[1:]} and output {output[1:]}. Correct --labels."
+            )
+
+    def restriction(self, recipe: Recipe | None) -> str | None:
+        """The licence of weights that must not be redistributed; None for all others.
+
+        Args:
+            recipe: of a run; the network that it started from may bind it.
+        """
+        from bnas_larq.zoo.published_run import license_of, origins
+
+        if self.entry is not None:
+            return None if self.entry.redistributable else self.entry.license
+        license, free = license_of(origins(recipe), "") if recipe else ("", True)
+        return None if free else license
 
 
-def is_run(text: str) -> bool:
-    """Whether a target means a run's folder: a path that is no file and no zoo entry."""
-    from bnas_larq.zoo.entry_format import ENTRY
-
-    path = Path(text)
-    if path.is_dir():
-        return not (path / ENTRY).exists()
-    return not path.exists() and len(path.parts) > 1 and not is_saved_model(text)
-
-
-def is_saved_model(text: str) -> bool:
-    """Whether a target means a file of a user's own."""
-    return Path(text).is_file() or Path(text).suffix in (".h5", ".hdf5", ".keras")
-
-
-def load_target(
-    text: str,
+def _load(
+    target: Target,
     labels: Path | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
-) -> Target:
-    """Load the network of a run's folder, a zoo entry or a saved Keras model.
+) -> _Network:
+    """The network of a target, with its weights."""
+    if target.kind is Kind.SAVED_MODEL:
+        from bnas_larq.networks.saved_models import load_saved_model
 
-    Args:
-        text: folder, file or the entry's name.
-        labels, mean, std: what a saved Keras model does not tell.
+        model = load_saved_model(target.path)
+        return _Network(target.name, model, labels and _read_labels(labels), mean, std)
+    stored = target.trained_network()
+    if stored.normalization:
+        from bnas_larq.data import Normalization
 
-    Raises:
-        BnasLarqError: there is no such thing, or it is damaged.
-    """
-    from bnas_larq.data import Normalization
-    from bnas_larq.networks.network_files import StoredNetwork
-    from bnas_larq.networks.saved_models import load_saved_model
-    from bnas_larq.zoo.registry import resolve_entry
-
-    path, entry = Path(text), None
-    if is_saved_model(text):
-        model = load_saved_model(path)
-        names = None if labels is None else _read_labels(labels)
-        return Target(path.name, model, class_names=names, mean=mean, std=std)
-    if is_run(text):
-        stored = StoredNetwork.load(path)
-    else:
-        entry = resolve_entry(text)
-        stored = StoredNetwork.load(entry.fetch())
-    known = stored.normalization and Normalization.from_dict(stored.normalization)
-    return Target(
-        entry.name if entry else path.resolve().name,
-        stored.load_model(),
-        stored,
-        entry,
-        stored.class_names,
-        known.mean if known else None,
-        known.std if known else None,
-    )
+        normalization = Normalization.from_dict(stored.normalization)
+        mean, std = normalization.mean, normalization.std
+    model = stored.load_model()
+    return _Network(target.name, model, stored.class_names, mean, std, stored, target.entry)
 
 
 def _read_labels(path: Path) -> list[str]:
@@ -110,25 +167,69 @@ def _read_labels(path: Path) -> list[str]:
         ) from error
 
 
-def parity_images(target: Target, folder: Path | None) -> tuple[np.ndarray, str]:
-    """Images for the comparison with Keras, preprocessed, and what they are.
+@dataclasses.dataclass(frozen=True)
+class _Export:
+    """A .tflite, its report, where it stays, and the recipe and test metrics of a run."""
 
-    Raises:
-        ExportError: the folder holds no image, or the network takes no fixed image.
-        DataError: an image cannot be read.
-    """
+    tflite: bytes
+    report: dict[str, Any]
+    path: Path | None
+    recipe: Recipe | None = None
+    test: Mapping[str, Any] | None = None
+
+
+def _export_run(folder: Path, overwrite: bool) -> _Export:
+    """Do the run's stage `export`, on test images, unless it is done."""
+    from bnas_larq.run.recipe_run import Run
+
+    with Run.open(folder) as run:
+        run.export(again=overwrite)
+        run.report()
+        report, path = read_json(run.folder / "export.json"), run.folder / "model.tflite"
+        tflite = path.read_bytes()
+        if hashlib.sha256(tflite).hexdigest() != report["sha256"]:
+            raise ExportError(
+                "A run's model.tflite must be the one that its export.json describes. "
+                f"Received: {path}, which was changed since. Add --overwrite to convert again."
+            )
+        report.setdefault("parity_images", "test images")
+        test = read_json(run.folder / "result.json").get("test")
+        return _Export(tflite, report, path, run.recipe, test)
+
+
+def _convert(network: _Network, out: Path | None, images: Path | None, overwrite: bool) -> _Export:
+    """Convert a network outside its run."""
+    from bnas_larq.export.exporter import export_network
+
+    batch, source = _parity_images(network, images)
+    with tempfile.TemporaryDirectory() as folder:
+        path = out or Path(folder) / "model.tflite"
+        report = export_network(network.model, path, batch, overwrite=overwrite)
+        tflite = path.read_bytes()
+    report["parity_images"] = source
+    parity = report["parity"]
+    say(
+        f"export: {len(tflite)} bytes, {report['binary_convolutions']} convolutions in 1 bit, "
+        f"{report['float_convolutions']} not; {parity['equal_predictions']:.2%} of "
+        f"{parity['images']} {source} predicted as by Keras, "
+        f"largest difference {parity['max_abs_difference']:.2g}"
+    )
+    return _Export(tflite, report, out)
+
+
+def _parity_images(network: _Network, folder: Path | None) -> tuple[np.ndarray, str]:
+    """Preprocessed images for the comparison with Keras, and what they are."""
     import numpy as np
 
     from bnas_larq.data import Normalization
     from bnas_larq.data.images import is_image_name, read_image_file
     from bnas_larq.export.converter import image_shape
 
-    height, width, channels = image_shape(target.model)
+    height, width, channels = image_shape(network.model)
     if folder is None:
-        pixels = np.random.default_rng(0).integers(
-            0, 256, (NOISE_IMAGES, height, width, channels), np.uint8
-        )
-        what = "pictures of random noise"
+        shape = (NOISE_IMAGES, height, width, channels)
+        pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        source = "pictures of random noise"
     else:
         paths = sorted(
             path for path in folder.rglob("*") if is_image_name(path.relative_to(folder))
@@ -137,122 +238,65 @@ def parity_images(target: Target, folder: Path | None) -> tuple[np.ndarray, str]
             raise ExportError(
                 "The comparison needs at least one image file, and a network for three channels. "
                 f"Received: {len(paths)} images in {folder}, {channels} channels. "
-                "Leave --images away to compare on noise."
+                "Omit --images to compare on noise."
             )
         pixels = np.stack([read_image_file(path, (height, width)) for path in paths])
-        what = f"images of {folder.name}"
+        source = f"images of {folder.name}"
     if channels != 3:  # no normalisation is known for them
-        return (pixels / np.float32(255)).astype(np.float32), what
-    normalization = Normalization(target.mean or (0, 0, 0), target.std or (1, 1, 1))
-    return np.asarray(normalization.apply(pixels)), what
+        return (pixels / np.float32(255)).astype(np.float32), source
+    normalization = Normalization(network.mean or (0, 0, 0), network.std or (1, 1, 1))
+    return np.asarray(normalization.apply(pixels)), source
 
 
-def bundle(
-    folder: Path,
-    target: Target,
-    tflite: bytes,
-    report: Mapping[str, Any],
-    *,
-    run: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-) -> Path:
-    """Write the deploy bundle of an exported network.
-
-    Args:
-        run: what is known of the run: its `recipe`, and metrics on the `test` split.
-        report: of the export; `parity_images` tells what was compared.
-
-    Raises:
-        ExportError: labels or normalisation are not known, or the folder exists.
-    """
+def _write_bundle(folder: Path, network: _Network, export: _Export, overwrite: bool) -> None:
     from bnas_larq.export.bundle import Preprocessing, output_kind, write_bundle
     from bnas_larq.export.converter import image_shape
 
-    check_describes(target)
-    height, width, _ = image_shape(target.model)
-    return write_bundle(
+    network.check_described()
+    height, width, _ = image_shape(network.model)
+    output = output_kind(network.model)
+    write_bundle(
         folder,
-        tflite,
-        labels=target.class_names,
-        preprocessing=Preprocessing(
-            height, width, target.mean, target.std, output_kind(target.model)
-        ),
-        card=target.entry.card if target.entry else _card(target, run or {}),
-        report=report,
+        export.tflite,
+        labels=network.class_names,
+        preprocessing=Preprocessing(height, width, network.mean, network.std, output),
+        card=network.entry.card if network.entry else _card(network, export),
+        report=export.report,
         overwrite=overwrite,
     )
 
 
-def check_describes(target: Target) -> None:
-    """Raise ExportError unless all is known that a bundle tells."""
-    if target.class_names is None or target.mean is None or target.std is None:
-        raise ExportError(
-            "A bundle tells the classes and how images are prepared, which a saved Keras model "
-            f"does not. Received: {target.name} without all of --labels, --mean and --std. "
-            "Give them (mean 0 0 0, std 1 1 1 if the model takes pixels / 255)."
-        )
-    shape, output = tuple(target.model.inputs[0].shape), tuple(target.model.outputs[0].shape)
-    if len(output) != 2 or output[1] != len(target.class_names) or shape[-1] != 3:
-        raise ExportError(
-            "A bundle holds a classifier of colour images with one label for each output. "
-            f"Received: {target.name} with {len(target.class_names)} labels, input "
-            f"{shape[1:]} and output {output[1:]}. Correct --labels."
-        )
-
-
-def _card(target: Target, run: Mapping[str, Any]) -> str:
+def _card(network: _Network, export: _Export) -> str:
     from bnas_larq.costs.accounting import count_costs
     from bnas_larq.export.bundle import deployment_card
 
-    stored, recipe = target.stored, run.get("recipe")
-    data = stored.data if stored else {}
-    sizes = data.get("sizes") or {}
-    facts = {
-        "Genotype": stored and stored.genotype.id,
-        "Size": stored and f"{stored.config.cells} cells, {stored.config.channels} channels",
-        "Data": _data_name(data, recipe),
-        "Training": recipe
-        and f"{_epochs(recipe)} of {sizes.get('train', '?')} images, "
-        f"recipe {recipe.name}, seed {recipe.seed}",
-        "Begun with": recipe and recipe.finetune and recipe.finetune.entry,
-    }
+    facts, recipe = {}, export.recipe
+    if stored := network.stored:
+        data, config = stored.data, stored.config
+        facts["Genotype"] = stored.genotype.id
+        facts["Size"] = f"{config.cells} cells, {config.channels} channels"
+        facts["Data"] = data.get("name")
+        if recipe is not None:
+            if facts["Data"] == "folder" and recipe.data.data_dir:
+                facts["Data"] = f"images of the folder {Path(recipe.data.data_dir).name}"
+            images = (data.get("sizes") or {}).get("train", "?")
+            seed = f"recipe {recipe.name}, seed {recipe.seed}"
+            facts["Training"] = f"{_epochs(recipe)} of {images} images, {seed}"
+            facts["Starting point"] = recipe.finetune and recipe.finetune.entry
     return deployment_card(
-        recipe.name if recipe else target.name,
-        costs=count_costs(target.model),
-        input_shape=tuple(target.model.inputs[0].shape[1:]),
-        classes=len(target.class_names),
-        test=run.get("test"),
+        recipe.name if recipe else network.name,
+        costs=count_costs(network.model),
+        input_shape=tuple(network.model.inputs[0].shape[1:]),
+        classes=len(network.class_names),
+        test=export.test,
         facts=facts,
-        terms=terms(target, recipe),
+        terms=network.restriction(recipe),
     )
-
-
-def _data_name(data: Mapping[str, Any], recipe: Recipe | None) -> str | None:
-    """The data set's name; for a folder of images its own."""
-    name = data.get("name")
-    folder = recipe.data.data_dir if recipe and name == "folder" else None
-    return f"images of the folder {Path(folder).name}" if folder else name
 
 
 def _epochs(recipe: Recipe) -> str:
-    """`10 epochs`, or `3 epochs of a new head and 10 of everything`."""
-    if recipe.finetune is None:
-        return f"{recipe.train.epochs} epochs"
-    return (
-        f"{recipe.finetune.head_epochs} epochs of a new head and {recipe.train.epochs} of "
-        "everything"
-    )
-
-
-def terms(target: Target, recipe: Recipe | None = None) -> str | None:
-    """The licence of weights that may not be given to others; None for all else.
-
-    Args:
-        recipe: of a run; what it began with may bind it.
-    """
-    from bnas_larq.zoo.published_run import license_of, origins
-
-    if target.entry is not None:
-        return None if target.entry.redistributable else target.entry.license
-    license, free = license_of(origins(recipe), "") if recipe else ("", True)
-    return None if free else license
+    """`10 epochs`, or `3 epochs of a new head and 10 of the whole network`."""
+    epochs, tuning = recipe.train.epochs, recipe.finetune
+    if tuning is None:
+        return f"{epochs} epochs"
+    return f"{tuning.head_epochs} epochs of a new head and {epochs} of the whole network"

@@ -17,20 +17,21 @@ from bnas_larq.networks.network import build_network
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.networks.weight_files import load_weights
 from bnas_larq.recipe import Recipe, merge_values, override_recipe, parse_recipe
+from bnas_larq.run.targets import find_source
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.settings import FINE_TUNING, AugmentationSettings, FineTuneSettings, NetworkSettings
-from bnas_larq.zoo.registry import resolve, resolve_entry
 
 
 def pinned(settings: FineTuneSettings) -> FineTuneSettings:
     """The settings with the SHA-256 of the weights that `entry` has now, unless they name one."""
     if settings.sha256 is not None:
         return settings
-    return settings.model_copy(update={"sha256": _sum(resolve(settings.entry))})
+    source = find_source(settings.entry).trained_network()
+    return settings.model_copy(update={"sha256": _sum(source)})
 
 
 def source_of(recipe: Recipe) -> StoredNetwork:
-    """The network that a fine-tuning begins with, compared with its recipe.
+    """The network that a fine-tuning starts from, checked against its recipe.
 
     Raises:
         ZooError, RunError: there is no such network.
@@ -38,18 +39,18 @@ def source_of(recipe: Recipe) -> StoredNetwork:
         RecipeError: the recipe asks for another genotype or size.
     """
     settings = recipe.finetune
-    source = resolve(settings.entry)
-    found = _sum(source)
-    if settings.sha256 not in (None, found):
+    source = find_source(settings.entry).trained_network()
+    digest = _sum(source)
+    if settings.sha256 not in (None, digest):
         raise WeightsError(
-            "A fine-tuning begins, and goes on, with the weights its recipe names. "
-            f"Received: {source.weights} of SHA-256 {found[:12]}…, not {settings.sha256[:12]}…. "
+            "A fine-tuning starts and resumes from the weights its recipe names. "
+            f"Received: {source.weights} of SHA-256 {digest[:12]}…, not {settings.sha256[:12]}…. "
             "Restore that file, or start a new run."
         )
     if recipe.genotype is not None:
         raise RecipeError(
             "A fine-tuned network keeps its genotype. Received: genotype "
-            f"{recipe.genotype!r} and finetune.entry {settings.entry!r}. Leave one of them away."
+            f"{recipe.genotype!r} and finetune.entry {settings.entry!r}. Omit one of them."
         )
     own = network_settings(source)
     for key, value in own.items():
@@ -57,17 +58,17 @@ def source_of(recipe: Recipe) -> StoredNetwork:
             raise RecipeError(
                 f"A fine-tuned network keeps its size. Received: network.{key} "
                 f"{getattr(recipe.network, key)!r}; in {settings.entry} it is {value!r}. "
-                "Leave it away with `bnas-larq finetune`, or train a new network."
+                "Omit it with `bnas-larq finetune`, or train a new network."
             )
     return source
 
 
 def check_out(recipe: Recipe, out: str | Path) -> None:
-    """Raise RunError if the run would replace what it begins with, or lie among its images."""
+    """Raise RunError if the run would replace its source, or lie among its images."""
     entry, out = Path(recipe.finetune.entry).resolve(), Path(out).resolve()
     if entry.is_dir() and out in (entry, *entry.parents):
         raise RunError(
-            "A fine-tuning is written to another folder than it begins with. "
+            "A fine-tuning does not overwrite the network it starts from. "
             f"Received: {entry} and {out}. Choose another --out."
         )
     if recipe.data.name == "folder":
@@ -117,7 +118,7 @@ def finetune_recipe(
     `overrides` say otherwise; `bnas_larq.settings.FINE_TUNING` is the section `train`.
 
     Args:
-        entry: see `bnas_larq.zoo.registry.resolve`; a path becomes absolute.
+        entry: name or folder of a zoo entry, or a run's folder; paths become absolute.
         values: sections of the recipe, at least `data`.
         overrides: `a.b=value`.
 
@@ -125,7 +126,8 @@ def finetune_recipe(
         ZooError, RunError: there is no such network.
         RecipeError: an unknown key or an impossible value.
     """
-    source = resolve(entry)
+    target = find_source(entry)
+    source = target.trained_network()
     height, width, _ = source.config.input_shape
     defaults = {
         "name": "finetune",
@@ -135,24 +137,15 @@ def finetune_recipe(
         },
         "network": network_settings(source),
         "train": FINE_TUNING,
-        "finetune": {"entry": reference(entry)},
+        "finetune": {"entry": target.reference},
     }
     return override_recipe(merge_values(defaults, values), overrides)
-
-
-def reference(entry: str | Path) -> str:
-    """What a recipe calls `entry`, from any folder: a name as it is, a folder's absolute path.
-
-    A folder of the entry's name that holds something else, such as an exported bundle, is not it.
-    """
-    found, path = resolve_entry(entry), Path(entry).resolve()
-    return str(path if found is None or found.folder.resolve() == path else entry)
 
 
 def _sum(source: StoredNetwork) -> str:
     if not source.weights.is_file():
         raise RunError(
-            f"A fine-tuning begins with trained weights. Received: {source.folder} without "
+            f"A fine-tuning starts from trained weights. Received: {source.folder} without "
             f"{source.weights.name}. Train it first: bnas-larq run --resume."
         )
     return sha256(source.weights)
@@ -167,7 +160,7 @@ def _augmentation(source: StoredNetwork) -> AugmentationSettings:
         return parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8"))).data.augmentation
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecipeError):
         warnings.warn(
-            f"{path} cannot be read as a recipe: images are not augmented as they were for "
+            f"{path} cannot be read as a recipe: images are not augmented as in the training of "
             "these weights.",
             stacklevel=2,
         )

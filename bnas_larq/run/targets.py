@@ -1,229 +1,179 @@
-"""What `bnas-larq cost` counts: variants, genotypes, trained networks, Keras files, larq_zoo."""
+"""What the TARGET of a command means: one grammar for all commands.
+
+A text can mean, in this order:
+
+1. `larq_zoo:NAME`: a network of larq_zoo with random weights.
+2. A path that ends with .h5, .hdf5 or .keras: a saved Keras model.
+3. A published name (bnas_cifar), `random:SEED`, `random:SPACE:SEED` or another file: a genotype.
+4. The name of a variant (bnas-d), in any case.
+5. A folder with entry.json: a zoo entry. A folder with network.json or recipe.yaml: a run.
+6. The name of a zoo entry, whatever else a folder of that name holds, such as a deploy bundle.
+
+Each command says which kinds it takes, and the first of these counts: `bnas-larq cost bnas-d` means
+the variant, `bnas-larq finetune bnas-d` the run in the folder bnas-d, if there is one. A
+`pathlib.Path` names no entry, only a folder. TensorFlow is loaded only to build or read a network.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import enum
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bnas_larq.backend import keras
-from bnas_larq.errors import BnasLarqError, nearest, one_line
-from bnas_larq.genotype import PUBLISHED, Genotype
+from bnas_larq.errors import ZooError, nearest
+from bnas_larq.files import MODEL_SUFFIXES
+from bnas_larq.genotype import PUBLISHED
+from bnas_larq.zoo.entry_format import ENTRY
+from bnas_larq.zoo.registry import entry_folders, list_entries, resolve_entry
+from bnas_larq.zoo.variants import VARIANTS
 
 if TYPE_CHECKING:
-    from bnas_larq.backend import keras
-    from bnas_larq.costs.accounting import Costs
-    from bnas_larq.networks.network import NetworkConfig
-
-
-#: A genotype has no input size of its own; papers count at this one.
-IMAGE, CLASSES = (224, 224, 3), 1000
-#: What a run's or an entry's folder holds.
-_OF_NETWORKS = ("network.json", "entry.json", "recipe.yaml")
-
-
-@dataclass(frozen=True)
-class Size:
-    """What the command line says of a network's size; None: the target's own."""
-
-    input_size: tuple[int, int] | None = None
-    num_classes: int | None = None
-    cells: int | None = None
-    channels: int | None = None
-    stem_groups: int | None = None
-
-    def settings(self, own_shape: tuple[int, ...]) -> dict[str, Any]:
-        """As settings of a network whose own input shape is `own_shape`."""
-        values = {
-            "input_shape": self.input_size and (*self.input_size, own_shape[-1]),
-            "num_classes": self.num_classes,
-            "cells": self.cells,
-            "channels": self.channels,
-            "stem_groups": self.stem_groups,
-        }
-        return {key: value for key, value in values.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class Counted:
-    """A target's costs, and what they were counted at."""
-
-    target: str
-    input_shape: tuple[int, ...]
-    costs: Costs
-    size: str = ""
-
-
-@dataclass(frozen=True)
-class CellTarget:
-    """A network made of cells; `config` gives its size, and takes another."""
-
-    name: str
-    genotype: Genotype
-    config: Callable[..., NetworkConfig]
-    own_cells: int | None = None
-    own_shape: tuple[int, ...] = IMAGE
-
-    def count(self, size: Size) -> Counted:
-        """Its costs.
-
-        Raises:
-            BnasLarqError: it has no size, or an impossible one.
-        """
-        if self.own_cells is None and None in (size.cells, size.channels):
-            raise BnasLarqError(
-                "A genotype has no size of its own. "
-                f"Received: {self.name} without --cells or without --channels. "
-                "Give both, or --budget to find them."
-            )
-        from bnas_larq.costs.cost_walk import planned_costs
-
-        config = self.config(**size.settings(self.own_shape))
-        text = f"{config.cells} cells, {config.channels} channels, {config.num_classes} classes"
-        costs = planned_costs(self.genotype, config)
-        return Counted(self.name, config.input_shape, costs, text)
-
-
-@dataclass(frozen=True)
-class ModelTarget:
-    """A Keras model of any kind; `build(shape, classes)` makes it, None standing for its own."""
-
-    name: str
-    build: Callable[[tuple[int, int] | None, int | None], keras.Model]
-
-    def count(self, size: Size) -> Counted:
-        """Its costs.
-
-        Raises:
-            BnasLarqError: it is given cells or channels, or its graph cannot be followed.
-        """
-        if not size.cells == size.channels == size.stem_groups is None:
-            raise BnasLarqError(
-                "Only networks made of cells have cells and channels. "
-                f"Received: --cells, --channels or --stem-groups with {self.name}. "
-                "Leave them out."
-            )
-        from bnas_larq.costs.accounting import count_costs
-
-        model = self.build(size.input_size, size.num_classes)
-        shape = tuple(model.input_shape[1:])
-        if size.input_size:
-            shape = (*size.input_size, *shape[2:])
-        return Counted(self.name, shape, count_costs(model, shape))
-
-
-def open_target(text: str) -> CellTarget | ModelTarget:
-    """What a user means by a TARGET of `bnas-larq cost`.
-
-    Raises:
-        BnasLarqError: nothing is called so, or it is damaged.
-    """
-    from bnas_larq.networks.saved_models import SUFFIXES
-
-    path = Path(text)
-    if text.startswith(PREFIX):
-        return ModelTarget(text, lambda shape, classes: _reference(text, shape, classes))
-    if path.suffix in SUFFIXES:
-        return ModelTarget(text, lambda shape, classes: _saved(path, classes))
-    if text in PUBLISHED or text.startswith("random:") or path.is_file():
-        return _of_genotype(text, Genotype.load(text))
-
-    from bnas_larq.zoo.variants import VARIANTS
-
-    if text.lower() in VARIANTS:
-        variant = VARIANTS[text.lower()]
-        genotype, shape = variant.load_genotype(), variant.input_shape
-        return CellTarget(variant.name, genotype, variant.config, variant.cells, shape)
-
     from bnas_larq.networks.network_files import StoredNetwork
-    from bnas_larq.zoo.registry import list_entries, resolve_entry
+    from bnas_larq.zoo.entries import Entry
 
-    names = [entry.name for entry in list_entries()]
-    if not any((path / file).exists() for file in _OF_NETWORKS) and text not in names:
-        known = [*VARIANTS, *PUBLISHED, *names]
-        raise BnasLarqError(
-            "Costs are counted of a variant, a genotype (a published name, random:SEED or a file), "
-            "a run's folder, a zoo entry, a Keras file (.h5, .keras) or larq_zoo:NAME. "
-            f"Received: {text!r}; {nearest(text, known)}"
-        )
-    entry = resolve_entry(text)
-    network = StoredNetwork.load(path) if entry is None else entry.network
-    config = network.config
-    return CellTarget(text, network.genotype, config.replace, config.cells, config.input_shape)
+LARQ_ZOO = "larq_zoo:"
 
 
-def _of_genotype(name: str, genotype: Genotype) -> CellTarget:
-    def config(**settings: Any) -> NetworkConfig:
-        from bnas_larq.networks.network import NetworkConfig
+class Kind(enum.Enum):
+    """What a target can be, as messages say it."""
 
-        return NetworkConfig(**{"input_shape": IMAGE, "num_classes": CLASSES, **settings})
+    VARIANT = "a variant (bnas-d)"
+    GENOTYPE = "a genotype (bnas_cifar, random:SEED or a file)"
+    RUN = "a run's folder"
+    ENTRY = "a zoo entry (its name or folder)"
+    SAVED_MODEL = "a saved Keras model (.h5, .keras)"
+    LARQ_ZOO = "a larq_zoo network (larq_zoo:QuickNet)"
 
-    return CellTarget(name, genotype, config)
-
-
-def _reference(name: str, shape: tuple[int, int] | None, classes: int | None) -> keras.Model:
-    return reference_model(name, (*shape, 3) if shape else IMAGE, classes or CLASSES)
-
-
-def _saved(path: Path, classes: int | None) -> keras.Model:
-    if classes is not None:
-        raise BnasLarqError(
-            "A saved model has the classes it was saved with. "
-            f"Received: --classes {classes} with {path}. Leave it out."
-        )
-    from bnas_larq.networks.saved_models import load_saved_model
-
-    return load_saved_model(path)
+    @property
+    def noun(self) -> str:
+        """Without the examples."""
+        return self.value.partition(" (")[0]
 
 
-PREFIX = "larq_zoo:"
+#: With trained weights, genotype and size.
+TRAINED = (Kind.RUN, Kind.ENTRY)
+#: Made of cells, and so of any size.
+OF_CELLS = (Kind.VARIANT, Kind.GENOTYPE, *TRAINED)
 
 
-def _factories() -> dict[str, Callable[..., keras.Model]]:
-    import larq_zoo
+@dataclass(frozen=True)
+class Target:
+    """What a text means; `find_target` makes it.
 
-    return {
-        name: getattr(module, name)
-        for module in (larq_zoo.literature, larq_zoo.sota)
-        for name in dir(module)
-        if name[0].isupper()
-    }
+    Attributes:
+        text: as the user wrote it.
+        kind: what it is.
+        entry: the zoo entry, if it is one.
+    """
+
+    text: str
+    kind: Kind
+    entry: Entry | None = None
+
+    @property
+    def path(self) -> Path:
+        """The text as a path."""
+        return Path(self.text)
+
+    @property
+    def name(self) -> str:
+        """What messages and model cards call it."""
+        if self.kind is Kind.RUN:
+            return self.path.resolve().name
+        return self.entry.name if self.entry else self.path.name
+
+    @property
+    def reference(self) -> str:
+        """What a recipe calls it, from any folder: an entry's name, or an absolute path."""
+        path = self.path.resolve()
+        return self.text if self.entry and self.entry.folder.resolve() != path else str(path)
+
+    def network(self) -> StoredNetwork:
+        """The description of a run's or an entry's network; weights stay where they are.
+
+        Raises:
+            RunError, ZooError: there is none, or it is damaged.
+        """
+        return self.entry.network if self.entry else self._stored(self.path)
+
+    def trained_network(self) -> StoredNetwork:
+        """The same with its weights; an entry's are downloaded if necessary, and verified."""
+        return self._stored(self.entry.fetch() if self.entry else self.path)
+
+    @staticmethod
+    def _stored(folder: Path) -> StoredNetwork:
+        from bnas_larq.networks.network_files import StoredNetwork
+
+        return StoredNetwork.load(folder)
 
 
-def reference_names() -> list[str]:
-    """Names of the networks, such as `QuickNet`."""
-    return sorted(_factories())
-
-
-def reference_model(
-    name: str, input_shape: Sequence[int] = (224, 224, 3), num_classes: int = 1000
-) -> keras.Model:
-    """Build a network of larq_zoo with random weights.
+def find_target(text: str | Path, kinds: Sequence[Kind], taker: str) -> Target:
+    """What `text` means to a command that takes `kinds`.
 
     Args:
-        name: as in larq_zoo, with or without `larq_zoo:` in front; capitals do not matter.
-        input_shape: (height, width, channels).
-        num_classes: outputs of its classifier.
+        text: what a user wrote.
+        kinds: what it may be.
+        taker: who takes them, such as "`bnas-larq cost`", for the message of a refusal.
 
     Raises:
-        BnasLarqError: no such network, or it cannot have this size.
+        ZooError: it is none of `kinds`, or a damaged zoo entry.
     """
-    factories = _factories()
-    wanted = name.removeprefix(PREFIX)
-    match = {known.lower(): known for known in factories}.get(wanted.lower())
-    if match is None:
-        raise BnasLarqError(
-            "A network of larq_zoo is called by its factory's name. "
-            f"Received: {wanted!r}; {nearest(wanted, factories)}"
-        )
+    refused = []
+    for target in _meanings(text):
+        if target.kind in kinds:
+            return target
+        refused.append(target.kind)
+    *most, last = [kind.value for kind in kinds]
+    taken = f"{', '.join(most)} or {last}" if most else last
+    problem = _refused(text, kinds, refused[0]) if refused else _unknown(str(text), kinds)
+    raise ZooError(f"{taker} takes {taken}. Received: {str(text)!r}{problem}")
+
+
+def find_source(entry: str | Path) -> Target:
+    """The run or zoo entry that a fine-tuning starts from; ZooError as of `find_target`."""
+    return find_target(entry, TRAINED, "Fine-tuning")
+
+
+def _meanings(text: str | Path) -> Iterator[Target]:
+    """All that `text` can mean, first what counts first."""
+    name, path = str(text), Path(text)
+    if name.startswith(LARQ_ZOO):
+        yield Target(name, Kind.LARQ_ZOO)
+    if path.suffix in MODEL_SUFFIXES:
+        yield Target(name, Kind.SAVED_MODEL)
+    elif name in PUBLISHED or name.startswith("random:") or path.is_file():
+        yield Target(name, Kind.GENOTYPE)
+    if name.lower() in VARIANTS:
+        yield Target(name, Kind.VARIANT)
     try:
-        return factories[match](
-            input_shape=tuple(input_shape), num_classes=num_classes, weights=None
-        )
-    except ValueError as error:
-        raise BnasLarqError(
-            f"{match} must be able to have the size that is asked for. "
-            f"Received: input_shape={tuple(input_shape)}, num_classes={num_classes} "
-            f"({one_line(error)[:120]}). Give a larger input."
-        ) from error
+        entry = resolve_entry(text)
+    except ZooError:
+        if (path / ENTRY).exists() or name in {folder.name for folder in entry_folders()}:
+            raise  # it is an entry, but damaged
+    else:
+        yield Target(name, Kind.ENTRY if entry else Kind.RUN, entry)
+
+
+def _refused(text: str | Path, kinds: Sequence[Kind], kind: Kind) -> str:
+    """What a refused text is, and the way out."""
+    if kind is Kind.GENOTYPE and Path(text).is_file():
+        return ", a file."
+    publish = " Publish it first: bnas-larq zoo publish."
+    return f", {kind.noun}.{publish if kind is Kind.RUN and Kind.ENTRY in kinds else ''}"
+
+
+def _unknown(text: str, kinds: Sequence[Kind]) -> str:
+    """What is wrong with a text that means nothing, and the way out."""
+    path, entries = Path(text), list_entries() if Kind.ENTRY in kinds else []
+    known = [entry.name for entry in entries]
+    known += VARIANTS if Kind.VARIANT in kinds else ()
+    known += PUBLISHED if Kind.GENOTYPE in kinds else ()
+    if (text and path.exists()) or len(path.parts) > 1 or not known:
+        problem = "a folder that holds none" if path.exists() else "which does not exist"
+        listing = "zoo list` shows the entries" if Kind.ENTRY in kinds else "run` writes one"
+        return f", {problem}. `bnas-larq {listing}."
+    if of_data := [entry.summary() for entry in entries if entry.dataset == text]:
+        return f", a data set's name. Entries of it: {', '.join(of_data)}."
+    return f"; {nearest(text, known)}"

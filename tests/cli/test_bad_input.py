@@ -298,8 +298,10 @@ def test_a_report_is_also_written_while_another_process_is_at_work(begun, capsys
 
 @pytest.mark.parametrize("command", ["evaluate", "export", "report"])
 def test_a_folder_that_is_no_run(refuse, tmp_path, command):
-    assert "A run folder holds recipe.yaml" in refuse(command, tmp_path)
-    assert "A run folder holds recipe.yaml" in refuse(command, tmp_path / "absent")
+    message = refuse(command, tmp_path)
+    assert f"`bnas-larq {command}` takes a run's folder" in message
+    assert f"Received: '{tmp_path}', a folder that holds none" in message
+    assert "absent', which does not exist" in refuse(command, tmp_path / "absent")
 
 
 def test_damaged_files_of_a_run_are_named(refuse, tiny, begun):

@@ -26,7 +26,7 @@ def measured(in_one_process, tmp_path_factory):
         ["benchmark", "train-step", *TINY, "--output", path],
     ]
     done = in_one_process(lines)
-    assert [one.code for one in done] == [0, 0, 0, 2], [one.err for one in done]
+    assert [end.code for end in done] == [0, 0, 0, 2], [end.err for end in done]
     return done, path
 
 
@@ -157,7 +157,7 @@ def test_a_table_varies_cells_and_batch_one_at_a_time():
         (["search-step", "--data", "digits", "--data-dir", "."], "not read from a folder"),
         (["search-step", "--data", "digits", "--batch-size", "5000"], "larger than the training"),
         (["train-step", "bnas_cifra"], "did you mean 'bnas_cifar'"),
-        (["train-step", "larq_zoo:QuickNet"], "networks made of cells"),
+        (["train-step", "larq_zoo:QuickNet"], "'larq_zoo:QuickNet', a larq_zoo network"),
         (["train-step", "--cells", "0"], "'0' is no number"),
         (["train-stop"], "did you mean 'train-step'"),
     ],

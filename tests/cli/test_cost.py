@@ -1,4 +1,4 @@
-"""`bnas-larq cost` on every kind of target, and on what is none."""
+"""`bnas-larq cost` on every kind of target, and on mistakes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_genotypes_files_and_models_of_one_network_cost_the_same(cost, stored, t
     _, out, _ = cost(stored, tmp_path / "model.keras", "--json", "--layers")
     records += json.loads(out)
     layers = [sorted(r.pop("layers"), key=lambda layer: layer["name"]) for r in records]
-    assert all(one == layers[0] for one in layers[1:])
+    assert all(rows == layers[0] for rows in layers[1:])
     for record in records:
         del record["target"], record["name"]
     assert all(record == records[0] for record in records[1:])
@@ -102,17 +102,17 @@ def test_a_budget(cost):
     assert [line.split()[:3] for line in out.splitlines()[1:]] == [["12", "64", "1.476e8"]]
     options = "--budget 15M --cells 1-2 --stem-groups 4 --input-size 96 --classes 3 --json"
     code, out, _ = cost("bnas_imagenet", *options.split())
-    found = json.loads(out)
-    assert found["budget"] == 15e6 and found["settings"]["stem_groups"] == 4
-    assert sorted(one["cells"] for one in found["candidates"]) == [1, 2]
-    assert all(one["channels"] % 8 == 0 for one in found["candidates"])
+    answer = json.loads(out)
+    assert answer["budget"] == 15e6 and answer["settings"]["stem_groups"] == 4
+    assert sorted(candidate["cells"] for candidate in answer["candidates"]) == [1, 2]
+    assert all(candidate["channels"] % 8 == 0 for candidate in answer["candidates"])
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["bnas-dd"], "Received: 'bnas-dd'; did you mean 'bnas-d'"),
-        ([Path(__file__).parent], "Costs are counted of a variant, a genotype"),
+        ([Path(__file__).parent], "`bnas-larq cost` takes a variant (bnas-d), a genotype"),
         (["bnas_cifar"], "A genotype has no size of its own"),
         (["bnas-d", "--cells", "2,3"], "--cells is one number"),
         (["bnas-d", "--cells", "x"], "'x' is no number, list such as 8,12"),
@@ -120,7 +120,7 @@ def test_a_budget(cost):
         (["bnas-d", "--input-size", "0"], "'0' is no size such as 224 or 96x128"),
         (["bnas-d", "--budget", "much"], "positive number of operations"),
         (["bnas-d", "bnas-e", "--budget", "1e8"], "--budget needs one TARGET"),
-        (["larq_zoo:QuickNet", "--budget", "1e8"], "--budget needs one TARGET"),
+        (["larq_zoo:QuickNet", "--budget", "1e8"], "Received: 'larq_zoo:QuickNet', a larq_zoo net"),
         (["larq_zoo:QuickNet", "--cells", "3"], "Only networks made of cells"),
         (["gone.h5"], "does not exist"),
         (["bnas-d", "--convention", "honset"], "'honset' is not one of"),

@@ -137,7 +137,7 @@ def test_an_entry_becomes_a_bundle_with_its_own_card(done, places):
     assert end.code == 0, end.err
     assert (places / "of_entry" / "card.md").read_text() == CARD
     assert "3 images of images predicted as by Keras" in end.err
-    assert "may not be given to others: their authors'" in end.err
+    assert "must not be redistributed: their authors'" in end.err
     assert "3 images of images" in (places / "of_entry" / "README.md").read_text()
 
 
@@ -179,7 +179,7 @@ def test_lint_tells_what_the_export_found(done, places):
         ("no images", "Received: 0 images in"),
         ("absent", "absent.h5, which does not exist"),
         ("changed file", "which was changed since"),
-        ("no name", "'nobody-published-this', which nobody published"),
+        ("no name", "takes a run's folder, a zoo entry (its name or folder) or a saved Keras"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(done, places, case, message):

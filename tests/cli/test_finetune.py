@@ -232,7 +232,7 @@ def test_what_a_run_begins_with_is_not_replaced(refuse, begun):
     before = sha256(source / "weights.h5")
     for out in (source, source.parent):
         message = refuse("finetune", source, "--data", "digits", "--out", out, "--overwrite")
-        assert "another folder than it begins with" in message
+        assert "does not overwrite the network it starts from" in message
     assert sha256(source / "weights.h5") == before
 
 
@@ -260,7 +260,7 @@ def test_wrong_sources_and_data(refuse, line, images, tmp_path):
     (tmp_path / "untrained").mkdir()
     for name in ("network.json", "genotype.json"):
         shutil.copy(source / name, tmp_path / "untrained")
-    assert "begins with trained weights" in refuse("finetune", tmp_path / "untrained", *rest, *out)
+    assert "starts from trained weights" in refuse("finetune", tmp_path / "untrained", *rest, *out)
     absent = refuse("finetune", source, "--data", tmp_path / "no" / "where", *out)
     assert "which does not exist" in absent
     assert "digits" in refuse("finetune", source, "--data", "digits", "--data-dir", ".", *out)

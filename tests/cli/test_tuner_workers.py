@@ -150,7 +150,7 @@ def test_workers_are_for_searches_by_keras_tuner(run_of, refuse):
 
 
 def test_a_worker_needs_a_run(refuse, tmp_path):
-    assert "A run folder holds recipe.yaml" in refuse("worker", tmp_path / "none")
+    assert "takes a run's folder" in refuse("worker", tmp_path / "none")
 
 
 def test_a_worker_needs_to_know_its_chief(run_of, refuse, monkeypatch):

@@ -108,7 +108,7 @@ def test_what_is_damaged_or_unfinished_is_refused(
     assert results["tampered"].startswith("failed. A zoo entry's files must be as they were publi")
     assert results["broken"].startswith("failed. An entry.json must hold")
     assert one.errors == ["Error: 1 of 2 entries did not pass."]
-    assert "'absent', which nobody published" in unknown.errors[0]
+    assert "`bnas-larq zoo show` takes a variant (bnas-d) or a zoo entry" in unknown.errors[0]
     assert listed.code == 0 and "Warning: A zoo entry is left out." in listed.err
     assert "a run's folder. Publish it first" in run.errors[0]
     assert "Only a trained and evaluated run is published" in left.errors[0]

@@ -158,6 +158,6 @@ def test_refused(small_network, digits, tmp_path):
         finetune(small_network, digits, out=tmp_path / "a", image_size=16)
     with pytest.raises(RecipeError, match="'train.epochs' must be valid"):
         finetune(small_network, digits, out=tmp_path / "a", epochs=0)
-    with pytest.raises(RunError, match="another folder than it begins with"):
+    with pytest.raises(RunError, match="does not overwrite the network it starts from"):
         finetune(small_network, digits, out=small_network.folder, overwrite=True)
     assert not (tmp_path / "a").exists()

@@ -1,0 +1,210 @@
+"""The networks that targets name, at the size a user asks for, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bnas_larq.errors import BnasLarqError, nearest, one_line
+from bnas_larq.genotype import Genotype
+from bnas_larq.run.targets import LARQ_ZOO, OF_CELLS, Kind, Target
+from bnas_larq.zoo.variants import VARIANTS
+
+if TYPE_CHECKING:
+    from bnas_larq.backend import keras
+    from bnas_larq.costs.accounting import Costs
+    from bnas_larq.networks.network import NetworkConfig
+
+#: A genotype has no input size and no classes of its own; papers count at these.
+IMAGE, CLASSES = (224, 224, 3), 1000
+
+
+@dataclass(frozen=True)
+class CellNetwork:
+    """A network made of cells, which can have any size.
+
+    Attributes:
+        name: of the target.
+        genotype: its cells.
+        own: its own size; None for a genotype, which has none.
+        replace: makes a `NetworkConfig` of its own size with other settings.
+    """
+
+    name: str
+    genotype: Genotype
+    own: NetworkConfig | None
+    replace: Callable[..., NetworkConfig]
+
+    def config(
+        self, *, input_size: tuple[int, int] | None = None, **settings: Any
+    ) -> NetworkConfig:
+        """Its configuration with other settings of `NetworkConfig`; None leaves its own."""
+        if input_size is not None:
+            image_channels = self.own.input_shape[-1] if self.own else IMAGE[-1]
+            settings["input_shape"] = (*input_size, image_channels)
+        return self.replace(**{key: value for key, value in settings.items() if value is not None})
+
+
+def cell_network(target: Target) -> CellNetwork:
+    """The network of a target of one of the kinds `OF_CELLS`; BnasLarqError if it is damaged."""
+    if target.kind is Kind.GENOTYPE:
+        return CellNetwork(target.text, Genotype.load(target.text), None, _of_genotype)
+    if target.kind is Kind.VARIANT:
+        variant = VARIANTS[target.text.lower()]
+        genotype = variant.load_genotype()
+        return CellNetwork(variant.name, genotype, variant.config(), variant.config)
+    stored = target.network()
+    return CellNetwork(target.text, stored.genotype, stored.config, stored.config.replace)
+
+
+def _of_genotype(**settings: Any) -> NetworkConfig:
+    from bnas_larq.networks.network import NetworkConfig
+
+    return NetworkConfig(**{"input_shape": IMAGE, "num_classes": CLASSES, **settings})
+
+
+@dataclass(frozen=True)
+class TargetCosts:
+    """What a target costs for one image of `input_shape`; `size` tells its cells and channels."""
+
+    target: str
+    input_shape: tuple[int, ...]
+    costs: Costs
+    size: str = ""
+
+
+def target_costs(target: Target, **size: Any) -> TargetCosts:
+    """Count what a target of any kind costs.
+
+    Args:
+        size: `input_size` (height, width), `num_classes` and, of a network made of cells, `cells`,
+            `channels` and `stem_groups`. None leaves its own.
+
+    Raises:
+        BnasLarqError: a genotype without cells and channels, an impossible size, or a Keras model
+            with cells or with a graph that cannot be followed.
+    """
+    given = {key: value for key, value in size.items() if value is not None}
+    if target.kind in OF_CELLS:
+        from bnas_larq.costs.cost_walk import planned_costs
+
+        network = cell_network(target)
+        if network.own is None and not {"cells", "channels"} <= set(given):
+            raise BnasLarqError(
+                "A genotype has no size of its own. "
+                f"Received: {target.text} without --cells or without --channels. "
+                "Give both, or --budget to find them."
+            )
+        config = network.config(**given)
+        text = f"{config.cells} cells, {config.channels} channels, {config.num_classes} classes"
+        costs = planned_costs(network.genotype, config)
+        return TargetCosts(network.name, config.input_shape, costs, text)
+    if {"cells", "channels", "stem_groups"} & set(given):
+        raise BnasLarqError(
+            "Only networks made of cells have cells and channels. "
+            f"Received: --cells, --channels or --stem-groups with {target.text}. Omit them."
+        )
+    from bnas_larq.costs.accounting import count_costs
+
+    model = _keras_model(target, **given)
+    shape = tuple(model.input_shape[1:])
+    if "input_size" in given:
+        shape = (*given["input_size"], *shape[2:])
+    return TargetCosts(target.text, shape, count_costs(model, shape))
+
+
+def _keras_model(
+    target: Target, input_size: tuple[int, int] = IMAGE[:2], num_classes: int | None = None
+) -> keras.Model:
+    if target.kind is Kind.LARQ_ZOO:
+        return reference_model(target.text, (*input_size, 3), num_classes or CLASSES)
+    if num_classes is not None:
+        raise BnasLarqError(
+            "A saved model has the classes it was saved with. "
+            f"Received: --classes {num_classes} with {target.text}. Omit it."
+        )
+    from bnas_larq.networks.saved_models import load_saved_model
+
+    return load_saved_model(target.path)
+
+
+def reference_model(
+    name: str, input_shape: Sequence[int] = IMAGE, num_classes: int = CLASSES
+) -> keras.Model:
+    """Build a network of larq_zoo with random weights.
+
+    Args:
+        name: as in larq_zoo, in any case, with or without `larq_zoo:` in front.
+        input_shape: (height, width, channels).
+        num_classes: outputs of its classifier.
+
+    Raises:
+        BnasLarqError: no such network, or it cannot have this size.
+    """
+    import larq_zoo
+
+    factories = {
+        factory: getattr(module, factory)
+        for module in (larq_zoo.literature, larq_zoo.sota)
+        for factory in dir(module)
+        if factory[0].isupper()
+    }
+    wanted = name.removeprefix(LARQ_ZOO)
+    known = next((factory for factory in factories if factory.lower() == wanted.lower()), None)
+    if known is None:
+        raise BnasLarqError(
+            f"larq_zoo has no such network. Received: {wanted!r}; {nearest(wanted, factories)}"
+        )
+    shape = tuple(input_shape)
+    try:
+        return factories[known](input_shape=shape, num_classes=num_classes, weights=None)
+    except ValueError as error:
+        raise BnasLarqError(
+            f"{known} cannot have every size. "
+            f"Received: input_shape={shape}, num_classes={num_classes} "
+            f"({one_line(error)[:120]}). Give a larger input."
+        ) from error
+
+
+def sizes_in_budget(
+    target: Target,
+    budget: str | float,
+    *,
+    convention: str,
+    cells: Sequence[int] | None,
+    size: Mapping[str, Any],
+    **choices: Any,
+) -> dict[str, Any]:
+    """The sizes of a network made of cells that come nearest to a budget.
+
+    Args:
+        target: of one of the kinds `OF_CELLS`.
+        cells: numbers of cells to try; None: the network's own, or many.
+        size: as of `target_costs`, without `cells` and `channels`.
+        choices: `channels` and `multiple` of `solve_budget`.
+
+    Returns:
+        `target`, `budget`, `convention`, `settings` (those that all sizes share) and `candidates`.
+    """
+    from bnas_larq.costs.budget_solver import parse_budget, solve_budget
+
+    limit, network = parse_budget(budget), cell_network(target)
+    # Any channels do to learn the other settings, if the stem's groups divide them.
+    channels = size["stem_groups"] and 2 * size["stem_groups"]
+    settings = network.config(channels=channels, **size).to_dict()
+    del settings["cells"], settings["channels"]
+    return {
+        "target": network.name,
+        "budget": limit,
+        "convention": convention,
+        "settings": settings,
+        "candidates": solve_budget(
+            network.genotype,
+            limit,
+            convention=convention,
+            cells=cells or (network.own and network.own.cells),
+            **choices,
+            **settings,
+        ),
+    }
