@@ -236,7 +236,7 @@ def save_training_curves(metrics: Rows, folder: str | Path) -> Path | None:
     """
     if not metrics:
         return None
-    # Rows are counted, so that no stage is drawn over another one.
+    # Rows are counted, so that no stage is drawn over another.
     epochs = np.arange(len(metrics))
     figure = style.new_figure(12, 3.4)
     loss, accuracy, rate = figure.subplots(1, 3)

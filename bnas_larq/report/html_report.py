@@ -109,7 +109,7 @@ def _status(result: Mapping[str, Any], state: Mapping[str, Any], genotype: Genot
     done = [
         stage for stage, facts in state.items() if isinstance(facts, Mapping) and facts.get("done")
     ]
-    # A run of single stages has a result.json, too; `finished` tells whether it is the last one.
+    # Single stages write a result.json, too; its `finished` tells whether all stages are done.
     finished = result.get("finished", bool(result))
     progress = "finished" if finished else f"unfinished; stages done: {', '.join(done) or 'none'}"
     return f"genotype {genotype.id} · {progress}" if genotype else progress
