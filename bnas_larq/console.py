@@ -212,6 +212,7 @@ class _Lines(logging.Handler):
                 progress.TextColumn("{task.fields[left]}"),
                 console=console.Console(stderr=True),
                 transient=True,
+                refresh_per_second=4,
                 redirect_stdout=False,
             )
             self.bar.add_task(text, left=left)

@@ -22,54 +22,25 @@ from bnas_larq.errors import BnasLarqError, one_line
 #: Exit codes: an error that the user can fix, and Ctrl-C by the convention of shells.
 USER_ERROR, INTERRUPTED = 2, 130
 
-#: In the order of work. The module holds a click command named `command`.
-COMMANDS = {
-    "run": LazyCommand(
-        "bnas_larq.cli.run_commands:run", "Run a recipe: search, train, evaluate, export."
-    ),
-    "search": LazyCommand(
-        "bnas_larq.cli.run_commands:search", "Search a cell: images in, genotype out."
-    ),
-    "train": LazyCommand("bnas_larq.cli.run_commands:train", "Train the network of a genotype."),
-    "evaluate": LazyCommand(
-        "bnas_larq.cli.run_commands:evaluate", "Measure a run's network on the test split."
-    ),
-    "export": LazyCommand(
-        "bnas_larq.cli.export_command",
-        "Write a network as .tflite, lint it, or bundle it for a device.",
-    ),
-    "finetune": LazyCommand(
-        "bnas_larq.cli.run_commands:finetune",
-        "Fine-tune a published or trained network on your own images.",
-    ),
-    "zoo": LazyCommand(
-        "bnas_larq.cli.zoo_commands:zoo", "Published networks: list, show, verify, publish, import."
-    ),
-    "cost": LazyCommand(
-        "bnas_larq.cli.cost_command", "Count MACs, OPs and bytes; find sizes that meet a budget."
-    ),
-    "compare": LazyCommand(
-        "bnas_larq.cli.compare_command", "Compare searches on the same data, budget and seeds."
-    ),
-    "benchmark": LazyCommand(
-        "bnas_larq.cli.benchmark_commands",
-        "Time a step of search or training against the machine's limit.",
-    ),
-    "worker": LazyCommand(
-        "bnas_larq.cli.run_commands:worker",
-        "Run trials for a keras-tuner search that another process leads.",
-    ),
-    "report": LazyCommand(
-        "bnas_larq.cli.run_commands:report",
-        "Draw a run's cells and curves, and write its HTML report.",
-    ),
-    "recipes": LazyCommand(
-        "bnas_larq.cli.recipe_commands", "List the shipped recipes, or show one."
-    ),
-    "doctor": LazyCommand(
-        "bnas_larq.cli.doctor", "Show versions and machine, and check that they fit together."
-    ),
-}
+#: In the order of work: name, module of this folder (with an attribute unless it is `command`),
+#: line in `--help`.
+_COMMANDS = (
+    ("run", "run_commands:run", "Run a recipe: search, train, evaluate, export."),
+    ("search", "run_commands:search", "Search a cell: images in, genotype out."),
+    ("train", "run_commands:train", "Train the network of a genotype."),
+    ("evaluate", "run_commands:evaluate", "Measure a run's network on the test split."),
+    ("export", "export_command", "Write a network as .tflite, lint it, or bundle it for a device."),
+    ("finetune", "run_commands:finetune", "Fine-tune a network on your own images."),
+    ("zoo", "zoo_commands:zoo", "Published networks: list, show, verify, publish, import."),
+    ("cost", "cost_command", "Count MACs, OPs and bytes; find sizes that meet a budget."),
+    ("compare", "compare_command", "Compare searches on the same data, budget and seeds."),
+    ("benchmark", "benchmark_commands", "Time a search or training step against its floor."),
+    ("worker", "run_commands:worker", "Run trials for a keras-tuner search led elsewhere."),
+    ("report", "run_commands:report", "Draw a run's cells and curves, and write its HTML report."),
+    ("recipes", "recipe_commands", "List the shipped recipes, or show one."),
+    ("doctor", "doctor", "Show versions and machine, and check that they fit together."),
+)
+COMMANDS = {name: LazyCommand(f"bnas_larq.cli.{target}", line) for name, target, line in _COMMANDS}
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -133,7 +133,7 @@ class TrainingState:
                 raise WeightsError(
                     "A checkpoint must hold the weights of this very model. "
                     f"Received: {folder} ({one_line(error)[:200]}). "
-                    "Resume with the run's own recipe."
+                    "Resume with the recipe that the run began with."
                 ) from error
             except tf.errors.OpError as error:
                 raise CheckpointError(
