@@ -243,7 +243,7 @@ def test_weights_may_be_put_elsewhere(original, own_zoo, tmp_path):
     (tmp_path / "server").mkdir()
     shutil.move(entry.folder / "weights.h5", tmp_path / "server" / "w.h5")
     assert find_entry("my-digits").load_model().output_shape == (None, 10)
-    with pytest.raises(ZooError, match="an http, https or file `url`"):
+    with pytest.raises(ZooError, match="an http, https or file URL"):
         publish_run(original, "other", weights_url="javascript:alert(1)")
     assert [path.name for path in own_zoo.iterdir()] == ["my-digits"]
 
