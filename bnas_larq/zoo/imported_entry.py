@@ -18,10 +18,9 @@ from bnas_larq.networks.network_files import WEIGHTS, StoredNetwork
 from bnas_larq.networks.weight_files import save_weights
 from bnas_larq.resources import user_zoo
 from bnas_larq.zoo.checkpoint_import import Imported, read_import
-from bnas_larq.zoo.entries import Entry
+from bnas_larq.zoo.entries import Entry, check_target, store_entry
 from bnas_larq.zoo.preprocessing import IMAGENET
 from bnas_larq.zoo.registry import datasets
-from bnas_larq.zoo.storing import check_target, store_entry
 from bnas_larq.zoo.variants import VARIANTS, Variant
 from bnas_larq.zoo.variants import variant as named_variant
 

@@ -31,7 +31,7 @@ from bnas_larq.recipe import Recipe
 from bnas_larq.report.curves import save_training_curves
 from bnas_larq.resources import user_zoo
 from bnas_larq.training import Evaluation, evaluate_network
-from bnas_larq.zoo.entries import CARD, Entry
+from bnas_larq.zoo.entries import CARD, Entry, check_target, store_entry
 from bnas_larq.zoo.entry_format import DATASET, check_url, is_share
 from bnas_larq.zoo.model_card import model_card
 from bnas_larq.zoo.published_run import (
@@ -42,7 +42,6 @@ from bnas_larq.zoo.published_run import (
     license_of,
 )
 from bnas_larq.zoo.registry import datasets
-from bnas_larq.zoo.storing import check_target, store_entry
 from bnas_larq.zoo.variants import VARIANTS, variant
 
 #: Relative; rounding differs between machines by far less. Finds other images or weights that

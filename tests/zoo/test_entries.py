@@ -313,7 +313,7 @@ def test_names_have_small_letters_digits_and_hyphens(make_entry, own_zoo, name):
 
 
 def store(zoo, fill, **settings):
-    from bnas_larq.zoo.storing import store_entry
+    from bnas_larq.zoo.entries import store_entry
 
     return store_entry(zoo, "toy", fill, **settings)
 
