@@ -166,10 +166,11 @@ def _explain(
         received = f"{one_line(key)[:40]!r} in {where}; {nearest(key, fields)}"
         return f"{subject} has fixed keys. Received: {received}"
     key = next((part for part in reversed(location) if part in fields), location[0])
-    rule = fields[key].description if kind != "value_error" and key in fields else None
+    description = fields[key].description if key in fields else None
+    rule = message if kind == "value_error" else description or f"valid: {message}"
     value = one_line(repr(problem["input"]))
     value = value if len(value) <= 80 else f"{value[:80]}…"
-    return f"{subject}'s {key!r} must be {rule or message}. Received: {value} in {where}. {remedy}"
+    return f"{subject}'s {key!r} must be {rule}. Received: {value} in {where}. {remedy}"
 
 
 def write_json(path: str | Path, values: Any) -> Path:
