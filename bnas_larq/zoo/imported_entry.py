@@ -98,7 +98,10 @@ def import_entry(
     zoo = Path(out) if out else user_zoo()
     check_target(zoo, name, overwrite=overwrite)
     class_names = _class_names(config, dataset, labels)
-    normalization = _normalization(config, mean, std)
+    usual = CIFAR10 if config.stem == "cifar" else IMAGENET
+    normalization = Normalization(
+        usual.mean if mean is None else mean, usual.std if std is None else std
+    )
 
     def fill(folder: Path) -> Mapping[str, Any]:
         model = imported.load_model()
@@ -154,13 +157,13 @@ def _check_variant(path: str | Path, imported: Imported, expected: Variant) -> N
         "channels": (config.channels, expected.channels),
         "stem_groups": (config.stem_groups, expected.config(stem=config.stem).stem_groups),
     }
-    differing = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    differing = [(key, own, wanted) for key, (own, wanted) in pairs.items() if own != wanted]
     if differing:
-        own = ", ".join(f"{key} {pair[0]}" for key, pair in differing.items())
-        wanted = ", ".join(f"{key} {pair[1]}" for key, pair in differing.items())
+        received = ", ".join(f"{key} {own}" for key, own, _ in differing)
+        wanted = ", ".join(f"{key} {wanted}" for key, _, wanted in differing)
         raise WeightsError(
             f"A checkpoint of {expected.name} must have its genotype and size ({wanted}). "
-            f"Received: {path} with {own}. "
+            f"Received: {path} with {received}. "
             f"Use --variant auto --genotype {imported.genotype.name or imported.genotype.id}."
         )
 
@@ -203,15 +206,6 @@ def _class_names(config: NetworkConfig, dataset: str, labels: str | Path | None)
     if len(names) != config.num_classes or not all(map(str.isprintable, names)):
         raise ZooError(f"{rule}Received: {labels} with {len(names)}. Correct the file.")
     return names
-
-
-def _normalization(
-    config: NetworkConfig, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> Normalization:
-    usual = CIFAR10 if config.stem == "cifar" else IMAGENET
-    if mean is None and std is None:
-        return usual
-    return Normalization(usual.mean if mean is None else mean, usual.std if std is None else std)
 
 
 def plain(text: str) -> str:

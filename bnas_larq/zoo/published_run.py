@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,9 +131,7 @@ class FinishedRun:
         name = self.recipe.data.name.split("/")[0].split(":")[0]
         if name == "folder":
             name = Path(self.recipe.data.data_dir or "folder").name
-        return "-".join(
-            "".join(c if c.isalnum() or c == "_" else " " for c in name).split()
-        ).lower()
+        return "-".join(re.findall(r"\w+", name)).lower()
 
 
 UNKNOWN = "unknown, because the weights it began with are gone"
@@ -160,10 +159,6 @@ class Origin:
     redistributable: bool
     variant: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """For an entry's provenance."""
-        return dataclasses.asdict(self)
-
 
 def origins(recipe: Recipe) -> tuple[Origin, ...]:
     """All weights that a run was fine-tuned from, the nearest first; empty if it began at random.
@@ -187,29 +182,24 @@ def _origin(settings: FineTuneSettings) -> tuple[Origin, FineTuneSettings | None
     unknown = Origin(name, "unknown", settings.sha256, UNKNOWN, False)
     try:
         entry = resolve_entry(settings.entry)
-        if entry is not None:
-            held = entry.files[WEIGHTS]["sha256"]
-            if settings.sha256 not in (None, held):
-                return unknown, None
-            facts = (entry.license, entry.redistributable, entry.variant)
-            return Origin(entry.name, entry.source, held, *facts), None
-        folder = Path(settings.entry)
-        held = sha256(folder / WEIGHTS)
-        recipe = load_recipe(folder / "recipe.yaml")
+        if entry is None:
+            folder = Path(settings.entry)
+            origin = Origin(name, "run", sha256(folder / WEIGHTS), None, True)
+            earlier = load_recipe(folder / RECIPE).finetune
+        else:
+            held, terms = entry.files[WEIGHTS]["sha256"], (entry.license, entry.redistributable)
+            origin = Origin(entry.name, entry.source, held, *terms, entry.variant)
+            earlier = None
     except (ZooError, RecipeError, OSError):
         return unknown, None
-    if settings.sha256 not in (None, held):
+    if settings.sha256 not in (None, origin.sha256):
         return unknown, None
-    return Origin(name, "run", held, None, True), recipe.finetune
+    return origin, earlier
 
 
 def check_redistributable(began_with: tuple[Origin, ...], zoo: Path, own: Path) -> None:
-    """Refuse to publish what was fine-tuned from weights that may not be redistributed, except in
-    the user's own zoo.
-
-    Raises:
-        ZooError: `zoo` is not the user's `own`.
-    """
+    """ZooError if a network fine-tuned from weights that may not be redistributed would leave the
+    user's `own` zoo."""
     bound = [origin for origin in began_with if not origin.redistributable]
     if bound and zoo.resolve() != own.resolve():
         raise ZooError(
@@ -220,11 +210,8 @@ def check_redistributable(began_with: tuple[Origin, ...], zoo: Path, own: Path) 
 
 
 def license_of(began_with: tuple[Origin, ...], wanted: str) -> tuple[str, bool]:
-    """The licence of a run's weights, and whether they may be redistributed.
-
-    Args:
-        wanted: the licence unless that of an origin binds.
-    """
+    """The licence of a run's weights, `wanted` unless an origin's binds, and whether they may be
+    redistributed."""
     for origin in began_with:
         if not origin.redistributable:
             return f"As of {origin.name}, from which it was fine-tuned: {origin.license}", False

@@ -7,6 +7,7 @@ copies.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 import shutil
@@ -261,7 +262,7 @@ def _provenance(run: FinishedRun) -> dict[str, Any]:
         "environment": {
             key: run.environment.get(key) for key in ("python", "machine", "cores", "packages")
         },
-        "began_with": [origin.to_dict() for origin in run.began_with],
+        "began_with": [dataclasses.asdict(origin) for origin in run.began_with],
     }
 
 
