@@ -57,8 +57,8 @@ def load_weights(
     Args:
         without_top: ignore the stored classifier: the model has none, or a new one of any size that
             keeps its weights.
-        foreign: layers of the model that belong to somebody else, such as those in front of an
-            input tensor; they keep their weights.
+        foreign: the user's own layers in the model, such as those in front of an input tensor;
+            they keep their weights.
 
     Raises:
         WeightsError: no such file, damaged, of another network, or of another shape.

@@ -217,7 +217,7 @@ def _from_torch(path: Path, name: Any, tensor: Any, torch: Any) -> np.ndarray:
         raise _damaged(
             path, f"{_shown(name)}, which is a {type(tensor).__name__}, among its tensors"
         )
-    # An expanded tensor can claim any shape with one number stored: judged before it is copied.
+    # An expanded tensor can claim any shape with one number stored: checked before it is copied.
     _check_size(path, 4 * tensor.numel())
     if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized:
         raise _damaged(path, f"{_shown(name)}, which is no plain tensor")

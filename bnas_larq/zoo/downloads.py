@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import time
 import warnings
@@ -37,7 +38,6 @@ def download(url: str, path: str | Path, *, sha256: str, size: int | None = None
             place, and an earlier file at `path` is untouched.
     """
     import filelock
-    import pooch
 
     try:
         known = urlsplit(url).scheme in SCHEMES
@@ -48,12 +48,12 @@ def download(url: str, path: str | Path, *, sha256: str, size: int | None = None
             f"A download's URL begins with {', '.join(SCHEMES)}. Received: {url!r}. Correct it."
         )
     path = Path(path)
-    limit = MAX_BYTES if size is None else size
-    pooch.get_logger().setLevel("WARNING")  # it tells of every download; we do so ourselves
     try:
+        if _is_here(path, sha256):
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.with_name(f".{path.name}.lock")):
-            if path.is_file() and sum_of(path) == sha256:
+            if _is_here(path, sha256):  # another process has fetched it meanwhile
                 return path
             if path.exists():
                 warnings.warn(
@@ -61,20 +61,18 @@ def download(url: str, path: str | Path, *, sha256: str, size: int | None = None
                 )
             of_size = "" if size is None else f" ({size:,} bytes)"
             say(f"downloading {path.name}{of_size} from {urlsplit(url).netloc or 'this machine'}")
-            pooch.retrieve(
-                url,
-                f"sha256:{sha256}",
-                path.name,
-                path.parent,
-                downloader=lambda url, target, _: _fetch(url, target, limit),
-            )
-            path.chmod(0o644)  # temporary files are their owner's; a cache may be shared
-    except ValueError as error:  # of pooch: another sum
-        raise WeightsError(
-            f"A download must have the SHA-256 it was published with, {sha256[:12]}…. "
-            f"Received: another file from {url}; it was deleted. "
-            "Try again later. If it stays so, report it: do not use that file."
-        ) from error
+            part = path.with_name(f".{path.name}.part")
+            try:
+                _fetch(url, part, MAX_BYTES if size is None else size)
+                if (received := sum_of(part)) != sha256:
+                    raise WeightsError(
+                        "A download must have the SHA-256 it was published with, "
+                        f"{sha256[:12]}…. Received: {received[:12]}… from {url}; it was deleted. "
+                        "Try again later. If it stays so, report it: do not use that file."
+                    )
+                os.replace(part, path)
+            finally:
+                part.unlink(missing_ok=True)
     except OSError as error:
         raise WeightsError(
             f"A download must be written to disk. Received: {one_line(error)}. "
@@ -83,7 +81,11 @@ def download(url: str, path: str | Path, *, sha256: str, size: int | None = None
     return path
 
 
-def _fetch(url: str, target: str, limit: int) -> None:
+def _is_here(path: Path, sha256: str) -> bool:
+    return path.is_file() and sum_of(path) == sha256
+
+
+def _fetch(url: str, target: Path, limit: int) -> None:
     """Write what `url` holds to `target`; WeightsError if it cannot be had or exceeds `limit`."""
     import pooch
     import requests
@@ -116,7 +118,7 @@ def _fetch(url: str, target: str, limit: int) -> None:
 class _LimitedFile(io.BufferedWriter):
     """A file that refuses to grow beyond `limit` bytes."""
 
-    def __init__(self, path: str, url: str, limit: int) -> None:
+    def __init__(self, path: Path, url: str, limit: int) -> None:
         super().__init__(io.FileIO(path, "w"))
         self._url, self._limit = url, limit
 
@@ -126,7 +128,7 @@ class _LimitedFile(io.BufferedWriter):
         return super().write(data)
 
 
-def _copy(url: str, target: str, limit: int) -> None:
+def _copy(url: str, target: Path, limit: int) -> None:
     """The file of a file URL, on this machine or a mounted disk."""
     source = Path(url2pathname(urlsplit(url).path))
     if urlsplit(url).netloc not in ("", "localhost") or not source.is_file():

@@ -59,7 +59,7 @@ class Entry:
             network outside the family.
         dataset: what it was trained on, such as "cifar10".
         genotype: id of its cells.
-        source: "published" (from a run of bnas_larq) or "imported" (somebody else's weights).
+        source: "published" (from a run of bnas_larq) or "imported" (others' weights).
         redistributable: whether its licence allows redistribution.
         license: name of the licence, or its terms in a sentence.
         description: one line for lists.

@@ -51,7 +51,7 @@ _ARGUMENTS = """
         `preprocess_input`.
 
     Raises:
-        ZooError: nobody published such weights, or arguments contradict them.
+        ZooError: no such weights are published, or arguments contradict them.
         WeightsError: the weights are damaged or do not fit.
         BnasLarqError: impossible sizes.
 
@@ -110,7 +110,7 @@ def _create(
     """Check all arguments, then build.
 
     Args:
-        given: what `pretrained.FIXED` names; None where the user said nothing.
+        given: what `pretrained.FIXED` names; None if not given.
         building: keywords of `build_network` that no stored network knows.
     """
     include_top = building["include_top"]

@@ -1,6 +1,6 @@
 """Imported checkpoints as entries of the user's own zoo, where the factories find them.
 
-No accuracy is claimed: nobody measured these weights with this package.
+No accuracy is claimed: these weights were not measured with this package.
 """
 
 from __future__ import annotations

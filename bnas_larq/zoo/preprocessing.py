@@ -65,7 +65,7 @@ def preprocess_input(
 
     Raises:
         DataError: not images with three channels.
-        ZooError: nobody published such weights.
+        ZooError: no such weights are published.
 
     Example:
         >>> images = np.full([1, 2, 2, 3], 255, np.uint8)
@@ -105,7 +105,7 @@ def decode_predictions(
         network's output: a probability, or a logit with `classifier_activation=None`.
 
     Raises:
-        ZooError: nobody published such weights, or they have another number of classes.
+        ZooError: no such weights are published, or they have another number of classes.
 
     Example:
         >>> decode_predictions([[0.1, 0, 0, 0.8, 0, 0, 0, 0.1, 0, 0]], "digits", top=2)

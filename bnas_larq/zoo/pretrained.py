@@ -89,7 +89,7 @@ def find(weights: str | os.PathLike, variant: str | None = None) -> Pretrained:
         variant: name of the variant whose entries a data set's name means; None for any.
 
     Raises:
-        ZooError: nobody published it, it is neither name nor path, or the entry is another
+        ZooError: it is not published, neither name nor path, or the entry is another
             variant's or damaged.
         RunError: the folder holds no network.
     """

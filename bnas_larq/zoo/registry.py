@@ -73,8 +73,15 @@ def find_entry(weights: str, variant: str | None = None) -> Entry:
     """
     entries = _intact(wanted=weights)
     for entry in entries:
+        if entry.name == weights and variant not in (None, entry.variant):
+            own = f"of {entry.variant}" if entry.variant else "of no variant"
+            raise ZooError(
+                "Weights must belong to the network they are loaded into. "
+                f"Received: {weights!r}, {own}, for {variant}. "
+                f"Load it with bnas_larq.zoo.find_entry({weights!r}).load_model()."
+            )
         if entry.name == weights:
-            return _of_variant(entry, variant)
+            return entry
     matching = [
         entry
         for entry in entries
@@ -156,17 +163,6 @@ def _intact(wanted: str | None = None) -> list[Entry]:
         else:
             entries.setdefault(entry.name, entry)
     return [entries[name] for name in sorted(entries)]
-
-
-def _of_variant(entry: Entry, variant: str | None) -> Entry:
-    if variant is not None and entry.variant != variant:
-        other = f"of {entry.variant}" if entry.variant else "of no variant"
-        raise ZooError(
-            f"Weights must belong to the network they are loaded into. Received: {entry.name!r}, "
-            f"{other}, for {variant}. "
-            f"Load it with bnas_larq.zoo.find_entry({entry.name!r}).load_model()."
-        )
-    return entry
 
 
 def _has_own_size(entry: Entry) -> bool:

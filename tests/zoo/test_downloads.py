@@ -100,6 +100,15 @@ def test_a_file_is_downloaded_once(server, path, capsys):
     assert out == "" and err.count("\n") == 1 and "1,048,576 bytes" in err
 
 
+def test_a_cache_that_cannot_be_locked_serves_what_it_holds(server, path):
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    path.with_name(".weights.h5.lock").mkdir()
+    assert download(server.url, path, sha256=SUM) == path and server.asked == []
+    with pytest.raises(WeightsError, match="must be written to disk"):
+        download(server.url, path, sha256="0" * 64)
+
+
 @pytest.mark.parametrize("size", [None, len(CONTENT)])
 def test_a_connection_that_is_cut_off_is_tried_again(server, path, size):
     server.cuts = 2
