@@ -156,8 +156,6 @@ def _explain(
     kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
     if kind == "json_invalid":
         return f"{subject} must be readable JSON. Received: {where} ({message[:120]}). {remedy}"
-    if not location:
-        return f"{subject} must be {message}. Received: {where}. {remedy}"
     if kind in ("missing", "extra_forbidden"):
         key, inside = location[-1], one_line(".".join(location[:-1]))[:80]
         where += f", {inside}" if inside else ""
@@ -165,9 +163,11 @@ def _explain(
             return f"{subject} needs every key. Received: no {key!r} in {where}. {remedy}"
         received = f"{one_line(key)[:40]!r} in {where}; {nearest(key, fields)}"
         return f"{subject} has fixed keys. Received: {received}"
-    key = next((part for part in reversed(location) if part in fields), location[0])
-    description = fields[key].description if key in fields else None
+    key = next((part for part in reversed(location) if part in fields), "")
+    description = fields[key].description if key else None
     rule = message if kind == "value_error" else description or f"valid: {message}"
+    if not key:
+        return f"{subject} must be {rule}. Received: {where}. {remedy}"
     value = one_line(repr(problem["input"]))
     value = value if len(value) <= 80 else f"{value[:80]}…"
     return f"{subject}'s {key!r} must be {rule}. Received: {value} in {where}. {remedy}"
