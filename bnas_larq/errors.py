@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pydantic
+    from pydantic_core import ErrorDetails
 
 
 class BnasLarqError(Exception):
@@ -70,3 +75,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if match:
         return f"did you mean {match[0]!r}?"
     return f"known: {', '.join(known)}."
+
+
+def first_problem(error: pydantic.ValidationError) -> ErrorDetails:
+    """The problem to report: a misspelt key is a missing one too, and the misspelling says more."""
+    problems = error.errors(include_url=False)
+    return next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])

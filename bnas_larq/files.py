@@ -11,9 +11,14 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from bnas_larq.errors import RunError, one_line
+from bnas_larq.errors import BnasLarqError, RunError, first_problem, nearest, one_line
+
+if TYPE_CHECKING:
+    import pydantic
+
+    Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 #: Of files that hold a whole Keras model.
 MODEL_SUFFIXES = (".h5", ".hdf5", ".keras")
@@ -109,6 +114,65 @@ def read_json(path: str | Path) -> Any:
             f"A run folder's {Path(path).name} must be readable JSON. "
             f"Received: {path} ({one_line(error)}). Restore the file or start a new run."
         ) from error
+
+
+def read_model(
+    path: str | Path,
+    model: type[Model],
+    *nested: type[pydantic.BaseModel],
+    subject: str,
+    remedy: str,
+    error: type[BnasLarqError] = RunError,
+) -> Model:
+    """Read a JSON file as a pydantic model, or raise `error` with the first thing that is wrong.
+
+    Args:
+        nested: models inside `model`. A field's `description` completes "… must be"; so does the
+            message of a validator's ValueError.
+        subject: what the file is, such as "A zoo entry".
+        remedy: the way out, a sentence.
+    """
+    import pydantic
+
+    try:
+        return model.model_validate_json(Path(path).read_bytes())
+    except OSError as cause:
+        raise error(
+            f"{subject} must be readable JSON. Received: {path} ({one_line(cause)[:120]}). {remedy}"
+        ) from cause
+    except pydantic.ValidationError as cause:
+        raise error(_explain(cause, (model, *nested), subject, str(path), remedy)) from cause
+
+
+def _explain(
+    error: pydantic.ValidationError,
+    models: tuple[type[pydantic.BaseModel], ...],
+    subject: str,
+    where: str,
+    remedy: str,
+) -> str:
+    """Rule, Received, way out."""
+    problem = first_problem(error)
+    fields = {name: field for model in models for name, field in model.model_fields.items()}
+    location = [str(part) for part in problem["loc"]]
+    kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
+    if kind == "json_invalid":
+        return f"{subject} must be readable JSON. Received: {where} ({message[:120]}). {remedy}"
+    if kind in ("missing", "extra_forbidden"):
+        key, inside = location[-1], one_line(".".join(location[:-1]))[:80]
+        where += f", {inside}" if inside else ""
+        if kind == "missing":
+            return f"{subject} needs every key. Received: no {key!r} in {where}. {remedy}"
+        received = f"{one_line(key)[:40]!r} in {where}; {nearest(key, fields)}"
+        return f"{subject} has fixed keys. Received: {received}"
+    key = next((part for part in reversed(location) if part in fields), "")
+    description = fields[key].description if key else None
+    rule = message if kind == "value_error" else description or f"valid: {message}"
+    if not key:
+        return f"{subject} must be {rule}. Received: {where}. {remedy}"
+    value = one_line(repr(problem["input"]))
+    value = value if len(value) <= 80 else f"{value[:80]}…"
+    return f"{subject}'s {key!r} must be {rule}. Received: {value} in {where}. {remedy}"
 
 
 def write_json(path: str | Path, values: Any) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pydantic
 import yaml
 
-from bnas_larq.errors import RecipeError, nearest, one_line
+from bnas_larq.errors import RecipeError, first_problem, nearest, one_line
 from bnas_larq.resources import recipe_names, recipe_path
 from bnas_larq.settings import (
     DataSettings,
@@ -93,9 +93,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except pydantic.ValidationError as error:
-        errors = error.errors()
-        # A misspelt key also is a missing one: the misspelling says more.
-        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+        first = first_problem(error)
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             section, _, last = key.rpartition(".")

@@ -1,4 +1,4 @@
-"""Finds the recipes and published networks, so that nobody else builds paths to them.
+"""Where recipes and published networks are; no other module builds paths to them.
 
 The wheel holds them as `bnas_larq/_recipes` and `bnas_larq/_zoo` (see `package_dir` in setup.py);
 a checkout, also after `pip install -e .`, has `recipes/` and `zoo/` beside the package.
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from bnas_larq.errors import BnasLarqError, RecipeError, nearest
 
+#: Environment variable: folders of zoo entries, separated as in PATH.
+SEARCH_PATH = "BNAS_LARQ_ZOO"
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -52,21 +54,6 @@ def recipe_path(name: str) -> Path:
     return recipes_dir() / f"{name}.yaml"
 
 
-def _data_dir(name: str) -> Path:
-    installed, checkout = _PACKAGE / f"_{name}", _PACKAGE.parent / name
-    for folder in (installed, checkout):
-        if folder.is_dir():
-            return folder
-    raise BnasLarqError(
-        f"bnas_larq's folder of {name} must be installed with it. "
-        f"Received: neither {installed} nor {checkout} exists. Install bnas-larq again."
-    )
-
-
-#: Environment variable: folders of entries, separated as in PATH.
-SEARCH_PATH = "BNAS_LARQ_ZOO"
-
-
 def keras_home() -> Path:
     """Where Keras keeps what it downloads: the variable KERAS_HOME, or ~/.keras."""
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras").expanduser()
@@ -90,3 +77,14 @@ def zoos() -> tuple[Path, ...]:
     """
     named = [Path(part).expanduser() for part in os.environ.get(SEARCH_PATH, "").split(os.pathsep)]
     return (*(path for path in named if path != Path()), user_zoo(), zoo_dir())
+
+
+def _data_dir(name: str) -> Path:
+    installed, checkout = _PACKAGE / f"_{name}", _PACKAGE.parent / name
+    for folder in (installed, checkout):
+        if folder.is_dir():
+            return folder
+    raise BnasLarqError(
+        f"bnas_larq's folder of {name} must be installed with it. "
+        f"Received: neither {installed} nor {checkout} exists. Install bnas-larq again."
+    )

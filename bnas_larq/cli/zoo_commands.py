@@ -1,4 +1,4 @@
-"""`bnas-larq zoo`: published networks, listed, shown and verified; publish and import apart."""
+"""`bnas-larq zoo`: list, show, verify, publish and import networks."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ import click
 from bnas_larq.cli.groups import LazyCommand, LazyGroup
 from bnas_larq.console import say
 from bnas_larq.errors import BnasLarqError, ZooError, one_line
+from bnas_larq.tables import align
 
 if TYPE_CHECKING:
     from bnas_larq.zoo.entries import Entry
     from bnas_larq.zoo.variants import Variant
 
-
+_HERE = "bnas_larq.cli.zoo_commands"
 COMMANDS = {
-    "list": LazyCommand("bnas_larq.cli.zoo_commands:list_zoo", "The networks that are there."),
-    "show": LazyCommand("bnas_larq.cli.zoo_commands:show", "Print the model card of one."),
-    "verify": LazyCommand("bnas_larq.cli.zoo_commands:verify", "Compare files with their SHA-256."),
-    "publish": LazyCommand(
-        "bnas_larq.cli.zoo_commands:publish", "Make an entry of a finished run."
-    ),
+    "list": LazyCommand(f"{_HERE}:list_zoo", "List all networks."),
+    "show": LazyCommand(f"{_HERE}:show", "Print a network's model card."),
+    "verify": LazyCommand(f"{_HERE}:verify", "Compare files with their SHA-256."),
+    "publish": LazyCommand(f"{_HERE}:publish", "Make an entry of a finished run."),
     "import": LazyCommand(
-        "bnas_larq.cli.zoo_commands:import_checkpoint",
-        "Take over a checkpoint of the papers' authors.",
+        f"{_HERE}:import_checkpoint", "Import a checkpoint of the papers' authors."
     ),
 }
 
@@ -35,15 +33,15 @@ COMMANDS = {
 def zoo() -> None:
     """Published networks: list, show, verify, publish, import.
 
-    Looked for in the folders that BNAS_LARQ_ZOO names, in your own zoo
-    (~/.keras/bnas_larq/zoo), and in the one that comes with bnas-larq.
+    They are looked for in the folders that BNAS_LARQ_ZOO names, in your own zoo
+    (~/.keras/bnas_larq/zoo), and in the one that ships with bnas-larq.
     """
 
 
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def list_zoo(as_json: bool) -> None:
-    """Names of all networks, with accuracy, cost and where they come from."""
+    """List all networks with accuracy, cost and source."""
     from bnas_larq.zoo.registry import list_entries
 
     entries = list_entries()
@@ -51,38 +49,33 @@ def list_zoo(as_json: bool) -> None:
         click.echo(json.dumps([_facts(entry) for entry in entries], indent=1))
         return
     if not entries:
-        click.echo("There is nothing in the zoo. Make an entry with `bnas-larq zoo publish`.")
+        click.echo("The zoo is empty. Make an entry with `bnas-larq zoo publish`.")
         return
-    header = ("name", "variant", "data", "accuracy", "OPs (paper)", "bytes", "source")
-    rows = [
-        (
-            entry.name,
-            entry.variant or "–",
-            entry.dataset,
-            "–" if entry.accuracy is None else f"{entry.accuracy:.2%}",
-            _number(entry.cost.get("ops_paper"), "{:.3g}"),
-            _number(entry.cost.get("bytes"), "{:,}"),
-            entry.source if entry.redistributable else f"{entry.source}, not to be passed on",
+    rows = [("name", "variant", "data", "accuracy", "OPs (paper)", "bytes", "source")]
+    for entry in entries:
+        cost = entry.cost
+        rows.append(
+            (
+                entry.name,
+                entry.variant or "–",
+                entry.dataset,
+                _number(entry.accuracy, "{:.2%}"),
+                _number(cost.get("ops_paper"), "{:.3g}"),
+                _number(cost.get("bytes"), "{:,}"),
+                entry.source if entry.redistributable else f"{entry.source}, not to be passed on",
+            )
         )
-        for entry in entries
-    ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
-        cells = [
-            cell.rjust(width) if 3 <= index <= 5 else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        click.echo("  ".join(cells).rstrip())
+    click.echo("\n".join(align(rows, left=3)))
 
 
 @click.command()
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Its facts, for programs.")
 def show(name: str, as_json: bool) -> None:
-    """Print the model card of the entry NAME (or of the folder of one).
+    """Print the model card of the entry NAME (or of an entry's folder).
 
-    For a network of the papers, such as bnas-d: its size, what its authors reported, and the
-    entries there are of it.
+    For a network of the papers, such as bnas-d: its size, what its authors reported, and its
+    entries.
     """
     from bnas_larq.run.targets import Kind, find_target
     from bnas_larq.zoo.registry import list_entries
@@ -91,8 +84,9 @@ def show(name: str, as_json: bool) -> None:
     target = find_target(name, (Kind.VARIANT, Kind.ENTRY), "`bnas-larq zoo show`")
     if target.kind is Kind.VARIANT:
         variant = VARIANTS[name.lower()]
-        own = [entry for entry in list_entries() if entry.variant == variant.name]
-        click.echo(_variant_json(variant, own) if as_json else _variant_text(variant, own))
+        entries = [entry for entry in list_entries() if entry.variant == variant.name]
+        describe = _variant_json if as_json else _variant_text
+        click.echo(describe(variant, entries))
         return
     entry = target.entry
     if as_json:
@@ -107,23 +101,22 @@ def show(name: str, as_json: bool) -> None:
 def verify(entries: tuple[str, ...]) -> int:
     """Compare the files of ENTRIES (names or folders; default: all) with their SHA-256.
 
-    Ends with code 2 if one of them is damaged or not there.
+    Exits with code 2 if one of them is damaged or missing.
     """
     from bnas_larq.run.targets import Kind, find_target
     from bnas_larq.zoo.entries import Entry
     from bnas_larq.zoo.registry import entry_folders
 
-    def named(text: str) -> Entry:
-        return find_target(text, (Kind.ENTRY,), "`bnas-larq zoo verify`").entry
+    def load(target: str | Path) -> Entry:
+        if isinstance(target, Path):
+            return Entry.load(target)
+        return find_target(target, (Kind.ENTRY,), "`bnas-larq zoo verify`").entry
 
-    if entries:
-        checks = [(name, lambda name=name: named(name)) for name in entries]
-    else:
-        checks = [(path.name, lambda path=path: Entry.load(path)) for path in entry_folders()]
+    targets = [(name, name) for name in entries] or [(path.name, path) for path in entry_folders()]
     damaged = 0
-    for name, find in checks:
+    for name, target in targets:
         try:
-            entry = find()
+            entry = load(target)
             remote = entry.verify()
         except BnasLarqError as error:
             damaged += 1
@@ -132,8 +125,101 @@ def verify(entries: tuple[str, ...]) -> int:
             later = f" ({', '.join(remote)} not downloaded yet)" if remote else ""
             click.echo(f"{name}: {len(entry.files) - len(remote)} files intact{later}")
     if damaged:
-        click.echo(f"Error: {damaged} of {len(checks)} entries did not pass.", err=True)
+        click.echo(f"Error: {damaged} of {len(targets)} entries did not pass.", err=True)
     return 2 if damaged else 0
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="Small letters, digits and hyphens.")
+@click.option(
+    "--variant",
+    help="Variant it belongs to, such as bnas-d. Default: the one it equals, if any.",
+)
+@click.option("--dataset", help="What `weights=` finds it by. Default: the data set's name.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of entries. Default: yours.")
+@click.option("--data-dir", help="Where the data set is now, if not where the run had it.")
+@click.option("--license", default="Apache-2.0", show_default=True, help="Of the weights.")
+@click.option("--description", default="", help="One line for lists. Default: from the facts.")
+@click.option(
+    "--note", "notes", multiple=True, help="A sentence for the card's limits. Repeatable."
+)
+@click.option(
+    "--weights-url",
+    help="Where you will put weights.h5: the entry then also works without that file.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier entry of that name.")
+def publish(run: Path, name: str, **settings: Any) -> None:
+    """Publish the network of the finished run RUN as a zoo entry.
+
+    Its weights are evaluated on the test split again, and refused unless they classify exactly the
+    recorded number of images correctly. The entry is one folder: model card, recipe, genotype,
+    weights, metrics, and the SHA-256 of each file.
+    """
+    say("publish: checking the run, then evaluating its weights again")
+
+    from bnas_larq.zoo.publishing import publish_run
+
+    entry = publish_run(run, name, **settings)
+    say(f"publish: {entry.summary()}")
+    if entry.variant is None:
+        say(
+            f"publish: of no variant, so load it with find_entry({name!r}).load_model(); "
+            "--variant bnas-d would make it weights of BNASD"
+        )
+    if not entry.redistributable:
+        say(f"publish: not to be passed on. Licence: {entry.license}")
+    click.echo(entry.folder)
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--variant",
+    required=True,
+    help="Its variant, such as bnas-d; or auto: any size, with --genotype.",
+)
+@click.option("--genotype", help="Its cells: a published name or a file. Default: the variant's.")
+@click.option(
+    "--full-precision",
+    default="all-binary",
+    show_default=True,
+    help="all-binary: as in the paper. head: the last two convolutions of the last cell keep "
+    "full-precision kernels, as in the authors' evaluation.",
+)
+@click.option(
+    "--dataset",
+    help="What it was trained on. Default: imagenet or, for ten classes and small images, cifar10.",
+)
+@click.option("--name", help="The entry's name. Default: VARIANT-DATASET-imported.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of entries, else your zoo.")
+@click.option("--labels", type=click.Path(path_type=Path), help="Text file, one class name a line.")
+@click.option("--mean", metavar="R,G,B", help="Means of its images, scaled to 0 … 1.")
+@click.option("--std", metavar="R,G,B", help="Their standard deviations.")
+@click.option(
+    "--input-size", type=click.IntRange(min=1), help="Side of its images. Default: 32 or 224."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier entry of that name.")
+def import_checkpoint(
+    checkpoint: Path, mean: str | None, std: str | None, input_size: int | None, **settings: Any
+) -> None:
+    """Import CHECKPOINT, weights that the papers' authors trained, into your own zoo.
+
+    CHECKPOINT is a .npz, .safetensors, .pth.tar, .pth or .pt file; the last three need PyTorch.
+    Only tensors are read, code is refused. The weights stay their authors': use them yourself, do
+    not pass them on.
+    """
+    colours = {"mean": _three(mean, "--mean"), "std": _three(std, "--std")}
+    shape = (input_size, input_size, 3) if input_size else None
+
+    from bnas_larq.zoo.imported_entry import import_entry
+
+    entry = import_entry(checkpoint, input_shape=shape, **colours, **settings)
+    for note in entry.provenance["notes"]:
+        say(note)
+    say(entry.license)
+    say("Its accuracy was not measured.")
+    click.echo(entry.folder)
 
 
 def _facts(entry: Entry) -> dict[str, Any]:
@@ -171,152 +257,12 @@ def _variant_json(variant: Variant, entries: list[Entry]) -> str:
 
 
 def _number(value: Any, form: str) -> str:
-    # Of a stranger's entry: what is no number, or longer than any can be, is not shown.
+    # A stranger's entry may hold anything: only numbers of plausible size are shown.
     return form.format(value) if isinstance(value, int | float) and abs(value) < 1e18 else "–"
 
 
-@click.command(short_help="Make an entry of a finished run.")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--name", required=True, help="Of small letters, digits and hyphens.")
-@click.option(
-    "--variant",
-    help="Network of the papers it belongs to, such as bnas-d, at whatever size. Default: the one "
-    "it equals, else none.",
-)
-@click.option("--dataset", help="What `weights=` finds it by. Default: the data set's name.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of entries. Default: yours.")
-@click.option("--data-dir", help="Where the data set is now, if not where the run had it.")
-@click.option("--license", default="Apache-2.0", show_default=True, help="Of the weights.")
-@click.option("--description", default="", help="One line for lists. Default: from the facts.")
-@click.option(
-    "--note", "notes", multiple=True, help="A sentence for the card's limits. Repeatable."
-)
-@click.option(
-    "--weights-url",
-    help="Where you are going to put weights.h5: the entry then works without that file, too.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace an earlier entry of that name.")
-def publish(
-    run: Path,
-    name: str,
-    variant: str | None,
-    dataset: str | None,
-    out: Path | None,
-    data_dir: str | None,
-    license: str,
-    description: str,
-    notes: tuple[str, ...],
-    weights_url: str | None,
-    overwrite: bool,
-) -> None:
-    """Publish the network of the finished run RUN as a zoo entry.
-
-    Its weights are evaluated on the test split again, and refused if they do not get exactly the
-    recorded number of images right. The entry is one folder: model card, recipe, genotype, weights,
-    metrics, and the SHA-256 of each file.
-    """
-    say("publish: checking the run, then evaluating its weights again")
-
-    from bnas_larq.zoo.publishing import publish_run
-
-    entry = publish_run(
-        run,
-        name,
-        variant=variant,
-        dataset=dataset,
-        out=out,
-        license=license,
-        description=description,
-        notes=notes,
-        weights_url=weights_url,
-        data_dir=data_dir,
-        overwrite=overwrite,
-    )
-    say(f"publish: {entry.summary()}")
-    if entry.variant is None:
-        say(
-            f"publish: of no variant, so load it with find_entry({name!r}).load_model(); "
-            "--variant bnas-d would make it weights of BNASD"
-        )
-    if not entry.redistributable:
-        say(f"publish: not to be passed on. Licence: {entry.license}")
-    click.echo(entry.folder)
-
-
-@click.command(short_help="Take over a checkpoint of the papers' authors.")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option(
-    "--variant",
-    required=True,
-    help="The network it is, such as bnas-d; or auto: any size, with --genotype.",
-)
-@click.option("--genotype", help="Its cells: a published name or a file. Default: the variant's.")
-@click.option(
-    "--full-precision",
-    default="all-binary",
-    show_default=True,
-    help="all-binary: as the paper says. head: the last two convolutions of the last cell keep "
-    "their kernels, as the authors' program evaluates it.",
-)
-@click.option(
-    "--dataset",
-    help="What it was trained on. Default: imagenet or, for ten classes and small images, cifar10.",
-)
-@click.option("--name", help="The entry's name. Default: VARIANT-DATASET-imported.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of entries, else your zoo.")
-@click.option("--labels", type=click.Path(path_type=Path), help="Text file, one class name a line.")
-@click.option("--mean", metavar="R,G,B", help="Means of its images, scaled to 0 … 1.")
-@click.option("--std", metavar="R,G,B", help="Their standard deviations.")
-@click.option(
-    "--input-size", type=click.IntRange(min=1), help="Side of its images. Default: 32 or 224."
-)
-@click.option("--overwrite", is_flag=True, help="Replace an earlier entry of that name.")
-def import_checkpoint(
-    checkpoint: Path,
-    variant: str,
-    genotype: str | None,
-    full_precision: str,
-    dataset: str | None,
-    name: str | None,
-    out: Path | None,
-    labels: Path | None,
-    mean: str | None,
-    std: str | None,
-    input_size: int | None,
-    overwrite: bool,
-) -> None:
-    """Import CHECKPOINT, weights that the papers' authors trained, into your own zoo.
-
-    CHECKPOINT is a .npz, .safetensors, .pth.tar, .pth or .pt file; the last three need PyTorch.
-    Only tensors are read, code is refused. The weights stay their authors': use them yourself, do
-    not pass them on.
-    """
-    colours = {"mean": _three(mean, "--mean"), "std": _three(std, "--std")}
-
-    from bnas_larq.zoo.imported_entry import import_entry
-
-    entry = import_entry(
-        checkpoint,
-        variant,
-        genotype,
-        full_precision,
-        dataset=dataset,
-        name=name,
-        out=out,
-        labels=labels,
-        input_shape=(input_size, input_size, 3) if input_size else None,
-        overwrite=overwrite,
-        **colours,
-    )
-    for note in entry.provenance["notes"]:
-        say(note)
-    say(entry.license)
-    say("Its accuracy was not measured.")
-    click.echo(entry.folder)
-
-
 def _three(text: str | None, option: str) -> tuple[float, ...] | None:
-    """Three numbers; `Normalization` judges their values."""
+    """Three numbers; `Normalization` checks their values."""
     if text is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""From a genotype to the network that is trained and deployed: a functional Keras model."""
+"""The network of a genotype, which is trained and deployed: a functional Keras model."""
 
 from __future__ import annotations
 
@@ -28,17 +28,24 @@ class NetworkConfig:
         num_classes: outputs of the classifier.
         channels: channels of the first cell's nodes (the papers' C).
         cells: number of cells; cells//3 and 2·cells//3 are reduction cells.
-        stem: `"cifar"`, `"imagenet"`, or `"auto"`: by the size of the input. It is resolved at
-            once, and anew by `replace` with another size; a file keeps what its weights need.
+        stem: `"cifar"`, `"imagenet"`, or `"auto"`: by the size of the input, resolved at once and
+            again by `replace` with another size. A file keeps the stem that its weights need.
         stem_groups: groups of the ImageNet stem's second and third convolution (BNAS v2).
         padding: `"same"` (exports to 1 bit) or `"symmetric"` (for imported weights).
         shortcut: whether each cell's output gets the previous cell's output added.
         scheme: binarisation scheme, a registered name.
-        full_precision: patterns of names of convolutions whose kernel stays full precision.
+        full_precision: name patterns of convolutions whose kernel stays in full precision.
         classifier_activation: activation of the classifier; None for logits.
 
     Raises:
         BnasLarqError: impossible sizes, unknown stem, padding or scheme.
+
+    Example:
+        >>> config = NetworkConfig(input_shape=(32, 32, 3), channels=16, cells=8)
+        >>> config.stem
+        'cifar'
+        >>> config.replace(input_shape=(224, 224, 3)).stem
+        'imagenet'
     """
 
     input_shape: tuple[int, int, int] = (32, 32, 3)
@@ -88,7 +95,7 @@ class NetworkConfig:
         return dataclasses.replace(self, **settings)
 
     def context(self) -> Context:
-        """What its layers have in common; `Context.at` says where each one is."""
+        """What all its layers share; `Context.at` adds the name of each."""
         return Context(
             "",
             self.channels,
@@ -98,7 +105,7 @@ class NetworkConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description; `NetworkConfig.from_dict` takes it back."""
+        """A JSON-able description; the inverse of `from_dict`."""
         values = {name: getattr(self, name) for name in _setting_names()}
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
@@ -138,16 +145,16 @@ def build_network(
     """Build the network of a genotype.
 
     Args:
-        genotype: what a search found or a paper published.
+        genotype: the result of a search, or a published one.
         config: size and template; or give its attributes as keywords (`channels=36, cells=20, …`).
-        drop_path: add drop-path layers on the edges, for training; they hold no weights, so that
-            both forms share weight files. Their rate is 0 until a training callback raises it.
-        include_top: False leaves out the global pool and the classifier.
-        pooling: what stands in place of the top without it: None, `"avg"` or `"max"` (global pool).
-            With the top it changes nothing, as in keras.applications.
-        input_tensor: a Keras tensor to read the images from, `keras.Input` or what layers made of
-            one; its shape is the network's input shape unless settings name that too.
+        drop_path: add drop-path layers on the edges, for training. They hold no weights, so both
+            forms share weight files; their rate is 0 until a training callback raises it.
+        include_top: whether to add the global pool and the classifier.
+        pooling: without top: None, `"avg"` or `"max"` (global pool). Ignored with the top, as in
+            keras.applications.
+        input_tensor: a Keras tensor of images to build upon; its shape is the input shape.
         name: the Keras model's name; default `bnas_` and the genotype's id.
+        settings: attributes of `NetworkConfig`, in place of those of `config`.
 
     Returns:
         Functional Keras model, [batch, height, width, channels] → [batch, num_classes], normalised
@@ -157,6 +164,13 @@ def build_network(
 
     Raises:
         BnasLarqError, GenotypeError: impossible sizes or settings, or an unknown operation.
+
+    Example:
+        >>> from bnas_larq import Genotype
+        >>> genotype = Genotype.published("bnas_cifar")
+        >>> model = build_network(genotype, input_shape=(8, 8, 3), channels=4, cells=1)
+        >>> model.output_shape
+        (None, 10)
     """
     template.check_pooling(pooling)
     if input_tensor is not None:

@@ -1,7 +1,7 @@
-"""A trained network in a folder: what run folders and zoo entries have in common.
+"""A trained network in a folder, as runs and zoo entries hold it.
 
-`network.json` (size, class names, normalisation, data), `genotype.json` and `weights.h5` are all
-that it takes to build a network again and to prepare images for it.
+`network.json` (size, class names, normalisation, data), `genotype.json` and `weights.h5` suffice to
+build the network again and to prepare images for it.
 """
 
 from __future__ import annotations
@@ -11,19 +11,61 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from bnas_larq.backend import keras, tf
-from bnas_larq.errors import RunError, one_line
-from bnas_larq.files import read_json, write_json
+from bnas_larq.errors import RunError
+from bnas_larq.files import read_model, write_json
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import NetworkConfig, build_network
 from bnas_larq.networks.weight_files import load_weights
+from bnas_larq.settings import NetworkSettings
 
 NETWORK, GENOTYPE, WEIGHTS = "network.json", "genotype.json", "weights.h5"
 
 
+class _Config(NetworkSettings):
+    """`NetworkConfig` as it is stored, where numbers are numbers."""
+
+    model_config = pydantic.ConfigDict(strict=True)
+    input_shape: tuple[int, int, int] = (32, 32, 3)
+    num_classes: int = 10
+    full_precision: tuple[str, ...] = ()
+    classifier_activation: str | None = None
+
+    @pydantic.field_validator("classifier_activation")
+    @classmethod
+    def _known(cls, activation: str | None) -> str | None:
+        try:
+            keras.activations.get(activation)
+        except ValueError as error:
+            raise ValueError("an activation that Keras knows, or null") from error
+        return activation
+
+
+class _Description(pydantic.BaseModel):
+    """All of network.json; keys of later releases are ignored."""
+
+    model_config = pydantic.ConfigDict(strict=True)
+    config: _Config = pydantic.Field(description="an object")
+    genotype: str | None = None
+    class_names: list[str] = pydantic.Field(description="a list of names")
+    normalization: dict[str, list[float]] | None = pydantic.Field(
+        None, description="an object of lists of numbers"
+    )
+    data: dict[str, Any] | None = pydantic.Field(None, description="an object")
+
+    @pydantic.model_validator(mode="after")
+    def _names_every_class(self) -> _Description:
+        if len(self.class_names) != self.config.num_classes:
+            names, classes = len(self.class_names), self.config.num_classes
+            raise ValueError(f"a description that names all {classes} classes, not {names}")
+        return self
+
+
 @dataclasses.dataclass(frozen=True)
 class StoredNetwork:
-    """A trained network as it lies in a folder; building it is left to `load_model`.
+    """A trained network in a folder; `load_model` builds it.
 
     Attributes:
         folder: where it is.
@@ -31,7 +73,7 @@ class StoredNetwork:
         config: its size and template.
         class_names: one name per output.
         normalization: `mean` and `std`, see `bnas_larq.data.Normalization`.
-        data: what the data set said of itself when the network was trained; may be empty.
+        data: description of the data set it was trained on; may be empty.
     """
 
     folder: Path
@@ -57,54 +99,28 @@ class StoredNetwork:
         """
         path = Path(folder) / NETWORK
         if not path.is_file():
-            raise RunError(
-                f"A trained network needs {NETWORK} and {WEIGHTS}. "
-                f"Received: {folder} without them. "
-                "Train it first: bnas-larq train, or bnas-larq run --resume."
-            )
-        described = read_json(path)
-        if not isinstance(described, dict) or not isinstance(described.get("config"), dict):
-            raise RunError(f"A {NETWORK} must hold its config. Received: {path}. Restore it.")
-        try:
-            config = NetworkConfig.from_dict(described["config"])
-            keras.activations.get(config.classifier_activation)
-            if not all(isinstance(pattern, str) for pattern in config.full_precision):
-                raise TypeError("full_precision holds names")
-        except (TypeError, ValueError, AttributeError) as error:  # such as numbers as text
-            raise RunError(
-                f"A {NETWORK} must describe a network. Received: {path} ({one_line(error)[:120]}). "
-                "Restore it."
-            ) from error
+            raise _untrained(f"{folder} without them")
+        described = read_model(
+            path, _Description, _Config, subject=f"A {NETWORK}", remedy="Restore it."
+        )
+        config = NetworkConfig.from_dict(described.config.model_dump())
         genotype = Genotype.load(Path(folder) / GENOTYPE)
-        if described.get("genotype", genotype.id) != genotype.id:
+        if described.genotype not in (None, genotype.id):
             raise RunError(
-                f"{NETWORK} and {GENOTYPE} must belong together. Received: {described['genotype']} "
+                f"{NETWORK} and {GENOTYPE} must belong together. Received: {described.genotype} "
                 f"and {genotype.id} in {folder}. Restore the files."
             )
-        names = described.get("class_names")
-        if not isinstance(names, list) or len(names) != config.num_classes:
-            raise RunError(
-                f"A {NETWORK} must name every class. Received: {path} with "
-                f"{len(names) if isinstance(names, list) else 'no'} names for "
-                f"{config.num_classes} classes. Restore it."
-            )
-        for key in ("normalization", "data"):
-            if not isinstance(described.get(key) or {}, dict):
-                raise RunError(
-                    f"A {NETWORK} holds objects as normalization and data. "
-                    f"Received: {path} with another {key}. Restore it."
-                )
         return cls(
             Path(folder),
             genotype,
             config,
-            tuple(map(str, names)),
-            described.get("normalization") or {},
-            described.get("data") or {},
+            tuple(described.class_names),
+            described.normalization or {},
+            described.data or {},
         )
 
     def save(self) -> None:
-        """Write network.json and genotype.json to `folder`; weights are saved apart."""
+        """Write network.json and genotype.json to `folder`, not the weights."""
         write_json(
             self.folder / NETWORK,
             {
@@ -130,11 +146,7 @@ class StoredNetwork:
             WeightsError: it is damaged or does not fit.
         """
         if not self.weights.is_file():
-            raise RunError(
-                f"A trained network needs {NETWORK} and {WEIGHTS}. "
-                f"Received: {self.folder} without weights. "
-                "Train it first: bnas-larq train, or bnas-larq run --resume."
-            )
+            raise _untrained(f"{self.folder} without weights")
         model = build_network(self.genotype, self.config, **settings)
         tensor = settings.get("input_tensor")
         return load_weights(
@@ -143,6 +155,13 @@ class StoredNetwork:
             without_top=new_top or not settings.get("include_top", True),
             foreign=[] if tensor is None else layers_behind(tensor),
         )
+
+
+def _untrained(received: str) -> RunError:
+    return RunError(
+        f"A trained network needs {NETWORK} and {WEIGHTS}. Received: {received}. "
+        "Train it first: bnas-larq train, or bnas-larq run --resume."
+    )
 
 
 def layers_behind(tensor: tf.Tensor) -> list[str]:

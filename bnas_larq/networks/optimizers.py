@@ -1,11 +1,10 @@
-"""SGD and Adam with L2 decay added to the gradient, as the papers' programs (PyTorch) do it.
+"""SGD and Adam with L2 decay added to the gradient, as in the papers' programs (PyTorch).
 
 Keras' own `weight_decay` is decoupled (AdamW, SGDW): it bypasses momentum and Adam's scaling, and
-so is another method. Here gradients are clipped first and decay is added after, also after the
-factor of binary kernels.
+so is another method. Here gradients are clipped first, then decay is added.
 
-Single weights may have a rate of their own. Larq's `CaseOptimizer` would be the other way, but it
-takes only Keras' legacy optimizers, and needs one for each rate.
+Single weights may have their own rate. Larq's `CaseOptimizer` takes only Keras' legacy optimizers,
+and needs one for each rate.
 """
 
 from __future__ import annotations
@@ -17,10 +16,7 @@ from bnas_larq.backend import keras, register, tf
 
 
 def latent_kernels(model: keras.Model) -> list[tf.Variable]:
-    """The latent weights of `model` that are binarised before use, also of models inside it.
-
-    In larq's layers every weight with a 1-bit quantizer is one.
-    """
+    """Weights of `model` with a 1-bit quantizer, also of models inside it."""
     return [
         weight
         for weight in model.weights
@@ -29,10 +25,8 @@ def latent_kernels(model: keras.Model) -> list[tf.Variable]:
 
 
 def next_learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
-    """The rate of the optimizer's next step.
-
-    Its property `learning_rate` still has that of the step before, when there is a schedule.
-    """
+    """The rate of the optimizer's next step; with a schedule, the property `learning_rate` still
+    has the last step's."""
     rate = optimizer._learning_rate
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         return tf.cast(rate(optimizer.iterations), tf.float32)
@@ -40,8 +34,8 @@ def next_learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
 
 
 def clipping_factor(norm: tf.Tensor, limit: float) -> tf.Tensor:
-    """What gradients of this global norm are multiplied by, so that it is at most `limit`; NaN if
-    the norm is not finite, so that no weight hides it."""
+    """The factor that scales gradients of this global norm down to `limit`; NaN if the norm is not
+    finite, so that no weight hides it."""
     return limit / tf.maximum(norm, limit) + (norm - norm)
 
 
@@ -56,8 +50,8 @@ class _CoupledDecay:
     Args:
         l2: decay λ: λ·w is added to the gradient of each weight w.
         clip_norm: largest global norm of the gradients before the decay; None for no clipping.
-        rate_multipliers: by a variable's name, what its learning rate is multiplied by; 1 for all
-            others. The rate is scaled, not the gradient, which Adam would scale back.
+        rate_multipliers: variable name → factor of its learning rate. The rate is scaled, not the
+            gradient, which Adam would scale back.
     """
 
     def __init__(
@@ -111,14 +105,14 @@ class _CoupledDecay:
     ):
         pairs = [pair for pair in grads_and_vars if pair[0] is not None]
         together = kwargs.pop("experimental_aggregate_gradients", not skip_gradients_aggregation)
-        # Of one replica, the sum would be a copy of each.
+        # With one replica, aggregation would only copy.
         if together and tf.distribute.get_strategy().num_replicas_in_sync > 1:
             pairs = self.aggregate_gradients(pairs)
         if self.clip_norm is not None:
-            # As `tf.clip_by_global_norm`, which makes more operations of each.
+            # As `tf.clip_by_global_norm`, with fewer operations.
             norm = tf.linalg.global_norm([gradient for gradient, _ in pairs])
             self._factor = clipping_factor(norm, self.clip_norm)
-        # Made once, not for each variable: a graph of hundreds of them is traced slowly.
+        # Once, not for each variable: tracing a graph of hundreds is slow.
         self._decay = tf.constant(self.l2)
         self._rate = next_learning_rate(self)
         try:
@@ -139,10 +133,8 @@ class _CoupledDecay:
 
 @functools.cache
 def _momentum_step(dtype: tf.DType, nesterov: bool) -> Callable:
-    """One update of SGD as one function for variables of all shapes.
-
-    Keras' own has a dozen operations, and a supernet two hundred variables.
-    """
+    """One SGD update for variables of all shapes, as one function: Keras' own has a dozen
+    operations, and a supernet two hundred variables."""
 
     def step(weight, velocity, gradient, factor, decay, rate, momentum):
         value = tf.raw_ops.ReadVariableOp(resource=weight, dtype=dtype)
@@ -174,6 +166,14 @@ class CoupledSGD(_CoupledDecay, keras.optimizers.SGD):
 
     Args:
         momentum_schedule: function of the step that replaces the constant momentum (one-cycle).
+
+    Example:
+        >>> weight = tf.Variable(2.0)
+        >>> optimizer = CoupledSGD(0.5, momentum=0.9, l2=0.1)
+        >>> for _ in range(2):
+        ...     _ = optimizer.apply_gradients([(tf.constant(1.0), weight)])
+        >>> round(float(weight), 3)  # 2 - 0.6 - (0.9 * 0.6 + 0.5 * (1 + 0.1 * 1.4))
+        0.29
     """
 
     def __init__(self, *args, momentum_schedule: Callable | None = None, **kwargs) -> None:
@@ -218,4 +218,12 @@ class CoupledSGD(_CoupledDecay, keras.optimizers.SGD):
 
 @register
 class CoupledAdam(_CoupledDecay, keras.optimizers.Adam):
-    """Adam whose L2 decay passes through the moments (not AdamW)."""
+    """Adam whose L2 decay passes through the moments (not AdamW).
+
+    Example:
+        >>> weight = tf.Variable(2.0)
+        >>> optimizer = CoupledAdam(0.5, l2=0.1, rate_multipliers={weight.name: 0.1})
+        >>> _ = optimizer.apply_gradients([(tf.constant(1.0), weight)])
+        >>> round(float(weight), 3)
+        1.95
+    """

@@ -1,7 +1,7 @@
-"""Whole Keras models from files, without running code that somebody put into them.
+"""Whole Keras models from files, without running code that they may hold.
 
 A saved model names classes and functions by module, and may hold Python code (Lambda layers). Keras
-runs both when it loads, in `.h5` files even in its safe mode; so the description is read first.
+runs both when it loads, `.h5` files even in safe mode; so the configuration is checked first.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from bnas_larq.files import MODEL_SUFFIXES
 from bnas_larq.layers import cells as _cells  # noqa: F401 - registers this package's layers
 from bnas_larq.networks.weight_files import check_self_contained
 
-#: Packages whose classes a file may name; others' must be registered with Keras first (--plugin).
+#: Packages whose classes a file may name; others must be registered with Keras (--plugin).
 _PACKAGES = frozenset({"keras", "tf_keras", "larq", "larq_zoo", "bnas_larq"})
-#: Operations of TensorFlow that a model may call: what computes, not what reads or writes files.
+#: Operations of TensorFlow that a model may call: they compute, and read or write no files.
 _OPERATIONS = frozenset({"math", "nn", "image", "linalg", "signal", "strings", "__operators__"})
 _FORBIDDEN_OPERATIONS = frozenset(
     {"py_function", "numpy_function", "load_library", "load_op_library", "print", "Assert"}
 )
-#: Layers that call what their configuration names, and those that do so in another way: these run
-#: any operation or method, and no model of plain tensors needs them.
+#: Layers that call an operation their configuration names, which is checked; and layers that call
+#: any operation or method, which no model of plain tensors needs.
 _CALLING = frozenset({"TFOpLambda", "SlicingOpLambda"})
 _FORBIDDEN = frozenset(
     {"ClassMethod", "InstanceMethod", "InstanceProperty", "TensorFlowOpLayer", "__typespec__"}
@@ -56,13 +56,8 @@ def load_saved_model(path: str | Path) -> keras.Model:
         )
     try:
         described = _description(path)
-    except (
-        OSError,
-        KeyError,
-        ValueError,
-        RuntimeError,  # of h5py; also RecursionError, and encrypted archives
-        zipfile.BadZipFile,
-    ) as error:
+    # RuntimeError: of h5py, of encrypted archives, and RecursionError.
+    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from error
     if described is None:
         raise BnasLarqError(
@@ -101,10 +96,10 @@ def _damaged(path: Path, error: Exception) -> BnasLarqError:
 def _description(path: Path) -> Any:
     """The configuration inside a file; None if there is none.
 
-    Which format it is follows Keras' own rule: a file can be both, and tell other things in each.
+    The format follows Keras' own rule: a file can be both, and hold another model in each.
 
     Raises:
-        ValueError: its weights are elsewhere, or in a form that Keras unpickles.
+        ValueError: its weights are in another file, or in a form that Keras unpickles.
     """
     if path.suffix == ".keras" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -122,7 +117,7 @@ def _description(path: Path) -> Any:
 
 
 def _problems(value: Any) -> Iterator[str]:
-    """What a configuration names that it should not."""
+    """Forbidden things that a configuration names."""
     if isinstance(value, list):
         for item in value:
             yield from _problems(item)
@@ -156,9 +151,9 @@ def _problems(value: Any) -> Iterator[str]:
 
 
 def _operation(name: str) -> Iterator[str]:
-    *place, last = name.removeprefix("compat.v1.").split(".")
-    # Files are read and written by top-level functions of version 1, which later ones lack.
-    known = place[0] in _OPERATIONS if place else hasattr(tf, last)
+    *module, last = name.removeprefix("compat.v1.").split(".")
+    # Top-level functions of TensorFlow 1 that read and write files are missing in TensorFlow 2.
+    known = module[0] in _OPERATIONS if module else hasattr(tf, last)
     if not known or last in _FORBIDDEN_OPERATIONS:
         yield f"the operation tf.{name}"
 

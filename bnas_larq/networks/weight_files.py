@@ -1,4 +1,4 @@
-"""Weights of final networks in HDF5 files: written whole or not at all, refused if unfitting."""
+"""Weights of final networks in HDF5 files: written whole or not at all, refused unless they fit."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def load_weights(
     """Load what `save_weights` wrote, by layer name; all is checked before anything is assigned.
 
     Args:
-        without_top: leave the classifier out: the model may have none, or a new one of any size,
-            which keeps its weights.
-        foreign: names of layers of the model that belong to somebody else, such as those in front
-            of an input tensor; they keep their weights.
+        without_top: ignore the stored classifier: the model has none, or a new one of any size that
+            keeps its weights.
+        foreign: the user's own layers in the model, such as those in front of an input tensor;
+            they keep their weights.
 
     Raises:
         WeightsError: no such file, damaged, of another network, or of another shape.
@@ -69,9 +69,7 @@ def load_weights(
             f"Weights are read from an HDF5 file. Received: {path}, which does not exist. "
             "Check the path."
         )
-    shapes = {
-        layer.name: [tuple(variable.shape) for variable in layer.weights] for layer in model.layers
-    }
+    shapes = {layer.name: [tuple(w.shape) for w in layer.weights] for layer in model.layers}
     values = {}
     try:
         with h5py.File(path, "r") as file:
@@ -87,20 +85,16 @@ def load_weights(
             f"Weights must be an intact HDF5 file. Received: {path} "
             f"({one_line(error)[:120]}). Restore or retrain them."
         ) from error
-    left_out = {*foreign, *([CLASSIFIER] if without_top else [])}
-    layers = [layer for layer in model.layers if layer.name not in left_out]
-    names = {layer.name for layer in layers} | ({CLASSIFIER} if without_top else set())
+    top = {CLASSIFIER} if without_top else set()
+    layers = [layer for layer in model.layers if layer.name not in {*foreign, *top}]
+    names = {layer.name for layer in layers} | top
     assignments = []
     for layer in layers:
         if not layer.weights:
             continue
         stored = values.get(layer.name)
         if stored is None or len(stored) != len(layer.weights):
-            raise WeightsError(
-                "Weights must belong to the network they are loaded into. "
-                f"Received: {path} without the weights of layer {layer.name!r}. "
-                "Use the genotype and size they were trained with."
-            )
+            raise _of_another_network(f"{path} without the weights of layer {layer.name!r}")
         for variable, array in zip(layer.weights, stored, strict=True):
             if tuple(variable.shape) != tuple(array.shape):
                 raise WeightsError(
@@ -111,20 +105,24 @@ def load_weights(
         assignments.append((layer, stored))
     for name in values:
         if values[name] and name not in names:
-            raise WeightsError(
-                "Weights must belong to the network they are loaded into. "
-                f"Received: {path} with weights of layer {name!r}, which the network lacks. "
-                "Use the genotype and size they were trained with."
+            raise _of_another_network(
+                f"{path} with weights of layer {name!r}, which the network lacks"
             )
     for layer, stored in assignments:
         layer.set_weights(stored)
     return model
 
 
+def _of_another_network(received: str) -> WeightsError:
+    return WeightsError(
+        "Weights must belong to the network they are loaded into. "
+        f"Received: {received}. Use the genotype and size they were trained with."
+    )
+
+
 def _read(dataset: h5py.Dataset, *, wanted: bool) -> np.ndarray:
-    """The numbers of a data set; if it is not wanted, a zero of its shape that takes no memory: a
-    small file can claim any shape.
-    """
+    """The numbers of a data set; unless wanted, zeros that take no memory: a small file can claim
+    any shape."""
     if not np.issubdtype(dataset.dtype, np.floating) or dataset.shape is None:
         raise ValueError(f"{dataset.name!r} holds no floating-point numbers")
     return dataset[()] if wanted else np.broadcast_to(np.float32(0), dataset.shape)
@@ -142,9 +140,8 @@ def check_self_contained(group: h5py.Group, seen: set[int] | None = None) -> Non
 
 
 def _held(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
-    """What `group` itself holds under `name`. HDF5 can name other files as the place of its data:
-    a stranger's weights could have any file of this machine read.
-    """
+    """What `group` itself holds under `name`. HDF5 can refer to other files: a stranger's weights
+    could make us read any file of this machine."""
     for part in name.split("/"):
         linked = not isinstance(group.get(part, getlink=True), h5py.HardLink)
         group = None if linked else group[part]

@@ -1,8 +1,8 @@
-"""The tensors of the authors' program by its own names, and the layers of ours that they belong to.
+"""Tensor names and shapes of the authors' program, and the layers of ours that they belong to.
 
 Their `cells.2._ops.5.op.0.weight` is the convolution of the sixth edge of the third cell; kernels
-are [out, in, height, width]. Everything here follows from a genotype and sizes: no file is read and
-no Keras model is built, so that a checkpoint can be judged before memory is spent on it.
+are [out, in, height, width]. All follows from genotype and size, without reading a file or building
+a model, so that a checkpoint is checked before memory is spent on it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from bnas_larq.layers.template import CIFAR_STEM_MULTIPLIER, CellPlan, plan_cell
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.spaces import ZEROISE
 
-#: Which convolutions keep a full-precision kernel besides stem and shortcuts: none, or the last two
-#: of the last cell, as the authors' listing computes them.
+#: Convolutions with full-precision kernels besides stem and shortcuts: none, or the last two of the
+#: last cell, as in the authors' listing.
 FULL_PRECISION = ("all-binary", "head")
-_HEAD = 2
 
 _BINARY = re.compile(r"bin_(?:dil_)?conv_(\d)x\1")
 _WITHOUT_WEIGHTS = (ZEROISE, "max_pool_3x3", "avg_pool_3x3")
@@ -33,13 +32,13 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """One module of theirs, and the layer of ours that takes its tensors.
+    """A module of theirs, and the layer of ours that takes its tensors.
 
     Attributes:
-        key: its name there, such as `cells.0.preprocess1.bn`.
-        layer: the layer's name here, such as `cell0_preprocess1_bn`.
-        shapes: tensor (`weight`, `bias`, …) → shape there, in the order of the layer's weights.
-        live: whether the layer exists here: an input that only Zeroise reads has none.
+        key: its name, such as `cells.0.preprocess1.bn`.
+        layer: our layer's name, such as `cell0_preprocess1_bn`.
+        shapes: tensor (`weight`, `bias`, …) → their shape, in the order of the layer's weights.
+        live: whether we have the layer: an input that only Zeroise reads has none.
     """
 
     key: str
@@ -54,50 +53,38 @@ class Module:
 
 
 def layout(genotype: Genotype, config: NetworkConfig) -> list[Module]:
-    """All modules with weights of the network of `genotype`, in the order of their listing.
-
-    Raises:
-        WeightsError: the genotype has an operation that their program does not know.
-    """
+    """All modules with weights of a genotype's network, in the order of their listing; WeightsError
+    for an operation that their program lacks."""
     modules = list(_stem(config))
     inputs = (modules[-1].shapes["weight"][0],) * 2  # channels of the older and the newer state
     for plan in plan_cells(config.cells, config.channels, config.stem):
-        cell = _cell_of(genotype, plan)
+        cell = genotype.reduce if plan.reduction else genotype.normal
         modules += _cell(cell, plan, inputs, config.stem)
         inputs = (inputs[1], len(cell) * plan.filters)
     weight = (config.num_classes, inputs[1])
-    return [
-        *modules,
-        Module("classifier", "classifier", {"weight": weight, "bias": weight[:1]}),
-    ]
+    return [*modules, Module("classifier", "classifier", {"weight": weight, "bias": weight[:1]})]
 
 
 def head_convolutions(genotype: Genotype, config: NetworkConfig) -> tuple[str, ...]:
-    """Layers that the authors' listing leaves in full precision: the last two candidates of the
-    last cell. Their inputs are binary all the same.
-    """
+    """Layers that the authors' listing leaves in full precision, the last two candidates of the
+    last cell; their inputs are binary."""
     last = f"cell{config.cells - 1}_node"
     names = [module.layer for module in layout(genotype, config)]
-    return tuple(n for n in names if n.startswith(last) and n.endswith("_conv"))[-_HEAD:]
+    own = [name for name in names if name.startswith(last) and name.endswith("_conv")]
+    return tuple(own[-2:])
 
 
 def sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, int | str]:
-    """Cells, channels, classes, stem and its groups, as the tensors' shapes tell.
-
-    Returns:
-        Settings of `NetworkConfig`: cells, channels, num_classes, stem, stem_groups.
-
-    Raises:
-        WeightsError: these are no tensors of the authors' final networks.
-    """
+    """Cells, channels, num_classes, stem and stem_groups (as of `NetworkConfig`), as the tensors'
+    shapes tell; WeightsError unless they are a final network of the authors."""
     shapes = {name: np.shape(tensor) for name, tensor in tensors.items()}
     if any("._ops." in name.replace("._ops.", "", 1) for name in shapes):
         raise _not_theirs("a supernet's tensors (its candidates are all there)")
-    found = {int(m[1]) for m in (re.match(r"cells\.(\d{1,4})\.", name) for name in shapes) if m}
-    if found != set(range(len(found))) or not found:
-        raise _not_theirs(f"{len(found)} cells, not numbered from 0 without a gap")
+    cells = {int(m[1]) for m in (re.match(r"cells\.(\d{1,4})\.", name) for name in shapes) if m}
+    if cells != set(range(len(cells))) or not cells:
+        raise _not_theirs(f"{len(cells)} cells, not numbered from 0 without a gap")
     classes, _ = _shape(shapes, "classifier.weight", 2)
-    settings: dict[str, int | str] = {"cells": len(found), "num_classes": classes}
+    settings: dict[str, int | str] = {"cells": len(cells), "num_classes": classes}
     if "stem.op.0.weight" in shapes:
         width, *_ = _shape(shapes, "stem.op.0.weight", 4)
         if width % CIFAR_STEM_MULTIPLIER:
@@ -139,19 +126,19 @@ def _cell(cell: Cell, plan: CellPlan, inputs: tuple[int, int], stem: str) -> Ite
     used = used_states(cell)
     # Their ImageNet network has a class of its own for reduction cells.
     suffix = "_red" if plan.reduction and stem == "imagenet" else ""
-    for which in (0, 1):
-        strided = which == 0 and plan.after_reduction
-        theirs, ours = f"{key}.preprocess{which}{suffix}", f"{plan.name}_preprocess{which}"
-        affine, live = not (strided and stem == "cifar"), which in used
-        yield _norm(f"{theirs}.bn", f"{ours}_bn", inputs[which], affine, live)
+    for state in (0, 1):
+        strided = state == 0 and plan.after_reduction
+        theirs, ours = f"{key}.preprocess{state}{suffix}", f"{plan.name}_preprocess{state}"
+        affine, live = not (strided and stem == "cifar"), state in used
+        yield _norm(f"{theirs}.bn", f"{ours}_bn", inputs[state], affine, live)
         size = 3 if strided else 1
-        yield _conv(f"{theirs}.op.0", f"{ours}_conv", inputs[which], filters, size, live=live)
+        yield _conv(f"{theirs}.op.0", f"{ours}_conv", inputs[state], filters, size, live=live)
     if plan.reduction:
         theirs, ours = f"{key}.preprocess_res", f"{plan.name}_shortcut"
         yield _norm(f"{theirs}.0", f"{ours}_bn", inputs[1])
         yield _conv(f"{theirs}.1", f"{ours}_conv", inputs[1], len(cell) * filters, 2, bias=True)
-    edges = [(number, edge) for number, node in enumerate(cell) for edge in node]
-    for place, (number, edge) in enumerate(edges):
+    edges = [(node, edge) for node, edges in enumerate(cell) for edge in edges]
+    for index, (node, edge) in enumerate(edges):
         if edge.op in _WITHOUT_WEIGHTS:
             continue
         match = _BINARY.fullmatch(edge.op)
@@ -160,8 +147,8 @@ def _cell(cell: Cell, plan: CellPlan, inputs: tuple[int, int], stem: str) -> Ite
                 "The authors' program knows Zeroise, 3x3 pools and binary convolutions. "
                 f"Received: a genotype with {edge.op!r}. Give the one they were trained with."
             )
-        theirs = f"{key}._ops.{place}"
-        ours = f"{plan.name}_node{number}_from{edge.state}_{edge.op}"
+        theirs = f"{key}._ops.{index}"
+        ours = f"{plan.name}_node{node}_from{edge.state}_{edge.op}"
         yield _norm(f"{theirs}.bn", f"{ours}_bn", filters)
         yield _conv(f"{theirs}.op.0", f"{ours}_conv", filters, filters, int(match[1]))
 
@@ -172,23 +159,10 @@ def _norm(key: str, layer: str, width: int, affine: bool = True, live: bool = Tr
 
 
 def _conv(
-    key: str,
-    layer: str,
-    inputs: int,
-    filters: int,
-    size: int,
-    *,
-    bias: bool = False,
-    live: bool = True,
+    key: str, layer: str, inputs: int, filters: int, size: int, *, bias=False, live=True
 ) -> Module:
     shapes: dict[str, Shape] = {"weight": (filters, inputs, size, size)}
-    if bias:
-        shapes["bias"] = (filters,)
-    return Module(key, layer, shapes, live)
-
-
-def _cell_of(genotype: Genotype, plan: CellPlan) -> Cell:
-    return genotype.reduce if plan.reduction else genotype.normal
+    return Module(key, layer, {**shapes, "bias": (filters,)} if bias else shapes, live)
 
 
 def _shape(shapes: Mapping[str, Shape], name: str, rank: int) -> Shape:

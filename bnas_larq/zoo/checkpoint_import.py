@@ -1,11 +1,11 @@
-"""Import of the authors' checkpoints: their tensors in, a Keras model of this package out.
+"""The authors' checkpoints as Keras models of this package.
 
-The layers pad symmetrically, as theirs do, which no 1-bit kernel of Larq Compute Engine does for
-strided convolutions: such a network predicts as theirs, but those convolutions are converted to
-float. Latent kernels stay as they are in the file; `SignScale` centres and clamps them at every
-use, as the authors' program does before it predicts.
+Layers pad symmetrically, as theirs do. No 1-bit kernel of Larq Compute Engine does so for strided
+convolutions: the network predicts as theirs, but those convolutions are converted to float. Latent
+kernels stay as in the file; `SignScale` centres and clamps them at every use, as the authors'
+program does before it predicts.
 
-The weights are their authors': whoever has them may use them, this package does not pass them on.
+The weights are their authors' and are not redistributed with this package.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bnas_larq.zoo.authors_layout import (
 )
 from bnas_larq.zoo.checkpoint_readers import read_checkpoint
 
-#: Images that the papers' networks were trained on; no tensor's shape tells it.
+#: Images that the papers' networks were trained on, which no tensor's shape tells.
 INPUT_SHAPES = {"cifar": (32, 32, 3), "imagenet": (224, 224, 3)}
 
 
@@ -54,9 +54,9 @@ def import_checkpoint(
         genotype: the cells it was trained with: a published name (`bnas_cifar` for BNAS-A,
             `bnas_imagenet` for BNAS-D to H), a file, or a Genotype. Its edges must be in the order
             of the authors' listing, by which the tensors are numbered.
-        full_precision: `"all-binary"`: every convolution but stem and shortcuts is binary, as the
-            paper says; `"head"`: the kernels of the last two convolutions of the last cell are not,
-            as the authors' program evaluates it.
+        full_precision: `"all-binary"`: every convolution but stem and shortcuts is binary, as in
+            the paper; `"head"`: all but the last two convolutions of the last cell, as in the
+            authors' evaluation.
         input_shape: (height, width, channels); default (32, 32, 3), or with the ImageNet stem
             (224, 224, 3).
         classifier_activation: None for logits.
@@ -70,6 +70,12 @@ def import_checkpoint(
         WeightsError: the file cannot be read, holds code, or does not fit the genotype.
         GenotypeError: there is no such genotype.
         BnasLarqError: an impossible input shape.
+
+    Example:
+        >>> import_checkpoint("theirs.pth.tar")
+        Traceback (most recent call last):
+            ...
+        bnas_larq.errors.WeightsError: A checkpoint must be a file. Received: theirs.pth.tar...
     """
     imported = read_import(path, genotype, full_precision, input_shape=input_shape)
     return imported.load_model(classifier_activation=classifier_activation, name=name)
@@ -77,7 +83,7 @@ def import_checkpoint(
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """A checkpoint that fits: every tensor has its place and shape, and nothing is built yet.
+    """A checkpoint that fits its genotype; `load_model` builds the network.
 
     Attributes:
         genotype: its cells.
@@ -115,9 +121,9 @@ def read_import(
     if not isinstance(genotype, Genotype):
         genotype = Genotype.load(genotype)
     checkpoint = read_checkpoint(path)
-    found = sizes(checkpoint.tensors)
+    size = sizes(checkpoint.tensors)
     config = NetworkConfig(
-        input_shape=tuple(input_shape or INPUT_SHAPES[found["stem"]]), padding="symmetric", **found
+        input_shape=tuple(input_shape or INPUT_SHAPES[size["stem"]]), padding="symmetric", **size
     )
     modules = layout(genotype, config)
     _check(Path(path), checkpoint.tensors, modules, genotype, config)
@@ -142,7 +148,7 @@ def _check(
     genotype: Genotype,
     config: NetworkConfig,
 ) -> None:
-    """Every tensor in its place, or WeightsError that names the first that is not."""
+    """WeightsError for the first tensor that is missing, superfluous or of another shape."""
     problem = _misfit(tensors, modules)
     if problem:
         fitting = [

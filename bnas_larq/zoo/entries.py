@@ -1,7 +1,7 @@
 """A published network: a folder whose entry.json names every file with its size and SHA-256.
 
-Entries come from strangers too, so that nothing in one is believed: names of files stay inside the
-folder, and each file is compared with its sum before it is used.
+Entries also come from strangers, so nothing in one is believed: file names stay inside the folder,
+and each file is compared with its sum before use. An entry is stored whole or not at all.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnas_larq.errors import ZooError
-from bnas_larq.files import sha256, write_atomic, write_json
+from bnas_larq.errors import ZooError, one_line
+from bnas_larq.files import replace_folder, sha256, temporary_folder, write_atomic, write_json
 from bnas_larq.resources import cache_dir
 from bnas_larq.zoo.downloads import download
 from bnas_larq.zoo.entry_format import (
@@ -23,6 +24,8 @@ from bnas_larq.zoo.entry_format import (
     FORMAT,
     VERSION,
     WEIGHTS,
+    check_name,
+    claims_to_be_entry,
     inside,
     read_entry,
 )
@@ -33,29 +36,49 @@ if TYPE_CHECKING:
     from bnas_larq.networks.network_files import StoredNetwork
 
 CARD = "card.md"
+#: Of `Entry.create`.
+_DEFAULTS: Mapping[str, Any] = {
+    "source": "published",
+    "redistributable": True,
+    "license": "Apache-2.0",
+    "description": "",
+    "metrics": {},
+    "cost": {},
+    "provenance": {},
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A published or imported network; `load` reads one, `create` writes one.
+    """A published or imported network.
 
     Attributes:
         folder: where it is.
-        name: unique in its zoo, of small letters, digits and hyphens.
-        variant: the family member that it is the weights of, such as "bnas-d", at whatever size;
-            None for a network outside the family.
+        name: unique in its zoo; small letters, digits and hyphens.
+        variant: the family member it belongs to, such as "bnas-d", at whatever size; None for a
+            network outside the family.
         dataset: what it was trained on, such as "cifar10".
         genotype: id of its cells.
-        source: "published" (from a run of bnas_larq) or "imported" (somebody else's weights).
-        redistributable: whether its licence lets it be given to others.
+        source: "published" (from a run of bnas_larq) or "imported" (others' weights).
+        redistributable: whether its licence allows redistribution.
         license: name of the licence, or its terms in a sentence.
         description: one line for lists.
-        metrics: of the test split: `accuracy`, `top5_accuracy`, `loss`, `examples`; and
-            `validation_accuracy`. Empty where nothing was measured.
-        cost: as `Costs.to_dict`, without layers.
-        provenance: recipe, seed, versions, weights it began from.
+        metrics: on the test split `accuracy`, `top5_accuracy`, `loss`, `examples`; and
+            `validation_accuracy`. Empty if nothing was measured.
+        cost: `Costs.to_dict` without layers.
+        provenance: recipe, seed, versions, weights it was fine-tuned from.
         files: relative name → `sha256`, `bytes`, and `url` for a file that is downloaded when it is
             first needed.
+
+    Example:
+        >>> from bnas_larq.zoo import find_entry
+        >>> entry = find_entry("bnasd-digits-small")
+        >>> entry.summary()
+        'bnasd-digits-small (bnas-d, digits, 96.38%)'
+        >>> entry.verify()  # every file is here and intact
+        ()
+        >>> entry.network.config.cells, len(entry.class_names)
+        (3, 10)
     """
 
     folder: Path
@@ -72,11 +95,9 @@ class Entry:
     provenance: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]
 
-    # -- reading and writing ---------------------------------------------------------------------
-
     @classmethod
     def load(cls, folder: str | Path) -> Entry:
-        """Read and check a folder's entry.json; `verify` checks the files it names.
+        """Read and validate a folder's entry.json; `verify` checks the files it names.
 
         Raises:
             ZooError: no entry, damaged, of another version, an unknown key, or a file name that
@@ -86,60 +107,41 @@ class Entry:
 
     @classmethod
     def create(
-        cls,
-        folder: str | Path,
-        *,
-        name: str,
-        variant: str | None,
-        dataset: str,
-        source: str = "published",
-        redistributable: bool = True,
-        license: str = "Apache-2.0",
-        description: str = "",
-        metrics: Mapping[str, Any] | None = None,
-        cost: Mapping[str, Any] | None = None,
-        provenance: Mapping[str, Any] | None = None,
-        urls: Mapping[str, str] | None = None,
+        cls, folder: str | Path, *, urls: Mapping[str, str] | None = None, **facts: Any
     ) -> Entry:
-        """Write entry.json over all files that lie in `folder` (hidden ones left out).
+        """Write entry.json for all files in `folder`, except hidden ones.
 
-        Use `bnas_larq.zoo.storing.store_entry`, which fills a temporary folder and renames it.
+        `store_entry` fills a temporary folder, calls this and renames the folder.
 
         Args:
-            folder: holds network.json, genotype.json, weights.h5 and what else belongs to it.
-            urls: where a file can be had, for those that may be left out of the folder later.
-            Others: see the class.
+            folder: holds network.json, genotype.json, weights.h5 and what else belongs to the
+                entry.
+            urls: where files can be downloaded that may be missing from the folder later.
+            facts: `name`, `variant`, `dataset`; by default a published, redistributable network
+                under Apache-2.0 without `description`, `metrics`, `cost` and `provenance`. See the
+                class.
 
         Raises:
-            ZooError: a name is not allowed, or a file is missing.
+            ZooError: a fact is missing or not allowed, or a file is missing.
             BnasLarqError: network.json or genotype.json is damaged.
         """
         from bnas_larq.networks.network_files import StoredNetwork
 
         folder = Path(folder)
-        urls = dict(urls or {})
+        files = {
+            file: {"sha256": sha256(folder / file), "bytes": (folder / file).stat().st_size}
+            for file in _files_in(folder)
+        }
+        for file, url in (urls or {}).items():
+            files[file]["url"] = url
         values = {
             "format": FORMAT,
             "version": VERSION,
-            "name": name,
-            "variant": variant,
-            "dataset": dataset,
+            **{key: facts.pop(key, None) for key in ("name", "variant", "dataset")},
             "genotype": StoredNetwork.load(folder).genotype.id,
-            "source": source,
-            "redistributable": redistributable,
-            "license": license,
-            "description": description,
-            "metrics": dict(metrics or {}),
-            "cost": dict(cost or {}),
-            "provenance": dict(provenance or {}),
-            "files": {
-                file: {
-                    "sha256": sha256(folder / file),
-                    "bytes": (folder / file).stat().st_size,
-                    **({"url": urls[file]} if file in urls else {}),
-                }
-                for file in _files_in(folder)
-            },
+            **_DEFAULTS,
+            **facts,
+            "files": files,
         }
         write_json(folder / ENTRY, values)
         return cls.load(folder)
@@ -150,14 +152,18 @@ class Entry:
         """Compare every file with its size and SHA-256, and the genotype with the network's.
 
         Returns:
-            Names of files that are not here but can be downloaded, and so were not checked.
+            Names of files that are not here but can be downloaded; they were not checked.
 
         Raises:
-            ZooError: a file is missing, tampered with or cut off, or the files do not belong
+            ZooError: a file is missing or not as it was published, or the files do not belong
                 together.
             BnasLarqError: a file with the right sum is damaged all the same.
         """
-        remote = tuple(self._remote())
+        remote = tuple(
+            name
+            for name, facts in self.files.items()
+            if "url" in facts and not (self.folder / name).is_file()
+        )
         for name in self.files:
             if name not in remote:
                 self._checked(name)
@@ -173,7 +179,7 @@ class Entry:
         """Make sure that every file is on this machine, as it was published.
 
         Returns:
-            The folder that holds them all: the entry's own, or one in the cache when some had to be
+            The folder that holds them all: the entry's own, or one in the cache if some had to be
             downloaded.
 
         Raises:
@@ -182,42 +188,37 @@ class Entry:
         remote = self.verify()
         if not remote:
             return self.folder
-        # Of the weights' sum, so that a newer version of the entry does not meet the older's files.
+        # Named by the weights' sum, so that versions of an entry do not share a folder.
         target = cache_dir() / f"{self.name}-{self.files[WEIGHTS]['sha256'][:12]}"
         for name, facts in self.files.items():
             path = inside(target, name)
             if name in remote:
                 download(facts["url"], path, sha256=facts["sha256"], size=facts["bytes"])
-            elif not _is_same(path, facts):
+            elif not _is_intact(path, facts):
                 write_atomic(path, self._checked(name).read_bytes())
         return target
 
-    def _remote(self) -> Iterator[str]:
-        for name, facts in self.files.items():
-            if "url" in facts and not (self.folder / name).is_file():
-                yield name
-
     def _checked(self, name: str) -> Path:
         """The path of a file of this folder that is as it was published."""
-        path, facts = inside(self.folder, name), self.files[name]
+        path = inside(self.folder, name)
         if not path.is_file():
             raise ZooError(
                 f"A zoo entry's files must all be there. Received: {self.name} without {path}. "
                 "Restore the file, or install bnas-larq or the entry again."
             )
-        if not _is_same(path, facts):
+        if not _is_intact(path, self.files[name]):
             raise ZooError(
                 "A zoo entry's files must be as they were published. "
-                f"Received: {path}, whose size or SHA-256 is another than in {ENTRY}. "
+                f"Received: {path}, whose size or SHA-256 differs from {ENTRY}. "
                 "Do not use it: restore the file, or install bnas-larq or the entry again."
             )
         return path
 
-    # -- what it is for --------------------------------------------------------------------------
+    # -- the network -----------------------------------------------------------------------------
 
     @functools.cached_property
     def network(self) -> StoredNetwork:
-        """Genotype, size, class names and normalisation, checked; the weights are not touched.
+        """Genotype, size, class names and normalisation, verified; weights are not touched.
 
         Raises:
             ZooError: network.json or genotype.json is not as it was published.
@@ -229,7 +230,7 @@ class Entry:
         return StoredNetwork.load(self.folder)
 
     def load_model(self, **settings: Any) -> keras.Model:
-        """The network with its weights: verified, and downloaded first where necessary.
+        """The network with its weights, downloaded if necessary and verified.
 
         Args:
             settings: as of `bnas_larq.networks.network.build_network`, such as `include_top`.
@@ -255,12 +256,12 @@ class Entry:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of test images that it gets right, or None where nobody measured it."""
+        """Test accuracy between 0 and 1, or None if it was not measured."""
         return self.metrics.get("accuracy")
 
     @property
     def card(self) -> str:
-        """The model card, Markdown; without control characters, which could rewrite a terminal."""
+        """The model card, Markdown without control characters, which could rewrite a terminal."""
         if CARD not in self.files:
             return f"# {self.name}\n\n{self.description}\n\nLicence: {self.license}\n"
         text = self._checked(CARD).read_text(encoding="utf-8", errors="replace")
@@ -272,17 +273,76 @@ class Entry:
         return f"{self.name} ({self.variant or 'no variant'}, {self.dataset}, {accuracy})"
 
 
+def store_entry(
+    zoo: str | Path,
+    name: str,
+    fill: Callable[[Path], Mapping[str, Any]],
+    *,
+    overwrite: bool = False,
+) -> Entry:
+    """Make the entry `zoo/name`.
+
+    Args:
+        zoo: folder of entries, such as `bnas_larq.resources.user_zoo()`; made if necessary.
+        name: of the entry, and of its folder.
+        fill: writes all files but entry.json to the temporary folder it is given, and returns the
+            arguments of `Entry.create` but `name`.
+        overwrite: replace an earlier entry of this name, which stays if anything fails.
+
+    Raises:
+        ZooError: the name is not allowed or taken, or the disk refuses.
+        BnasLarqError: whatever `fill` raises; nothing is left behind.
+    """
+    target = check_target(zoo, name, overwrite=overwrite)
+    temporary = None
+    try:
+        temporary = temporary_folder(target)
+        facts = fill(temporary)
+        Entry.create(temporary, name=name, **facts).verify()
+        check_target(zoo, name, overwrite=overwrite)  # again: `fill` may take minutes
+        replace_folder(temporary, target)
+    except OSError as error:
+        raise ZooError(
+            f"A zoo entry must be written to disk. Received: {one_line(error)}. "
+            "Free space or choose another --out; an earlier entry is untouched."
+        ) from error
+    finally:
+        if temporary is not None:  # renamed already unless something failed
+            shutil.rmtree(temporary, ignore_errors=True)
+    return Entry.load(target)
+
+
+def check_target(zoo: str | Path, name: str, *, overwrite: bool = False) -> Path:
+    """The folder of a new entry; nothing is touched.
+
+    Raises:
+        ZooError: the name is not allowed, is taken (without `overwrite`), or is not an entry's.
+    """
+    check_name(name)
+    target = Path(zoo) / name
+    if not os.path.lexists(target):
+        return target
+    if target.is_symlink() or not claims_to_be_entry(target):
+        raise ZooError(
+            f"Only an earlier entry is ever replaced. Received: {target}, which is not one. "
+            "Choose another --name or --out."
+        )
+    if not overwrite:
+        raise ZooError(
+            f"A new zoo entry needs a name of its own. Received: {name!r}, which is in {zoo}. "
+            "Choose another --name, or replace it with --overwrite."
+        )
+    return target
+
+
 def _files_in(folder: Path) -> list[str]:
     """Relative POSIX names of all files but entry.json and hidden ones, sorted."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = Path(parent).relative_to(folder)
-        found += [(relative / name).as_posix() for name in names if not name.startswith(".")]
-    return sorted(name for name in found if name != ENTRY)
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    visible = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
+    return sorted(path.as_posix() for path in visible if path != Path(ENTRY))
 
 
-def _is_same(path: Path, facts: Mapping[str, Any]) -> bool:
+def _is_intact(path: Path, facts: Mapping[str, Any]) -> bool:
     return (
         path.is_file() and path.stat().st_size == facts["bytes"] and sha256(path) == facts["sha256"]
     )

@@ -1,11 +1,6 @@
 """BNAS-A … H and BNAS-D v2 as functions that return Keras models, as in `keras.applications`.
 
-    from bnas_larq.zoo import BNASD
-
-    model = BNASD(input_shape=(32, 32, 3), num_classes=10, weights="cifar10")
-    backbone = BNASD(input_shape=(32, 32, 3), weights="cifar10", include_top=False, pooling="avg")
-
-All take the same arguments, so one function makes them; their docstrings hold each one's numbers.
+All take the same arguments: one function makes them, their docstrings hold each one's numbers.
 """
 
 from __future__ import annotations
@@ -25,25 +20,24 @@ from bnas_larq.zoo import pretrained
 from bnas_larq.zoo.variants import VARIANTS, Variant
 
 _ARGUMENTS = """
-    No weights of this size ship with the package, so `weights` is None unless you ask for some.
+    No weights of this size ship with the package, so `weights` is None by default.
 
     Args:
         input_shape: (height, width, 3) of the images; default the weights' own, else {shape}.
             Images of 96 pixels and more get the ImageNet stem, smaller ones the CIFAR stem.
         input_tensor: a Keras tensor of normalised images to build upon, instead of a new input.
-        weights: None (random), the name of a data set ("cifar10", "digits", "imagenet": the entry
-            published or imported for it; of several the one of the size above, else the most
-            accurate), the name of an entry (`bnas-larq zoo list`), the folder of an entry or run,
-            or the path of a weight file of this very network; a path in the working directory
-            begins with "./". Except for the last, the network is the one that the weights belong
-            to: its genotype, cells, channels, padding and images. If you named only the data set
-            and that network is not the paper's, a UserWarning says what it is.
+        weights: None (random), a data set's name ("cifar10", "digits", "imagenet": its entry of the
+            size above, else the most accurate), an entry's name (`bnas-larq zoo list`), the folder
+            of an entry or run, or the path of a weight file of this very network; a path in the
+            working directory begins with "./". Except for the last, the network is the one that the
+            weights belong to: its genotype, cells, channels, padding and images. If a data set's
+            name leads to another network than the paper's, a UserWarning says so.
         include_top: whether the classifier is part of the model. Without it height and width may
             differ from the weights' own, as long as they call for the same stem.
         pooling: without top: None (the last cell's output, [batch, height, width, 4·filters]),
             "avg" or "max" (pooled over height and width: [batch, 4·filters]).
-        num_classes: outputs of the classifier; default the weights' own, else {classes}. Without
-            top it has no meaning.
+        num_classes: outputs of the classifier; default the weights' own, else {classes}. Ignored
+            without top.
         classifier_activation: "softmax", None for logits, or another Keras activation; with weights
             the first two only.
         genotype: other cells: a `Genotype`, a published name, or a file. Like the next three, it
@@ -57,9 +51,15 @@ _ARGUMENTS = """
         `preprocess_input`.
 
     Raises:
-        ZooError: nobody published such weights, or arguments contradict them.
+        ZooError: no such weights are published, or arguments contradict them.
         WeightsError: the weights are damaged or do not fit.
         BnasLarqError: impossible sizes.
+
+    Example:
+        >>> from bnas_larq.zoo import {factory}
+        >>> model = {factory}(input_shape=(32, 32, 3), num_classes=10, cells=1, channels=8)
+        >>> model.output_shape
+        (None, 10)
 """
 
 
@@ -110,26 +110,24 @@ def _create(
     """Check all arguments, then build.
 
     Args:
-        given: what `pretrained.FIXED` names; None where the user said nothing.
+        given: what `pretrained.FIXED` names; None if not given.
         building: keywords of `build_network` that no stored network knows.
     """
     include_top = building["include_top"]
     _check_activation(building["classifier_activation"], include_top and weights is not None)
     genotype = given["genotype"]
     if genotype is not None and not isinstance(genotype, Genotype):
-        genotype = Genotype.load(genotype)
+        given["genotype"] = genotype = Genotype.load(genotype)
     file = pretrained.weight_file(weights)
     if weights is None or file is not None:
-        return _variant_network(
-            variant, file, shape, num_classes, {**given, "genotype": genotype}, building
-        )
+        return _variant_network(variant, file, shape, num_classes, given, building)
     source = pretrained.find(weights, variant.name)
-    given = {**given, "genotype": genotype and genotype.id}
+    given["genotype"] = genotype and genotype.id
     pretrained.check_arguments(source, given)
     pretrained.check_images(source, shape, include_top)
     if include_top:
         pretrained.check_classes(source, num_classes)
-    # The user's line is three calls up: here, `build`, there.
+    # The user's line is three calls up: `_create`, `build`, the user's.
     pretrained.warn_of_difference(source, variant, given, stacklevel=3)
     return source.load_model(**({} if shape is None else {"input_shape": shape}), **building)
 
@@ -142,16 +140,11 @@ def _variant_network(
     given: dict[str, Any],
     building: dict[str, Any],
 ) -> keras.Model:
-    """The variant's own network, at the sizes that the user may have given."""
-    sizes = {
-        "input_shape": shape,
-        "num_classes": num_classes,
-        "cells": given["cells"],
-        "channels": given["channels"],
-        "padding": given["padding"],
-    }
+    """The variant's own network, at the sizes that the user gave."""
+    genotype = given.pop("genotype") or variant.load_genotype()
+    sizes = {"input_shape": shape, "num_classes": num_classes, **given}
     config = variant.config(**{key: value for key, value in sizes.items() if value is not None})
-    model = build_network(given["genotype"] or variant.load_genotype(), config, **building)
+    model = build_network(genotype, config, **building)
     if file is not None:
         tensor = building["input_tensor"]
         foreign = [] if tensor is None else layers_behind(tensor)
@@ -170,7 +163,7 @@ def _image_shape(
     if given not in (None, shape):
         raise ZooError(
             "The input tensor has the images' shape already. Received: "
-            f"input_shape={given} and an input_tensor of {shape}. Leave one out."
+            f"input_shape={given} and an input_tensor of {shape}. Omit one of them."
         )
     return shape
 
@@ -206,30 +199,29 @@ def _check_activation(activation: str | None, trained: bool) -> None:
 def _docstring(variant: Variant) -> str:
     """The variant's numbers, then the arguments that all factories share."""
     results = [
-        f"{one.top1:.2f} % on {one.dataset}"
-        + (f", top-5 {one.top5:.2f} %" if one.top5 else "")
-        + (f" ({one.training})" if one.training else "")
-        for one in variant.reported
+        f"{result.top1:.2f} % on {result.dataset}"
+        + (f", top-5 {result.top5:.2f} %" if result.top5 else "")
+        + (f" ({result.training})" if result.training else "")
+        for result in variant.reported
     ]
     title = variant.name.upper().replace("-V2", " v2")
-    stem = f", its stem in {variant.stem_groups} groups" if variant.stem_groups > 1 else ""
-    paper = "BNAS v2, arXiv 2110.08562" if variant.stem_groups > 1 else "BNAS, arXiv 2002.06963"
-    ours = (
-        "    They name neither groups nor width: both are this package's choice.\n"
-        if variant.stem_groups > 1
-        else ""
+    stem = ours = ""
+    paper = "BNAS, arXiv 2002.06963"
+    if variant.stem_groups > 1:
+        stem, paper = f", its stem in {variant.stem_groups} groups", "BNAS v2, arXiv 2110.08562"
+        ours = "    They name neither groups nor width: both are this package's choice.\n"
+    arguments = _ARGUMENTS.format(
+        factory=variant.factory,
+        shape=variant.input_shape,
+        classes=variant.num_classes,
+        cells=variant.cells,
+        channels=variant.channels,
     )
     return (
         f"{title}: {variant.cells} cells of {variant.channels} channels, genotype "
         f"`{variant.genotype}`{stem} ({paper}).\n\n"
         f"    Its authors report {'; '.join(results)}.\n{ours}"
-        f"    `bnas-larq cost {variant.name}` counts its operations and bytes.\n"
-        + _ARGUMENTS.format(
-            shape=variant.input_shape,
-            classes=variant.num_classes,
-            cells=variant.cells,
-            channels=variant.channels,
-        )
+        f"    `bnas-larq cost {variant.name}` counts its operations and bytes.\n{arguments}"
     )
 
 

@@ -1,6 +1,6 @@
-"""Keeps an imported network as an entry of the user's own zoo, where factories find it.
+"""Imported checkpoints as entries of the user's own zoo, where the factories find them.
 
-No accuracy is claimed for it: nobody measured these weights with this package.
+No accuracy is claimed: these weights were not measured with this package.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ from bnas_larq.files import sha256, write_atomic
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.networks.network_files import WEIGHTS, StoredNetwork
 from bnas_larq.networks.weight_files import save_weights
+from bnas_larq.pages import render
 from bnas_larq.resources import user_zoo
 from bnas_larq.zoo.checkpoint_import import Imported, read_import
-from bnas_larq.zoo.entries import Entry
+from bnas_larq.zoo.entries import CARD, Entry, check_target, store_entry
 from bnas_larq.zoo.preprocessing import IMAGENET
-from bnas_larq.zoo.registry import datasets
-from bnas_larq.zoo.storing import check_target, store_entry
+from bnas_larq.zoo.registry import check_not_a_dataset
 from bnas_larq.zoo.variants import VARIANTS, Variant
 from bnas_larq.zoo.variants import variant as named_variant
 
-#: In place of a variant's name: sizes are whatever the tensors' shapes say.
+#: In place of a variant's name: any size, as the tensors' shapes tell.
 AUTO = "auto"
+LICENSE = (
+    "The weights are their authors'. Whoever has them from the authors may use them; "
+    "they may not be redistributed."
+)
 #: Means and deviations of CIFAR-10's training images, rounded.
 CIFAR10 = Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 CIFAR10_CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
@@ -54,25 +58,31 @@ def import_entry(
         variant: a variant's name such as "bnas-d", whose size the checkpoint must have; or "auto"
             for any size, with `genotype`.
         genotype: the cells it was trained with; default the variant's.
-        dataset: what it was trained on; default "imagenet" with the ImageNet stem, else "cifar10"
-            for ten classes.
+        dataset: what it was trained on; default "imagenet" with the ImageNet stem, "cifar10" for
+            ten classes with the CIFAR stem.
         name: the entry's; default VARIANT-DATASET-imported.
         out: folder of entries; default the user's zoo.
         labels: text file with one class name a line; default CIFAR-10's names, or numbers.
         mean, std: of the training images, scaled to [0, 1]; default CIFAR-10's with the CIFAR stem,
-            ImageNet's else.
+            otherwise ImageNet's.
         overwrite: replace an earlier entry of that name.
 
     Raises:
-        WeightsError: the checkpoint cannot be read, or is of another genotype or size.
-        ZooError: no such variant, the name is taken, or data set or genotype must be told.
+        WeightsError: the checkpoint cannot be read, or has another genotype or size.
+        ZooError: no such variant, the name is taken, or data set or genotype must be named.
         BnasLarqError: labels or normalisation do not fit.
+
+    Example:
+        >>> import_entry("theirs.pth.tar", "bnas-d")
+        Traceback (most recent call last):
+            ...
+        bnas_larq.errors.WeightsError: A checkpoint must be a file. Received: theirs.pth.tar...
     """
     expected = None if variant == AUTO else named_variant(variant)
     if expected is None and genotype is None:
         raise ZooError(
             "A checkpoint does not tell its genotype. Received: the variant 'auto' alone. Give the "
-            "genotype too (--genotype bnas_imagenet), or the variant it was trained as."
+            "genotype (--genotype bnas_imagenet) or the variant it was trained as."
         )
     imported = read_import(
         path, genotype or expected.genotype, full_precision, input_shape=input_shape
@@ -84,15 +94,14 @@ def import_entry(
     dataset = dataset or _dataset(config)
     base = family.name if family else imported.genotype.id
     name = name or f"{base}-{dataset.replace('_', '-')}-imported"
-    if name in {dataset, *datasets()}:
-        raise ZooError(
-            "An entry's name must not be a data set's, which means the best entry of that data "
-            f"set. Received: {name!r}. Choose another --name."
-        )
+    check_not_a_dataset(name, dataset)
     zoo = Path(out) if out else user_zoo()
     check_target(zoo, name, overwrite=overwrite)
     class_names = _class_names(config, dataset, labels)
-    normalization = _normalization(config, mean, std)
+    usual = CIFAR10 if config.stem == "cifar" else IMAGENET
+    normalization = Normalization(
+        usual.mean if mean is None else mean, usual.std if std is None else std
+    )
 
     def fill(folder: Path) -> Mapping[str, Any]:
         model = imported.load_model()
@@ -112,7 +121,19 @@ def import_entry(
             "padding": config.padding,
             "notes": list(imported.notes),
         }
-        write_atomic(folder / "card.md", imported_card(name, imported, dataset, cost, provenance))
+        card = render(
+            "imported_card.md",
+            name=name,
+            license=LICENSE,
+            dataset=dataset,
+            config=config,
+            genotype=imported.genotype,
+            cost=cost,
+            checkpoint=provenance["checkpoint"],
+            notes=imported.notes,
+            plain=plain,
+        )
+        write_atomic(folder / CARD, card)
         return {
             "variant": family.name if family else None,
             "dataset": dataset,
@@ -128,7 +149,7 @@ def import_entry(
 
 
 def _check_variant(path: str | Path, imported: Imported, expected: Variant) -> None:
-    """WeightsError unless genotype and size are the variant's, with all that differs."""
+    """WeightsError unless genotype and size are the variant's; it names all that differs."""
     config = imported.config
     pairs = {
         "genotype": (imported.genotype.id, expected.load_genotype().id),
@@ -136,13 +157,13 @@ def _check_variant(path: str | Path, imported: Imported, expected: Variant) -> N
         "channels": (config.channels, expected.channels),
         "stem_groups": (config.stem_groups, expected.config(stem=config.stem).stem_groups),
     }
-    differing = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    differing = [(key, own, wanted) for key, (own, wanted) in pairs.items() if own != wanted]
     if differing:
-        found = ", ".join(f"{key} {pair[0]}" for key, pair in differing.items())
-        wanted = ", ".join(f"{key} {pair[1]}" for key, pair in differing.items())
+        received = ", ".join(f"{key} {own}" for key, own, _ in differing)
+        wanted = ", ".join(f"{key} {wanted}" for key, _, wanted in differing)
         raise WeightsError(
             f"A checkpoint of {expected.name} must have its genotype and size ({wanted}). "
-            f"Received: {path} with {found}. "
+            f"Received: {path} with {received}. "
             f"Use --variant auto --genotype {imported.genotype.name or imported.genotype.id}."
         )
 
@@ -164,7 +185,7 @@ def _dataset(config: NetworkConfig) -> str:
         return "cifar10"
     raise ZooError(
         "An entry must name the data set that its network was trained on. Received: "
-        f"{config.num_classes} classes and the CIFAR stem, which tell of none. "
+        f"{config.num_classes} classes and the CIFAR stem, which fit no known one. "
         "Give --dataset, such as cifar100."
     )
 
@@ -187,57 +208,6 @@ def _class_names(config: NetworkConfig, dataset: str, labels: str | Path | None)
     return names
 
 
-def _normalization(
-    config: NetworkConfig, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> Normalization:
-    usual = CIFAR10 if config.stem == "cifar" else IMAGENET
-    if mean is None and std is None:
-        return usual
-    return Normalization(usual.mean if mean is None else mean, usual.std if std is None else std)
-
-
-LICENSE = (
-    "The weights are their authors'. Whoever has them from the authors may use them; "
-    "they may not be redistributed."
-)
-
-
 def plain(text: str) -> str:
     """Foreign text for a line of a card: no control characters, no Markdown."""
     return "".join(c if c.isalnum() or c in " ._-" else "_" for c in text)
-
-
-def imported_card(
-    name: str,
-    imported: Imported,
-    dataset: str,
-    cost: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-) -> str:
-    """The card of `imported` as Markdown; cost and provenance as in its entry.json."""
-    config, checkpoint = imported.config, provenance["checkpoint"]
-    genotype = imported.genotype
-    kept = ", ".join(config.full_precision) or "none"
-    lines = [
-        f"# {name}",
-        "",
-        f"Weights imported from `{plain(checkpoint['name'])}`, a checkpoint of the authors' "
-        "program (Kim, Singh, Choi: arXiv 2002.06963).",
-        "",
-        f"**Licence**: {LICENSE}",
-        "",
-        "**Accuracy**: not measured. What the papers report was not checked with these weights.",
-        "",
-        f"- Data set, as told when it was imported or judged by its size: {dataset}, "
-        f"{config.num_classes} classes.",
-        f"- Genotype: {plain(genotype.name or '')} {genotype.id}; {config.cells} cells, "
-        f"{config.channels} channels, images {'x'.join(map(str, config.input_shape))}.",
-        f"- Full-precision convolutions besides stem and shortcuts: {kept}.",
-        "- Padding: symmetric, as in the authors' program. Strided binary convolutions with it "
-        "have no 1-bit kernel in Larq Compute Engine; `bnas-larq export --lint` names them.",
-        f"- Cost: {cost['ops_paper']:.4g} OPs in the papers' convention, {cost['ops_honest']:.4g} "
-        f"counted honestly; {cost['parameters']:,} parameters, {cost['bytes']:,} bytes deployed.",
-        f"- Checkpoint: {checkpoint['bytes']:,} bytes, SHA-256 `{checkpoint['sha256']}`.",
-        *(f"- {note}" for note in imported.notes),
-    ]
-    return "\n".join(lines) + "\n"

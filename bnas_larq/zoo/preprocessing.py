@@ -1,4 +1,4 @@
-"""From an image file to a network's input, and from its output to names of classes."""
+"""From image files to a network's input, and from its output to class names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bnas_larq.data.images import read_image_file
 from bnas_larq.errors import DataError, ZooError, one_line
 from bnas_larq.zoo import pretrained
 
-#: Means and deviations that the authors normalised ImageNet with, and most others do.
+#: The usual means and deviations of ImageNet, which the authors used too.
 IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 IMAGENET_CLASSES = 1000
 
@@ -28,6 +28,12 @@ def load_image(path: str | os.PathLike, size: int | tuple[int, int] | None = Non
 
     Raises:
         DataError: no such file, or no readable image.
+
+    Example:
+        >>> from bnas_larq.resources import zoo_dir
+        >>> picture = zoo_dir() / "bnasd-digits-small" / "train_curves.png"
+        >>> load_image(picture, size=32).shape
+        (32, 32, 3)
     """
     sizes = (size, size) if isinstance(size, int) else size
     if sizes is not None and (len(sizes) != 2 or min(sizes) < 1):
@@ -37,7 +43,7 @@ def load_image(path: str | os.PathLike, size: int | tuple[int, int] | None = Non
         )
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"An image is a file. Received: {path}, which is none. Check the path.")
+        raise DataError(f"An image is a file. Received: {path}. Check the path.")
     return read_image_file(path, sizes)
 
 
@@ -51,15 +57,20 @@ def preprocess_input(
             array, a tensor (also inside `tf.data`), or a Keras tensor.
         weights: as for the factories: a data set's or entry's name, or an entry's or run's folder.
             "imagenet" always means the usual means and deviations of ImageNet.
-        variant: for a data set's name: the variant whose entry is meant, such as "bnas-d"; default
-            the entry that `find_entry` prefers among all.
+        variant: with a data set's name, the variant whose entry is meant, such as "bnas-d"; default
+            the entry that `find_entry` prefers.
 
     Returns:
-        `(images / 255 - mean) / std` as float32, of the kind that came in.
+        `(images / 255 - mean) / std` as float32, an array or a tensor like `images`.
 
     Raises:
-        DataError: no images with three channels.
-        ZooError: nobody published such weights.
+        DataError: not images with three channels.
+        ZooError: no such weights are published.
+
+    Example:
+        >>> images = np.full([1, 2, 2, 3], 255, np.uint8)
+        >>> print(preprocess_input(images, "imagenet")[0, 0, 0])
+        [2.248... 2.428... 2.64...]
     """
     if not _is_tensor(images):
         images = np.asarray(images)
@@ -84,17 +95,21 @@ def decode_predictions(
     """Name the best classes of every image.
 
     Args:
-        predictions: [batch, classes]: what a network with its classifier returns.
+        predictions: [batch, classes], the output of a network with its classifier.
         weights, variant: as for `preprocess_input`.
-        top: how many classes to name, at most as many as there are.
+        top: number of classes to name, at most as many as there are.
 
     Returns:
-        For each image a list of (class, description, score), best first, as Keras does: class is
-        the WordNet id for ImageNet's 1000 classes, else the class's number as text; score is what
-        the network returned: a probability, or a logit with `classifier_activation=None`.
+        For each image a list of (class, description, score), best first, as in Keras. The class is
+        the WordNet id for ImageNet's 1000 classes, else its number as text; the score is the
+        network's output: a probability, or a logit with `classifier_activation=None`.
 
     Raises:
-        ZooError: nobody published such weights, or they have another number of classes.
+        ZooError: no such weights are published, or they have another number of classes.
+
+    Example:
+        >>> decode_predictions([[0.1, 0, 0, 0.8, 0, 0, 0, 0.1, 0, 0]], "digits", top=2)
+        [[('3', '3', 0.8), ('0', '0', 0.1)]]
     """
     scores = np.asarray(predictions)
     if scores.ndim != 2 or top < 1:
@@ -116,7 +131,7 @@ def decode_predictions(
 
 
 def _is_tensor(images: Any) -> bool:
-    """Whether it is TensorFlow's or Keras' tensor, not numbers."""
+    """Whether `images` is a tensor of TensorFlow or Keras, not numbers."""
     try:
         return tf.is_tensor(images) or keras.backend.is_keras_tensor(images)
     except ValueError:
@@ -142,7 +157,7 @@ def _class_names(
 
 
 def _imagenet_names() -> list[tuple[str, str]]:
-    """Keras' list of ImageNet's classes, which it downloads once and keeps."""
+    """Keras' list of ImageNet's classes, which it downloads once."""
     decode = keras.applications.imagenet_utils.decode_predictions
     try:
         decoded = decode(-np.arange(IMAGENET_CLASSES)[None], top=IMAGENET_CLASSES)[0]

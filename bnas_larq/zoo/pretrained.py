@@ -1,6 +1,6 @@
-"""What `weights` means to a factory: a stored network, and whether other arguments contradict it.
+"""The stored network that a factory's `weights` names, and arguments that contradict it.
 
-A stored network is fixed: its cells, size, padding and images are those it was trained with.
+Cells, size, padding and images of a stored network are those it was trained with.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bnas_larq.zoo.entry_format import ENTRY
 from bnas_larq.zoo.registry import find_entry
 from bnas_larq.zoo.variants import Variant
 
-#: What a published or trained network fixes, and factories let the user name.
+#: Arguments of the factories that a stored network fixes.
 FIXED = ("genotype", "cells", "channels", "padding")
 
 
@@ -31,9 +31,9 @@ class Pretrained:
     """A stored network that a factory or `preprocess_input` was asked for.
 
     Attributes:
-        label: what it is called in messages.
+        label: its name in messages.
         network: its description.
-        entry: the zoo entry it belongs to; None for a run folder.
+        entry: the zoo entry it belongs to; None for a run's.
         by_dataset: whether the user named only a data set, not this network.
     """
 
@@ -55,8 +55,8 @@ class Pretrained:
 def is_name(weights: str | os.PathLike) -> bool:
     """Whether `weights` is the name of a data set or entry; everything else is a path.
 
-    A name has no separator and no suffix, so that `weights.h5` is a path. What lies in the working
-    directory has no say: a folder there is `./cifar10`, and a line means the same everywhere.
+    A name has no separator and no suffix. Files in the working directory make no difference (a
+    folder there is `./cifar10`), so that a line means the same everywhere.
     """
     return (
         isinstance(weights, str)
@@ -67,11 +67,8 @@ def is_name(weights: str | os.PathLike) -> bool:
 
 
 def weight_file(weights: str | os.PathLike | None) -> Path | None:
-    """The path, if `weights` is the path of a single file; None for all else.
-
-    Raises:
-        WeightsError: a path where nothing is, or neither name nor path.
-    """
+    """The path if `weights` is that of a file, None for all else; WeightsError if nothing is there
+    or it is neither name nor path."""
     if weights is None or is_name(weights):
         return None
     text = isinstance(weights, str | os.PathLike) and os.fspath(weights)
@@ -92,7 +89,7 @@ def find(weights: str | os.PathLike, variant: str | None = None) -> Pretrained:
         variant: name of the variant whose entries a data set's name means; None for any.
 
     Raises:
-        ZooError: nobody published it, it is neither name nor path, or the entry is another
+        ZooError: it is not published, neither name nor path, or the entry is another
             variant's or damaged.
         RunError: the folder holds no network.
     """
@@ -123,33 +120,25 @@ def find(weights: str | os.PathLike, variant: str | None = None) -> Pretrained:
 
 
 def fixed(network: StoredNetwork) -> dict[str, Any]:
-    """What `FIXED` names, of a stored network; the genotype as its id."""
+    """The values of `FIXED`; the genotype as its id."""
     config = network.config
     values = (network.genotype.id, config.cells, config.channels, config.padding)
     return dict(zip(FIXED, values, strict=True))
 
 
 def check_arguments(source: Pretrained, given: Mapping[str, Any]) -> None:
-    """Refuse arguments that contradict the stored network; None stands for not given.
-
-    Raises:
-        ZooError: the first contradiction, with both sides named.
-    """
+    """ZooError for the first argument that contradicts the stored network; None: not given."""
     for key, own in fixed(source.network).items():
         if given.get(key) not in (None, own):
             raise ZooError(
                 "Trained weights fix the network they belong to. "
                 f"Received: {key}={given[key]!r} for {source.label}, which has {key}={own!r}. "
-                f"Leave {key} out, or use weights=None."
+                f"Omit {key}, or use weights=None."
             )
 
 
 def check_classes(source: Pretrained, num_classes: int | None) -> None:
-    """Refuse another number of classes than the classifier was trained for.
-
-    Raises:
-        ZooError: they differ.
-    """
+    """ZooError for another number of classes than the classifier was trained for."""
     own = source.network.config.num_classes
     if num_classes not in (None, own):
         raise ZooError(
@@ -160,13 +149,10 @@ def check_classes(source: Pretrained, num_classes: int | None) -> None:
 
 
 def check_images(source: Pretrained, shape: Sequence[int] | None, include_top: bool) -> None:
-    """Refuse images that the stored network cannot take.
+    """ZooError for images that the stored network cannot take.
 
-    With the classifier the shape is the one it was trained for. Without it height and width are
-    free, as long as they call for the same stem (see `IMAGENET_STEM_FROM`).
-
-    Raises:
-        ZooError: another shape, another number of channels, or one that calls for another stem.
+    With the classifier the shape is fixed. Without it height and width are free, as long as they
+    call for the same stem (see `IMAGENET_STEM_FROM`).
     """
     config = source.network.config
     own = tuple(config.input_shape)
@@ -193,28 +179,20 @@ def check_images(source: Pretrained, shape: Sequence[int] | None, include_top: b
 def warn_of_difference(
     source: Pretrained, variant: Variant, given: Mapping[str, Any], stacklevel: int
 ) -> None:
-    """Say so once if a data set's name led to a network that is not the paper's.
-
-    What the user named expressly is no surprise and needs no warning.
-    """
+    """Warn if a data set's name led to another network than the paper's, unless the user named what
+    differs."""
     if not source.by_dataset:
         return
-    papers = {
-        "genotype": variant.load_genotype().id,
-        "cells": variant.cells,
-        "channels": variant.channels,
-    }
-    own = fixed(source.network)
+    own, genotype = fixed(source.network), variant.load_genotype()
+    papers = {"genotype": genotype.id, "cells": variant.cells, "channels": variant.channels}
     if all(own[key] == papers[key] or given.get(key) is not None for key in papers):
         return
-    name = source.entry.name
-    accuracy = source.entry.accuracy
+    name, accuracy = source.entry.name, source.entry.accuracy
+    measured = "" if accuracy is None else f", test accuracy {accuracy:.2%}"
     warnings.warn(
         f"The weights found are those of {name!r}, which is not the paper's {variant.factory}: "
-        f"{_size(own)} instead of {_size(papers)}"
-        + (f", test accuracy {accuracy:.2%}" if accuracy is not None else "")
-        + f". Give weights={name!r} to choose it without this warning, or weights=None for the "
-        "paper's network without weights.",
+        f"{_size(own)} instead of {_size(papers)}{measured}. Give weights={name!r} to choose it "
+        "without this warning, or weights=None for the paper's network without weights.",
         UserWarning,
         stacklevel=stacklevel + 1,
     )

@@ -1,14 +1,17 @@
-"""A finished run as it is published: what its folder says of itself."""
+"""A finished run as it is published, and the weights that it was fine-tuned from."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from bnas_larq.errors import RecipeError, ZooError
-from bnas_larq.files import read_json, read_lines, sha256
+from bnas_larq.files import read_lines, read_model, sha256
 from bnas_larq.networks.network_files import WEIGHTS, StoredNetwork
 from bnas_larq.recipe import Recipe, load_recipe
 from bnas_larq.run_folder import RunFolder
@@ -18,9 +21,20 @@ from bnas_larq.zoo.registry import resolve_entry
 RECIPE = "recipe.yaml"
 
 
+class _Environment(pydantic.BaseModel):
+    """What is published of environment.json."""
+
+    model_config = pydantic.ConfigDict(strict=True)
+    python: str | None = None
+    machine: str | None = None
+    cores: int | None = None
+    packages: dict[str, str | None] | None = None
+    seed: int | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """What a run folder says of itself.
+    """What a run's folder records.
 
     Attributes:
         folder: the run's.
@@ -29,7 +43,7 @@ class FinishedRun:
         facts: stage → what `state.json` recorded.
         environment: versions and machine.
         epochs: rows of the training's metrics.
-        began_with: weights of others, the nearest first.
+        began_with: the weights it was fine-tuned from, the nearest first.
     """
 
     folder: Path
@@ -45,7 +59,7 @@ class FinishedRun:
         """Read a run folder.
 
         Raises:
-            RunError, RecipeError: it is none, or damaged.
+            RunError, RecipeError: the folder holds no run, or a damaged one.
             ZooError: the run is not finished, or its files contradict each other.
         """
         run = RunFolder.open(folder)
@@ -58,15 +72,15 @@ class FinishedRun:
                     "Finish it with `bnas-larq run --resume` or `bnas-larq evaluate`."
                 )
         recipe = load_recipe(run / RECIPE)
-        place = run / "environment.json"
-        environment = read_json(place) if place.is_file() else {}
-        if not isinstance(environment, dict) or not isinstance(
-            environment.get("packages") or {}, dict
-        ):
-            raise ZooError(
-                "A run's environment.json must hold an object, with another one for packages. "
-                f"Received: {place}. Restore it, or delete it."
-            )
+        environment: dict[str, Any] = {}
+        if (run / "environment.json").is_file():
+            environment = read_model(
+                run / "environment.json",
+                _Environment,
+                subject="A run's environment.json",
+                remedy="Restore the file, or delete it.",
+                error=ZooError,
+            ).model_dump(exclude_unset=True)
         finished = cls(
             Path(folder),
             recipe,
@@ -78,13 +92,13 @@ class FinishedRun:
         )
         for problem in finished._contradictions():
             raise ZooError(
-                "A run is published as what it is: its files must tell the same. "
+                "The files of a published run must agree. "
                 f"Received: {folder} with {problem}. Restore the file, or train again."
             )
         return finished
 
     def _contradictions(self) -> Iterator[str]:
-        """What one file of the run says and another does not."""
+        """What one file of the run says and another contradicts."""
         recipe, config = self.recipe, self.network.config
         if not self.network.weights.is_file():
             yield f"no {self.network.weights.name}"
@@ -107,23 +121,21 @@ class FinishedRun:
 
     @property
     def recorded(self) -> Mapping[str, Any]:
-        """The test metrics that the run wrote down when it was evaluated."""
+        """The test metrics recorded when the run was evaluated."""
         test = self.facts["evaluate"].get("test")
         return test if isinstance(test, Mapping) else {}
 
     @property
     def dataset(self) -> str:
-        """A name for its data set: TFDS' without configuration, or the folder's."""
+        """A name for its data set: TFDS' name without configuration, or the folder's."""
         name = self.recipe.data.name.split("/")[0].split(":")[0]
         if name == "folder":
             name = Path(self.recipe.data.data_dir or "folder").name
-        return "-".join(
-            "".join(c if c.isalnum() or c == "_" else " " for c in name).split()
-        ).lower()
+        return "-".join(re.findall(r"\w+", name)).lower()
 
 
-UNKNOWN = "unknown, the weights it began with are not there to tell"
-#: A run of a run of a run …; what is longer is a circle of folders.
+UNKNOWN = "unknown, because the weights it began with are gone"
+#: Fine-tunings in a row; a longer chain is a circle of folders.
 _LONGEST = 20
 
 
@@ -132,11 +144,11 @@ class Origin:
     """The weights that a fine-tuning began with.
 
     Attributes:
-        name: an entry's name, or the name of a run's folder.
+        name: of the entry, or of the run's folder.
         source: the entry's `source`, "run" or "unknown".
         sha256: of the weights.
-        license: which the entry named; None for the user's own run.
-        redistributable: whether that licence lets them be given to others.
+        license: the entry's; None for the user's own run.
+        redistributable: whether that licence allows redistribution.
         variant: the entry's.
     """
 
@@ -147,71 +159,59 @@ class Origin:
     redistributable: bool
     variant: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """For an entry's provenance."""
-        return dataclasses.asdict(self)
-
 
 def origins(recipe: Recipe) -> tuple[Origin, ...]:
-    """All weights that a run began with, the nearest first; empty if it began with random ones.
+    """All weights that a run was fine-tuned from, the nearest first; empty if it began at random.
 
-    A source that is not there any more, or holds other weights than those the recipe names, is of
-    unknown licence, and so not redistributable.
+    A source that is gone, or holds other weights than the recipe names, is of unknown licence and
+    so not redistributable.
     """
-    found: list[Origin] = []
+    lineage: list[Origin] = []
     settings = recipe.finetune
     while settings is not None:
         origin, settings = _origin(settings)
-        if len(found) == _LONGEST:
-            return (*found, dataclasses.replace(origin, license=UNKNOWN, redistributable=False))
-        found.append(origin)
-    return tuple(found)
+        if len(lineage) == _LONGEST:
+            return (*lineage, dataclasses.replace(origin, license=UNKNOWN, redistributable=False))
+        lineage.append(origin)
+    return tuple(lineage)
 
 
 def _origin(settings: FineTuneSettings) -> tuple[Origin, FineTuneSettings | None]:
-    """The weights that `settings` name, and what those began with if they are a run's."""
+    """The weights that `settings` name, and the fine-tuning that made them if they are a run's."""
     name = Path(settings.entry).name
     unknown = Origin(name, "unknown", settings.sha256, UNKNOWN, False)
     try:
         entry = resolve_entry(settings.entry)
-        if entry is not None:
-            held = entry.files[WEIGHTS]["sha256"]
-            if settings.sha256 not in (None, held):
-                return unknown, None
-            facts = (entry.license, entry.redistributable, entry.variant)
-            return Origin(entry.name, entry.source, held, *facts), None
-        folder = Path(settings.entry)
-        held = sha256(folder / WEIGHTS)
-        recipe = load_recipe(folder / "recipe.yaml")
+        if entry is None:
+            folder = Path(settings.entry)
+            origin = Origin(name, "run", sha256(folder / WEIGHTS), None, True)
+            earlier = load_recipe(folder / RECIPE).finetune
+        else:
+            held, terms = entry.files[WEIGHTS]["sha256"], (entry.license, entry.redistributable)
+            origin = Origin(entry.name, entry.source, held, *terms, entry.variant)
+            earlier = None
     except (ZooError, RecipeError, OSError):
         return unknown, None
-    if settings.sha256 not in (None, held):
+    if settings.sha256 not in (None, origin.sha256):
         return unknown, None
-    return Origin(name, "run", held, None, True), recipe.finetune
+    return origin, earlier
 
 
-def check_may_be_given_away(began_with: tuple[Origin, ...], place: Path, own: Path) -> None:
-    """Refuse to publish what is fine-tuned from weights that may not be given to others, except in
-    the user's own zoo.
-
-    Raises:
-        ZooError: `place` is another zoo than the user's `own`.
-    """
+def check_redistributable(began_with: tuple[Origin, ...], zoo: Path, own: Path) -> None:
+    """ZooError if a network fine-tuned from weights that may not be redistributed would leave the
+    user's `own` zoo."""
     bound = [origin for origin in began_with if not origin.redistributable]
-    if bound and place.resolve() != own.resolve():
+    if bound and zoo.resolve() != own.resolve():
         raise ZooError(
-            "What began with weights that may not be redistributed is published in your own zoo "
-            f"only. Received: weights from {bound[0].name!r} (licence: {bound[0].license}) "
-            f"and the zoo {place}. Leave --out away."
+            "A network fine-tuned from weights that may not be redistributed is published in your "
+            f"own zoo only. Received: weights from {bound[0].name!r} (licence: {bound[0].license}) "
+            f"and the zoo {zoo}. Omit --out."
         )
 
 
 def license_of(began_with: tuple[Origin, ...], wanted: str) -> tuple[str, bool]:
-    """The licence of a run's weights, and whether they may be given to others.
-
-    Args:
-        wanted: for weights that nobody else has a say in.
-    """
+    """The licence of a run's weights, `wanted` unless an origin's binds, and whether they may be
+    redistributed."""
     for origin in began_with:
         if not origin.redistributable:
             return f"As of {origin.name}, from which it was fine-tuned: {origin.license}", False

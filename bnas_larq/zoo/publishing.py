@@ -1,12 +1,13 @@
-"""From a finished run to an entry: its weights are evaluated again before their number is written.
+"""From a finished run to a zoo entry, whose weights are evaluated again before it is written.
 
-What is published is what was evaluated: the files are copied first, and the network is built from
-the copies.
+What is published is what was evaluated: files are copied first, and the network is built from the
+copies.
 """
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 import shutil
@@ -31,24 +32,25 @@ from bnas_larq.recipe import Recipe
 from bnas_larq.report.curves import save_training_curves
 from bnas_larq.resources import user_zoo
 from bnas_larq.training import Evaluation, evaluate_network
-from bnas_larq.zoo.entries import CARD, Entry
+from bnas_larq.zoo.entries import CARD, Entry, check_target, store_entry
 from bnas_larq.zoo.entry_format import DATASET, check_url, is_share
 from bnas_larq.zoo.model_card import model_card
 from bnas_larq.zoo.published_run import (
     RECIPE,
     FinishedRun,
     Origin,
-    check_may_be_given_away,
+    check_redistributable,
     license_of,
 )
-from bnas_larq.zoo.registry import datasets
-from bnas_larq.zoo.storing import check_target, store_entry
+from bnas_larq.zoo.registry import check_not_a_dataset
 from bnas_larq.zoo.variants import VARIANTS, variant
 
 #: Relative; rounding differs between machines by far less. Finds other images or weights that
 #: happen to give the same accuracy.
 LOSS_TOLERANCE = 1e-3
 TRAINING, CONFUSION = "training.csv", "confusion.csv"
+#: Costs that are too long for an entry, or say nothing about it.
+_LEFT_OUT = ("layers", "name", "uncounted")
 
 
 def publish_run(
@@ -68,39 +70,51 @@ def publish_run(
 ) -> Entry:
     """Make a zoo entry of a finished run.
 
-    The weights are evaluated on the run's test split again. They must get exactly the recorded
-    number of images right, with the recorded loss (within 1e-3). On other hardware a sum may be
-    rounded otherwise, and one image fall on the other side: then publish where the run was made.
+    The weights are evaluated on the run's test split again. They must classify exactly the recorded
+    number of images correctly, with the recorded loss (within 1e-3). Other hardware may round
+    differently and move one image across the boundary: then publish where the run was made.
 
     Args:
         run: folder of a trained and evaluated run.
-        name: of the entry, of small letters, digits and hyphens.
+        name: of the entry; small letters, digits and hyphens.
         variant: the family member it belongs to, such as "bnas-d", at whatever size. Default: that
-            of the entry it was fine-tuned from, or the one whose cells and size it has; else none,
-            and it is found by its name only.
+            of the entry it was fine-tuned from, or the one whose cells and size it has; without
+            any it is found by its name only.
         dataset: what `weights=` finds it by; default the data set's name, or its folder's.
         out: the zoo; default the user's own.
         license: of the weights. Those fine-tuned from weights that may not be redistributed keep
             that licence and go to the user's own zoo only.
         description: one line for lists; default made from the facts.
         notes: sentences for the card's limits: what else users should know.
-        weights_url: where you are going to put weights.h5 for others: with it the entry also works
-            without that file, which is downloaded when it is first needed.
-        data: the run's data set, if it is loaded already; `data_dir`: where it is now, if that is
-            not where the recipe says.
+        weights_url: where you will put weights.h5 for others. With it the entry also works without
+            that file, which is downloaded when it is first needed.
+        data: the run's data set, if it is loaded already.
+        data_dir: where the data set is now, if not where the recipe says.
         overwrite: replace an earlier entry of this name.
 
     Raises:
         ZooError: the run is not finished, its weights do not give the recorded accuracy, the test
             split is another, or the entry cannot be made; then nothing is written.
         BnasLarqError: the run or the data set is damaged.
+
+    Example:
+        >>> publish_run("runs/digits", "My Digits")
+        Traceback (most recent call last):
+            ...
+        bnas_larq.errors.ZooError: A zoo entry's name must be of small letters, digits...
     """
     zoo = user_zoo() if out is None else Path(out)
     check_target(zoo, name, overwrite=overwrite)
     finished = FinishedRun.load(run)
-    dataset = _checked_dataset(dataset or finished.dataset, name)
+    dataset = dataset or finished.dataset
+    if not DATASET.fullmatch(dataset):
+        raise ZooError(
+            "A data set's name in the zoo has small letters, digits, hyphens and underscores. "
+            f"Received: {dataset!r}. Give another with --dataset."
+        )
+    check_not_a_dataset(name, dataset)
     chosen = _variant(variant, finished.network, finished.began_with)
-    check_may_be_given_away(finished.began_with, zoo, user_zoo())
+    check_redistributable(finished.began_with, zoo, user_zoo())
     license, redistributable = license_of(finished.began_with, license)
     for text in (license, description, *notes):
         if not text.isprintable():
@@ -110,6 +124,7 @@ def publish_run(
             )
     if weights_url:
         check_url(weights_url)
+    size = finished.network.config
     data = data or _load_data(finished.recipe, data_dir)
     _check_data(finished, data)
 
@@ -117,7 +132,10 @@ def publish_run(
         for file in (NETWORK, GENOTYPE, WEIGHTS):
             shutil.copyfile(finished.folder / file, folder / file)
         model = StoredNetwork.load(folder).load_model()
-        evaluation = _evaluate(model, finished, data)
+        normalization = Normalization.from_dict(finished.network.normalization)
+        with data_errors():
+            images = evaluation_dataset(data.test, EVALUATION_BATCH, normalization)
+            evaluation = evaluate_network(model, images)
         _check_accuracy(finished, evaluation)
         costs = {k: v for k, v in count_costs(model).to_dict().items() if k not in _LEFT_OUT}
         metrics = evaluation.metrics()
@@ -133,7 +151,9 @@ def publish_run(
             "source": "published",
             "redistributable": redistributable,
             "license": license,
-            "description": description or _description(finished, dataset),
+            "description": description
+            or f"{size.cells} cells of {size.channels} channels for {dataset}, "
+            f"{len(finished.epochs)} epochs of training",
             "metrics": metrics,
             "cost": costs,
             "provenance": {**_provenance(finished), "notes": list(notes)},
@@ -143,29 +163,6 @@ def publish_run(
         return facts
 
     return store_entry(zoo, name, fill, overwrite=overwrite)
-
-
-#: Of the costs: too long for an entry, and no fact about it.
-_LEFT_OUT = ("layers", "name", "uncounted")
-
-
-def _checked_dataset(dataset: str, name: str) -> str:
-    if not DATASET.fullmatch(dataset):
-        raise ZooError(
-            "A data set's name in the zoo has small letters, digits, hyphens and underscores. "
-            f"Received: {dataset!r}. Give another with --dataset."
-        )
-    if dataset == name:
-        raise ZooError(
-            "An entry's name must not be its data set's, which means the best entry of that data "
-            f"set. Received: {name!r}. Choose another --name."
-        )
-    if name in datasets():
-        raise ZooError(
-            "An entry's name must not be a data set's, which means the best entry of that data "
-            f"set. Received: {name!r}. Choose another --name."
-        )
-    return dataset
 
 
 def _variant(
@@ -178,10 +175,10 @@ def _variant(
             return origin.variant
     config = network.config
     own = (network.genotype.id, config.cells, config.channels, config.stem_groups)
-    for one in VARIANTS.values():
-        groups = one.stem_groups if config.stem == "imagenet" else 1
-        if (one.load_genotype().id, one.cells, one.channels, groups) == own:
-            return one.name
+    for known in VARIANTS.values():
+        groups = known.stem_groups if config.stem == "imagenet" else 1
+        if (known.load_genotype().id, known.cells, known.channels, groups) == own:
+            return known.name
     return None
 
 
@@ -190,7 +187,7 @@ def _load_data(recipe: Recipe, data_dir: str | Path | None) -> ImageDataset:
     if data_dir is not None:
         if settings.name == "digits":
             raise ZooError(
-                f"The embedded digits are in no folder. Received: {data_dir}. Leave it away."
+                f"The embedded digits are in no folder. Received: {data_dir}. Omit --data-dir."
             )
         settings = settings.model_copy(update={"data_dir": str(data_dir)})
     try:
@@ -198,7 +195,7 @@ def _load_data(recipe: Recipe, data_dir: str | Path | None) -> ImageDataset:
     except DataError as error:
         raise ZooError(
             f"Publishing needs the run's test images. Received: {error} "
-            "Say with --data-dir where they are."
+            "Name their folder with --data-dir."
         ) from error
 
 
@@ -211,43 +208,33 @@ def _check_data(run: FinishedRun, data: ImageDataset) -> None:
     if not same or tuple(data.class_names) != run.network.class_names:
         raise ZooError(
             "A run is published with the test images it was evaluated on. "
-            f"Received: another test split of {data.name!r} than {run.folder} names. "
-            "Say with --data-dir where the run's data set is."
-        )
-
-
-def _evaluate(model: Any, run: FinishedRun, data: ImageDataset) -> Evaluation:
-    normalization = Normalization.from_dict(run.network.normalization)
-    with data_errors():
-        return evaluate_network(
-            model, evaluation_dataset(data.test, EVALUATION_BATCH, normalization)
+            f"Received: another test split of {data.name!r} than {run.folder} records. "
+            "Name the folder of the run's data set with --data-dir."
         )
 
 
 def _check_accuracy(run: FinishedRun, evaluation: Evaluation) -> None:
-    recorded, found = run.recorded, evaluation.metrics()
-    total = found["examples"]
-    right = [_right(metrics, total) for metrics in (recorded, found)]
-    if recorded.get("examples") != total or right[0] != right[1]:
+    """The weights must have the accuracy and the loss that the run recorded."""
+    recorded, measured = run.recorded, evaluation.metrics()
+    total = measured["examples"]
+    before, now = (
+        round(metrics["accuracy"] * total) if is_share(metrics.get("accuracy")) else None
+        for metrics in (recorded, measured)
+    )
+    if recorded.get("examples") != total or before != now:
         raise ZooError(
             "An entry's accuracy is the one its weights have. Received: "
-            f"{right[1]} of {total} test images right, and in {run.folder / 'state.json'} "
-            f"{right[0]} of {recorded.get('examples')}. "
+            f"{now} of {total} test images right, and in {run.folder / 'state.json'} "
+            f"{before} of {recorded.get('examples')}. "
             "Train again, or evaluate and publish on the machine of the run."
         )
-    before, now = recorded.get("loss"), found["loss"]
+    before, now = recorded.get("loss"), measured["loss"]
     if not isinstance(before, float) or not abs(now - before) <= LOSS_TOLERANCE * max(1, before):
         raise ZooError(
             "An entry's test loss is the one its weights have. Received: "
             f"{now:.4f}, and in {run.folder / 'state.json'} {before}. "
             "Train again, or publish with the weights and images that were evaluated."
         )
-
-
-def _right(metrics: Mapping[str, Any], total: int) -> int | None:
-    """How many test images the network gets right."""
-    accuracy = metrics.get("accuracy")
-    return round(accuracy * total) if is_share(accuracy) else None
 
 
 def _portable(recipe: Recipe) -> Recipe:
@@ -260,14 +247,6 @@ def _portable(recipe: Recipe) -> Recipe:
         entry = Path(recipe.finetune.entry).name
         changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})
     return recipe.model_copy(update=changes)
-
-
-def _description(run: FinishedRun, dataset: str) -> str:
-    config = run.network.config
-    return (
-        f"{config.cells} cells of {config.channels} channels for {dataset}, "
-        f"{len(run.epochs)} epochs of training"
-    )
 
 
 def _provenance(run: FinishedRun) -> dict[str, Any]:
@@ -283,12 +262,12 @@ def _provenance(run: FinishedRun) -> dict[str, Any]:
         "environment": {
             key: run.environment.get(key) for key in ("python", "machine", "cores", "packages")
         },
-        "began_with": [origin.to_dict() for origin in run.began_with],
+        "began_with": [dataclasses.asdict(origin) for origin in run.began_with],
     }
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Numbers of all epochs; a column for each that any epoch has."""
+    """The metrics of all epochs, with a column for each that any epoch has."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -1,8 +1,8 @@
-"""Finds published networks by name, by data set or by path.
+"""Published networks by name, data set or path.
 
-Zoos are folders of entries. They are searched in this order, the first entry of a name counts: the
-folders in the environment variable `BNAS_LARQ_ZOO`, the user's own zoo, the one that ships with
-bnas_larq.
+Zoos are folders of entries, searched in this order: the folders in the environment variable
+`BNAS_LARQ_ZOO`, the user's own zoo, the one that ships with bnas_larq. Of entries with the same
+name the first counts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnas_larq.errors import BnasLarqError, ZooError, nearest
-from bnas_larq.resources import keras_home, user_zoo, zoos
+from bnas_larq.resources import zoos
 from bnas_larq.zoo.entries import Entry
 from bnas_larq.zoo.entry_format import ENTRY
 from bnas_larq.zoo.variants import VARIANTS
@@ -21,51 +21,67 @@ from bnas_larq.zoo.variants import VARIANTS
 if TYPE_CHECKING:
     from bnas_larq.networks.network_files import StoredNetwork
 
-__all__ = [
-    "entry_folders",
-    "find_entry",
-    "keras_home",
-    "list_entries",
-    "resolve",
-    "resolve_entry",
-    "user_zoo",
-    "zoos",
-]
-
 
 def list_entries() -> list[Entry]:
-    """All entries, sorted by name; a damaged one is left out with a warning.
+    """All entries, sorted by name; damaged ones are left out with a warning.
 
-    Where two zoos hold an entry of the same name, the zoo that is searched first counts.
+    Example:
+        >>> from bnas_larq.zoo import list_entries
+        >>> names = [entry.name for entry in list_entries()]
+        >>> {"bnasd-cifar10-small", "bnasd-digits-small"} <= set(names)
+        True
     """
     return _intact()
 
 
-def datasets() -> set[str]:
-    """Names that mean the best entry of a data set: those of entries, and of the papers."""
+def check_not_a_dataset(name: str, dataset: str) -> None:
+    """Refuse a data set's name for an entry of `dataset`: it means the best entry of that data set.
+
+    Raises:
+        ZooError: an entry or a paper has a data set of that name.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged entries, which have no say
-        of_entries = {entry.dataset for entry in _intact()}
-    return of_entries | {one.dataset for variant in VARIANTS.values() for one in variant.reported}
+        warnings.simplefilter("ignore")  # about damaged entries
+        taken = {dataset, *(entry.dataset for entry in _intact())}
+    for variant in VARIANTS.values():
+        taken |= {result.dataset for result in variant.reported}
+    if name in taken:
+        raise ZooError(
+            "An entry's name must not be a data set's, which means the best entry of that data "
+            f"set. Received: {name!r}. Choose another --name."
+        )
 
 
 def find_entry(weights: str, variant: str | None = None) -> Entry:
     """The entry that `weights` names.
 
     Args:
-        weights: an entry's name, or else the name of a data set. Among several entries of a data
-            set those of the variant's own size (cells and channels) come first, then the most
-            accurate on the test split.
+        weights: an entry's name, or else a data set's. Of several entries of a data set, those of
+            the variant's own size (cells and channels) come first, then the most accurate on the
+            test split.
         variant: the family member it must belong to, such as "bnas-d".
 
     Raises:
-        ZooError: there is none, which names those there are and how to make or import others; it is
-            damaged; or it belongs to another variant.
+        ZooError: there is none (the message names those there are, and how to make or import
+            others), it is damaged, or it belongs to another variant.
+
+    Example:
+        >>> from bnas_larq.zoo import find_entry
+        >>> entry = find_entry("bnasd-digits-small")
+        >>> entry.dataset, round(entry.accuracy, 4)
+        ('digits', 0.9638)
     """
     entries = _intact(wanted=weights)
     for entry in entries:
+        if entry.name == weights and variant not in (None, entry.variant):
+            own = f"of {entry.variant}" if entry.variant else "of no variant"
+            raise ZooError(
+                "Weights must belong to the network they are loaded into. "
+                f"Received: {weights!r}, {own}, for {variant}. "
+                f"Load it with bnas_larq.zoo.find_entry({weights!r}).load_model()."
+            )
         if entry.name == weights:
-            return _of_variant(entry, variant)
+            return entry
     matching = [
         entry
         for entry in entries
@@ -78,8 +94,7 @@ def find_entry(weights: str, variant: str | None = None) -> Entry:
 
 
 def resolve(target: str | Path) -> StoredNetwork:
-    """The trained network that a user means: its folder holds network.json, genotype.json and
-    weights.h5, verified and downloaded first if it is an entry's.
+    """The trained network that `target` names; an entry's files are downloaded and verified first.
 
     Args:
         target: the folder of a run or of an entry, or an entry's name.
@@ -107,7 +122,7 @@ def resolve_entry(target: str | Path) -> Entry | None:
         if any((path / name).exists() for name in ("network.json", "recipe.yaml")):
             return None
     if isinstance(target, Path) or len(path.parts) != 1 or target in (".", ".."):
-        problem = "which holds none" if path.exists() else "which does not exist"
+        problem = "which is none of them" if path.exists() else "which does not exist"
         raise ZooError(
             "A trained network is a run's folder, an entry's folder or an entry's name. "
             f"Received: {str(target)!r}, {problem}. See `bnas-larq zoo list`."
@@ -136,29 +151,18 @@ def entry_folders() -> Iterator[Path]:
 
 
 def _intact(wanted: str | None = None) -> list[Entry]:
-    """`list_entries`, but a damaged entry is an error when it is the `wanted` one."""
-    found: dict[str, Entry] = {}
+    """`list_entries`, except that a damaged entry is an error if it is the `wanted` one."""
+    entries: dict[str, Entry] = {}
     for folder in entry_folders():
         try:
             entry = Entry.load(folder)
         except BnasLarqError as error:
-            if folder.name == wanted and wanted not in found:
+            if folder.name == wanted and wanted not in entries:
                 raise
             warnings.warn(f"A zoo entry is left out. {error}", stacklevel=3)
         else:
-            found.setdefault(entry.name, entry)
-    return [found[name] for name in sorted(found)]
-
-
-def _of_variant(entry: Entry, variant: str | None) -> Entry:
-    if variant is not None and entry.variant != variant:
-        other = f"of {entry.variant}" if entry.variant else "of no variant"
-        raise ZooError(
-            f"Weights must belong to the network they are loaded into. Received: {entry.name!r}, "
-            f"{other}, for {variant}. "
-            f"Load it with bnas_larq.zoo.find_entry({entry.name!r}).load_model()."
-        )
-    return entry
+            entries.setdefault(entry.name, entry)
+    return [entries[name] for name in sorted(entries)]
 
 
 def _has_own_size(entry: Entry) -> bool:
@@ -168,29 +172,24 @@ def _has_own_size(entry: Entry) -> bool:
         return False
     try:
         config = entry.network.config
-    except BnasLarqError:  # a damaged one is found out when it is used
+    except BnasLarqError:  # damage is reported when the entry is used
         return False
     return (config.cells, config.channels) == (variant.cells, variant.channels)
 
 
-def _close(name: str, entries: Iterable[Entry]) -> str:
-    """`: did you mean 'x'?` if a known entry or data set is called nearly so."""
-    known = {entry.name for entry in entries} | {entry.dataset for entry in entries}
-    hint = nearest(name, known) if known else ""
-    return f"; {hint.rstrip('?')}" if hint.startswith("did you mean") else ""
-
-
 def _nothing(weights: str, variant: str | None, entries: Iterable[Entry]) -> str:
-    own = [entry.summary() for entry in entries if variant in (None, entry.variant)]
-    others = [entry.summary() for entry in entries if variant not in (None, entry.variant)]
-    there_are = f"There are: {', '.join(own)}. " if own else "There are none. "
-    if variant is not None:
-        there_are = there_are.replace("There are", f"For {variant} there are", 1)
-        there_are += f"For others: {', '.join(others)}. " if others else ""
+    """The error that there are no such weights, and which there are."""
+    own = ", ".join(entry.summary() for entry in entries if variant in (None, entry.variant))
+    others = ", ".join(entry.summary() for entry in entries if variant not in (None, entry.variant))
+    start = "There are" if variant is None else f"For {variant} there are"
+    existing = f"{start}: {own}. " if own else f"{start} none. "
+    existing += f"For others: {others}. " if others else ""
+    known = {name for entry in entries for name in (entry.name, entry.dataset)}
+    hint = nearest(weights, known)
+    hint = f"; {hint.rstrip('?')}" if hint.startswith("did you mean") else ""
+    wanted = f"{weights!r} for {variant}" if variant else repr(weights)
     return (
-        "Published weights are named by their entry or data set. "
-        f"Received: {weights!r}{f' for {variant}' if variant else ''}, which nobody published"
-        f"{_close(weights, entries)}. "
-        f"{there_are}Make them with `bnas-larq run` and `bnas-larq zoo publish`, or import the "
-        "authors' with `bnas-larq zoo import`."
+        f"Published weights are named by their entry or data set. Received: {wanted}, which nobody "
+        f"published{hint}. {existing}Make them with `bnas-larq run` and `bnas-larq zoo publish`, "
+        "or import the authors' with `bnas-larq zoo import`."
     )

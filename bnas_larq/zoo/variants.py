@@ -1,6 +1,6 @@
-"""The networks that the papers name: genotype, size, and what their authors reported of them.
+"""The networks that the papers name: genotype, size, and their authors' results.
 
-Numbers only; `bnas_larq.zoo.factories` builds the networks. Sources: BNAS (Kim, Singh, Choi, arXiv
+`bnas_larq.zoo.factories` builds them. Sources: BNAS (Kim, Singh, Choi, arXiv
 2002.06963) for A to H, and the authors' slides on BNAS v2 (arXiv 2110.08562) for v2.
 """
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Reported:
-    """A result as the authors printed it; nobody measured it with this package.
+    """A result as the authors printed it, not measured with this package.
 
     Attributes:
         dataset: `"cifar10"` or `"imagenet"`.
-        top1, top5: test accuracy in percent; None where none was printed.
-        training: what set this training apart; empty for the paper's usual one.
+        top1, top5: test accuracy in percent; None if not printed.
+        training: name of this training; empty for the paper's usual one.
     """
 
     dataset: str
@@ -62,10 +62,9 @@ class Variant:
         return Genotype.published(self.genotype)
 
     def config(self, **overrides: Any) -> NetworkConfig:
-        """Its size as a `NetworkConfig`; attributes given as keywords replace its own.
+        """Its size as a `NetworkConfig`; keywords replace its own attributes.
 
-        A grouped stem belongs to ImageNet-size images: with the small stem, which has a single
-        convolution, there is nothing to group.
+        The CIFAR stem is a single convolution: there is nothing to group.
 
         Raises:
             BnasLarqError: impossible sizes.
@@ -73,41 +72,39 @@ class Variant:
         # Not at the top: names and numbers alone must not wait for TensorFlow.
         from bnas_larq.networks.network import NetworkConfig
 
-        config = NetworkConfig(
-            input_shape=overrides.pop("input_shape", self.input_shape),
-            num_classes=overrides.pop("num_classes", self.num_classes),
-            channels=overrides.pop("channels", self.channels),
-            cells=overrides.pop("cells", self.cells),
-            **overrides,
-        )
+        names = ("input_shape", "num_classes", "channels", "cells")
+        own = {name: getattr(self, name) for name in names}
+        config = NetworkConfig(**{**own, **overrides})
         if config.stem == "imagenet" and "stem_groups" not in overrides:
             return config.replace(stem_groups=self.stem_groups)
         return config
 
 
 def _imagenet(
-    letter: str, cells: int, channels: int, top1: float, top5: float, *more: Reported
+    letter: str,
+    cells: int,
+    channels: int,
+    top1: float,
+    top5: float,
+    *more: Reported,
+    stem_groups: int = 1,
 ) -> Variant:
     return Variant(
         f"bnas-{letter.lower()}",
-        f"BNAS{letter}",
+        f"BNAS{letter.replace('-', '')}",
         "bnas_imagenet",
         cells,
         channels,
+        stem_groups,
         reported=(Reported("imagenet", top1, top5), *more),
     )
 
 
+_CIFAR = {"input_shape": (32, 32, 3), "num_classes": 10}
+_MULTI_STAGE = Reported("imagenet", 66.03, 85.42, "Multi-Stage")
 _ALL = (
     Variant(
-        "bnas-a",
-        "BNASA",
-        "bnas_cifar",
-        20,
-        36,
-        input_shape=(32, 32, 3),
-        num_classes=10,
-        reported=(Reported("cifar10", 92.70),),
+        "bnas-a", "BNASA", "bnas_cifar", 20, 36, **_CIFAR, reported=(Reported("cifar10", 92.70),)
     ),
     _imagenet("D", 12, 64, 57.69, 79.89, Reported("imagenet", 61.60, 82.91, "No-Reg")),
     _imagenet("E", 12, 68, 58.76, 80.61),
@@ -117,30 +114,15 @@ _ALL = (
     # The authors give neither groups nor width. Ours: 4 groups on the stem's second and third
     # convolution, and the width that comes nearest to BNAS-D's 1.48e8 operations at 224: 1.500e8.
     # Groups of 4 need multiples of 8; 80 channels would cost 1.253e8.
-    Variant(
-        "bnas-d-v2",
-        "BNASDv2",
-        "bnas_imagenet",
-        12,
-        88,
-        stem_groups=4,
-        reported=(
-            Reported("imagenet", 63.82, 84.25),
-            Reported("imagenet", 66.03, 85.42, "Multi-Stage"),
-        ),
-    ),
+    _imagenet("D-v2", 12, 88, 63.82, 84.25, _MULTI_STAGE, stem_groups=4),
 )
 
 #: Every variant by its name.
-VARIANTS = {one.name: one for one in _ALL}
+VARIANTS = {variant.name: variant for variant in _ALL}
 
 
 def variant(name: str) -> Variant:
-    """The variant called `name`, such as `bnas-d`.
-
-    Raises:
-        ZooError: there is none; the message hints at the nearest.
-    """
+    """The variant called `name`, such as `bnas-d`; ZooError hints at the nearest."""
     if name not in VARIANTS:
         raise ZooError(
             "A variant is a network that the papers name. "

@@ -17,7 +17,7 @@ from bnas_larq.backend import keras
 from bnas_larq.files import read_json
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import build_network
-from bnas_larq.zoo.storing import store_entry
+from bnas_larq.zoo.entries import store_entry
 
 CARD = "# tiny\n\nHardly trained.\n"
 

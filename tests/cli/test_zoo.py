@@ -106,7 +106,7 @@ def test_what_is_damaged_or_unfinished_is_refused(
     results = dict(line.split(": ", 1) for line in every.out.splitlines())
     assert results["intact"] == "8 files intact"
     assert results["tampered"].startswith("failed. A zoo entry's files must be as they were publi")
-    assert results["broken"].startswith("failed. An entry.json must hold")
+    assert results["broken"].startswith("failed. A zoo entry must be a JSON object")
     assert one.errors == ["Error: 1 of 2 entries did not pass."]
     assert "`bnas-larq zoo show` takes a variant (bnas-d) or a zoo entry" in unknown.errors[0]
     assert listed.code == 0 and "Warning: A zoo entry is left out." in listed.err

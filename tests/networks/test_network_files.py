@@ -93,5 +93,5 @@ def test_unknown_settings_are_refused(stored):
 def test_a_description_of_other_kinds_is_a_sentence(stored, change):
     path = stored.folder / "network.json"
     write_json(path, read_json(path) | change)
-    with pytest.raises(RunError, match="network.json .*Restore it"):
+    with pytest.raises(RunError, match="network.json.*Received: .*network.json. Restore it"):
         StoredNetwork.load(stored.folder)

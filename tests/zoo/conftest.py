@@ -14,8 +14,7 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.networks.weight_files import save_weights
-from bnas_larq.zoo.entries import Entry
-from bnas_larq.zoo.storing import store_entry
+from bnas_larq.zoo.entries import Entry, store_entry
 
 CELL = [[("bin_conv_3x3", 0), ("max_pool_3x3", 1)]]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bnas_larq.errors import WeightsError
-from bnas_larq.zoo import checkpoint_readers as checkpoint_formats
+from bnas_larq.zoo import checkpoint_readers
 from bnas_larq.zoo.checkpoint_readers import read_checkpoint
 
 VALUES = {
@@ -296,7 +296,7 @@ def test_what_unpacks_to_too_much(suffix, tmp_path, monkeypatch):
     else:
         torch = pytest.importorskip("torch")
         torch.save({"a": torch.tensor(zeros)}, tmp_path / "a.pth")
-    monkeypatch.setattr(checkpoint_formats, "MAX_BYTES", 10**5)
+    monkeypatch.setattr(checkpoint_readers, "MAX_BYTES", 10**5)
     refused(tmp_path / f"a{suffix}", "at most 100,000 bytes")
 
 

@@ -181,7 +181,7 @@ def test_links_inside_and_a_linked_zoo_are_fine(entry, tmp_path):
     ("values", "message"),
     [
         ({"format": "other"}, '"format": "bnas-larq-zoo-entry"'),
-        ({"version": 2}, "reads zoo entries of version 1. Received: version 2"),
+        ({"version": 2}, "of version 1, which this release reads, not 2. Received"),
         ({"licence": "MIT"}, "fixed keys. Received: 'licence'.*did you mean 'license'"),
         ({"remove": "metrics"}, "needs every key. Received: no 'metrics'"),
         ({"name": "../up"}, "'name' must be of small letters"),
@@ -196,18 +196,21 @@ def test_links_inside_and_a_linked_zoo_are_fine(entry, tmp_path):
         ({"metrics": {"accuracy": float("nan")}}, "'accuracy' is between 0 and 1"),
         ({"metrics": []}, "'metrics' must be an object"),
         ({"files": []}, "'files' must be an object"),
-        ({"files": {}}, "lists network.json, genotype.json and weights.h5"),
-        ({"file": ("a", {"sha256": "0" * 63, "bytes": 1})}, "64 hexadecimal digits"),
-        ({"file": ("a", {"sha256": "0" * 64, "bytes": -1})}, "64 hexadecimal digits"),
-        ({"file": ("a", {"sha256": "0" * 64, "bytes": True})}, "64 hexadecimal digits"),
-        ({"file": ("a", {"sha256": "0" * 64})}, "no 'bytes' in .*file a"),
-        ({"file": ("a", "text")}, "needs every key"),
+        ({"files": {}}, "'files' must be an object that lists network.json. Received: {}"),
+        (
+            {"file": ("a", {"sha256": "0" * 63, "bytes": 1})},
+            "'sha256' must be 64 hexadecimal digits",
+        ),
+        ({"file": ("a", {"sha256": "0" * 64, "bytes": -1})}, "'bytes' must be a size in bytes"),
+        ({"file": ("a", {"sha256": "0" * 64, "bytes": True})}, "'bytes' must be a size in bytes"),
+        ({"file": ("a", {"sha256": "0" * 64})}, "no 'bytes' in .*entry.json, files.a"),
+        ({"file": ("a", "text")}, "'files' must be an object.*Received: 'text'"),
         ({"file": ("a", {"sha256": "0" * 64, "bytes": 1, "size": 1})}, "Received: 'size'"),
         ({"file": ("a", {"sha256": "0" * 64, "bytes": 1, "url": "ftp://x"})}, "http, https or"),
         ({"file": ("a", {"sha256": "0" * 64, "bytes": 1, "url": "http://x\n"})}, "http, https or"),
         (
             {"file": ("network.json", {"sha256": "0" * 64, "bytes": 1, "url": "http://x"})},
-            "brings its description along",
+            "an object whose network.json has no url: it is never downloaded",
         ),
     ],
 )
@@ -310,7 +313,7 @@ def test_names_have_small_letters_digits_and_hyphens(make_entry, own_zoo, name):
 
 
 def store(zoo, fill, **settings):
-    from bnas_larq.zoo.storing import store_entry
+    from bnas_larq.zoo.entries import store_entry
 
     return store_entry(zoo, "toy", fill, **settings)
 
@@ -351,7 +354,7 @@ def test_an_incomplete_entry_is_not_stored(own_zoo, small_network):
         (folder / "weights.h5").unlink()
         return {"variant": None, "dataset": "new"}
 
-    with pytest.raises(BnasLarqError, match="Received: no weights.h5"):
+    with pytest.raises(BnasLarqError, match="an object that lists weights.h5"):
         store(own_zoo, fill)
     assert names(own_zoo) == []
 

@@ -256,7 +256,7 @@ def test_input_tensors(zoo_entry, trained):
     model = BNASD(weights="bnasd-cifar10-test", input_tensor=doubled, classifier_activation=None)
     summed = tf.repeat(tf.reduce_sum(images(), -1, keepdims=True), 3, axis=-1)
     np.testing.assert_allclose(model(images()), trained(summed), atol=1e-4)
-    with pytest.raises(ZooError, match="Leave one out"):
+    with pytest.raises(ZooError, match="Omit one of them"):
         BNASD(input_tensor=inputs, input_shape=(16, 16, 3))
 
 

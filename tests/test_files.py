@@ -1,0 +1,51 @@
+"""JSON files as pydantic models: whatever is wrong with one is our own sentence."""
+
+from __future__ import annotations
+
+import pydantic
+import pytest
+
+from bnas_larq.errors import ZooError
+from bnas_larq.files import read_model, write_json
+
+
+class Part(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid")
+    size: int = pydantic.Field(description="a size")
+
+
+class Thing(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True)
+    parts: dict[str, Part]
+    cells: int = 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[1]",
+            "A thing must be valid: Input should be an object. Received: .*thing.json. Restore",
+        ),
+        ("{", "A thing must be readable JSON. Received: .*thing.json"),
+        ("[" * 100_000, "A thing must be readable JSON. Received: .*thing.json"),
+        (f'{{"parts": {{}}, "cells": {"9" * 9999}}}', "A thing must be readable JSON"),
+        ("{}", "needs every key. Received: no 'parts' in .*thing.json. Restore it."),
+        ('{"parts": {"a": {"siz": 1}}}', "'siz' in .*thing.json, parts.a; did you mean 'size'"),
+        ('{"parts": {"a": {"size": "x"}}}', "A thing's 'size' must be a size. Received: 'x' in"),
+        ('{"parts": {}, "cells": "5"}', "'cells' must be valid: .* integer. Received: '5' in"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_what_is_wrong_is_one_sentence(tmp_path, text, message):
+    path = tmp_path / "thing.json"
+    path.write_text(text)
+    with pytest.raises(ZooError, match=message) as error:
+        read_model(path, Thing, Part, subject="A thing", remedy="Restore it.", error=ZooError)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_a_sound_file_becomes_the_model(tmp_path):
+    write_json(tmp_path / "thing.json", {"parts": {"a": {"size": 2}}})
+    thing = read_model(tmp_path / "thing.json", Thing, subject="A thing", remedy="Restore it.")
+    assert thing.parts["a"].size == 2 and thing.cells == 3
