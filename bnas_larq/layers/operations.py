@@ -205,6 +205,8 @@ class FactorizedReduction(lq.layers.QuantConv2D):
 
 @register_operation("identity", describe("identity"), sharing=("state", "edge"))
 def _identity(context: Context) -> list[keras.layers.Layer]:
+    """DARTS' skip connection (arXiv 1806.09055). Its factorised reduction is binary here (ours), with
+    BatchNorm and sign in front and without ReLU."""
     if context.strides == 1:
         return [keras.layers.Activation("linear", name=f"{context.name}_identity")]
     # A BatchNorm of its own: the statistics of the state's are moved by the convolutions, which the
@@ -224,6 +226,11 @@ def _depthwise_pointwise(
     context: Context, part: str, kernel_size: int, dilation: int = 1, *, second: bool = False
 ) -> list[keras.layers.Layer]:
     """BatchNorm, sign, depthwise, BatchNorm, sign, pointwise, ReLU.
+
+    DARTS' separable convolution (arXiv 1806.09055, §3.1.1), which comes twice, the first time with
+    the strides; the dilated one once. Binarising it is ours: ReLU stands behind each pair, where
+    DARTS has it in front, so that the full-precision twin is not linear. With the published scheme
+    `sign-scale-centred` every depthwise kernel is 0, and the output ignores the image.
 
     Args:
         part: of the layers' names.
