@@ -205,8 +205,8 @@ class FactorizedReduction(lq.layers.QuantConv2D):
 
 @register_operation("identity", describe("identity"), sharing=("state", "edge"))
 def _identity(context: Context) -> list[keras.layers.Layer]:
-    """DARTS' skip connection (arXiv 1806.09055). Its factorised reduction is binary here (ours), with
-    BatchNorm and sign in front and without ReLU."""
+    """DARTS' skip connection (arXiv 1806.09055). Its factorised reduction is binary here (ours),
+    with BatchNorm and sign in front and without ReLU."""
     if context.strides == 1:
         return [keras.layers.Activation("linear", name=f"{context.name}_identity")]
     # A BatchNorm of its own: the statistics of the state's are moved by the convolutions, which the

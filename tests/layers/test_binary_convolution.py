@@ -145,9 +145,9 @@ def test_configuration_and_weights_are_larqs():
 def test_without_kernels_for_dilated_gradients_larqs_layer_trains():
     """TensorFlow without oneDNN has none on CPUs."""
     code = (
-        "import bnas_larq.layers.binary_convolution as b, sys;"
-        "sys.path.insert(0, 'tests/layers');"
-        "import test_binary_convolution as t; ours, larqs = t.pair(3, 1, 2); x = t.pictures(1, 6, 6, 5);"
+        "import bnas_larq.layers.binary_convolution as b, sys; sys.path.insert(0, 'tests/layers');"
+        "import test_binary_convolution as t; "
+        "ours, larqs = t.pair(3, 1, 2); x = t.pictures(1, 6, 6, 5);"
         "print(b.has_dilated_gradients(), ours.is_plain, t.pair(3, 1, 1)[0].is_plain, "
         "all((a == c).all() for a, c in "
         "zip(t.results(ours, x, training=True), t.results(larqs, x))))"

@@ -80,8 +80,8 @@ def test_what_was_binary_there_is_binary_here(authors, plain):
     file = authors("open_supernet")
     edges = {True: 0, False: 0}  # candidate convolutions by whether they are binary
     for cell in plain.cells:
-        for edges in cell.outgoing:
-            for candidate in edges.candidates:
+        for outgoing in cell.outgoing:
+            for candidate in outgoing.candidates:
                 for layer in (layer for layers in candidate.chains for layer in layers):
                     if isinstance(layer, lq.layers.QuantConv2D):
                         width = layer.filters // cell.plan.filters  # edges that it serves
