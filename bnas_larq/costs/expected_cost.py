@@ -77,6 +77,13 @@ class ExpectedCost:
     Raises:
         BnasLarqError: an unknown measure, a weight that is not positive, a target that no network
             can reach, or a table that is missing, not needed or incomplete.
+
+    Example:
+        >>> network = NetworkConfig((32, 32, 3), num_classes=10, cells=5, channels=8)
+        >>> cost = ExpectedCost(SearchSpace.bnas(), network, target=5e6, weight=1.0)
+        >>> uniform = tf.fill([14, 7], 1 / 7)
+        >>> f"{float(cost.expected(uniform, uniform)):.3g} {float(cost(uniform, uniform)):.2f}"
+        '5.34e+06 1.49'
     """
 
     def __init__(

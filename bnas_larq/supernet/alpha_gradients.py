@@ -88,7 +88,16 @@ class AlphaGradient(abc.ABC):
 
 @register
 class FirstOrder(AlphaGradient):
-    """∇_α L_val(w, α): w stands in for w*(α) (DARTS, arXiv 1806.09055, eq. 6 at ξ = 0)."""
+    """∇_α L_val(w, α): w stands in for w*(α) (DARTS, arXiv 1806.09055, eq. 6 at ξ = 0).
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> alpha = tf.Variable(2.0)
+        >>> loss = lambda *batch: Losses(task=alpha**2, objective=alpha**2, logits=None)
+        >>> problem = SimpleNamespace(architecture_variables=[alpha], alpha_loss=loss)
+        >>> [float(value) for value in FirstOrder()(problem, (), ()).values]
+        [4.0]
+    """
 
     def __call__(self, problem: BilevelProblem, train: Batch, validation: Batch) -> AlphaGradients:
         # Only α is watched, so no kernel gradients are computed in this half of the step.
@@ -103,6 +112,10 @@ class FirstOrder(AlphaGradient):
 class SingleLevel(AlphaGradient):
     """∇_α L_train(w, α), in the same backward pass as the weights' gradient, as in SNAS
     (arXiv 1812.09926): no bilevel problem, and the validation half is not used.
+
+    Example:
+        >>> SingleLevel().joint, FirstOrder().joint
+        (True, False)
     """
 
     joint = True
@@ -140,6 +153,10 @@ class SecondOrder(AlphaGradient):
 
     Raises:
         BnasLarqError: a negative ξ, or ε that is not positive.
+
+    Example:
+        >>> SecondOrder(xi=0.025).get_config()
+        {'xi': 0.025, 'epsilon': 0.01}
     """
 
     def __init__(self, xi: float | None = None, epsilon: float = 0.01) -> None:

@@ -132,7 +132,13 @@ class Relaxation(abc.ABC):
 
 @register
 class Softmax(Relaxation):
-    """Softmax over the candidates of each edge, as DARTS (arXiv 1806.09055, eq. 2)."""
+    """Softmax over the candidates of each edge, as DARTS (arXiv 1806.09055, eq. 2).
+
+    Example:
+        >>> draw = Draw("normal", epoch=tf.constant(0.0), seed=tf.constant([1, 2]), training=True)
+        >>> Softmax().choose(tf.zeros([1, 4]), draw).weights.numpy().tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
+    """
 
     def choose(self, alphas: tf.Tensor, draw: Draw) -> Mixture:
         return Mixture(self(alphas), positive=True)
@@ -150,6 +156,11 @@ class TemperatureSchedule:
 
     Raises:
         BnasLarqError: a temperature that is not positive, no epochs, or an unknown decay.
+
+    Example:
+        >>> temperature = TemperatureSchedule(10.0, 0.1, epochs=100)
+        >>> [round(float(temperature(epoch)), 2) for epoch in (0, 33, 99)]
+        [10.0, 6.7, 0.1]
     """
 
     def __init__(self, first: float, last: float, epochs: int, decay: str = "linear") -> None:
@@ -228,6 +239,12 @@ class GumbelHard(_Gumbel):
 
     Args:
         temperature: τ of the relaxed weights; GDAS goes linearly from 10 to 0.1.
+
+    Example:
+        >>> relaxation = GumbelHard(TemperatureSchedule(10.0, 0.1, epochs=240))
+        >>> draw = Draw("normal", epoch=tf.constant(0.0), seed=tf.constant([1, 2]), training=False)
+        >>> relaxation.choose(tf.constant([[0.0, 3.0], [1.0, 0.0]]), draw).chosen.numpy().tolist()
+        [1, 0]
     """
 
     def choose(self, alphas: tf.Tensor, draw: Draw) -> SampledPath:
@@ -250,6 +267,13 @@ class Concrete(_Gumbel):
 
     Args:
         temperature: λ of the paper, annealed towards 0, where draws become one-hot.
+
+    Example:
+        >>> relaxation = Concrete(TemperatureSchedule(1.0, 0.03, epochs=150, decay="exponential"))
+        >>> draw = Draw("normal", epoch=tf.constant(0.0), seed=tf.constant([1, 2]), training=True)
+        >>> weights = relaxation.choose(tf.zeros([1, 4]), draw).weights
+        >>> round(float(tf.reduce_sum(weights)), 4), bool(tf.reduce_all(weights == 0.25))
+        (1.0, False)
     """
 
     def choose(self, alphas: tf.Tensor, draw: Draw) -> Mixture:
@@ -264,6 +288,13 @@ class FixedPath(Relaxation):
 
     The path is held in variables that are not weights of the model: a traced step follows every
     change, and checkpoints and `get_config` do not hold it.
+
+    Example:
+        >>> relaxation = FixedPath()
+        >>> relaxation.assign(normal=np.array([3, 0]), reduce=np.array([1, 1]))
+        >>> draw = Draw("normal", epoch=tf.constant(0.0), seed=tf.constant([1, 2]), training=True)
+        >>> relaxation.choose(tf.zeros([2, 4]), draw).chosen.numpy().tolist()
+        [3, 0]
     """
 
     def __init__(self) -> None:
