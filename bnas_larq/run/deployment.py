@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from bnas_larq.console import say
 from bnas_larq.errors import ExportError
 from bnas_larq.files import read_json
+from bnas_larq.run.creation import recipe_of
 from bnas_larq.run.targets import Kind, Target
+from bnas_larq.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,18 +73,19 @@ def export_target(
     if bundle is not None:
         check_bundle(bundle, overwrite=overwrite)
     if target.kind is Kind.RUN and out is None and images is None:
-        export = _export_run(target.path, overwrite)
+        out = target.path / "model.tflite"
+        tflite, report = _export_run(target.path, overwrite)
         network = _load(target) if bundle else None
     else:
         network = _load(target, **facts)
         if bundle is not None:
             network.check_described()
-        export = _convert(network, out, images, overwrite)
+        tflite, report = _convert(network, out, images, overwrite)
     if bundle is not None:
-        _write_bundle(bundle, network, export, overwrite)
-        if license := network.restriction(export.recipe):
+        _write_bundle(bundle, network, tflite, report, overwrite)
+        if license := network.restriction:
             say(f"These weights must not be redistributed: {license}")
-    return export.report, [path for path in (export.path, bundle) if path is not None]
+    return report, [path for path in (out, bundle) if path is not None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +98,7 @@ class _Network:
         class_names, mean, std: None where nobody told them.
         stored: its description, unless it is a saved Keras model.
         entry: the zoo entry it is.
+        recipe, test: of a run, and its metrics on the test split, if it was evaluated.
     """
 
     name: str
@@ -104,6 +108,8 @@ class _Network:
     std: tuple[float, ...] | None
     stored: StoredNetwork | None = None
     entry: Entry | None = None
+    recipe: Recipe | None = None
+    test: Mapping[str, Any] | None = None
 
     def check_described(self) -> None:
         """Raise ExportError unless everything is known that a bundle tells."""
@@ -121,17 +127,16 @@ class _Network:
                 f"{shape[1:]} and output {output[1:]}. Correct --labels."
             )
 
-    def restriction(self, recipe: Recipe | None) -> str | None:
-        """The licence of weights that must not be redistributed; None for all others.
-
-        Args:
-            recipe: of a run; the network that it started from may bind it.
+    @property
+    def restriction(self) -> str | None:
+        """The licence of weights that must not be redistributed, also of those that a fine-tuning
+        started from; None for all others.
         """
         from bnas_larq.zoo.published_run import license_of, origins
 
         if self.entry is not None:
             return None if self.entry.redistributable else self.entry.license
-        license, free = license_of(origins(recipe), "") if recipe else ("", True)
+        license, free = license_of(origins(self.recipe), "") if self.recipe else ("", True)
         return None if free else license
 
 
@@ -153,8 +158,11 @@ def _load(
 
         normalization = Normalization.from_dict(stored.normalization)
         mean, std = normalization.mean, normalization.std
-    model = stored.load_model()
-    return _Network(target.name, model, stored.class_names, mean, std, stored, target.entry)
+    origin: dict[str, Any] = {"stored": stored, "entry": target.entry}
+    if target.kind is Kind.RUN and (target.path / "recipe.yaml").is_file():
+        folder = RunFolder(target.path)
+        origin |= {"recipe": recipe_of(folder), "test": folder.facts("evaluate").get("test")}
+    return _Network(target.name, stored.load_model(), stored.class_names, mean, std, **origin)
 
 
 def _read_labels(path: Path) -> list[str]:
@@ -167,18 +175,7 @@ def _read_labels(path: Path) -> list[str]:
         ) from error
 
 
-@dataclasses.dataclass(frozen=True)
-class _Export:
-    """A .tflite, its report, where it stays, and the recipe and test metrics of a run."""
-
-    tflite: bytes
-    report: dict[str, Any]
-    path: Path | None
-    recipe: Recipe | None = None
-    test: Mapping[str, Any] | None = None
-
-
-def _export_run(folder: Path, overwrite: bool) -> _Export:
+def _export_run(folder: Path, overwrite: bool) -> tuple[bytes, dict[str, Any]]:
     """Do the run's stage `export`, on test images, unless it is done."""
     from bnas_larq.run.recipe_run import Run
 
@@ -193,11 +190,12 @@ def _export_run(folder: Path, overwrite: bool) -> _Export:
                 f"Received: {path}, which was changed since. Add --overwrite to convert again."
             )
         report.setdefault("parity_images", "test images")
-        test = read_json(run.folder / "result.json").get("test")
-        return _Export(tflite, report, path, run.recipe, test)
+        return tflite, report
 
 
-def _convert(network: _Network, out: Path | None, images: Path | None, overwrite: bool) -> _Export:
+def _convert(
+    network: _Network, out: Path | None, images: Path | None, overwrite: bool
+) -> tuple[bytes, dict[str, Any]]:
     """Convert a network outside its run."""
     from bnas_larq.export.exporter import export_network
 
@@ -214,7 +212,7 @@ def _convert(network: _Network, out: Path | None, images: Path | None, overwrite
         f"{parity['images']} {source} predicted as by Keras, "
         f"largest difference {parity['max_abs_difference']:.2g}"
     )
-    return _Export(tflite, report, out)
+    return tflite, report
 
 
 def _parity_images(network: _Network, folder: Path | None) -> tuple[np.ndarray, str]:
@@ -248,7 +246,9 @@ def _parity_images(network: _Network, folder: Path | None) -> tuple[np.ndarray, 
     return np.asarray(normalization.apply(pixels)), source
 
 
-def _write_bundle(folder: Path, network: _Network, export: _Export, overwrite: bool) -> None:
+def _write_bundle(
+    folder: Path, network: _Network, tflite: bytes, report: Mapping[str, Any], overwrite: bool
+) -> None:
     from bnas_larq.export.bundle import Preprocessing, output_kind, write_bundle
     from bnas_larq.export.converter import image_shape
 
@@ -257,20 +257,20 @@ def _write_bundle(folder: Path, network: _Network, export: _Export, overwrite: b
     output = output_kind(network.model)
     write_bundle(
         folder,
-        export.tflite,
+        tflite,
         labels=network.class_names,
         preprocessing=Preprocessing(height, width, network.mean, network.std, output),
-        card=network.entry.card if network.entry else _card(network, export),
-        report=export.report,
+        card=network.entry.card if network.entry else _card(network),
+        report=report,
         overwrite=overwrite,
     )
 
 
-def _card(network: _Network, export: _Export) -> str:
+def _card(network: _Network) -> str:
     from bnas_larq.costs.accounting import count_costs
     from bnas_larq.export.bundle import deployment_card
 
-    facts, recipe = {}, export.recipe
+    facts, recipe = {}, network.recipe
     if stored := network.stored:
         data, config = stored.data, stored.config
         facts["Genotype"] = stored.genotype.id
@@ -288,9 +288,9 @@ def _card(network: _Network, export: _Export) -> str:
         costs=count_costs(network.model),
         input_shape=tuple(network.model.inputs[0].shape[1:]),
         classes=len(network.class_names),
-        test=export.test,
+        test=network.test,
         facts=facts,
-        terms=network.restriction(recipe),
+        terms=network.restriction,
     )
 
 

@@ -73,6 +73,7 @@ def done(in_one_process, places):
     (places / "three.txt").write_text("a\nb\nc\n")
     lines = {
         "run": [run, "--bundle", places / "of_run"],
+        "run elsewhere": [run, "--out", places / "run.tflite", "--bundle", places / "of_run_2"],
         "lint": [run, "--lint"],
         "lint json": [run, "--lint", "--json"],
         "entry": [entry, "--bundle", places / "of_entry", "--images", places / "images"],
@@ -114,6 +115,15 @@ def test_a_run_becomes_a_bundle(done, places, finished):
     test = read_json(finished.folder / "result.json")["test"]
     assert f"{test['accuracy']:.2%}" in card and "12 epochs of 180 images" in card
     assert "8 test images" in (folder / "README.md").read_text()
+
+
+def test_a_run_that_is_exported_elsewhere_keeps_its_card(done, places):
+    end = done["run elsewhere"]
+    assert end.code == 0, end.err
+    assert end.out.splitlines()[-2:] == [str(places / "run.tflite"), str(places / "of_run_2")]
+    card = (places / "of_run" / "card.md").read_text()
+    assert (places / "of_run_2" / "card.md").read_text() == card
+    assert "pictures of random noise" in (places / "of_run_2" / "README.md").read_text()
 
 
 def test_the_bundle_of_a_run_predicts_as_the_run_did(done, places):
