@@ -114,8 +114,8 @@ def _machine(environment: Mapping[str, Any]) -> str:
     return ", ".join(facts) or "versions and machine not recorded"
 
 
-def _time(facts: Mapping[str, Any]) -> str:
-    seconds = facts.get("seconds")
+def _time(stage: Mapping[str, Any]) -> str:
+    seconds = stage.get("seconds")
     return "time not recorded" if seconds is None else f"{seconds / 60:.1f} minutes"
 
 
