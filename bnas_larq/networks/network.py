@@ -85,10 +85,7 @@ class NetworkConfig:
 
     def replace(self, **settings: Any) -> NetworkConfig:
         """A copy with other settings; a stem that was `"auto"` follows a new input size.
-
-        Raises:
-            BnasLarqError: impossible or unknown settings.
-        """
+        BnasLarqError for impossible or unknown settings."""
         _check_keys(settings)
         if self._stem_is_auto:
             settings = {"stem": "auto", **settings}
@@ -106,10 +103,8 @@ class NetworkConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description; the inverse of `from_dict`."""
-        values = {name: getattr(self, name) for name in _setting_names()}
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
-        }
+        values = {name: getattr(self, name) for name in _SETTINGS}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NetworkConfig:
@@ -118,17 +113,14 @@ class NetworkConfig:
         return cls(**values)
 
 
-def _setting_names() -> list[str]:
-    return [field.name for field in dataclasses.fields(NetworkConfig) if field.init]
+_SETTINGS = tuple(field.name for field in dataclasses.fields(NetworkConfig) if field.init)
 
 
 def _check_keys(settings: Mapping[str, Any]) -> None:
-    known = _setting_names()
     for key in settings:
-        if key not in known:
-            raise BnasLarqError(
-                f"A network's settings have fixed keys. Received: {key!r}; {nearest(key, known)}"
-            )
+        if key not in _SETTINGS:
+            hint = nearest(key, _SETTINGS)
+            raise BnasLarqError(f"A network's settings have fixed keys. Received: {key!r}; {hint}")
 
 
 def build_network(
@@ -203,9 +195,8 @@ def build_network(
     else:
         top = template.global_pool(pooling)
     inputs = images if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
-    return keras.Model(
-        inputs, chain(top, newer), name=name or f"bnas_{genotype.id.replace('-', '_')}"
-    )
+    name = name or f"bnas_{genotype.id.replace('-', '_')}"
+    return keras.Model(inputs, chain(top, newer), name=name)
 
 
 def _image_shape(tensor: Any, settings: Mapping[str, Any]) -> tuple[int | None, ...]:

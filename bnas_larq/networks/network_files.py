@@ -65,23 +65,14 @@ class _Description(pydantic.BaseModel):
 
 @dataclasses.dataclass(frozen=True)
 class StoredNetwork:
-    """A trained network in a folder; `load_model` builds it.
-
-    Attributes:
-        folder: where it is.
-        genotype: its cells.
-        config: its size and template.
-        class_names: one name per output.
-        normalization: `mean` and `std`, see `bnas_larq.data.Normalization`.
-        data: description of the data set it was trained on; may be empty.
-    """
+    """A trained network in a folder; `load_model` builds it."""
 
     folder: Path
     genotype: Genotype
     config: NetworkConfig
-    class_names: tuple[str, ...]
-    normalization: Mapping[str, Sequence[float]]
-    data: Mapping[str, Any]
+    class_names: tuple[str, ...]  # one per output
+    normalization: Mapping[str, Sequence[float]]  # see `bnas_larq.data.Normalization`
+    data: Mapping[str, Any]  # description of the data set it was trained on; may be empty
 
     @property
     def weights(self) -> Path:
@@ -110,27 +101,19 @@ class StoredNetwork:
                 f"{NETWORK} and {GENOTYPE} must belong together. Received: {described.genotype} "
                 f"and {genotype.id} in {folder}. Restore the files."
             )
-        return cls(
-            Path(folder),
-            genotype,
-            config,
-            tuple(described.class_names),
-            described.normalization or {},
-            described.data or {},
-        )
+        names, normalization = tuple(described.class_names), described.normalization or {}
+        return cls(Path(folder), genotype, config, names, normalization, described.data or {})
 
     def save(self) -> None:
         """Write network.json and genotype.json to `folder`, not the weights."""
-        write_json(
-            self.folder / NETWORK,
-            {
-                "config": self.config.to_dict(),
-                "genotype": self.genotype.id,
-                "class_names": list(self.class_names),
-                "normalization": dict(self.normalization),
-                "data": dict(self.data),
-            },
-        )
+        description = {
+            "config": self.config.to_dict(),
+            "genotype": self.genotype.id,
+            "class_names": list(self.class_names),
+            "normalization": dict(self.normalization),
+            "data": dict(self.data),
+        }
+        write_json(self.folder / NETWORK, description)
         self.genotype.save(self.folder / GENOTYPE)
 
     def load_model(self, *, new_top: bool = False, **settings: Any) -> keras.Model:

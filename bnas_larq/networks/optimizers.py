@@ -39,11 +39,6 @@ def clipping_factor(norm: tf.Tensor, limit: float) -> tf.Tensor:
     return limit / tf.maximum(norm, limit) + (norm - norm)
 
 
-def _coupled(gradient, weight, factor, decay):
-    """The clipped gradient and the decay."""
-    return factor * gradient + decay * weight
-
-
 class _CoupledDecay:
     """Adds clipping by global norm, L2 decay and rates of single weights to a Keras optimizer.
 
@@ -93,7 +88,8 @@ class _CoupledDecay:
     def _move(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
         """Update `variable` by its gradient, which has not been clipped yet."""
         if self.l2 or self.clip_norm is not None:
-            gradient = _coupled(gradient, variable, *self._coupling(variable))
+            factor, decay = self._coupling(variable)
+            gradient = factor * gradient + decay * variable
         super().update_step(gradient, variable)
 
     def _coupling(self, variable: tf.Variable) -> tuple[tf.Tensor, tf.Tensor]:
@@ -142,7 +138,7 @@ def _momentum_step(dtype: tf.DType, nesterov: bool) -> Callable:
             var=weight,
             accum=velocity,
             lr=rate,
-            grad=_coupled(gradient, value, factor, decay),
+            grad=factor * gradient + decay * value,  # clipped and decayed
             momentum=momentum,
             use_nesterov=nesterov,
         )

@@ -40,9 +40,8 @@ _FORBIDDEN = frozenset(
 def load_saved_model(path: str | Path) -> keras.Model:
     """Load what `model.save` wrote to an `.h5` or `.keras` file, not compiled.
 
-    Args:
-        path: the file. Layers of Keras, Larq and bnas_larq are known; others must be registered
-            (`keras.utils.register_keras_serializable`) before.
+    Layers of Keras, Larq and bnas_larq are known; others must be registered before
+    (`keras.utils.register_keras_serializable`).
 
     Raises:
         BnasLarqError: no such file, damaged, weights without a model, or a file that holds code or
@@ -61,9 +60,8 @@ def load_saved_model(path: str | Path) -> keras.Model:
         raise _damaged(path, error) from error
     if described is None:
         raise BnasLarqError(
-            "A saved model holds its layers, not only their weights. "
-            f"Received: {path} with weights alone. "
-            "Save it with model.save, or give the folder of the run or entry."
+            f"A saved model holds its layers, not only their weights. Received: {path} with "
+            "weights alone. Save it with model.save, or give the folder of the run or entry."
         )
     for problem in _problems(described):
         raise BnasLarqError(
@@ -94,13 +92,9 @@ def _damaged(path: Path, error: Exception) -> BnasLarqError:
 
 
 def _description(path: Path) -> Any:
-    """The configuration inside a file; None if there is none.
-
-    The format follows Keras' own rule: a file can be both, and hold another model in each.
-
-    Raises:
-        ValueError: its weights are in another file, or in a form that Keras unpickles.
-    """
+    """The configuration inside a file; None if there is none. ValueError if its weights are in
+    another file, or in a form that Keras unpickles."""
+    # By Keras' own rule for the format: a file can be both, and hold another model in each.
     if path.suffix == ".keras" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():

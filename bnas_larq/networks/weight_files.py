@@ -76,7 +76,8 @@ def load_weights(
             group = _held(file, "model_weights") if "model_weights" in file else file
             for name in group:
                 node = _held(group, name)
-                names = map(_text, node.attrs.get("weight_names", []))
+                names = node.attrs.get("weight_names", [])
+                names = [n.decode() if isinstance(n, bytes) else str(n) for n in names]
                 held = [_held(node, weight) for weight in names]
                 fits = [dataset.shape for dataset in held] == shapes.get(name)
                 values[name] = [_read(dataset, wanted=fits) for dataset in held]
@@ -94,7 +95,7 @@ def load_weights(
             continue
         stored = values.get(layer.name)
         if stored is None or len(stored) != len(layer.weights):
-            raise _of_another_network(f"{path} without the weights of layer {layer.name!r}")
+            raise _misfit(f"{path} without the weights of layer {layer.name!r}")
         for variable, array in zip(layer.weights, stored, strict=True):
             if tuple(variable.shape) != tuple(array.shape):
                 raise WeightsError(
@@ -105,15 +106,13 @@ def load_weights(
         assignments.append((layer, stored))
     for name in values:
         if values[name] and name not in names:
-            raise _of_another_network(
-                f"{path} with weights of layer {name!r}, which the network lacks"
-            )
+            raise _misfit(f"{path} with weights of layer {name!r}, which the network lacks")
     for layer, stored in assignments:
         layer.set_weights(stored)
     return model
 
 
-def _of_another_network(received: str) -> WeightsError:
+def _misfit(received: str) -> WeightsError:
     return WeightsError(
         "Weights must belong to the network they are loaded into. "
         f"Received: {received}. Use the genotype and size they were trained with."
@@ -148,7 +147,3 @@ def _held(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
         if linked or (isinstance(group, h5py.Dataset) and (group.external or group.is_virtual)):
             raise ValueError(f"{name!r} is a reference to somewhere else")
     return group
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)

@@ -32,19 +32,13 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A module of theirs, and the layer of ours that takes its tensors.
+    """A module of theirs, and the layer of ours that takes its tensors."""
 
-    Attributes:
-        key: its name, such as `cells.0.preprocess1.bn`.
-        layer: our layer's name, such as `cell0_preprocess1_bn`.
-        shapes: tensor (`weight`, `bias`, …) → their shape, in the order of the layer's weights.
-        live: whether we have the layer: an input that only Zeroise reads has none.
-    """
-
-    key: str
-    layer: str
+    key: str  # such as `cells.0.preprocess1.bn`
+    layer: str  # such as `cell0_preprocess1_bn`
+    #: Tensor (`weight`, `bias`, …) → their shape, in the order of the layer's weights.
     shapes: Mapping[str, Shape]
-    live: bool = True
+    live: bool = True  # whether we have the layer: an input that only Zeroise reads has none
 
     @property
     def tensors(self) -> dict[str, Shape]:
@@ -98,12 +92,7 @@ def sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, int | str]:
 
 def to_keras(tensor: np.ndarray) -> np.ndarray:
     """A tensor in the layout of Keras: kernels [height, width, in, out], dense ones [in, out]."""
-    if tensor.ndim == 4:
-        return tensor.transpose(2, 3, 1, 0)
-    return tensor.T
-
-
-# -- the parts of a network ------------------------------------------------------------------------
+    return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
 
 
 def _stem(config: NetworkConfig) -> Iterator[Module]:

@@ -21,14 +21,7 @@ from bnas_larq.backend import keras
 from bnas_larq.errors import WeightsError, nearest
 from bnas_larq.genotype import PUBLISHED, Genotype
 from bnas_larq.networks.network import NetworkConfig, build_network
-from bnas_larq.zoo.authors_layout import (
-    FULL_PRECISION,
-    Module,
-    head_convolutions,
-    layout,
-    sizes,
-    to_keras,
-)
+from bnas_larq.zoo.authors_layout import FULL_PRECISION, head_convolutions, layout, sizes, to_keras
 from bnas_larq.zoo.checkpoint_readers import read_checkpoint
 
 #: Images that the papers' networks were trained on, which no tensor's shape tells.
@@ -83,19 +76,12 @@ def import_checkpoint(
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """A checkpoint that fits its genotype; `load_model` builds the network.
-
-    Attributes:
-        genotype: its cells.
-        config: its size, symmetric padding, and which convolutions are full precision.
-        weights: layer → arrays in the order and layout of its Keras weights.
-        notes: what was left out, one sentence each.
-    """
+    """A checkpoint that fits its genotype; `load_model` builds the network."""
 
     genotype: Genotype
     config: NetworkConfig
-    weights: Mapping[str, Sequence[np.ndarray]]
-    notes: tuple[str, ...]
+    weights: Mapping[str, Sequence[np.ndarray]]  # by layer, in the order and layout of Keras
+    notes: tuple[str, ...]  # what was left out, one sentence each
 
     def load_model(self, **settings: Any) -> keras.Model:
         """The network with its weights and its top; settings as of `build_network`."""
@@ -126,7 +112,7 @@ def read_import(
         input_shape=tuple(input_shape or INPUT_SHAPES[size["stem"]]), padding="symmetric", **size
     )
     modules = layout(genotype, config)
-    _check(Path(path), checkpoint.tensors, modules, genotype, config)
+    _check(path, checkpoint.tensors, genotype, config)
     if full_precision == "head":
         config = config.replace(full_precision=head_convolutions(genotype, config))
     notes = list(checkpoint.notes)
@@ -142,20 +128,13 @@ def read_import(
 
 
 def _check(
-    path: Path,
-    tensors: Mapping[str, np.ndarray],
-    modules: Sequence[Module],
-    genotype: Genotype,
-    config: NetworkConfig,
+    path: str | Path, tensors: Mapping[str, np.ndarray], genotype: Genotype, config: NetworkConfig
 ) -> None:
     """WeightsError for the first tensor that is missing, superfluous or of another shape."""
-    problem = _misfit(tensors, modules)
+    problem = _misfit(tensors, genotype, config)
     if problem:
-        fitting = [
-            name
-            for name in PUBLISHED
-            if not _misfit(tensors, layout(Genotype.published(name), config))
-        ]
+        published = {name: Genotype.published(name) for name in PUBLISHED}
+        fitting = [name for name in PUBLISHED if not _misfit(tensors, published[name], config)]
         way_out = f"It fits {fitting[0]}." if fitting else "Give the one it was trained with."
         raise WeightsError(
             f"A checkpoint must fit its genotype, here {genotype.name or genotype.id} in "
@@ -170,9 +149,11 @@ def _check(
             )
 
 
-def _misfit(tensors: Mapping[str, np.ndarray], modules: Sequence[Module]) -> str:
+def _misfit(tensors: Mapping[str, np.ndarray], genotype: Genotype, config: NetworkConfig) -> str:
     """What does not fit, or nothing."""
-    expected = {name: shape for module in modules for name, shape in module.tensors.items()}
+    expected: dict[str, tuple[int, ...]] = {}
+    for module in layout(genotype, config):
+        expected |= module.tensors
     unknown = [name for name in tensors if name not in expected]
     missing = [name for name in expected if name not in tensors]
     if unknown or missing:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import re
 import warnings
 import zipfile
 import zlib
@@ -42,15 +43,10 @@ _FORMAT_ERRORS = (
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by name, all finite float32.
-
-    Attributes:
-        tensors: name → array, in the order of the file.
-        notes: what was left out, one sentence each.
-    """
+    """Tensors by name, all finite float32, in the order of the file."""
 
     tensors: Mapping[str, np.ndarray]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what was left out, one sentence each
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -100,9 +96,8 @@ def _finite(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     """The array as finite float32."""
     # bfloat16, which NumPy lacks, comes from another package and is no kind of its `floating`.
     if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
-        raise _damaged(
-            path, f"{_shown(name)} of type {array.dtype} in place of floating-point numbers"
-        )
+        received = f"{_shown(name)} of type {array.dtype} in place of floating-point numbers"
+        raise _damaged(path, received)
     with np.errstate(over="ignore"):
         array = np.ascontiguousarray(array, np.float32).reshape(array.shape)
     if not np.isfinite(array).all():
@@ -111,9 +106,6 @@ def _finite(path: Path, name: str, array: np.ndarray) -> np.ndarray:
             f"Received: {path} with others in {_shown(name)}. Take an earlier checkpoint."
         )
     return array
-
-
-# -- formats ---------------------------------------------------------------------------------------
 
 
 Named = list[tuple[Any, np.ndarray]]
@@ -181,8 +173,10 @@ def _read_torch(path: Path) -> Named:
     except Exception as error:  # a damaged or hostile file can make PyTorch raise anything
         text = one_line(error)
         if type(error).__name__ == "UnpicklingError" and "nsupported" in text:
+            refused = re.search(r"(?:^| )GLOBAL (\S+)", text)  # out of PyTorch's long advice
+            held = f"code or objects ({refused[1][:80]})" if refused else "something else"
             raise WeightsError(
-                f"A checkpoint must hold tensors only. Received: {path}, {_unsupported(text)}. "
+                f"A checkpoint must hold tensors only. Received: {path}, which holds {held}. "
                 "Nothing of it was run; save the state_dict alone."
             ) from error
         raise _damaged(path, _reason(error)) from error
@@ -199,8 +193,7 @@ def _torch(path: Path) -> Any:
     except ImportError as error:
         raise WeightsError(
             f"Reading {path.name} needs PyTorch. Received: no PyTorch ({one_line(error)}). "
-            "Run: pip install 'bnas-larq[torch]', or convert the file to "
-            ".safetensors or .npz."
+            "Run: pip install 'bnas-larq[torch]', or convert the file to .safetensors or .npz."
         ) from error
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < MIN_TORCH:
@@ -214,9 +207,8 @@ def _torch(path: Path) -> Any:
 
 def _from_torch(path: Path, name: Any, tensor: Any, torch: Any) -> np.ndarray:
     if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-        raise _damaged(
-            path, f"{_shown(name)}, which is a {type(tensor).__name__}, among its tensors"
-        )
+        kind = type(tensor).__name__
+        raise _damaged(path, f"{_shown(name)}, which is a {kind}, among its tensors")
     # An expanded tensor can claim any shape with one number stored: checked before it is copied.
     _check_size(path, 4 * tensor.numel())
     if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized:
@@ -240,24 +232,11 @@ def _check_sums(path: Path) -> None:
                         pass
 
 
-def _unsupported(text: str) -> str:
-    """What PyTorch refused, out of its long advice."""
-    words = text.split()
-    if "GLOBAL" in words[:-1]:
-        return f"which holds code or objects ({words[words.index('GLOBAL') + 1][:80]})"
-    return "which holds something else"
-
-
 _READERS: dict[str, Callable[[Path], Named]] = {
     ".npz": _read_npz,
     ".safetensors": _read_safetensors,
-    ".pth.tar": _read_torch,
-    ".pth": _read_torch,
-    ".pt": _read_torch,
+    **dict.fromkeys((".pth.tar", ".pth", ".pt"), _read_torch),
 }
-
-
-# -- for all formats -------------------------------------------------------------------------------
 
 
 def _check_zip(path: Path) -> None:

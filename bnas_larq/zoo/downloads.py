@@ -25,13 +25,8 @@ MAX_BYTES = 2_000_000_000
 
 
 def download(url: str, path: str | Path, *, sha256: str, size: int | None = None) -> Path:
-    """Make `path` the file with this SHA-256, from `url` unless it is here already.
-
-    Args:
-        url: http, https or file.
-        path: where the file is put once it is whole and verified.
-        sha256: 64 hexadecimal digits.
-        size: bytes, if known; nothing beyond them is fetched.
+    """Make `path` the file with this SHA-256, from `url` (http, https or file) unless it is here
+    already. Nothing beyond `size` bytes, if they are known, is fetched.
 
     Raises:
         WeightsError: it cannot be fetched, is too large or has another sum. Then nothing is put in

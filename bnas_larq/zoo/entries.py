@@ -36,16 +36,6 @@ if TYPE_CHECKING:
     from bnas_larq.networks.network_files import StoredNetwork
 
 CARD = "card.md"
-#: Of `Entry.create`.
-_DEFAULTS: Mapping[str, Any] = {
-    "source": "published",
-    "redistributable": True,
-    "license": "Apache-2.0",
-    "description": "",
-    "metrics": {},
-    "cost": {},
-    "provenance": {},
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +101,6 @@ class Entry:
     ) -> Entry:
         """Write entry.json for all files in `folder`, except hidden ones.
 
-        `store_entry` fills a temporary folder, calls this and renames the folder.
-
         Args:
             folder: holds network.json, genotype.json, weights.h5 and what else belongs to the
                 entry.
@@ -128,9 +116,15 @@ class Entry:
         from bnas_larq.networks.network_files import StoredNetwork
 
         folder = Path(folder)
+        paths = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+        visible = {
+            name.as_posix(): path
+            for name, path in paths.items()
+            if name != Path(ENTRY) and not any(part.startswith(".") for part in name.parts)
+        }
         files = {
-            file: {"sha256": sha256(folder / file), "bytes": (folder / file).stat().st_size}
-            for file in _files_in(folder)
+            name: {"sha256": sha256(path), "bytes": path.stat().st_size}
+            for name, path in sorted(visible.items())
         }
         for file, url in (urls or {}).items():
             files[file]["url"] = url
@@ -139,20 +133,20 @@ class Entry:
             "version": VERSION,
             **{key: facts.pop(key, None) for key in ("name", "variant", "dataset")},
             "genotype": StoredNetwork.load(folder).genotype.id,
-            **_DEFAULTS,
+            "source": "published",
+            "redistributable": True,
+            "license": "Apache-2.0",
+            "description": "",
+            **{key: {} for key in ("metrics", "cost", "provenance")},
             **facts,
             "files": files,
         }
         write_json(folder / ENTRY, values)
         return cls.load(folder)
 
-    # -- files -----------------------------------------------------------------------------------
-
     def verify(self) -> tuple[str, ...]:
-        """Compare every file with its size and SHA-256, and the genotype with the network's.
-
-        Returns:
-            Names of files that are not here but can be downloaded; they were not checked.
+        """Compare every file with its size and SHA-256, and the genotype with the network's; return
+        the names of files that are not here but can be downloaded, which were not checked.
 
         Raises:
             ZooError: a file is missing or not as it was published, or the files do not belong
@@ -176,11 +170,8 @@ class Entry:
         return remote
 
     def fetch(self) -> Path:
-        """Make sure that every file is on this machine, as it was published.
-
-        Returns:
-            The folder that holds them all: the entry's own, or one in the cache if some had to be
-            downloaded.
+        """Make sure that every file is on this machine, as it was published, and return their
+        folder: the entry's own, or one in the cache if some had to be downloaded.
 
         Raises:
             ZooError, WeightsError: see `verify` and `bnas_larq.zoo.downloads.download`.
@@ -214,15 +205,10 @@ class Entry:
             )
         return path
 
-    # -- the network -----------------------------------------------------------------------------
-
     @functools.cached_property
     def network(self) -> StoredNetwork:
-        """Genotype, size, class names and normalisation, verified; weights are not touched.
-
-        Raises:
-            ZooError: network.json or genotype.json is not as it was published.
-        """
+        """Genotype, size, class names and normalisation; weights are not touched. ZooError unless
+        network.json and genotype.json are as they were published."""
         from bnas_larq.networks.network_files import StoredNetwork
 
         for name in DESCRIPTION:
@@ -230,10 +216,8 @@ class Entry:
         return StoredNetwork.load(self.folder)
 
     def load_model(self, **settings: Any) -> keras.Model:
-        """The network with its weights, downloaded if necessary and verified.
-
-        Args:
-            settings: as of `bnas_larq.networks.network.build_network`, such as `include_top`.
+        """The network with its weights, downloaded if necessary and verified; settings such as
+        `include_top` are those of `bnas_larq.networks.network.build_network`.
 
         Raises:
             ZooError, WeightsError: a file is missing or not as it was published.
@@ -280,11 +264,9 @@ def store_entry(
     *,
     overwrite: bool = False,
 ) -> Entry:
-    """Make the entry `zoo/name`.
+    """Make the entry `zoo/name`, and the folder `zoo` if necessary.
 
     Args:
-        zoo: folder of entries, such as `bnas_larq.resources.user_zoo()`; made if necessary.
-        name: of the entry, and of its folder.
         fill: writes all files but entry.json to the temporary folder it is given, and returns the
             arguments of `Entry.create` but `name`.
         overwrite: replace an earlier entry of this name, which stays if anything fails.
@@ -297,8 +279,7 @@ def store_entry(
     temporary = None
     try:
         temporary = temporary_folder(target)
-        facts = fill(temporary)
-        Entry.create(temporary, name=name, **facts).verify()
+        Entry.create(temporary, name=name, **fill(temporary)).verify()
         check_target(zoo, name, overwrite=overwrite)  # again: `fill` may take minutes
         replace_folder(temporary, target)
     except OSError as error:
@@ -313,11 +294,8 @@ def store_entry(
 
 
 def check_target(zoo: str | Path, name: str, *, overwrite: bool = False) -> Path:
-    """The folder of a new entry; nothing is touched.
-
-    Raises:
-        ZooError: the name is not allowed, is taken (without `overwrite`), or is not an entry's.
-    """
+    """The folder of a new entry; nothing is touched. ZooError for a name that is not allowed, is
+    taken (without `overwrite`), or belongs to another folder than an entry's."""
     check_name(name)
     target = Path(zoo) / name
     if not os.path.lexists(target):
@@ -335,14 +313,6 @@ def check_target(zoo: str | Path, name: str, *, overwrite: bool = False) -> Path
     return target
 
 
-def _files_in(folder: Path) -> list[str]:
-    """Relative POSIX names of all files but entry.json and hidden ones, sorted."""
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    visible = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
-    return sorted(path.as_posix() for path in visible if path != Path(ENTRY))
-
-
 def _is_intact(path: Path, facts: Mapping[str, Any]) -> bool:
-    return (
-        path.is_file() and path.stat().st_size == facts["bytes"] and sha256(path) == facts["sha256"]
-    )
+    has_size = path.is_file() and path.stat().st_size == facts["bytes"]
+    return has_size and sha256(path) == facts["sha256"]

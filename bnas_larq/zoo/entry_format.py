@@ -123,12 +123,8 @@ class EntryDescription(_Strict):
 
 
 def read_entry(folder: Path) -> dict[str, Any]:
-    """The values of a folder's entry.json, validated, without `format` and `version`.
-
-    Raises:
-        ZooError: no entry, damaged, of another version, an unknown or missing key, an impossible
-            value, or a file name that leaves the folder.
-    """
+    """The values of a folder's entry.json without `format` and `version`; ZooError as of
+    `Entry.load`."""
     if not (folder / ENTRY).exists():
         raise ZooError(
             f"A zoo entry is a folder with {ENTRY}. Received: {folder} without it. "

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import operator
 import os
-from pathlib import Path
 from typing import Any
 
 from bnas_larq.backend import keras, tf
@@ -79,77 +78,38 @@ def _factory(variant: Variant):  # not annotated: editors then show the signatur
         padding: str | None = None,
         name: str | None = None,
     ) -> keras.Model:
-        return _create(
-            variant,
-            weights,
-            _image_shape(input_shape, input_tensor),
-            num_classes,
-            {"genotype": genotype, "cells": cells, "channels": channels, "padding": padding},
-            {
-                "input_tensor": input_tensor,
-                "include_top": include_top,
-                "pooling": pooling,
-                "classifier_activation": classifier_activation,
-                "name": name or variant.name.replace("-", "_"),
-            },
-        )
+        shape = _image_shape(input_shape, input_tensor)
+        _check_activation(classifier_activation, include_top and weights is not None)
+        if genotype is not None and not isinstance(genotype, Genotype):
+            genotype = Genotype.load(genotype)
+        sizes = {"cells": cells, "channels": channels, "padding": padding}
+        settings = {
+            "input_tensor": input_tensor,
+            "include_top": include_top,
+            "pooling": pooling,
+            "classifier_activation": classifier_activation,
+            "name": name or variant.name.replace("-", "_"),
+        }
+        file = pretrained.weight_file(weights)
+        if weights is None or file is not None:  # the variant's own network, at the sizes given
+            given = {"input_shape": shape, "num_classes": num_classes, **sizes}
+            config = variant.config(**{k: v for k, v in given.items() if v is not None})
+            model = build_network(genotype or variant.load_genotype(), config, **settings)
+            if file is None:
+                return model
+            foreign = [] if input_tensor is None else layers_behind(input_tensor)
+            return load_weights(model, file, without_top=not include_top, foreign=foreign)
+        source = pretrained.find(weights, variant.name)
+        given = {"genotype": genotype and genotype.id, **sizes}
+        pretrained.check_arguments(source, given, shape, num_classes, include_top)
+        pretrained.warn_of_difference(source, variant, given)
+        if shape is not None:
+            settings["input_shape"] = shape
+        return source.load_model(**settings)
 
     build.__name__ = build.__qualname__ = variant.factory
     build.__doc__ = _docstring(variant)
     return build
-
-
-def _create(
-    variant: Variant,
-    weights: str | os.PathLike | None,
-    shape: tuple[int, ...] | None,
-    num_classes: int | None,
-    given: dict[str, Any],
-    building: dict[str, Any],
-) -> keras.Model:
-    """Check all arguments, then build.
-
-    Args:
-        given: what `pretrained.FIXED` names; None if not given.
-        building: keywords of `build_network` that no stored network knows.
-    """
-    include_top = building["include_top"]
-    _check_activation(building["classifier_activation"], include_top and weights is not None)
-    genotype = given["genotype"]
-    if genotype is not None and not isinstance(genotype, Genotype):
-        given["genotype"] = genotype = Genotype.load(genotype)
-    file = pretrained.weight_file(weights)
-    if weights is None or file is not None:
-        return _variant_network(variant, file, shape, num_classes, given, building)
-    source = pretrained.find(weights, variant.name)
-    given["genotype"] = genotype and genotype.id
-    pretrained.check_arguments(source, given)
-    pretrained.check_images(source, shape, include_top)
-    if include_top:
-        pretrained.check_classes(source, num_classes)
-    # The user's line is three calls up: `_create`, `build`, the user's.
-    pretrained.warn_of_difference(source, variant, given, stacklevel=3)
-    return source.load_model(**({} if shape is None else {"input_shape": shape}), **building)
-
-
-def _variant_network(
-    variant: Variant,
-    file: Path | None,
-    shape: tuple[int, ...] | None,
-    num_classes: int | None,
-    given: dict[str, Any],
-    building: dict[str, Any],
-) -> keras.Model:
-    """The variant's own network, at the sizes that the user gave."""
-    genotype = given.pop("genotype") or variant.load_genotype()
-    sizes = {"input_shape": shape, "num_classes": num_classes, **given}
-    config = variant.config(**{key: value for key, value in sizes.items() if value is not None})
-    model = build_network(genotype, config, **building)
-    if file is not None:
-        tensor = building["input_tensor"]
-        foreign = [] if tensor is None else layers_behind(tensor)
-        load_weights(model, file, without_top=not building["include_top"], foreign=foreign)
-    return model
 
 
 def _image_shape(

@@ -105,18 +105,13 @@ def import_entry(
 
     def fill(folder: Path) -> Mapping[str, Any]:
         model = imported.load_model()
-        network = StoredNetwork(
-            folder, imported.genotype, config, class_names, normalization.to_dict(), {}
-        )
-        network.save()
+        described = (imported.genotype, config, class_names, normalization.to_dict(), {})
+        StoredNetwork(folder, *described).save()
         save_weights(model, folder / WEIGHTS)
         cost = {k: v for k, v in count_costs(model).to_dict().items() if k != "layers"}
+        file = Path(path)
         provenance = {
-            "checkpoint": {
-                "name": Path(path).name,
-                "bytes": Path(path).stat().st_size,
-                "sha256": sha256(path),
-            },
+            "checkpoint": {"name": file.name, "bytes": file.stat().st_size, "sha256": sha256(file)},
             "full_precision": full_precision,
             "padding": config.padding,
             "notes": list(imported.notes),
@@ -140,7 +135,7 @@ def import_entry(
             "source": "imported",
             "redistributable": False,
             "license": LICENSE,
-            "description": f"Imported from {plain(Path(path).name)}; accuracy not measured.",
+            "description": f"Imported from {plain(file.name)}; accuracy not measured.",
             "cost": cost,
             "provenance": provenance,
         }
@@ -199,9 +194,8 @@ def _class_names(config: NetworkConfig, dataset: str, labels: str | Path | None)
     try:
         lines = Path(labels).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ZooError(
-            f"{rule}Received: {labels} ({type(error).__name__}). Check the path."
-        ) from error
+        received = f"{labels} ({type(error).__name__})"
+        raise ZooError(f"{rule}Received: {received}. Check the path.") from error
     names = tuple(line.strip() for line in lines if line.strip())
     if len(names) != config.num_classes or not all(map(str.isprintable, names)):
         raise ZooError(f"{rule}Received: {labels} with {len(names)}. Correct the file.")

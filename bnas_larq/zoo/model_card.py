@@ -23,13 +23,8 @@ _PAPER_EPOCHS = {"cifar10": 600, "imagenet": 250}
 def model_card(
     name: str, facts: Mapping[str, Any], run: FinishedRun, notes: Sequence[str] = ()
 ) -> str:
-    """The card of the entry `name` as Markdown.
-
-    Args:
-        facts: the entry's, see `bnas_larq.zoo.entries.Entry`.
-        run: that it is published from.
-        notes: what else users should know, listed under the limits.
-    """
+    """The card of the entry `name` as Markdown; `facts` are those of `bnas_larq.zoo.entries.Entry`,
+    `notes` are listed under the limits."""
     network, recipe, metrics = run.network, run.recipe, facts["metrics"]
     sizes = network.data.get("sizes") or {}
     variant = VARIANTS.get(facts["variant"] or "")
@@ -100,14 +95,12 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """At most `_ROWS` epochs, the first and the last among them."""
     last, count = len(rows) - 1, min(_ROWS, len(rows))
     columns = {"loss": ".4f", "accuracy": ".2%", "val_loss": ".4f", "val_accuracy": ".2%"}
-    return [
-        [str(epoch + 1), *(_number(rows[epoch].get(key), form) for key, form in columns.items())]
-        for epoch in sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
-    ]
-
-
-def _number(value: Any, form: str) -> str:
-    return format(value, form) if isinstance(value, float | int) else "–"
+    table = []
+    for epoch in sorted({round(i * last / max(count - 1, 1)) for i in range(count)}):
+        values = [(rows[epoch].get(key), form) for key, form in columns.items()]
+        cells = [format(v, form) if isinstance(v, float | int) else "–" for v, form in values]
+        table.append([str(epoch + 1), *cells])
+    return table
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
@@ -121,8 +114,8 @@ def _machine(environment: Mapping[str, Any]) -> str:
     return ", ".join(facts) or "versions and machine not recorded"
 
 
-def _time(facts: Mapping[str, Any]) -> str:
-    seconds = facts.get("seconds")
+def _time(stage: Mapping[str, Any]) -> str:
+    seconds = stage.get("seconds")
     return "time not recorded" if seconds is None else f"{seconds / 60:.1f} minutes"
 
 

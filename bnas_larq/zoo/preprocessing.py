@@ -79,7 +79,9 @@ def preprocess_input(
             "Images are [..., height, width, 3]. "
             f"Received: shape {tuple(images.shape)}. Convert them to RGB, channels last."
         )
-    normalization = _normalization(weights, variant)
+    normalization = (
+        IMAGENET if weights == "imagenet" else pretrained.find(weights, variant).normalization
+    )
     if isinstance(images, np.ndarray):
         return normalization.apply(tf.constant(images)).numpy()
     return normalization.apply(images)
@@ -136,10 +138,6 @@ def _is_tensor(images: Any) -> bool:
         return tf.is_tensor(images) or keras.backend.is_keras_tensor(images)
     except ValueError:
         return False
-
-
-def _normalization(weights: str | os.PathLike, variant: str | None) -> Normalization:
-    return IMAGENET if weights == "imagenet" else pretrained.find(weights, variant).normalization
 
 
 def _class_names(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +22,15 @@ from bnas_larq.zoo.entry_format import ENTRY
 from bnas_larq.zoo.registry import find_entry
 from bnas_larq.zoo.variants import Variant
 
-#: Arguments of the factories that a stored network fixes.
-FIXED = ("genotype", "cells", "channels", "padding")
-
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A stored network that a factory or `preprocess_input` was asked for.
+    """A stored network that a factory or `preprocess_input` was asked for."""
 
-    Attributes:
-        label: its name in messages.
-        network: its description.
-        entry: the zoo entry it belongs to; None for a run's.
-        by_dataset: whether the user named only a data set, not this network.
-    """
-
-    label: str
+    label: str  # in messages
     network: StoredNetwork
-    entry: Entry | None = None
-    by_dataset: bool = False
+    entry: Entry | None = None  # None for a run's
+    by_dataset: bool = False  # whether the user named only a data set, not this network
 
     @property
     def normalization(self) -> Normalization:
@@ -52,12 +42,9 @@ class Pretrained:
         return (self.entry or self.network).load_model(**settings)
 
 
-def is_name(weights: str | os.PathLike) -> bool:
-    """Whether `weights` is the name of a data set or entry; everything else is a path.
-
-    A name has no separator and no suffix. Files in the working directory make no difference (a
-    folder there is `./cifar10`), so that a line means the same everywhere.
-    """
+def _is_name(weights: str | os.PathLike) -> bool:
+    """Whether `weights` is the name of a data set or entry, without separator and suffix. Files in
+    the working directory make no difference, so that a line means the same everywhere."""
     return (
         isinstance(weights, str)
         and bool(weights)
@@ -69,7 +56,7 @@ def is_name(weights: str | os.PathLike) -> bool:
 def weight_file(weights: str | os.PathLike | None) -> Path | None:
     """The path if `weights` is that of a file, None for all else; WeightsError if nothing is there
     or it is neither name nor path."""
-    if weights is None or is_name(weights):
+    if weights is None or _is_name(weights):
         return None
     text = isinstance(weights, str | os.PathLike) and os.fspath(weights)
     path = Path(text).expanduser() if text else None
@@ -82,11 +69,8 @@ def weight_file(weights: str | os.PathLike | None) -> Path | None:
 
 
 def find(weights: str | os.PathLike, variant: str | None = None) -> Pretrained:
-    """The stored network that `weights` names.
-
-    Args:
-        weights: a data set's name, an entry's name, or the folder of an entry or run.
-        variant: name of the variant whose entries a data set's name means; None for any.
+    """The stored network that `weights` names: a data set, an entry (of `variant`, unless None), or
+    the folder of an entry or run.
 
     Raises:
         ZooError: it is not published, neither name nor path, or the entry is another
@@ -98,7 +82,7 @@ def find(weights: str | os.PathLike, variant: str | None = None) -> Pretrained:
             "Weights are the name of a data set or entry, or the folder of an entry or run. "
             f"Received: {weights!r}. See `bnas-larq zoo list`."
         )
-    if is_name(weights):
+    if _is_name(weights):
         entry = find_entry(weights, variant)
     else:
         folder = Path(weights).expanduser()
@@ -111,79 +95,73 @@ def find(weights: str | os.PathLike, variant: str | None = None) -> Pretrained:
                 f"{entry.summary()} for {variant}. Use that variant's factory, or load it with "
                 "bnas_larq.zoo.Entry.load(folder).load_model()."
             )
-    return Pretrained(
-        f"the entry {entry.name!r}",
-        entry.network,
-        entry,
-        by_dataset=is_name(weights) and entry.name != weights,
-    )
+    by_dataset = _is_name(weights) and entry.name != weights
+    return Pretrained(f"the entry {entry.name!r}", entry.network, entry, by_dataset)
 
 
-def fixed(network: StoredNetwork) -> dict[str, Any]:
-    """The values of `FIXED`; the genotype as its id."""
-    config = network.config
-    values = (network.genotype.id, config.cells, config.channels, config.padding)
-    return dict(zip(FIXED, values, strict=True))
+def _fixed(network: StoredNetwork) -> dict[str, Any]:
+    """Arguments of the factories that a stored network fixes; the genotype as its id."""
+    fixed = {key: getattr(network.config, key) for key in ("cells", "channels", "padding")}
+    return {"genotype": network.genotype.id, **fixed}
 
 
-def check_arguments(source: Pretrained, given: Mapping[str, Any]) -> None:
-    """ZooError for the first argument that contradicts the stored network; None: not given."""
-    for key, own in fixed(source.network).items():
+def check_arguments(
+    source: Pretrained,
+    given: Mapping[str, Any],
+    shape: tuple[int, ...] | None,
+    num_classes: int | None,
+    include_top: bool,
+) -> None:
+    """ZooError for the first argument that contradicts the stored network; None: not given.
+
+    With the classifier shape and classes are fixed. Without it height and width are free, as long
+    as they call for the same stem (see `IMAGENET_STEM_FROM`).
+    """
+    for key, own in _fixed(source.network).items():
         if given.get(key) not in (None, own):
             raise ZooError(
                 "Trained weights fix the network they belong to. "
                 f"Received: {key}={given[key]!r} for {source.label}, which has {key}={own!r}. "
                 f"Omit {key}, or use weights=None."
             )
-
-
-def check_classes(source: Pretrained, num_classes: int | None) -> None:
-    """ZooError for another number of classes than the classifier was trained for."""
-    own = source.network.config.num_classes
-    if num_classes not in (None, own):
+    config = source.network.config
+    if shape is not None and shape != config.input_shape:
+        _check_images(source, shape, include_top)
+    if include_top and num_classes not in (None, config.num_classes):
         raise ZooError(
             "A trained classifier keeps its number of classes. Received: "
-            f"num_classes={num_classes} for {source.label}, which has {own}. "
+            f"num_classes={num_classes} for {source.label}, which has {config.num_classes}. "
             "Use include_top=False and your own head, or `bnas-larq finetune`."
         )
 
 
-def check_images(source: Pretrained, shape: Sequence[int] | None, include_top: bool) -> None:
-    """ZooError for images that the stored network cannot take.
-
-    With the classifier the shape is fixed. Without it height and width are free, as long as they
-    call for the same stem (see `IMAGENET_STEM_FROM`).
-    """
-    config = source.network.config
-    own = tuple(config.input_shape)
-    if shape is None or tuple(shape) == own:
-        return
-    received = f"Received: input_shape={tuple(shape)} for {source.label}, which takes {own}. "
+def _check_images(source: Pretrained, shape: tuple[int, ...], include_top: bool) -> None:
+    """ZooError for another shape than the stored network's that it cannot take."""
+    own, stem = source.network.config.input_shape, source.network.config.stem
+    received = f"Received: input_shape={shape} for {source.label}, which takes {own}. "
     if include_top:
         raise ZooError(
             "With its classifier a trained network takes the images it was trained for. "
             f"{received}Resize the images, or use include_top=False."
         )
-    if len(shape) != 3 or shape[2] != own[2]:
+    if shape[2] != own[2]:
         raise ZooError(
             "Without its classifier a trained network takes images of other heights and widths, "
             f"not of other channels. {received}Convert the images."
         )
-    if config.stem != ("imagenet" if min(shape[:2]) >= IMAGENET_STEM_FROM else "cifar"):
+    if stem != ("imagenet" if min(shape[:2]) >= IMAGENET_STEM_FROM else "cifar"):
         raise ZooError(
             f"Images from {IMAGENET_STEM_FROM} pixels on have the ImageNet stem, smaller ones the "
             f"CIFAR stem, and weights belong to one. {received}Resize the images."
         )
 
 
-def warn_of_difference(
-    source: Pretrained, variant: Variant, given: Mapping[str, Any], stacklevel: int
-) -> None:
+def warn_of_difference(source: Pretrained, variant: Variant, given: Mapping[str, Any]) -> None:
     """Warn if a data set's name led to another network than the paper's, unless the user named what
     differs."""
     if not source.by_dataset:
         return
-    own, genotype = fixed(source.network), variant.load_genotype()
+    own, genotype = _fixed(source.network), variant.load_genotype()
     papers = {"genotype": genotype.id, "cells": variant.cells, "channels": variant.channels}
     if all(own[key] == papers[key] or given.get(key) is not None for key in papers):
         return
@@ -194,7 +172,7 @@ def warn_of_difference(
         f"{_size(own)} instead of {_size(papers)}{measured}. Give weights={name!r} to choose it "
         "without this warning, or weights=None for the paper's network without weights.",
         UserWarning,
-        stacklevel=stacklevel + 1,
+        stacklevel=3,  # the line that calls the factory
     )
 
 

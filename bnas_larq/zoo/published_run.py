@@ -34,34 +34,20 @@ class _Environment(pydantic.BaseModel):
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """What a run's folder records.
-
-    Attributes:
-        folder: the run's.
-        recipe: resolved.
-        network: trained.
-        facts: stage → what `state.json` recorded.
-        environment: versions and machine.
-        epochs: rows of the training's metrics.
-        began_with: the weights it was fine-tuned from, the nearest first.
-    """
+    """What a run's folder records."""
 
     folder: Path
-    recipe: Recipe
+    recipe: Recipe  # resolved
     network: StoredNetwork
-    facts: Mapping[str, Mapping[str, Any]]
-    environment: Mapping[str, Any]
-    epochs: Sequence[Mapping[str, Any]]
-    began_with: tuple[Origin, ...]
+    facts: Mapping[str, Mapping[str, Any]]  # stage → what `state.json` recorded
+    environment: Mapping[str, Any]  # versions and machine
+    epochs: Sequence[Mapping[str, Any]]  # rows of the training's metrics
+    began_with: tuple[Origin, ...]  # the weights it was fine-tuned from, the nearest first
 
     @classmethod
     def load(cls, folder: str | Path) -> FinishedRun:
-        """Read a run folder.
-
-        Raises:
-            RunError, RecipeError: the folder holds no run, or a damaged one.
-            ZooError: the run is not finished, or its files contradict each other.
-        """
+        """Read a run folder. RunError or RecipeError if it holds no run or a damaged one, ZooError
+        if the run is not finished or its files contradict each other."""
         run = RunFolder.open(folder)
         facts = {stage: run.facts(stage) for stage in ("search", "train", "evaluate")}
         for stage in ("train", "evaluate"):
@@ -141,23 +127,14 @@ _LONGEST = 20
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """The weights that a fine-tuning began with.
+    """The weights that a fine-tuning began with."""
 
-    Attributes:
-        name: of the entry, or of the run's folder.
-        source: the entry's `source`, "run" or "unknown".
-        sha256: of the weights.
-        license: the entry's; None for the user's own run.
-        redistributable: whether that licence allows redistribution.
-        variant: the entry's.
-    """
-
-    name: str
-    source: str
-    sha256: str | None
-    license: str | None
+    name: str  # of the entry, or of the run's folder
+    source: str  # the entry's, "run" or "unknown"
+    sha256: str | None  # of the weights
+    license: str | None  # the entry's; None for the user's own run
     redistributable: bool
-    variant: str | None = None
+    variant: str | None = None  # the entry's
 
 
 def origins(recipe: Recipe) -> tuple[Origin, ...]:
@@ -180,6 +157,7 @@ def _origin(settings: FineTuneSettings) -> tuple[Origin, FineTuneSettings | None
     """The weights that `settings` name, and the fine-tuning that made them if they are a run's."""
     name = Path(settings.entry).name
     unknown = Origin(name, "unknown", settings.sha256, UNKNOWN, False)
+    earlier = None
     try:
         entry = resolve_entry(settings.entry)
         if entry is None:
@@ -189,12 +167,9 @@ def _origin(settings: FineTuneSettings) -> tuple[Origin, FineTuneSettings | None
         else:
             held, terms = entry.files[WEIGHTS]["sha256"], (entry.license, entry.redistributable)
             origin = Origin(entry.name, entry.source, held, *terms, entry.variant)
-            earlier = None
     except (ZooError, RecipeError, OSError):
         return unknown, None
-    if settings.sha256 not in (None, origin.sha256):
-        return unknown, None
-    return origin, earlier
+    return (origin, earlier) if settings.sha256 in (None, origin.sha256) else (unknown, None)
 
 
 def check_redistributable(began_with: tuple[Origin, ...], zoo: Path, own: Path) -> None:

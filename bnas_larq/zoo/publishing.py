@@ -35,18 +35,11 @@ from bnas_larq.training import Evaluation, evaluate_network
 from bnas_larq.zoo.entries import CARD, Entry, check_target, store_entry
 from bnas_larq.zoo.entry_format import DATASET, check_url, is_share
 from bnas_larq.zoo.model_card import model_card
-from bnas_larq.zoo.published_run import (
-    RECIPE,
-    FinishedRun,
-    Origin,
-    check_redistributable,
-    license_of,
-)
+from bnas_larq.zoo.published_run import RECIPE, FinishedRun, check_redistributable, license_of
 from bnas_larq.zoo.registry import check_not_a_dataset
 from bnas_larq.zoo.variants import VARIANTS, variant
 
-#: Relative; rounding differs between machines by far less. Finds other images or weights that
-#: happen to give the same accuracy.
+#: Relative, far above machines' rounding: finds other images or weights of the same accuracy.
 LOSS_TOLERANCE = 1e-3
 TRAINING, CONFUSION = "training.csv", "confusion.csv"
 #: Costs that are too long for an entry, or say nothing about it.
@@ -113,7 +106,7 @@ def publish_run(
             f"Received: {dataset!r}. Give another with --dataset."
         )
     check_not_a_dataset(name, dataset)
-    chosen = _variant(variant, finished.network, finished.began_with)
+    chosen = _variant(variant, finished)
     check_redistributable(finished.began_with, zoo, user_zoo())
     license, redistributable = license_of(finished.began_with, license)
     for text in (license, description, *notes):
@@ -165,16 +158,14 @@ def publish_run(
     return store_entry(zoo, name, fill, overwrite=overwrite)
 
 
-def _variant(
-    wanted: str | None, network: StoredNetwork, began_with: Sequence[Origin] = ()
-) -> str | None:
+def _variant(wanted: str | None, run: FinishedRun) -> str | None:
     if wanted is not None:
         return variant(wanted).name
-    for origin in began_with:  # fine-tuning changes neither cells nor size
+    for origin in run.began_with:  # fine-tuning changes neither cells nor size
         if origin.variant is not None:
             return origin.variant
-    config = network.config
-    own = (network.genotype.id, config.cells, config.channels, config.stem_groups)
+    config = run.network.config
+    own = (run.network.genotype.id, config.cells, config.channels, config.stem_groups)
     for known in VARIANTS.values():
         groups = known.stem_groups if config.stem == "imagenet" else 1
         if (known.load_genotype().id, known.cells, known.channels, groups) == own:
@@ -201,8 +192,7 @@ def _load_data(recipe: Recipe, data_dir: str | Path | None) -> ImageDataset:
 
 def _check_data(run: FinishedRun, data: ImageDataset) -> None:
     """The data set must be the one the run was made with."""
-    described = run.network.data
-    before = (described.get("fingerprints") or {}).get("test")
+    before = (run.network.data.get("fingerprints") or {}).get("test")
     with data_errors():
         same = before in (None, data.test.fingerprint())
     if not same or tuple(data.class_names) != run.network.class_names:
@@ -250,7 +240,7 @@ def _portable(recipe: Recipe) -> Recipe:
 
 
 def _provenance(run: FinishedRun) -> dict[str, Any]:
-    described = run.network.data
+    environment = ("python", "machine", "cores", "packages")
     return {
         "made_by": "bnas-larq zoo publish",
         "recipe": run.recipe.name,
@@ -258,10 +248,8 @@ def _provenance(run: FinishedRun) -> dict[str, Any]:
         "searched": bool(run.facts["search"].get("searched")),
         "epochs": len(run.epochs),
         "seconds": {stage: facts.get("seconds") for stage, facts in run.facts.items()},
-        "data": {key: described.get(key) for key in ("name", "sizes", "fingerprints")},
-        "environment": {
-            key: run.environment.get(key) for key in ("python", "machine", "cores", "packages")
-        },
+        "data": {key: run.network.data.get(key) for key in ("name", "sizes", "fingerprints")},
+        "environment": {key: run.environment.get(key) for key in environment},
         "began_with": [dataclasses.asdict(origin) for origin in run.began_with],
     }
 
@@ -270,11 +258,9 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """The metrics of all epochs, with a column for each that any epoch has."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
     for row in rows:
-        values = [row.get(key, "") for key in columns]
-        writer.writerow(
-            ["" if isinstance(v, float) and not math.isfinite(v) else v for v in values]
-        )
+        infinite = {k: "" for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
+        writer.writerow({**row, **infinite})
     return stream.getvalue()

@@ -10,16 +10,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bnas_larq.errors import BnasLarqError, ZooError, nearest
 from bnas_larq.resources import zoos
 from bnas_larq.zoo.entries import Entry
 from bnas_larq.zoo.entry_format import ENTRY
 from bnas_larq.zoo.variants import VARIANTS
-
-if TYPE_CHECKING:
-    from bnas_larq.networks.network_files import StoredNetwork
 
 
 def list_entries() -> list[Entry]:
@@ -35,11 +31,8 @@ def list_entries() -> list[Entry]:
 
 
 def check_not_a_dataset(name: str, dataset: str) -> None:
-    """Refuse a data set's name for an entry of `dataset`: it means the best entry of that data set.
-
-    Raises:
-        ZooError: an entry or a paper has a data set of that name.
-    """
+    """ZooError if `name`, wanted for an entry of `dataset`, is the data set of an entry or paper:
+    it means the best entry of that data set."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about damaged entries
         taken = {dataset, *(entry.dataset for entry in _intact())}
@@ -82,35 +75,16 @@ def find_entry(weights: str, variant: str | None = None) -> Entry:
             )
         if entry.name == weights:
             return entry
-    matching = [
-        entry
-        for entry in entries
-        if entry.dataset == weights and (variant is None or entry.variant == variant)
-    ]
+    of_variant = [entry for entry in entries if variant in (None, entry.variant)]
+    matching = [entry for entry in of_variant if entry.dataset == weights]
     if not matching:
         raise ZooError(_nothing(weights, variant, entries))
     # `max` keeps the first of equals, and entries come sorted by name.
     return max(matching, key=lambda entry: (_has_own_size(entry), entry.accuracy or 0.0))
 
 
-def resolve(target: str | Path) -> StoredNetwork:
-    """The trained network that `target` names; an entry's files are downloaded and verified first.
-
-    Args:
-        target: the folder of a run or of an entry, or an entry's name.
-
-    Raises:
-        ZooError: there is no such thing, or the entry is damaged.
-        RunError: a run folder without a trained network.
-    """
-    from bnas_larq.networks.network_files import StoredNetwork
-
-    entry = resolve_entry(target)
-    return StoredNetwork.load(Path(target) if entry is None else entry.fetch())
-
-
 def resolve_entry(target: str | Path) -> Entry | None:
-    """The entry that `target` means, see `resolve`; None for another existing folder, a run's.
+    """The entry that `target` means, by its folder or name; None for the folder of a run.
 
     Raises:
         ZooError: there is no such thing, or the entry is damaged.

@@ -18,18 +18,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Reported:
-    """A result as the authors printed it, not measured with this package.
+    """A result as the authors printed it, not measured with this package: test accuracy in percent,
+    None if not printed."""
 
-    Attributes:
-        dataset: `"cifar10"` or `"imagenet"`.
-        top1, top5: test accuracy in percent; None if not printed.
-        training: name of this training; empty for the paper's usual one.
-    """
-
-    dataset: str
+    dataset: str  # "cifar10" or "imagenet"
     top1: float
     top5: float | None = None
-    training: str = ""
+    training: str = ""  # its name; empty for the paper's usual one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +57,8 @@ class Variant:
         return Genotype.published(self.genotype)
 
     def config(self, **overrides: Any) -> NetworkConfig:
-        """Its size as a `NetworkConfig`; keywords replace its own attributes.
-
-        The CIFAR stem is a single convolution: there is nothing to group.
-
-        Raises:
-            BnasLarqError: impossible sizes.
-        """
+        """Its size as a `NetworkConfig`; keywords replace its own attributes, BnasLarqError if they
+        are impossible. The CIFAR stem is a single convolution: there is nothing to group."""
         # Not at the top: names and numbers alone must not wait for TensorFlow.
         from bnas_larq.networks.network import NetworkConfig
 
@@ -81,40 +71,26 @@ class Variant:
 
 
 def _imagenet(
-    letter: str,
-    cells: int,
-    channels: int,
-    top1: float,
-    top5: float,
-    *more: Reported,
-    stem_groups: int = 1,
+    letter: str, cells: int, channels: int, *results: tuple, stem_groups: int = 1
 ) -> Variant:
-    return Variant(
-        f"bnas-{letter.lower()}",
-        f"BNAS{letter.replace('-', '')}",
-        "bnas_imagenet",
-        cells,
-        channels,
-        stem_groups,
-        reported=(Reported("imagenet", top1, top5), *more),
-    )
+    """A variant for ImageNet; results are the arguments of `Reported` without the data set."""
+    name, factory = f"bnas-{letter.lower()}", f"BNAS{letter.replace('-', '')}"
+    reported = tuple(Reported("imagenet", *result) for result in results)
+    return Variant(name, factory, "bnas_imagenet", cells, channels, stem_groups, reported=reported)
 
 
-_CIFAR = {"input_shape": (32, 32, 3), "num_classes": 10}
-_MULTI_STAGE = Reported("imagenet", 66.03, 85.42, "Multi-Stage")
+_CIFAR = {"input_shape": (32, 32, 3), "num_classes": 10, "reported": (Reported("cifar10", 92.70),)}
 _ALL = (
-    Variant(
-        "bnas-a", "BNASA", "bnas_cifar", 20, 36, **_CIFAR, reported=(Reported("cifar10", 92.70),)
-    ),
-    _imagenet("D", 12, 64, 57.69, 79.89, Reported("imagenet", 61.60, 82.91, "No-Reg")),
-    _imagenet("E", 12, 68, 58.76, 80.61),
-    _imagenet("F", 15, 68, 58.99, 80.85),
-    _imagenet("G", 11, 74, 59.81, 81.61),
-    _imagenet("H", 16, 128, 63.51, 83.91),
+    Variant("bnas-a", "BNASA", "bnas_cifar", 20, 36, **_CIFAR),
+    _imagenet("D", 12, 64, (57.69, 79.89), (61.60, 82.91, "No-Reg")),
+    _imagenet("E", 12, 68, (58.76, 80.61)),
+    _imagenet("F", 15, 68, (58.99, 80.85)),
+    _imagenet("G", 11, 74, (59.81, 81.61)),
+    _imagenet("H", 16, 128, (63.51, 83.91)),
     # The authors give neither groups nor width. Ours: 4 groups on the stem's second and third
     # convolution, and the width that comes nearest to BNAS-D's 1.48e8 operations at 224: 1.500e8.
     # Groups of 4 need multiples of 8; 80 channels would cost 1.253e8.
-    _imagenet("D-v2", 12, 88, 63.82, 84.25, _MULTI_STAGE, stem_groups=4),
+    _imagenet("D-v2", 12, 88, (63.82, 84.25), (66.03, 85.42, "Multi-Stage"), stem_groups=4),
 )
 
 #: Every variant by its name.

@@ -12,7 +12,7 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.run.targets import OF_CELLS, TRAINED, Kind, find_target
-from bnas_larq.zoo.storing import store_entry
+from bnas_larq.zoo.entries import store_entry
 
 ALL = tuple(Kind)
 

@@ -8,8 +8,14 @@ import shutil
 import pytest
 
 from bnas_larq.errors import RunError, ZooError
+from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.resources import keras_home, user_zoo, zoo_dir, zoos
-from bnas_larq.zoo.registry import find_entry, list_entries, resolve, resolve_entry
+from bnas_larq.zoo.registry import find_entry, list_entries, resolve_entry
+
+
+def resolve(target):
+    entry = resolve_entry(target)
+    return StoredNetwork.load(target if entry is None else entry.fetch())
 
 
 def listed():
