@@ -78,8 +78,7 @@ def _choice(products: dict[str, float], convolutions: dict[str, float]) -> Preci
     )
     verb = "pays" if pays else "does not pay"
     return PrecisionChoice(
-        "bfloat16" if pays else "float32",
-        f"bfloat16 {verb} on this machine: {measured} in float32",
+        "bfloat16" if pays else "float32", f"bfloat16 {verb} on this machine: {measured} in float32"
     )
 
 

@@ -11,12 +11,7 @@ import numpy as np
 
 from bnas_larq.backend import tf
 from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, Splits
-from bnas_larq.data.examples import (
-    IndexedExamples,
-    InMemoryExamples,
-    cut,
-    first_permuted,
-)
+from bnas_larq.data.examples import IndexedExamples, InMemoryExamples, cut, first_permuted
 from bnas_larq.data.images import image_file_size, is_image_name, read_image_file
 from bnas_larq.errors import DataError
 

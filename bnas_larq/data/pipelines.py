@@ -21,10 +21,7 @@ class EpochPipeline:
     """
 
     def __init__(
-        self,
-        epoch: Callable[[tf.Tensor], tf.data.Dataset],
-        steps_per_epoch: int,
-        batch_size: int,
+        self, epoch: Callable[[tf.Tensor], tf.data.Dataset], steps_per_epoch: int, batch_size: int
     ):
         self._epoch = epoch
         self.steps_per_epoch = steps_per_epoch

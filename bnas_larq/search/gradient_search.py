@@ -169,11 +169,7 @@ class GradientSearch(Searcher):
         return self.choose(read_lines(folder / RECORD), provenance)
 
     def fit(
-        self,
-        data: SearchData,
-        *,
-        folder: Path,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
+        self, data: SearchData, *, folder: Path, callbacks: Sequence[keras.callbacks.Callback] = ()
     ) -> None:
         """Train the compiled supernet to the last epoch, from the newest checkpoint if any.
 

@@ -18,13 +18,7 @@ from bnas_larq.files import read_json, read_lines
 from bnas_larq.genotype import Genotype
 from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
 from bnas_larq.search.tuning.encoding import KINDS, Encoding
-from bnas_larq.search.tuning.records import (
-    TRIALS,
-    Trial,
-    TrialFunction,
-    best_row,
-    write_records,
-)
+from bnas_larq.search.tuning.records import TRIALS, Trial, TrialFunction, best_row, write_records
 from bnas_larq.settings import TunerSettings
 from bnas_larq.spaces import SearchSpace
 
