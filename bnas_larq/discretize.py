@@ -131,17 +131,13 @@ class ArgmaxDiscretizer:
                 edges; None if edges have no weights.
         """
         keep = self.edges_per_node or space.edges_per_node
+        weights = (None, None)
+        if betas is not None:
+            weights = [softmax_by_node(edge_betas, space.nodes) for edge_betas in betas]
+        kinds = zip((normal, reduce), (space.normal, space.reduce), weights, strict=True)
         cells = [
-            self.cell(
-                softmax(alphas),
-                operations,
-                space.nodes,
-                keep,
-                None if betas is None else softmax_by_node(betas[number], space.nodes),
-            )
-            for number, (alphas, operations) in enumerate(
-                [(normal, space.normal), (reduce, space.reduce)]
-            )
+            self.cell(softmax(alphas), operations, space.nodes, keep, edge_weights)
+            for alphas, operations, edge_weights in kinds
         ]
         settings = {"space": space.name, "gamma": self.gamma}
         if not self.zeroise_competes:

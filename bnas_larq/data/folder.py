@@ -47,13 +47,8 @@ class FileExamples(IndexedExamples):
 
     def subset(self, positions: np.ndarray) -> FileExamples:
         """See `IndexedExamples.subset`."""
-        return FileExamples(
-            self._paths,
-            self._all_labels,
-            self.image_shape[:2],
-            self.indices[positions],
-            self._origin,
-        )
+        size, indices = self.image_shape[:2], self.indices[positions]
+        return FileExamples(self._paths, self._all_labels, size, indices, self._origin)
 
     def _read(self, index: tf.Tensor) -> tf.Tensor:
         def read(number: np.int64) -> np.ndarray:
@@ -124,11 +119,8 @@ def load_folder(
         )
     size = _common_size([path for part in parts.values() for path in part[0]], image_size)
     budget = memory_limit_mb * 1_000_000
-    examples = {}
-    for name in ("train", "validation", "test"):
-        if name not in parts:
-            examples[name] = None
-            continue
+    examples = {"validation": None}
+    for name in sorted(parts, key=("train", "validation", "test").index):
         part_paths, part_labels = parts[name]
         origin = _origin(part_paths)
         needed = len(part_paths) * size[0] * size[1] * 3
@@ -219,6 +211,5 @@ def _decode(paths: list[Path], size: tuple[int, int]) -> np.ndarray:
         images[row] = read_image_file(paths[row], size)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        for _ in pool.map(fill, range(len(paths))):
-            pass
+        list(pool.map(fill, range(len(paths))))
     return images

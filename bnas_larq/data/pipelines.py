@@ -48,10 +48,8 @@ def training_pipeline(
     """Shuffled, augmented, normalised batches: (float32 [batch, height, width, 3], int64 [batch]).
 
     The last, smaller batch of an epoch is dropped. Batches are prefetched across the end of an
-    epoch, so that training does not wait there for examples in memory.
-
-    Raises:
-        DataError: `batch_size` is below 1 or above the number of examples.
+    epoch, so that training does not wait there for examples in memory. DataError if `batch_size` is
+    below 1 or above the number of examples.
     """
     _check_batch_size(batch_size)
     if batch_size > examples.num_examples:
@@ -102,14 +100,12 @@ def evaluation_dataset(
     *,
     shuffle_seed: int | None = None,
 ) -> tf.data.Dataset:
-    """All examples once: (float32 [≤ batch, height, width, 3], int64 [≤ batch]).
+    """All examples once: (float32 [≤ batch, height, width, 3], int64 [≤ batch]); DataError if
+    `batch_size` is below 1.
 
     Args:
         shuffle_seed: of a fixed shuffled order, the same in every pass; None for the stored order,
             which may be class by class.
-
-    Raises:
-        DataError: `batch_size` is below 1.
     """
     _check_batch_size(batch_size)
     batches = examples.batches(
