@@ -93,9 +93,8 @@ class ArgmaxDiscretizer:
         weights = np.ones(len(edges)) if edge_weights is None else np.asarray(edge_weights)
         if weights.shape != (len(edges),):
             raise GenotypeError(
-                f"Edge weights must have the shape [edges] = {[len(edges)]}. "
-                f"Received: {list(weights.shape)}. "
-                "Use the search space that they were trained in."
+                f"Edge weights must have the shape [edges] = {[len(edges)]}. Received: "
+                f"{list(weights.shape)}. Use the search space that they were trained in."
             )
         if not (np.all(np.isfinite(probabilities)) and np.all(np.isfinite(weights))):
             raise GenotypeError("Architecture weights must be finite. Received: NaN or infinity.")

@@ -171,9 +171,8 @@ class Genotype:
         genotype = cls(values["normal"], values["reduce"], values.get("name"), provenance)
         if values.get("id", genotype.id) != genotype.id:
             raise GenotypeError(
-                "A genotype's id must match its cells. "
-                f"Received: id {values['id']!r} for cells of {genotype.id!r}. "
-                "Remove the id if you changed the cells on purpose."
+                f"A genotype's id must match its cells. Received: id {values['id']!r} for cells of "
+                f"{genotype.id!r}. Remove the id if you changed the cells on purpose."
             )
         return genotype
 

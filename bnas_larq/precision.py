@@ -142,7 +142,6 @@ def recorded_precision(folder: Path, asked: str) -> PrecisionChoice:
         return pydantic.TypeAdapter(PrecisionChoice).validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise RunError(
-            "A run continues in the precision it began with. "
-            f"Received: {path}, which does not name one. "
-            "Restore the file, or start a new run."
+            f"A run continues in the precision it began with. Received: {path}, which does not "
+            "name one. Restore the file, or start a new run."
         ) from error

@@ -119,9 +119,8 @@ class RunFolder:
             self._lock.acquire()
         except filelock.Timeout as error:
             raise RunError(
-                "Only one process works in a run folder. "
-                f"Received: {self.path}, where another one is at work. "
-                "Wait for it or choose another --out."
+                f"Only one process works in a run folder. Received: {self.path}, where another one "
+                "is at work. Wait for it or choose another --out."
             ) from error
 
     def unlock(self) -> None:

@@ -121,9 +121,8 @@ class Examples(abc.ABC):
         count = self.num_examples
         if not (0.0 < fraction < 1.0 and 0 < round(fraction * count) < count):
             raise DataError(
-                "A split needs at least one example in both parts. "
-                f"Received: {count} examples and the fraction {fraction}. "
-                "Give more images, or a fraction nearer to 0.5."
+                f"A split needs at least one example in both parts. Received: {count} examples and "
+                f"the fraction {fraction}. Give more images, or a fraction nearer to 0.5."
             )
 
     def __len__(self) -> int:
@@ -265,8 +264,7 @@ def data_errors() -> Iterator[None]:
             raise DataError(known.group(1).strip()) from error
         if UNREADABLE.search(message) or isinstance(error, tf.errors.DataLossError):
             raise DataError(
-                "Records must be intact and images of one size. "
-                f"Received: {one_line(message)[:200]}. Prepare the data set again, or set "
-                "image_size."
+                "Records must be intact and images of one size. Received: "
+                f"{one_line(message)[:200]}. Prepare the data set again, or set image_size."
             ) from error
         raise

@@ -103,9 +103,8 @@ def load_folder(
         chosen = cut(len(paths), TEST_FRACTION, TEST_SEED, labels)
         if not chosen.any():
             raise DataError(
-                "A fifth of the images becomes the test part. "
-                f"Received: only {len(paths)} images in {root}. "
-                "Add images, or put test images into a folder `test` next to `train`."
+                f"A fifth of the images becomes the test part. Received: only {len(paths)} images "
+                f"in {root}. Add images, or put test images into a folder `test` next to `train`."
             )
         parts["test"] = ([paths[i] for i in np.flatnonzero(chosen)], labels[chosen])
         kept = np.flatnonzero(~chosen)

@@ -54,9 +54,8 @@ def training_pipeline(
     _check_batch_size(batch_size)
     if batch_size > examples.num_examples:
         raise DataError(
-            "A batch cannot be larger than the training part. "
-            f"Received: batch size {batch_size} for {examples.num_examples} examples. "
-            "Lower the batch size, or raise the limit."
+            f"A batch cannot be larger than the training part. Received: batch size {batch_size} "
+            f"for {examples.num_examples} examples. Lower the batch size, or raise the limit."
         )
     augmentation = augmentation or Augmentation()
 
