@@ -35,7 +35,7 @@ class MetricsLog(keras.callbacks.Callback):
 
 
 def stop_unless_finite(name: str, value: float, where: str) -> None:
-    """Raise TrainingStopped if a loss, measured at such as `epoch 3`, is NaN or infinite."""
+    """Raise TrainingStopped if the loss in `where`, such as `epoch 3`, is NaN or infinite."""
     if not math.isfinite(value):
         kind, _, _ = where.partition(" ")
         raise TrainingStopped(

@@ -45,7 +45,9 @@ _GRADIENTS = {1: FirstOrder, 2: SecondOrder, "single-level": SingleLevel}
 
 
 def make_relaxation(settings: SearchSettings, first_epoch: int = 0) -> Relaxation:
-    """The settings' relaxation; its temperature, a positive one, falls from `first_epoch` on."""
+    """The settings' relaxation, whose temperature falls from `first_epoch` on; BnasLarqError unless
+    it is positive.
+    """
     if settings.relaxation == "softmax":
         return Softmax()
     kind = {"gumbel-hard": GumbelHard, "concrete": Concrete}[settings.relaxation]
