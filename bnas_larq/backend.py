@@ -73,12 +73,4 @@ def xplane_protocol() -> ModuleType:
     return xplane_pb2
 
 
-__all__ = [
-    "NAMESPACE",
-    "keras",
-    "lq",
-    "register",
-    "tf",
-    "with_gradient",
-    "xplane_protocol",
-]
+__all__ = ["NAMESPACE", "keras", "lq", "register", "tf", "with_gradient", "xplane_protocol"]

@@ -61,10 +61,8 @@ class Checkpoints:
         return target
 
     def candidates(self) -> list[tuple[int, Path]]:
-        """(epochs done, folder) of intact checkpoints, newest first; warns of damaged ones.
-
-        Raises:
-            CheckpointError: there are checkpoints, and none is intact.
+        """(epochs done, folder) of intact checkpoints, newest first; warns of damaged ones, and
+        raises CheckpointError if there are no others.
         """
         numbered = self._numbered()
         intact = []

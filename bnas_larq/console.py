@@ -202,7 +202,6 @@ class _Lines(logging.Handler):
         return foreign and not self.verbose
 
     def show_bar(self, text: str, done: int, total: int, left: str) -> None:
-        """Draw or move the bar."""
         if self.bar is None:
             from rich import console, progress
 
@@ -221,7 +220,6 @@ class _Lines(logging.Handler):
         self.bar.update(task, description=text, completed=done, total=total, left=left)
 
     def end_bar(self) -> None:
-        """Remove the bar."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None

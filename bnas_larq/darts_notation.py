@@ -64,9 +64,8 @@ def parse_darts(text: str) -> list[list[Sequence[Any]]]:
             all_nodes = False
         if not all_nodes:
             raise GenotypeError(
-                "A cell must concatenate all of its nodes. "
-                f"Received: {kind}_concat={concat!r} for {nodes} nodes. "
-                "Such a cell cannot be imported."
+                f"A cell must concatenate all of its nodes. Received: {kind}_concat={concat!r} for "
+                f"{nodes} nodes. Such a cell cannot be imported."
             )
         cells.append([flat[2 * node : 2 * node + 2] for node in range(nodes)])
     return cells

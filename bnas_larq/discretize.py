@@ -93,9 +93,8 @@ class ArgmaxDiscretizer:
         weights = np.ones(len(edges)) if edge_weights is None else np.asarray(edge_weights)
         if weights.shape != (len(edges),):
             raise GenotypeError(
-                f"Edge weights must have the shape [edges] = {[len(edges)]}. "
-                f"Received: {list(weights.shape)}. "
-                "Use the search space that they were trained in."
+                f"Edge weights must have the shape [edges] = {[len(edges)]}. Received: "
+                f"{list(weights.shape)}. Use the search space that they were trained in."
             )
         if not (np.all(np.isfinite(probabilities)) and np.all(np.isfinite(weights))):
             raise GenotypeError("Architecture weights must be finite. Received: NaN or infinity.")
@@ -131,17 +130,13 @@ class ArgmaxDiscretizer:
                 edges; None if edges have no weights.
         """
         keep = self.edges_per_node or space.edges_per_node
+        weights = (None, None)
+        if betas is not None:
+            weights = [softmax_by_node(edge_betas, space.nodes) for edge_betas in betas]
+        kinds = zip((normal, reduce), (space.normal, space.reduce), weights, strict=True)
         cells = [
-            self.cell(
-                softmax(alphas),
-                operations,
-                space.nodes,
-                keep,
-                None if betas is None else softmax_by_node(betas[number], space.nodes),
-            )
-            for number, (alphas, operations) in enumerate(
-                [(normal, space.normal), (reduce, space.reduce)]
-            )
+            self.cell(softmax(alphas), operations, space.nodes, keep, edge_weights)
+            for alphas, operations, edge_weights in kinds
         ]
         settings = {"space": space.name, "gamma": self.gamma}
         if not self.zeroise_competes:

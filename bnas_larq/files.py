@@ -38,8 +38,7 @@ def sha256(path: str | Path) -> str:
 def write_atomic(path: str | Path, content: str | bytes) -> Path:
     """Write a file completely or not at all: under a temporary name, flushed, then renamed.
 
-    Raises:
-        RunError: it cannot be written (full disk, no permission); an earlier file is untouched.
+    RunError if it cannot be written (full disk, no permission); an earlier file is then untouched.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -66,10 +65,7 @@ def temporary_folder(target: Path) -> Path:
 
     First cleans up after killed processes: a `target` that one had moved away comes back, and
     half-filled folders are deleted once they are a day old (younger ones may be another machine's,
-    on a shared disk).
-
-    Raises:
-        OSError: it cannot be made.
+    on a shared disk). OSError if the new one cannot be made.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     pattern = re.compile(rf"\.{re.escape(target.name)}\.\d+\.tmp(\.old)?")
@@ -88,10 +84,8 @@ def temporary_folder(target: Path) -> Path:
 def replace_folder(new: Path, target: Path) -> None:
     """Rename the folder `new`, made by `temporary_folder(target)`, to `target`.
 
-    The old folder is deleted last, and put back if the rename fails: `target` is never half filled.
-
-    Raises:
-        OSError: it cannot be renamed.
+    The old folder is deleted last, and put back if the rename fails with an OSError: `target` is
+    never half filled.
     """
     old = target.with_name(f"{new.name}.old")
     if target.exists():
@@ -208,11 +202,7 @@ def append_line(path: str | Path, row: Mapping[str, Any]) -> None:
 
 
 def keep_lines_before(path: str | Path, number: int, key: str = "epoch") -> None:
-    """Drop the lines of epoch `number` and later: a resumed run writes them again.
-
-    Args:
-        key: of the lines' numbers.
-    """
+    """Drop the lines whose `key` is `number` or more: a resumed run writes them again."""
     rows = [row for row in read_lines(path) if row[key] < number]
     if Path(path).exists():
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))

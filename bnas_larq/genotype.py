@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from bnas_larq.darts_notation import PUBLISHED, parse_darts, write_darts
 from bnas_larq.errors import GenotypeError, nearest, one_line
+from bnas_larq.files import write_atomic
 from bnas_larq.spaces import ZEROISE, SearchSpace, check_operation
 
 FORMAT = "bnas_larq.genotype"
@@ -111,13 +112,9 @@ class Genotype:
 
     @property
     def id(self) -> str:
-        """`g-` and 12 hexadecimal digits. The order of a node's edges, which are summed, does not
-        change it.
-        """
-        canonical = [
-            [sorted((e.state, e.op) for e in node) for node in cell] for cell in self.cells
-        ]
-        text = json.dumps(canonical, separators=(",", ":"))
+        """`g-` and 12 hexadecimal digits, whatever the order of a node's (summed) edges."""
+        cells = [[sorted((e.state, e.op) for e in node) for node in cell] for cell in self.cells]
+        text = json.dumps(cells, separators=(",", ":"))
         return "g-" + hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -135,14 +132,8 @@ class Genotype:
             kind: [[edge._asdict() for edge in node] for node in cell]
             for kind, cell in zip(("normal", "reduce"), self.cells, strict=True)
         }
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "id": self.id,
-            "name": self.name,
-            **cells,
-            "provenance": dict(self.provenance),
-        }
+        header = {"format": FORMAT, "version": VERSION, "id": self.id, "name": self.name}
+        return {**header, **cells, "provenance": dict(self.provenance)}
 
     def to_json(self) -> str:
         """`to_dict` as indented JSON text."""
@@ -150,10 +141,8 @@ class Genotype:
 
     @classmethod
     def from_dict(cls, values: Any) -> Genotype:
-        """The inverse of `to_dict`.
-
-        Raises:
-            GenotypeError: another format or version, missing or unknown keys, or a wrong id.
+        """The inverse of `to_dict`. GenotypeError for another format or version, missing or unknown
+        keys, or a wrong id.
         """
         if not isinstance(values, Mapping) or values.get("format") != FORMAT:
             raise GenotypeError(
@@ -182,9 +171,8 @@ class Genotype:
         genotype = cls(values["normal"], values["reduce"], values.get("name"), provenance)
         if values.get("id", genotype.id) != genotype.id:
             raise GenotypeError(
-                "A genotype's id must match its cells. "
-                f"Received: id {values['id']!r} for cells of {genotype.id!r}. "
-                "Remove the id if you changed the cells on purpose."
+                f"A genotype's id must match its cells. Received: id {values['id']!r} for cells of "
+                f"{genotype.id!r}. Remove the id if you changed the cells on purpose."
             )
         return genotype
 
@@ -257,12 +245,8 @@ class Genotype:
                 if any(edge.op != ZEROISE for node in cell for edge in node):
                     return cell
 
-        return cls(
-            draw(space.normal),
-            draw(space.reduce),
-            f"random-{seed}",
-            {"source": "uniform draw", "space": space.name, "seed": seed},
-        )
+        provenance = {"source": "uniform draw", "space": space.name, "seed": seed}
+        return cls(draw(space.normal), draw(space.reduce), f"random-{seed}", provenance)
 
     @classmethod
     def from_darts(cls, text: str, name: str | None = None) -> Genotype:
@@ -278,9 +262,8 @@ class Genotype:
 
     def pretty(self) -> str:
         """The genotype as readable text."""
-        names = ["c_{k-2}", "c_{k-1}"] + [
-            f"node {index}" for index in range(len(self.normal) + len(self.reduce))
-        ]
+        nodes = max(map(len, self.cells))
+        names = ["c_{k-2}", "c_{k-1}", *(f"node {index}" for index in range(nodes))]
         lines = [f"genotype {self.id}" + (f" ({self.name})" if self.name else "")]
         for kind, cell in zip(("normal", "reduce"), self.cells, strict=True):
             lines.append(f"  {kind} cell")
@@ -291,6 +274,4 @@ class Genotype:
 
     def save(self, path: str | Path) -> None:
         """Write `to_json` to `path`, atomically."""
-        from bnas_larq.files import write_atomic
-
         write_atomic(path, self.to_json())

@@ -11,12 +11,7 @@ from typing import Any
 def lazy_names(
     package: str, homes: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package.
-
-    Args:
-        package: its dotted name.
-        homes: public name → module that defines it.
-    """
+    """`__getattr__`, `__dir__` and `__all__` of a package; `homes` maps each name to its module."""
 
     def get(name: str) -> Any:
         if name not in homes:

@@ -26,9 +26,7 @@ def _templates() -> jinja2.Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """The text of a template, such as `report.html`, filled with values.
-
-    Raises:
-        jinja2.TemplateError: no such template, or a value that it needs is missing.
+    """The text of a template, such as `report.html`, filled with values; jinja2.TemplateError if
+    there is no such template, or a value that it needs is missing.
     """
     return _templates().get_template(template).render(**values)

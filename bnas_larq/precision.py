@@ -9,7 +9,7 @@ float32.
 from __future__ import annotations
 
 import dataclasses
-import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -41,11 +41,8 @@ def check_precision(name: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class PrecisionChoice:
-    """The type of a training's binary convolutions, and why.
-
-    Attributes:
-        reason: one clause for people, with the rates if they were measured.
-    """
+    """The type of a training's binary convolutions, and the reason: one clause for people, with the
+    rates if they were measured."""
 
     name: Literal["float32", "bfloat16"]
     reason: str
@@ -78,16 +75,13 @@ def _choice(products: dict[str, float], convolutions: dict[str, float]) -> Preci
     )
     verb = "pays" if pays else "does not pay"
     return PrecisionChoice(
-        "bfloat16" if pays else "float32",
-        f"bfloat16 {verb} on this machine: {measured} in float32",
+        "bfloat16" if pays else "float32", f"bfloat16 {verb} on this machine: {measured} in float32"
     )
 
 
 def matmul_rate(dtype: str | tf.DType, size: int = 2048, repeats: int = 5) -> float:
-    """FLOP/s of a product of two `size` × `size` matrices, the best of `repeats`.
-
-    Raises:
-        tf.errors.OpError: no such kernel, or too little memory.
+    """FLOP/s of a product of two `size` × `size` matrices, the best of `repeats`; tf.errors.OpError
+    without a kernel or enough memory.
     """
     a, b = _signs([size, size], dtype, 0), _signs([size, size], dtype, 1)
 
@@ -99,10 +93,8 @@ def matmul_rate(dtype: str | tf.DType, size: int = 2048, repeats: int = 5) -> fl
 
 
 def _convolution_rate(dtype: str) -> float:
-    """FLOP/s of a convolution of ±1 together with both its gradients, the best of three.
-
-    The time includes the casts from and to float32 that a training step needs.
-    """
+    """FLOP/s of a convolution of ±1 together with both its gradients, the best of three; with the
+    casts from and to float32 that a training step needs."""
     batch, size, channels, filters, kernel_size = 64, 16, 32, 64, 3
     images = _signs([batch, size, size, channels], "float32", 0)
     kernel = _signs([kernel_size, kernel_size, channels, filters], "float32", 1)
@@ -131,25 +123,14 @@ def _signs(shape: list[int], dtype: str | tf.DType, seed: int) -> tf.Tensor:
 def _best_time(function: Callable[[], tf.Tensor], repeats: int) -> float:
     """Shortest seconds of a call, after a first one that traces."""
     function().numpy()
-    times = []
-    for _ in range(max(1, repeats)):
-        start = time.perf_counter()
-        function().numpy()
-        times.append(time.perf_counter() - start)
-    return max(min(times), 1e-9)
+    return max(min(timeit.repeat(lambda: function().numpy(), repeat=repeats, number=1)), 1e-9)
 
 
 def recorded_precision(folder: Path, asked: str) -> PrecisionChoice:
     """The precision of a stage: `auto` is measured once and then read from the folder's
     precision.json, also on another machine.
 
-    Args:
-        folder: of the stage, inside the run folder.
-        asked: one of `PRECISIONS`.
-
-    Raises:
-        BnasLarqError: an unknown precision.
-        RunError: the record is damaged or cannot be written.
+    BnasLarqError for an unknown precision; RunError if the record is damaged or cannot be written.
     """
     path = Path(folder) / RECORD
     if asked != "auto" or not path.exists():
@@ -161,7 +142,6 @@ def recorded_precision(folder: Path, asked: str) -> PrecisionChoice:
         return pydantic.TypeAdapter(PrecisionChoice).validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise RunError(
-            "A run continues in the precision it began with. "
-            f"Received: {path}, which does not name one. "
-            "Restore the file, or start a new run."
+            f"A run continues in the precision it began with. Received: {path}, which does not "
+            "name one. Restore the file, or start a new run."
         ) from error

@@ -154,9 +154,8 @@ def _read(source: str | Path) -> tuple[dict[str, Any], Path]:
         ) from error
     if not isinstance(values, dict):
         raise RecipeError(
-            f"A recipe must be a YAML mapping of sections. "
-            f"Received: {path}, which holds {type(values).__name__}. "
-            "See `bnas-larq recipes show quickstart`."
+            f"A recipe must be a YAML mapping of sections. Received: {path}, which holds "
+            f"{type(values).__name__}. See `bnas-larq recipes show quickstart`."
         )
     return values, path
 

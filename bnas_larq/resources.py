@@ -17,20 +17,12 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def recipes_dir() -> Path:
-    """The folder of the recipes that ship with bnas_larq.
-
-    Raises:
-        BnasLarqError: the installation is incomplete.
-    """
+    """The folder of the recipes that ship with bnas_larq; BnasLarqError if it is not installed."""
     return _data_dir("recipes")
 
 
 def zoo_dir() -> Path:
-    """The folder of the networks published with bnas_larq, one folder each.
-
-    Raises:
-        BnasLarqError: the installation is incomplete.
-    """
+    """The folder of the networks that ship with bnas_larq; BnasLarqError if it is not installed."""
     return _data_dir("zoo")
 
 
@@ -40,11 +32,7 @@ def recipe_names() -> tuple[str, ...]:
 
 
 def recipe_path(name: str) -> Path:
-    """The YAML file of a shipped recipe.
-
-    Raises:
-        RecipeError: no shipped recipe has this name; the message hints at the nearest one.
-    """
+    """The YAML file of a shipped recipe; RecipeError with the nearest name if there is none."""
     names = recipe_names()
     if name not in names:
         raise RecipeError(
@@ -70,11 +58,7 @@ def cache_dir() -> Path:
 
 
 def zoos() -> tuple[Path, ...]:
-    """All folders of entries, in the order of search; some may not exist.
-
-    Raises:
-        BnasLarqError: bnas_larq is installed without its zoo.
-    """
+    """All folders of entries, in the order of search; some may not exist. Errors: see `zoo_dir`."""
     named = [Path(part).expanduser() for part in os.environ.get(SEARCH_PATH, "").split(os.pathsep)]
     return (*(path for path in named if path != Path()), user_zoo(), zoo_dir())
 

@@ -32,9 +32,6 @@ def _entries(path: Path) -> list[Path]:
 class RunFolder:
     """One run's folder: resolved recipe, environment, stages, metrics, checkpoints, results.
 
-    Args:
-        path: the folder.
-
     Use `RunFolder.create` for a new run and `RunFolder.open` for an existing one.
     """
 
@@ -44,11 +41,8 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, recipe_yaml: str, *, overwrite: bool = False) -> RunFolder:
-        """Make the folder of a new run, and lock it.
-
-        Raises:
-            RunError: as of `check_new`; or another process works in the folder, or it cannot be
-                made.
+        """Make the folder of a new run, and lock it. RunError as of `check_new`, or if another
+        process works in the folder, or it cannot be made.
         """
         cls.check_new(path, overwrite=overwrite)
         folder = cls(path)
@@ -75,10 +69,8 @@ class RunFolder:
 
     @staticmethod
     def check_new(path: str | Path, *, overwrite: bool = False) -> None:
-        """Check that a new run may be made here, without changing anything.
-
-        Raises:
-            RunError: the folder is not empty (without `overwrite`), or is no run folder.
+        """Raise RunError if a new run may not be made here: the folder is not empty (without
+        `overwrite`), or is no run folder. Changes nothing.
         """
         path = Path(path)
         if not path.exists() or (path.is_dir() and not _entries(path)):
@@ -127,9 +119,8 @@ class RunFolder:
             self._lock.acquire()
         except filelock.Timeout as error:
             raise RunError(
-                "Only one process works in a run folder. "
-                f"Received: {self.path}, where another one is at work. "
-                "Wait for it or choose another --out."
+                f"Only one process works in a run folder. Received: {self.path}, where another one "
+                "is at work. Wait for it or choose another --out."
             ) from error
 
     def unlock(self) -> None:

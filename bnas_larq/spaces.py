@@ -123,15 +123,8 @@ class SearchSpace:
     @classmethod
     def bnas(cls) -> SearchSpace:
         """BNAS (Kim et al., arXiv 2002.06963): Zeroise, two pools, four binary convolutions."""
-        names = (
-            ZEROISE,
-            "max_pool_3x3",
-            "avg_pool_3x3",
-            "bin_conv_3x3",
-            "bin_conv_5x5",
-            "bin_dil_conv_3x3",
-            "bin_dil_conv_5x5",
-        )
+        convolutions = ("bin_conv_3x3", "bin_conv_5x5", "bin_dil_conv_3x3", "bin_dil_conv_5x5")
+        names = (ZEROISE, "max_pool_3x3", "avg_pool_3x3", *convolutions)
         return cls(name="bnas", normal=names, reduce=names)
 
     @classmethod
@@ -141,13 +134,8 @@ class SearchSpace:
 
         The cell is that of DARTS and PC-DARTS, without BNAS' (Kim et al.) inter-cell shortcut.
         """
-        names = (
-            *_WITH_IDENTITY,
-            "bin_dil_conv_3x3_linear",
-            "bin_dil_conv_5x5_linear",
-            "bin_conv_3x3_linear",
-            "bin_conv_5x5_linear",
-        )
+        dilated = ("bin_dil_conv_3x3_linear", "bin_dil_conv_5x5_linear")
+        names = (*_WITH_IDENTITY, *dilated, "bin_conv_3x3_linear", "bin_conv_5x5_linear")
         return cls(name="bnas-ucb", normal=names, reduce=names, shortcut=False)
 
     @classmethod
@@ -155,13 +143,8 @@ class SearchSpace:
         """The space and cell of DARTS (arXiv 1806.09055, §3.1.1) with binarised convolutions, the
         baseline of the BNAS paper; see `bnas_larq.layers.operations` for the details.
         """
-        names = (
-            *_WITH_IDENTITY,
-            "bin_sep_conv_3x3",
-            "bin_sep_conv_5x5",
-            "bin_dil_sep_conv_3x3",
-            "bin_dil_sep_conv_5x5",
-        )
+        separable = ("bin_sep_conv_3x3", "bin_sep_conv_5x5")
+        names = (*_WITH_IDENTITY, *separable, "bin_dil_sep_conv_3x3", "bin_dil_sep_conv_5x5")
         return cls(name="darts-binary", normal=names, reduce=names, shortcut=False)
 
     @classmethod

@@ -118,14 +118,11 @@ class Examples(abc.ABC):
 
     def check_split(self, fraction: float) -> None:
         """Raise DataError if a part of a split would be empty."""
-        if (
-            not 0.0 < fraction < 1.0
-            or not 0 < round(fraction * self.num_examples) < self.num_examples
-        ):
+        count = self.num_examples
+        if not (0.0 < fraction < 1.0 and 0 < round(fraction * count) < count):
             raise DataError(
-                "A split needs at least one example in both parts. "
-                f"Received: {self.num_examples} examples and the fraction {fraction}. "
-                "Give more images, or a fraction nearer to 0.5."
+                f"A split needs at least one example in both parts. Received: {count} examples and "
+                f"the fraction {fraction}. Give more images, or a fraction nearer to 0.5."
             )
 
     def __len__(self) -> int:
@@ -243,11 +240,7 @@ class InMemoryExamples(IndexedExamples):
         """See `Examples.batches`; a batch is one gather instead of `batch_size` elements."""
         order = tf.data.Dataset.from_tensor_slices(self.order(seed, epoch, shuffle))
         return order.batch(batch_size, drop_remainder=drop_remainder).map(
-            lambda index: (
-                tf.gather(self._images, index),
-                tf.gather(self._label_tensor, index),
-                index,
-            ),
+            lambda index: (self._read(index), tf.gather(self._label_tensor, index), index),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
@@ -259,12 +252,8 @@ class InMemoryExamples(IndexedExamples):
 
 @contextlib.contextmanager
 def data_errors() -> Iterator[None]:
-    """Turn TensorFlow's errors about unreadable images into a DataError.
-
-    Wrap iteration or `fit` over streamed data in it.
-
-    Raises:
-        DataError: an image or its records cannot be read; names the file of an image folder.
+    """Turn TensorFlow's errors about unreadable images into a DataError, which names the file of an
+    image folder. Wrap iteration or `fit` over streamed data in it.
     """
     try:
         yield
@@ -275,8 +264,7 @@ def data_errors() -> Iterator[None]:
             raise DataError(known.group(1).strip()) from error
         if UNREADABLE.search(message) or isinstance(error, tf.errors.DataLossError):
             raise DataError(
-                "Records must be intact and images of one size. "
-                f"Received: {one_line(message)[:200]}. Prepare the data set again, or set "
-                "image_size."
+                "Records must be intact and images of one size. Received: "
+                f"{one_line(message)[:200]}. Prepare the data set again, or set image_size."
             ) from error
         raise

@@ -11,12 +11,7 @@ import numpy as np
 
 from bnas_larq.backend import tf
 from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, Splits
-from bnas_larq.data.examples import (
-    IndexedExamples,
-    InMemoryExamples,
-    cut,
-    first_permuted,
-)
+from bnas_larq.data.examples import IndexedExamples, InMemoryExamples, cut, first_permuted
 from bnas_larq.data.images import image_file_size, is_image_name, read_image_file
 from bnas_larq.errors import DataError
 
@@ -52,13 +47,8 @@ class FileExamples(IndexedExamples):
 
     def subset(self, positions: np.ndarray) -> FileExamples:
         """See `IndexedExamples.subset`."""
-        return FileExamples(
-            self._paths,
-            self._all_labels,
-            self.image_shape[:2],
-            self.indices[positions],
-            self._origin,
-        )
+        size, indices = self.image_shape[:2], self.indices[positions]
+        return FileExamples(self._paths, self._all_labels, size, indices, self._origin)
 
     def _read(self, index: tf.Tensor) -> tf.Tensor:
         def read(number: np.int64) -> np.ndarray:
@@ -113,9 +103,8 @@ def load_folder(
         chosen = cut(len(paths), TEST_FRACTION, TEST_SEED, labels)
         if not chosen.any():
             raise DataError(
-                "A fifth of the images becomes the test part. "
-                f"Received: only {len(paths)} images in {root}. "
-                "Add images, or put test images into a folder `test` next to `train`."
+                f"A fifth of the images becomes the test part. Received: only {len(paths)} images "
+                f"in {root}. Add images, or put test images into a folder `test` next to `train`."
             )
         parts["test"] = ([paths[i] for i in np.flatnonzero(chosen)], labels[chosen])
         kept = np.flatnonzero(~chosen)
@@ -129,11 +118,8 @@ def load_folder(
         )
     size = _common_size([path for part in parts.values() for path in part[0]], image_size)
     budget = memory_limit_mb * 1_000_000
-    examples = {}
-    for name in ("train", "validation", "test"):
-        if name not in parts:
-            examples[name] = None
-            continue
+    examples = {"validation": None}
+    for name in sorted(parts, key=("train", "validation", "test").index):
         part_paths, part_labels = parts[name]
         origin = _origin(part_paths)
         needed = len(part_paths) * size[0] * size[1] * 3
@@ -224,6 +210,5 @@ def _decode(paths: list[Path], size: tuple[int, int]) -> np.ndarray:
         images[row] = read_image_file(paths[row], size)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        for _ in pool.map(fill, range(len(paths))):
-            pass
+        list(pool.map(fill, range(len(paths))))
     return images

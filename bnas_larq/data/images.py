@@ -22,11 +22,7 @@ def is_image_name(path: Path) -> bool:
 
 
 def image_file_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image file, from its header.
-
-    Raises:
-        DataError: the file is not a readable image; the message names it.
-    """
+    """(height, width) of an image file, from its header; DataError names an unreadable file."""
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -40,14 +36,10 @@ def image_file_size(path: Path) -> tuple[int, int]:
 
 def read_image_file(path: Path, size: tuple[int, int] | None) -> np.ndarray:
     """Read an image file as uint8 [height, width, 3], upright, the first frame, without
-    transparency.
+    transparency; DataError names an unreadable file.
 
     Args:
-        path: the file.
         size: (height, width) to stretch to (bilinear, antialiased); None for the image's own.
-
-    Raises:
-        DataError: the file is not a readable image; the message names it.
     """
     try:
         with warnings.catch_warnings():
@@ -59,11 +51,6 @@ def read_image_file(path: Path, size: tuple[int, int] | None) -> np.ndarray:
                 return np.array(image, np.uint8)
     except Exception as error:  # Pillow's decoders raise many kinds for damaged files
         raise _unreadable(path, error) from error
-
-
-def resize_batch(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Stretch uint8 images [batch, height, width, 3] to `size` (bilinear, antialiased)."""
-    return resize(tf.constant(images), size).numpy()
 
 
 def resize(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:

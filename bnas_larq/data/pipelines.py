@@ -21,10 +21,7 @@ class EpochPipeline:
     """
 
     def __init__(
-        self,
-        epoch: Callable[[tf.Tensor], tf.data.Dataset],
-        steps_per_epoch: int,
-        batch_size: int,
+        self, epoch: Callable[[tf.Tensor], tf.data.Dataset], steps_per_epoch: int, batch_size: int
     ):
         self._epoch = epoch
         self.steps_per_epoch = steps_per_epoch
@@ -51,17 +48,14 @@ def training_pipeline(
     """Shuffled, augmented, normalised batches: (float32 [batch, height, width, 3], int64 [batch]).
 
     The last, smaller batch of an epoch is dropped. Batches are prefetched across the end of an
-    epoch, so that training does not wait there for examples in memory.
-
-    Raises:
-        DataError: `batch_size` is below 1 or above the number of examples.
+    epoch, so that training does not wait there for examples in memory. DataError if `batch_size` is
+    below 1 or above the number of examples.
     """
     _check_batch_size(batch_size)
     if batch_size > examples.num_examples:
         raise DataError(
-            "A batch cannot be larger than the training part. "
-            f"Received: batch size {batch_size} for {examples.num_examples} examples. "
-            "Lower the batch size, or raise the limit."
+            f"A batch cannot be larger than the training part. Received: batch size {batch_size} "
+            f"for {examples.num_examples} examples. Lower the batch size, or raise the limit."
         )
     augmentation = augmentation or Augmentation()
 
@@ -105,14 +99,12 @@ def evaluation_dataset(
     *,
     shuffle_seed: int | None = None,
 ) -> tf.data.Dataset:
-    """All examples once: (float32 [≤ batch, height, width, 3], int64 [≤ batch]).
+    """All examples once: (float32 [≤ batch, height, width, 3], int64 [≤ batch]); DataError if
+    `batch_size` is below 1.
 
     Args:
         shuffle_seed: of a fixed shuffled order, the same in every pass; None for the stored order,
             which may be class by class.
-
-    Raises:
-        DataError: `batch_size` is below 1.
     """
     _check_batch_size(batch_size)
     batches = examples.batches(

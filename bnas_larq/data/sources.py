@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from bnas_larq.backend import tf
 from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, ImageDataset, Splits
 from bnas_larq.data.examples import InMemoryExamples, cut, first_permuted
 from bnas_larq.data.folder import load_folder
-from bnas_larq.data.images import resize_batch
+from bnas_larq.data.images import resize
 from bnas_larq.data.tfds_source import load_tfds
 from bnas_larq.errors import DataError
 from bnas_larq.settings import DataSettings
@@ -55,47 +56,25 @@ def load_dataset(
         )
     if limit is not None and limit < 1:
         raise DataError(f"limit counts training examples. Received: {limit}. Omit it to use all.")
+    options = {"image_size": size, "limit": limit, "seed": seed}
     if name == "digits":
-        splits = load_digits(image_size=size, limit=limit, seed=seed)
+        splits = load_digits(**options)
     elif name == "folder":
-        splits = load_folder(
-            data_dir, image_size=size, limit=limit, seed=seed, memory_limit_mb=memory_limit_mb
-        )
+        splits = load_folder(data_dir, memory_limit_mb=memory_limit_mb, **options)
     else:
-        splits = load_tfds(
-            name,
-            data_dir=data_dir,
-            image_size=size,
-            limit=limit,
-            seed=seed,
-            memory_limit_mb=memory_limit_mb,
-        )
+        splits = load_tfds(name, data_dir=data_dir, memory_limit_mb=memory_limit_mb, **options)
     train, validation = splits.train, splits.validation
     if validation_fraction == 0.0:
         validation = None
     elif validation is None:
         validation, train = train.split(validation_fraction, seed)
-    return ImageDataset(
-        name=name,
-        class_names=splits.class_names,
-        image_shape=train.image_shape,
-        train=train,
-        validation=validation,
-        test=splits.test,
-    )
+    names, shape = splits.class_names, train.image_shape
+    return ImageDataset(name, names, shape, train, validation, splits.test)
 
 
 def load_described(settings: DataSettings, seed: int) -> ImageDataset:
     """Load the data set of a recipe's section `data`; see `load_dataset` for errors."""
-    return load_dataset(
-        settings.name,
-        data_dir=settings.data_dir,
-        image_size=settings.image_size,
-        validation_fraction=settings.validation_fraction,
-        seed=seed,
-        limit=settings.limit,
-        memory_limit_mb=settings.memory_limit_mb,
-    )
+    return load_dataset(seed=seed, **settings.model_dump(exclude={"augmentation"}))
 
 
 def load_digits(*, image_size: tuple[int, int] | None, limit: int | None, seed: int) -> Splits:
@@ -109,7 +88,7 @@ def load_digits(*, image_size: tuple[int, int] | None, limit: int | None, seed: 
     grey = np.round(bunch.images * (255.0 / 16.0)).astype(np.uint8)
     images = np.repeat(grey[..., None], 3, axis=-1)
     if image_size is not None and image_size != images.shape[1:3]:
-        images = resize_batch(images, image_size)
+        images = resize(tf.constant(images), image_size).numpy()
     labels = bunch.target.astype(np.int64)
     everything = InMemoryExamples(images, labels)
     test = cut(len(labels), TEST_FRACTION, TEST_SEED, labels)

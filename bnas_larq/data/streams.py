@@ -5,29 +5,15 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from bnas_larq.backend import tf
 from bnas_larq.data.draws import uniforms
 from bnas_larq.data.examples import Examples
+from bnas_larq.data.tfds_records import Records
 
 SHUFFLE_BUFFER = 8192  # undecoded images
-
-
-class RecordSource(Protocol):
-    """The source of a stream; see `tfds_records.Records`."""
-
-    num_examples: int
-    name: str
-    size: tuple[int, int]
-
-    def encoded(self, start: int, stop: int) -> tf.data.Dataset:
-        """(undecoded image, int64 label, int64 position) of a range of positions."""
-
-    def decode(self, encoded: tf.Tensor) -> tf.Tensor:
-        """The uint8 image [height, width, 3]."""
 
 
 class StreamedExamples(Examples):
@@ -42,21 +28,21 @@ class StreamedExamples(Examples):
     records when it writes them, so a range is a fair sample.
 
     Args:
-        records: the source.
+        records: the source, with a size.
         ranges: (start, stop) pairs of positions, ascending, disjoint.
     """
 
     streamed = True
     labels = None
 
-    def __init__(self, records: RecordSource, ranges: Sequence[tuple[int, int]]):
+    def __init__(self, records: Records, ranges: Sequence[tuple[int, int]]):
         self.records = records
         self.ranges = tuple((int(start), int(stop)) for start, stop in ranges)
         self.num_examples = sum(stop - start for start, stop in self.ranges)
         self.image_shape = (*records.size, 3)
 
     @classmethod
-    def whole(cls, records: RecordSource) -> StreamedExamples:
+    def whole(cls, records: Records) -> StreamedExamples:
         """All examples of a source."""
         return cls(records, [(0, records.num_examples)])
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from bnas_larq.backend import tf
 from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, Splits
-from bnas_larq.data.examples import InMemoryExamples, data_errors, first_permuted
+from bnas_larq.data.examples import Examples, data_errors, first_permuted
 from bnas_larq.data.streams import StreamedExamples
 from bnas_larq.data.tfds_records import Records, is_labelled, peeked_size, read_into_memory
 from bnas_larq.errors import DataError, nearest, one_line
@@ -74,8 +74,7 @@ def _load(
     if "train" not in splits:
         raise DataError(
             f"A data set needs a split named 'train'. Received: {name} with "
-            f"{', '.join(splits) or 'none'}. "
-            "Choose another data set or configuration."
+            f"{', '.join(splits) or 'none'}. Choose another data set or configuration."
         )
     if not is_labelled(splits["train"]):
         raise DataError(
@@ -90,41 +89,28 @@ def _load(
         part: dataclasses.replace(records, size=size, resizes=image_size is not None)
         for part, records in splits.items()
     }
-    budget = Budget(memory_limit_mb * 1_000_000, size)
     streams = {part: StreamedExamples.whole(records) for part, records in splits.items()}
     if held_out:
         train, test = streams["train"], streams[held_out[0]]
     else:
         # Ranges even if all fits into memory: the test part must not depend on the memory limit.
         test, train = streams["train"].split(TEST_FRACTION, TEST_SEED)
-    train = budget.load(train, limit, seed)
-    test = budget.load(test)
-    validation = budget.load(streams["validation"]) if len(held_out) == 2 else None
+    budget = memory_limit_mb * 1_000_000
+
+    def load(part: StreamedExamples, limit: int | None = None) -> Examples:
+        """`limit` examples (all if None), in memory if they fit: first come, first served."""
+        nonlocal budget
+        chosen = first_permuted(part.num_examples, limit, seed)
+        needed = len(chosen) * size[0] * size[1] * 3
+        if needed > budget:
+            return part.first(limit, seed)
+        budget -= needed
+        return read_into_memory(part.records, part.positions()[chosen])
+
+    train = load(train, limit)
+    test = load(test)
+    validation = load(streams["validation"]) if len(held_out) == 2 else None
     return Splits(class_names, train, validation, test)
-
-
-class Budget:
-    """Memory for parts, first come, first served.
-
-    Args:
-        left: bytes.
-        size: (height, width) of the images.
-    """
-
-    def __init__(self, left: int, size: tuple[int, int]):
-        self._left = left
-        self._bytes_per_image = size[0] * size[1] * 3
-
-    def load(
-        self, stream: StreamedExamples, limit: int | None = None, seed: int = 0
-    ) -> InMemoryExamples | StreamedExamples:
-        """`limit` examples of `stream` (all if None), in memory if they fit."""
-        chosen = first_permuted(stream.num_examples, limit, seed)
-        needed = len(chosen) * self._bytes_per_image
-        if needed > self._left:
-            return stream.first(limit, seed)
-        self._left -= needed
-        return read_into_memory(stream.records, stream.positions()[chosen])
 
 
 def find_builder(name: str, data_dir: str | None) -> Any:
@@ -167,8 +153,7 @@ def find_builder(name: str, data_dir: str | None) -> Any:
         raise DataError(
             f"A TFDS data set must be prepared under data_dir or downloadable. Received: {name!r}, "
             f"not found in {builder.data_path}, and the download failed "
-            f"({one_line(error)[:200]}). "
-            "Set --data-dir to the prepared data set."
+            f"({one_line(error)[:200]}). Set --data-dir to the prepared data set."
         ) from error
     return builder
 

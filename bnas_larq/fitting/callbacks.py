@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +35,7 @@ class MetricsLog(keras.callbacks.Callback):
 
 
 def stop_unless_finite(name: str, value: float, where: str) -> None:
-    """Raise TrainingStopped if a loss is NaN or infinite.
-
-    Args:
-        where: when it was measured, such as `epoch 3`.
-    """
+    """Raise TrainingStopped if the loss in `where`, such as `epoch 3`, is NaN or infinite."""
     if not math.isfinite(value):
         kind, _, _ = where.partition(" ")
         raise TrainingStopped(
@@ -59,17 +54,6 @@ class StopWhenNotFinite(keras.callbacks.Callback):
         for name, value in plain(logs).items():
             if "loss" in name:
                 stop_unless_finite(name, value, f"epoch {epoch + 1}")
-
-
-class EpochHook(keras.callbacks.Callback):
-    """Calls `function(epoch, logs)` at the end of each epoch, before the checkpoint is written."""
-
-    def __init__(self, function: Callable[[int, dict[str, float]], None]) -> None:
-        super().__init__()
-        self.function = function
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self.function(epoch, plain(logs))
 
 
 class Progress(keras.callbacks.Callback):

@@ -14,17 +14,6 @@ from bnas_larq.files import keep_lines_before, read_json, write_json
 from bnas_larq.fitting.callbacks import MetricsLog, StopWhenNotFinite
 
 
-class _SaveState(keras.callbacks.Callback):
-    """Writes a checkpoint after each epoch. The last callback, so that it sees what others did."""
-
-    def __init__(self, state: TrainingState) -> None:
-        super().__init__()
-        self.state = state
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self.state.save(epoch + 1)
-
-
 def resumable_fit(
     model: keras.Model,
     dataset: Callable[[int], tf.data.Dataset],
@@ -44,7 +33,7 @@ def resumable_fit(
     Args:
         dataset: endless batches from the start of a given epoch, which alone determines them.
         log: JSON-lines file of the metrics; lines of epochs that are trained again are dropped.
-        optimizers: as of `TrainingState`.
+        optimizers: see `TrainingState`.
         logs: further JSON-lines files that callbacks write, treated like `log`.
         first_epoch: number of the first epoch, if another stage has trained those before it.
 
@@ -52,14 +41,15 @@ def resumable_fit(
         The number of epochs that an earlier process or stage has done.
 
     Raises:
-        CheckpointError, WeightsError: no usable checkpoint.
-        TrainingStopped: the loss is no longer finite.
+        TrainingStopped: the loss is no longer finite; other errors as of `TrainingState.restore`.
     """
     state = TrainingState(model, optimizers, checkpoints)
     start = max(first_epoch, state.restore()[0])
     for path in (log, *logs):
         keep_lines_before(path, start)
     if start < epochs:
+        # The last callback, so that it sees what others did.
+        save = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: state.save(epoch + 1))
         with functions_read_once():
             model.fit(
                 dataset(start),
@@ -68,7 +58,7 @@ def resumable_fit(
                 epochs=epochs,
                 validation_data=validation_data,
                 verbose=0,
-                callbacks=[StopWhenNotFinite(), MetricsLog(log), *callbacks, _SaveState(state)],
+                callbacks=[StopWhenNotFinite(), MetricsLog(log), *callbacks, save],
             )
     return start
 
@@ -81,10 +71,8 @@ class TrainingState:
     """A model and its optimizers as numbered checkpoints.
 
     Args:
-        model: what is trained.
         optimizers: by name, with the variables each one updates (their slots are built at once, to
             be restored).
-        checkpoints: where they are kept.
     """
 
     def __init__(
@@ -102,10 +90,8 @@ class TrainingState:
         self._checkpoints = checkpoints
 
     def save(self, number: int, record: Any = None) -> None:
-        """Write checkpoint `number`, with a `record` for JSON.
-
-        Raises:
-            RunError: it cannot be written; earlier ones are kept.
+        """Write checkpoint `number`, with a `record` for JSON. RunError if it cannot be written;
+        earlier ones are kept.
         """
 
         def write(folder: Path) -> None:
@@ -121,9 +107,7 @@ class TrainingState:
 
     def restore(self) -> tuple[int, Any]:
         """Restore the newest intact checkpoint: its number and its record, or (0, None).
-
-        Raises:
-            CheckpointError, WeightsError: no usable checkpoint.
+        CheckpointError or WeightsError without a usable one.
         """
         for number, folder in self._checkpoints.candidates():
             try:
@@ -131,9 +115,8 @@ class TrainingState:
                 read.assert_existing_objects_matched()
             except (ValueError, AssertionError) as error:
                 raise WeightsError(
-                    "A checkpoint must hold the weights of this very model. "
-                    f"Received: {folder} ({one_line(error)[:200]}). "
-                    "Resume with the recipe that the run began with."
+                    f"A checkpoint must hold the weights of this very model. Received: {folder} "
+                    f"({one_line(error)[:200]}). Resume with the recipe that the run began with."
                 ) from error
             except tf.errors.OpError as error:
                 raise CheckpointError(

@@ -75,13 +75,9 @@ class BanditSearch(Searcher):
         self.checkpoint_seconds = checkpoint_seconds
         self.space = SearchSpace.named(settings.space)
         self.table = make_table(settings, seed)
+        first = _first_epoch(settings)
         self.finish = GradientSearch(
-            settings,
-            num_classes,
-            input_shape,
-            seed,
-            network=network,
-            first_epoch=_first_epoch(settings),
+            settings, num_classes, input_shape, seed, network=network, first_epoch=first
         )
 
     @property
@@ -144,13 +140,8 @@ class BanditSearch(Searcher):
         # The first step of each draw.
         starts = [draw * steps // table.planned for draw in range(table.planned + 1)]
         path.start(starts[done])
-        progress = Progress(
-            "search",
-            table.planned,
-            steps // table.planned,
-            ("loss", "accuracy", "credit"),
-            unit="draw",
-        )
+        shown = ("loss", "accuracy", "credit")
+        progress = Progress("search", table.planned, steps // table.planned, shown, unit="draw")
         progress.on_train_begin()
         saved = time.monotonic()
         for draw in range(done, table.planned):
@@ -198,11 +189,8 @@ class BanditSearch(Searcher):
 
 
 def make_table(settings: SearchSettings, seed: int) -> UcbTable:
-    """The initial table of a `BanditSearch`.
-
-    Raises:
-        BnasLarqError: a floor that leaves nothing to abandon.
-        RecipeError: Zeroise may be the last candidate of an edge, but may not be chosen.
+    """The initial table of a `BanditSearch`. Errors as of `UcbTable`; RecipeError if Zeroise may be
+    the last candidate of an edge, but may not be chosen.
     """
     space, bandit = SearchSpace.named(settings.space), settings.bandit
     has_zeroise = ZEROISE in space.normal or ZEROISE in space.reduce

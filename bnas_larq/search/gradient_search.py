@@ -14,7 +14,7 @@ from bnas_larq.data import bilevel_pipeline
 from bnas_larq.discretize import ArgmaxDiscretizer
 from bnas_larq.errors import RunError, TrainingStopped
 from bnas_larq.files import append_line, read_lines
-from bnas_larq.fitting.callbacks import EpochHook, Progress
+from bnas_larq.fitting.callbacks import Progress, plain
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.template import plan_cells
@@ -45,10 +45,8 @@ _GRADIENTS = {1: FirstOrder, 2: SecondOrder, "single-level": SingleLevel}
 
 
 def make_relaxation(settings: SearchSettings, first_epoch: int = 0) -> Relaxation:
-    """The settings' relaxation; its temperature falls from `first_epoch` on.
-
-    Raises:
-        BnasLarqError: a temperature that is not positive.
+    """The settings' relaxation, whose temperature falls from `first_epoch` on; BnasLarqError unless
+    it is positive.
     """
     if settings.relaxation == "softmax":
         return Softmax()
@@ -169,11 +167,7 @@ class GradientSearch(Searcher):
         return self.choose(read_lines(folder / RECORD), provenance)
 
     def fit(
-        self,
-        data: SearchData,
-        *,
-        folder: Path,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
+        self, data: SearchData, *, folder: Path, callbacks: Sequence[keras.callbacks.Callback] = ()
     ) -> None:
         """Train the compiled supernet to the last epoch, from the newest checkpoint if any.
 
@@ -185,8 +179,8 @@ class GradientSearch(Searcher):
         steps_per_epoch = pipeline.steps_per_epoch
         alphas = folder / RECORD
 
-        def record(epoch: int, logs: dict[str, float]) -> None:
-            row = {"epoch": epoch, "val_accuracy": logs.get("val_accuracy")}
+        def record(epoch: int, logs: dict) -> None:
+            row = {"epoch": epoch, "val_accuracy": plain(logs).get("val_accuracy")}
             append_line(alphas, {**row, **self._architecture()})
 
         alarms = Alarms(
@@ -196,6 +190,7 @@ class GradientSearch(Searcher):
             probe=data.credit,
             genotype=lambda: self._genotype(self._architecture(), {}),
         )
+        shown = ("loss", "accuracy", "alpha_loss", "alpha_accuracy", "val_accuracy", "entropy")
         resumable_fit(
             supernet,
             pipeline.dataset,
@@ -211,13 +206,8 @@ class GradientSearch(Searcher):
             validation_data=data.validation,
             first_epoch=self.first_epoch,
             callbacks=[
-                EpochHook(record),
-                Progress(
-                    "search",
-                    settings.epochs,
-                    steps_per_epoch,
-                    ("loss", "accuracy", "alpha_loss", "alpha_accuracy", "val_accuracy", "entropy"),
-                ),
+                keras.callbacks.LambdaCallback(on_epoch_end=record),
+                Progress("search", settings.epochs, steps_per_epoch, shown),
                 alarms,
                 *callbacks,
             ],

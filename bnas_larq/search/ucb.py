@@ -64,7 +64,9 @@ class UcbTable:
         self.exploration, self.seed = exploration, seed
         self._alive = alive
         self._credits: list[list[list[float]]] = [[[] for _ in row] for row in alive]
-        self._round = self._drawn = 0
+        #: Number of complete rounds.
+        self.round = 0
+        self._drawn = 0
         self._order: np.ndarray | None = None
         #: Number of draws in all.
         self.planned = rounds * sum(range(floor + 1, most + 1))
@@ -73,11 +75,6 @@ class UcbTable:
     def done(self) -> bool:
         """Whether every edge is down to the floor."""
         return int(self._alive.sum(axis=1).max()) <= self.floor
-
-    @property
-    def round(self) -> int:
-        """Number of complete rounds."""
-        return self._round
 
     @property
     def alive(self) -> np.ndarray:
@@ -90,7 +87,7 @@ class UcbTable:
             draws = int(self._alive.sum(axis=1).max())
             columns = []
             for edge, alive in enumerate(self._alive):
-                generator = np.random.default_rng([self.seed, self._round, edge])
+                generator = np.random.default_rng([self.seed, self.round, edge])
                 candidates = np.flatnonzero(alive)
                 # An edge with fewer candidates than others starts over within the round.
                 passes = -(-draws // len(candidates))
@@ -113,8 +110,8 @@ class UcbTable:
             self._credits[edge][operation].append(float(accuracy))
         self._drawn += 1
         if self._drawn == len(self.order()):
-            self._round, self._drawn = self._round + 1, 0
-            if self._round % self.rounds == 0:
+            self.round, self._drawn = self.round + 1, 0
+            if self.round % self.rounds == 0:
                 self._abandon()
             self._order = None
 
@@ -170,7 +167,7 @@ class UcbTable:
     def state(self) -> dict[str, Any]:
         """All draws and credits so far, for JSON; `restore` reads them."""
         return {
-            "round": self._round,
+            "round": self.round,
             "drawn": self._drawn,
             "alive": self._alive.tolist(),
             "credits": [[list(credits) for credits in row] for row in self._credits],
@@ -178,7 +175,7 @@ class UcbTable:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from the `state` of a table with the same arguments."""
-        self._round, self._drawn = int(state["round"]), int(state["drawn"])
+        self.round, self._drawn = int(state["round"]), int(state["drawn"])
         self._alive = np.array(state["alive"], bool)
         self._credits = [[list(credits) for credits in row] for row in state["credits"]]
         self._order = None

@@ -47,9 +47,7 @@ def train_stored(
         Accuracy on the validation part after the last epoch, or None without such a part.
 
     Raises:
-        CheckpointError, WeightsError: no usable checkpoint.
-        TrainingStopped: the loss is not finite.
-        RunError: the weights cannot be written.
+        BnasLarqError: as of `resumable_fit`; or a RunError, if the weights cannot be written.
     """
     normalization = Normalization.from_dict(target.normalization)
     pipeline = training_pipeline(

@@ -50,12 +50,8 @@ def make_oracle(
     settings: TunerSettings, encoding: Encoding, seed: int, on_end: Callable[[list[Any]], None]
 ) -> DurableOracle:
     """The settings' oracle; for the other arguments see `DurableOracle`."""
-    shared = {
-        "encoding": encoding,
-        "on_end": on_end,
-        "max_trials": settings.trials,
-        "seed": spread(seed),
-    }
+    shared = {"encoding": encoding, "on_end": on_end, "max_trials": settings.trials}
+    shared["seed"] = spread(seed)
     if settings.oracle == "random":
         return RandomOracle(**shared)
     if settings.oracle == "bayesian":

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bnas_larq.files import write_atomic, write_json
 from bnas_larq.genotype import Genotype
@@ -30,28 +30,12 @@ class TrialResult:
     cost: float | None = None
 
 
-class TrialFunction(Protocol):
-    """Trains a network and measures it."""
-
-    def __call__(
-        self,
-        genotype: Genotype,
-        train_overrides: Mapping[str, Any],
-        epochs: int,
-        folder: Path,
-        seed: int,
-    ) -> TrialResult:
-        """Train to the end of epoch `epochs` and measure.
-
-        Args:
-            train_overrides: the trial's values for keys of the section `train`.
-            folder: of this genotype with these settings. A killed or shorter trial continues from
-                its `checkpoints/`, which are removed when no trial needs them any more.
-            seed: the same for all trials.
-
-        Raises:
-            TrainingStopped: the network cannot be trained; the search continues without it.
-        """
+#: Trains a network to the end of an epoch and measures it. Arguments: the genotype; the trial's
+#: values for keys of the section `train`; the number of epochs; a folder for this genotype with
+#: these settings, from whose `checkpoints/` a killed or shorter trial continues (they are removed
+#: when no trial needs them any more); the seed, the same for all trials. TrainingStopped if the
+#: network cannot be trained: the search continues without it.
+TrialFunction = Callable[[Genotype, Mapping[str, Any], int, Path, int], TrialResult]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,14 +68,8 @@ class Trial:
         if overrides:
             text = json.dumps(overrides, sort_keys=True)
             name += "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
-        return cls(
-            number,
-            genotype,
-            overrides,
-            int(values.get("tuner/epochs", epochs)),
-            values.get("tuner/trial_id"),
-            search / "trials" / name,
-        )
+        epochs, continues = int(values.get("tuner/epochs", epochs)), values.get("tuner/trial_id")
+        return cls(number, genotype, overrides, epochs, continues, search / "trials" / name)
 
     @property
     def outcome(self) -> Path:
@@ -123,14 +101,8 @@ def write_records(folder: Path, rows: Sequence[Mapping[str, Any]], cost: str | N
     measured = [row for row in rows if row["accuracy"] is not None and row["cost"] is not None]
     front = pareto_front([(row["accuracy"], row["cost"]) for row in measured])
     keys = ("trial", "genotype", "accuracy", "cost", "epochs", "hyperparameters", *KINDS)
-    write_json(
-        folder / FRONT,
-        {
-            "cost": cost,
-            "trials": len(measured),
-            "front": [{key: measured[index][key] for key in keys} for index in front],
-        },
-    )
+    members = [{key: measured[index][key] for key in keys} for index in front]
+    write_json(folder / FRONT, {"cost": cost, "trials": len(measured), "front": members})
 
 
 def best_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +19,17 @@ from bnas_larq.files import read_json, read_lines
 from bnas_larq.genotype import Genotype
 from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
 from bnas_larq.search.tuning.encoding import KINDS, Encoding
-from bnas_larq.search.tuning.records import (
-    TRIALS,
-    Trial,
-    TrialFunction,
-    best_row,
-    write_records,
-)
+from bnas_larq.search.tuning.records import TRIALS, Trial, TrialFunction, best_row, write_records
 from bnas_larq.settings import TunerSettings
 from bnas_larq.spaces import SearchSpace
 
 #: keras-tuner's variables: the process' role, and the address of the chief.
-TUNER_ID, ORACLE_IP, ORACLE_PORT = (
-    "KERASTUNER_TUNER_ID",
-    "KERASTUNER_ORACLE_IP",
-    "KERASTUNER_ORACLE_PORT",
-)
+TUNER_ID = "KERASTUNER_TUNER_ID"
+ORACLE_IP, ORACLE_PORT = "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"
 
 
 def role_of_process() -> str | None:
-    """`chief` or `worker`, from keras-tuner's variables; None without them.
-
-    Raises:
-        RunError: only some of them are set.
-    """
+    """`chief` or `worker`, from keras-tuner's variables; None without them, RunError for a part."""
     names = (TUNER_ID, ORACLE_IP, ORACLE_PORT)
     given = [name for name in names if os.environ.get(name)]
     if not given:
@@ -150,7 +138,7 @@ class TunerSearch(Searcher):
         # keras-tuner prints what it reloads to stdout, which is for results.
         with contextlib.redirect_stdout(io.StringIO()):
             tuner = GenotypeTuner(
-                make_oracle(settings, self.encoding, self.seed, _Recorder(self, folder)),
+                make_oracle(settings, self.encoding, self.seed, partial(self._record, folder)),
                 self.trial,
                 folder=folder,
                 epochs=settings.epochs,
@@ -181,25 +169,18 @@ class TunerSearch(Searcher):
         )
         return SearchResult(genotype, len(rows), best["accuracy"])
 
-
-class _Recorder:
-    """Writes the records and a progress line after each trial."""
-
-    def __init__(self, search: TunerSearch, folder: Path) -> None:
-        self.search, self.folder = search, folder
-
-    def __call__(self, ended: list[Any]) -> None:
-        search, settings = self.search, self.search.settings
-        rows = []
+    def _record(self, folder: Path, ended: list[Any]) -> None:
+        """Write the records and a progress line after a trial."""
+        settings, rows = self.settings, []
         for state in ended:
             values = state.hyperparameters.values
-            trial = Trial.of(state.trial_id, values, search.encoding, settings.epochs, self.folder)
+            trial = Trial.of(state.trial_id, values, self.encoding, settings.epochs, folder)
             rows.append(trial.row(read_json(trial.outcome)))
-        write_records(self.folder, rows, settings.cost)
+        write_records(folder, rows, settings.cost)
         say(self._line(rows))
 
     def _line(self, rows: list[dict[str, Any]]) -> str:
-        settings = self.search.settings
+        settings = self.settings
         head = f"search trial {len(rows)}/{settings.trials}"
         best = best_row(rows)
         if not rows or best is None:
