@@ -11,11 +11,7 @@ from typing import Any
 import numpy as np
 
 from bnas_larq.backend import keras, tf
-from bnas_larq.benchmark.arithmetic import (
-    StepArithmetic,
-    bilevel_arithmetic,
-    training_arithmetic,
-)
+from bnas_larq.benchmark.arithmetic import StepArithmetic, bilevel_arithmetic, training_arithmetic
 from bnas_larq.benchmark.profiling import profile_steps
 from bnas_larq.benchmark.timing import StepLoop, machine, matmul_rates, peak_memory
 from bnas_larq.data import (
@@ -163,11 +159,7 @@ def search_step(
 
     def build(precision: str) -> _CompiledModel:
         supernet = SuperNet(
-            space,
-            feed.num_classes,
-            **size,
-            input_shape=feed.input_shape,
-            mixed_precision=precision,
+            space, feed.num_classes, **size, input_shape=feed.input_shape, mixed_precision=precision
         )
         supernet.compile()
         supernet.optimizer.build(supernet.network_variables)

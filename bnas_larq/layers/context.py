@@ -51,12 +51,7 @@ class Context:
     edges: int = 1
 
     def at(
-        self,
-        name: str,
-        filters: int,
-        strides: int = 1,
-        shared: dict | None = None,
-        edges: int = 1,
+        self, name: str, filters: int, strides: int = 1, shared: dict | None = None, edges: int = 1
     ) -> Context:
         """The same settings elsewhere, without shared layers unless given; also for an operation's
         second convolution, which does not read the state and needs a BatchNorm of its own."""

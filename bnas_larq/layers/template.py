@@ -16,10 +16,7 @@ from bnas_larq.layers.operations import Context
 STEMS = ("cifar", "imagenet")
 #: Name of the dense layer on top of every network.
 CLASSIFIER = "classifier"
-POOLINGS = {
-    "avg": keras.layers.GlobalAveragePooling2D,
-    "max": keras.layers.GlobalMaxPooling2D,
-}
+POOLINGS = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
 #: The CIFAR stem is this many times wider than the first cell's channels.
 CIFAR_STEM_MULTIPLIER = 3
 
