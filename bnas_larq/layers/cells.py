@@ -98,7 +98,7 @@ def final_cell(
                 term = DropPath(seed, drop_path, name=f"{edge_settings.name}_drop")(term)
             terms.append(term)
         if not terms:
-            # Their shape comes from a tensor that is computed anyway, so that no unused input is.
+            # The shape comes from a tensor that is computed anyway, so that no unused input is.
             computed = [tensor for tensor in nodes if tensor is not None]
             source = computed[-1] if computed else states[1]
             strides = 2 if plan.reduction and index == 0 else 1

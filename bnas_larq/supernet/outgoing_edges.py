@@ -29,7 +29,6 @@ class _Candidate:
     """One operation on all edges that leave one state.
 
     Attributes:
-
         column: its column of α.
         sharing: how it is shared, see `bnas_larq.layers.operations.SHARINGS`.
         chains: its layers: one chain for each edge with sharing `edge`, else a single one.
