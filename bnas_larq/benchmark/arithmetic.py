@@ -28,11 +28,7 @@ FLOPS_PER_MAC = 2
 
 @dataclasses.dataclass(frozen=True)
 class StepArithmetic:
-    """The MACs of one step.
-
-    Attributes:
-        passes: name of a pass → MACs for one image.
-    """
+    """The MACs of one step: name of a pass → MACs for one image."""
 
     passes: Mapping[str, int]
 
@@ -75,14 +71,8 @@ def bilevel_arithmetic(
 
     The step of the weights is a training step. The step of α needs no kernel gradients, and input
     gradients only where α lie before: not in the stem, nor on edges whose input comes from the stem
-    alone.
-
-    Args:
-        space, num_classes, cells, channels, input_shape, stem: as of
-            `bnas_larq.supernet.super_net.SuperNet`.
-
-    Raises:
-        BnasLarqError: impossible sizes or an unknown stem.
+    alone. Arguments are as of `bnas_larq.supernet.super_net.SuperNet`; BnasLarqError for impossible
+    sizes or an unknown stem.
     """
     config = NetworkConfig(
         input_shape, num_classes, channels=channels, cells=cells, stem=stem, shortcut=space.shortcut

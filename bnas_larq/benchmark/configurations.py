@@ -43,10 +43,7 @@ def configurations(
     table: bool,
 ) -> list[Configuration]:
     """All combinations; with `table` also half and twice the cells, then half and twice the batch.
-
-    Raises:
-        BnasLarqError: too few channels for a network; a table of several cells or batch sizes.
-    """
+    BnasLarqError: too few channels for a network; a table of several cells or batch sizes."""
     if min(channels) < 2:
         raise BnasLarqError(
             "A network needs at least two channels (a binary kernel is centred over its input "
@@ -91,14 +88,8 @@ def check_output(path: Path, overwrite: bool) -> None:
 def measure_in_processes(
     name: str, configurations: Sequence[Configuration], arguments: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Measure each configuration by `bnas-larq benchmark NAME` in a new process.
-
-    Args:
-        arguments: further arguments of the command.
-
-    Raises:
-        BnasLarqError: a process failed; its own message is on stderr.
-    """
+    """Measure each configuration by `bnas-larq benchmark NAME`, with further arguments, in a new
+    process; BnasLarqError if one fails, whose own message is on stderr."""
     records = []
     for number, configuration in enumerate(configurations, 1):
         options = configuration.options()

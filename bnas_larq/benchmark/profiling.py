@@ -57,10 +57,7 @@ def profile_steps(
 ) -> dict[str, Any]:
     """Trace calls of `step` and sum up the time of their operations.
 
-    Args:
-        step: runs one step.
-        optimizer_scopes: names of optimizers, which begin the names of their operations.
-        steps: number of calls.
+    `optimizer_scopes` are names of optimizers, which begin the names of their operations.
 
     Returns:
         For JSON: `seconds` of a traced step; `operation_seconds` of its operations, summed over
@@ -68,17 +65,16 @@ def profile_steps(
         `seconds` and `calls` of one step, and the `share` of the sum.
     """
     with tempfile.TemporaryDirectory() as folder:
-        options = tf.profiler.experimental.ProfilerOptions(
-            host_tracer_level=2, python_tracer_level=0
-        )
-        tf.profiler.experimental.start(folder, options=options)
+        profiler = tf.profiler.experimental
+        options = profiler.ProfilerOptions(host_tracer_level=2, python_tracer_level=0)
+        profiler.start(folder, options=options)
         try:
             start = time.perf_counter()
             for _ in range(steps):
                 step()
             seconds = (time.perf_counter() - start) / steps
         finally:
-            tf.profiler.experimental.stop()
+            profiler.stop()
         operations = list(_operations(Path(folder)))
     kinds: dict[str, list[float]] = defaultdict(list)
     types: dict[str, list[float]] = defaultdict(list)

@@ -11,11 +11,7 @@ from typing import Any
 import numpy as np
 
 from bnas_larq.backend import keras, tf
-from bnas_larq.benchmark.arithmetic import (
-    StepArithmetic,
-    bilevel_arithmetic,
-    training_arithmetic,
-)
+from bnas_larq.benchmark.arithmetic import StepArithmetic, bilevel_arithmetic, training_arithmetic
 from bnas_larq.benchmark.profiling import profile_steps
 from bnas_larq.benchmark.timing import StepLoop, machine, matmul_rates, peak_memory
 from bnas_larq.data import (
@@ -48,14 +44,8 @@ AUGMENTATION = Augmentation(crop_padding=4, flip=True)
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """Batches for a step.
-
-    Attributes:
-        name: of the data set, or `"synthetic"`.
-        input_shape: (height, width, channels) of its images.
-        num_classes: number of labels.
-        data: the data set; None for noise.
-    """
+    """Batches for a step: of a data set, or (`data` is None) of noise, named `"synthetic"`. The
+    shape is (height, width, channels)."""
 
     name: str
     input_shape: tuple[int, int, int]
@@ -64,11 +54,8 @@ class Feed:
 
     @classmethod
     def open(cls, name: str, data_dir: str | None, image_size: tuple[int, int]) -> Feed:
-        """Load a data set as `bnas_larq.data.load_dataset` does, with images of this size.
-
-        Raises:
-            DataError: it cannot be read, or a folder is given for data that have none.
-        """
+        """Load a data set as `bnas_larq.data.load_dataset` does, with images of this size;
+        DataError if it cannot be read, or a folder is given for data that have none."""
         if data_dir is not None and name in (SYNTHETIC, "digits"):
             raise DataError(
                 "Noise and the embedded digits are not read from a folder. "
@@ -137,13 +124,8 @@ class Measuring:
 
 @dataclasses.dataclass(frozen=True)
 class _CompiledModel:
-    """A compiled model; its weights and its optimizers' are built.
-
-    Attributes:
-        optimizers: names of its optimizers.
-        before_step: called before each step.
-        training: entered while it trains.
-    """
+    """A compiled model, whose weights and optimizers' weights are built, the names of its
+    optimizers, what to call before each step, and the context in which it trains."""
 
     model: keras.Model
     optimizers: tuple[str, ...]
@@ -155,19 +137,12 @@ def search_step(
     space: SearchSpace, feed: Feed, measuring: Measuring, *, cells: int, channels: int
 ) -> dict[str, Any]:
     """Measure the bilevel step of a supernet with the papers' optimizers; see `_measure`.
-
-    Raises:
-        BnasLarqError: impossible sizes, an unknown precision or too few data.
-    """
+    BnasLarqError: impossible sizes, an unknown precision or too few data."""
     size = {"cells": cells, "channels": channels}
 
     def build(precision: str) -> _CompiledModel:
         supernet = SuperNet(
-            space,
-            feed.num_classes,
-            **size,
-            input_shape=feed.input_shape,
-            mixed_precision=precision,
+            space, feed.num_classes, **size, input_shape=feed.input_shape, mixed_precision=precision
         )
         supernet.compile()
         supernet.optimizer.build(supernet.network_variables)
@@ -188,16 +163,9 @@ def search_step(
 def train_step(
     genotype: Genotype, config: NetworkConfig, feed: Feed, measuring: Measuring, name: str = ""
 ) -> dict[str, Any]:
-    """Measure the training step of a final network with the optimizer and drop-path of recipes; see
-    `_measure`.
-
-    Args:
-        config: its size, with the feed's input shape and classes.
-        name: the user's name for it.
-
-    Raises:
-        BnasLarqError, GenotypeError: impossible sizes, an unknown precision or too few data.
-    """
+    """Measure the training step of a final network, which the user calls `name`, with the optimizer
+    and drop-path of recipes; see `_measure`. The config has the feed's input shape and classes.
+    BnasLarqError, GenotypeError: impossible sizes, an unknown precision or too few data."""
     train = TrainSettings()
 
     def build(precision: str) -> _CompiledModel:

@@ -56,13 +56,9 @@ class Timing:
 
 
 class StepLoop:
-    """The training loop of a compiled model: its own `train_step`, batch by batch.
-
-    Args:
-        model: compiled; its weights and its optimizers' are built.
-        dataset: endless batches.
-        before_step: called before each step, as a callback's `on_train_batch_begin` would be.
-    """
+    """The training loop of a compiled model, whose weights and optimizers' weights are built: its
+    own `train_step`, on batches of an endless dataset. `before_step` is called before each, as a
+    callback's `on_train_batch_begin` would be."""
 
     def __init__(
         self,
@@ -147,11 +143,8 @@ def matmul_rates(*dtypes: str) -> dict[str, float | None]:
 
 
 def peak_memory() -> int:
-    """Bytes of main memory that this process held at its peak.
-
-    Read from /proc where there is one: the `ru_maxrss` of a process starts at the size of its
-    parent.
-    """
+    """Bytes of main memory that this process held at its peak, read from /proc where there is one:
+    the `ru_maxrss` of a process starts at the size of its parent."""
     try:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):

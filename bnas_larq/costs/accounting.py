@@ -93,13 +93,8 @@ class LayerCost:
 
 
 class Operations:
-    """Operations in each convention, from numbers of MACs.
-
-    Attributes:
-        binary_macs: MACs of two 1-bit operands.
-        full_precision_macs: all other MACs, including shortcuts.
-        shortcut_macs: full-precision MACs in BNAS' inter-cell shortcuts.
-    """
+    """Operations in each convention, from numbers of MACs: of two 1-bit operands; all others; and
+    those of the others that are in BNAS' inter-cell shortcuts."""
 
     binary_macs: int
     full_precision_macs: int
@@ -187,14 +182,12 @@ class Costs(Operations):
             )
             for layer in self.layers
         ]
-        divided = (
-            "1-bit MACs, and BNAS' shortcuts marked *," if self.shortcut_macs else "1-bit MACs"
-        )
+        macs = "1-bit MACs, and BNAS' shortcuts marked *," if self.shortcut_macs else "1-bit MACs"
         lines = align([header, *rows], left=3)
         lines += [
             "",
             f"MACs: {self.binary_macs:,} 1-bit + {self.full_precision_macs:,} full precision",
-            f"OPs, papers' convention: {scientific(self.ops_paper)} ({divided} divided by 64)",
+            f"OPs, papers' convention: {scientific(self.ops_paper)} ({macs} divided by 64)",
             f"OPs, honest: {scientific(self.ops_honest)} (only 1-bit MACs divided by 64)",
             f"Memory: {self.bytes:,} bytes (1 bit per binary weight, 4 bytes per scale or other)",
             f"Parameters: {self.parameters:,}, {self.trainable_parameters:,} of them trainable",
@@ -252,14 +245,8 @@ def _layer_costs(
 def layer_cost(
     layer: keras.layers.Layer, path: str, calls: Multiplications, weights: Sequence[tf.Variable]
 ) -> LayerCost:
-    """Cost of one layer.
-
-    Args:
-        layer: a built layer.
-        path: its key in `calls`.
-        calls: MACs of its calls.
-        weights: those of its weights to count.
-    """
+    """Cost of one built layer, given its key in the MACs of calls, and those of its weights to
+    count."""
     trainable = {id(weight) for weight in layer.trainable_weights}
     macs = dict(calls.macs.get(path, {}))
     quantizer_weights = {

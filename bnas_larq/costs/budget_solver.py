@@ -117,9 +117,11 @@ def solve_budget(
     groups = settings.get("stem_groups", 1)
     config = NetworkConfig.from_dict({**fixed, "cells": 1, "channels": 2 * max(groups, 1)})
     step = math.lcm(multiple, 2 * groups) if groups > 1 else multiple
-    wanted = None if channels is None else _numbers("channels", channels)
-    for number in wanted or ():  # the polynomials also have values where no network exists
-        config.replace(channels=number)
+    widths: Sequence[int] = range(step * -(-2 // step), _MOST_CHANNELS + 1, step)
+    if channels is not None:
+        widths = _numbers("channels", channels)
+        for number in widths:  # the polynomials also have values where no network exists
+            config.replace(channels=number)
     cache: dict = {}
     best: list[Candidate] = []
 
@@ -128,7 +130,7 @@ def solve_budget(
 
     for cell_count in _numbers("cells", DEFAULT_CELLS if cells is None else cells):
         count = _Counter(genotype, config, cell_count, cache)
-        candidates = _around(count, wanted or _multiples(step), limit, convention)
+        candidates = _around(count, widths, limit, convention)
         ceiling = limit * (1 + tolerance)
         allowed = [size for size in candidates if size.ops(convention) <= ceiling]
         best += sorted(allowed, key=distance)[:1]
@@ -147,10 +149,6 @@ def _numbers(name: str, values: int | Iterable[int]) -> list[int]:
     if not numbers:
         raise BnasLarqError(f"A budget needs {name} to try. Received: none of them.")
     return numbers
-
-
-def _multiples(step: int) -> Sequence[int]:
-    return range(step * -(-2 // step), _MOST_CHANNELS + 1, step)
 
 
 def _around(

@@ -33,11 +33,8 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ChainCosts(Costs):
-    """Costs of a chain of layers, whose names begin with the name of the chain.
-
-    Attributes:
-        input, output: the states before and behind it.
-    """
+    """Costs of a chain of layers, whose names begin with the name of the chain, and the states
+    before and behind it."""
 
     input: State
     output: State
@@ -157,17 +154,12 @@ def walk_network(
     dead_branches: bool = False,
     cache: dict | None = None,
 ) -> NetworkCosts:
-    """Costs of all chains of layers in a network.
+    """Costs of all chains of layers in a network; raises as `build_network` does.
 
     Args:
         cells: the normal and the reduction cell, of a genotype or from `candidate_cells`.
-        config: size and template.
         supernet: count the layers of a supernet, not those of a final network.
-        dead_branches: also count the preprocessing of inputs that a cell never reads.
-        cache: as for `planned_costs`.
-
-    Raises:
-        BnasLarqError, GenotypeError: as for `build_network`.
+        dead_branches, cache: as for `planned_costs`; dead are inputs that a cell never reads.
     """
     context = dataclasses.replace(config.context(), supernet=supernet)
     image, cache = State(config.input_shape), {} if cache is None else cache
@@ -225,19 +217,12 @@ def _walk_cell(
             cache[key] = _walk_chain(name, layers(), state)
         return cache[key].renamed(name)
 
-    inputs: list[ChainCosts | None] = [
-        (
-            walk(
-                f"{plan.name}_preprocess{index}",
-                state,
-                partial(template.preprocess, plan, index, config.stem, context),
-                *("preprocess", index, plan.after_reduction, config.stem),
-            )
-            if dead_branches or index in used_states(cell)
-            else None
-        )
-        for index, state in enumerate(states)
-    ]
+    inputs: list[ChainCosts | None] = [None, None]
+    for index, state in enumerate(states):
+        if dead_branches or index in used_states(cell):
+            layers = partial(template.preprocess, plan, index, config.stem, context)
+            kind = ("preprocess", index, plan.after_reduction, config.stem)
+            inputs[index] = walk(f"{plan.name}_preprocess{index}", state, layers, *kind)
     # All nodes have the shape that edges from the inputs lead to, behind their strides.
     strides = 2 if plan.reduction else 1
     rows, columns = (-(-side // strides) for side in states[1].shape[:2])
@@ -246,20 +231,14 @@ def _walk_cell(
     for node, node_edges in enumerate(cell):
         for edge in live_edges(node_edges):
             place = edge_context(plan, node, edge, context)
-            edges[node, edge] = walk(
-                place.name,
-                inputs[edge.state].output if edge.state < 2 else node_state,
-                partial(build_operation, edge.op, place),
-                *("operation", edge.op, place.strides),
-            )
+            state = inputs[edge.state].output if edge.state < 2 else node_state
+            layers = partial(build_operation, edge.op, place)
+            edges[node, edge] = walk(place.name, state, layers, "operation", edge.op, place.strides)
     shortcut = None
     if config.shortcut and plan.index > 0:
-        shortcut = walk(
-            f"{plan.name}_shortcut",
-            states[1],
-            partial(template.shortcut, plan, len(cell), context),
-            *("shortcut", len(cell), plan.reduction),
-        )
+        layers = partial(template.shortcut, plan, len(cell), context)
+        kind = ("shortcut", len(cell), plan.reduction)
+        shortcut = walk(f"{plan.name}_shortcut", states[1], layers, *kind)
     output = State((rows, columns, len(cell) * plan.filters))
     return CellCosts(plan, tuple(inputs), edges, shortcut, output)
 

@@ -133,14 +133,7 @@ class ExpectedCost:
     def from_settings(
         cls, settings: CostTermSettings, space: SearchSpace, network: NetworkConfig, **others: Any
     ) -> ExpectedCost:
-        """The term of a recipe.
-
-        Args:
-            space, network, others: as of the class.
-
-        Raises:
-            BnasLarqError: as of the class, or the table cannot be read.
-        """
+        """The term of a recipe; also raises BnasLarqError if the table cannot be read."""
         table = None if settings.table is None else LatencyTable.load(settings.table)
         values = settings.model_dump(exclude={"table"})
         return cls(space, network, table=table, **values, **others)
@@ -260,16 +253,10 @@ def network_of(supernet: SuperNet) -> NetworkConfig:
 
 
 def inclusion(strengths: tf.Tensor, keep: int) -> tf.Tensor:
-    """Probability that each edge is kept, given that independent choices keep exactly `keep`.
+    """Probability that each edge is kept, given that independent choices, with these probabilities
+    [edges] from 0 to 1, keep exactly `keep`, 1 or 2: [edges], which sum to `keep`.
 
     Source: conditional Poisson sampling (J. Hájek, Annals of Mathematical Statistics 35, 1964).
-
-    Args:
-        strengths: [edges], probability of each choice, from 0 to 1.
-        keep: 1 or 2.
-
-    Returns:
-        [edges], which sum to `keep`.
     """
     strengths = tf.clip_by_value(strengths, _MARGIN, 1.0 - _MARGIN)
     odds = strengths / (1.0 - strengths)
@@ -293,13 +280,8 @@ class _CellPrices:
 
 @dataclasses.dataclass(frozen=True)
 class _NetworkPrices:
-    """Costs of everything that networks of one size can be made of.
-
-    Attributes:
-        cells: in their order.
-        second_stem: the half of the ImageNet stem that only the newer state needs.
-        least: what every network costs.
-    """
+    """Costs of everything that networks of one size can be made of: the cells, the half of the
+    ImageNet stem that only the newer state needs, and what every network costs."""
 
     cells: tuple[_CellPrices, ...]
     second_stem: float

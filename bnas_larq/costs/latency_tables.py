@@ -94,12 +94,8 @@ class LatencyTable(pydantic.RootModel):
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
-        """Read a YAML or JSON file.
-
-        Raises:
-            BnasLarqError: it cannot be read, names an unknown operation, or holds something else
-                than times.
-        """
+        """Read a YAML or JSON file; BnasLarqError if it cannot be read, names an unknown operation,
+        or holds something else than times."""
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:

@@ -72,11 +72,8 @@ def _traced(strides: int, dilation: int, padding: str, compute: str) -> tuple[Ca
     """Forward and backward pass, traced once for each shape: tracing is slow Python, and a network
     of a hundred convolutions has only a few shapes."""
     low = tf.as_dtype(compute)
-    settings = {
-        "strides": [1, strides, strides, 1],
-        "padding": padding,
-        "dilations": [1, dilation, dilation, 1],
-    }
+    steps, dilations = [1, strides, strides, 1], [1, dilation, dilation, 1]
+    settings = {"strides": steps, "padding": padding, "dilations": dilations}
 
     def forward(inputs, kernel):
         signs = tf.cast(lq.math.sign(inputs), low)
@@ -104,11 +101,8 @@ def _traced(strides: int, dilation: int, padding: str, compute: str) -> tuple[Ca
 
 
 def traced_by_shape(function: Callable, inline: bool = True) -> Callable:
-    """`function` as a graph that is traced once for each set of shapes.
-
-    Args:
-        inline: whether TensorFlow may inline it into its callers, and optimise it there.
-    """
+    """`function` as a graph that is traced once for each set of shapes; if `inline`, TensorFlow may
+    inline it into its callers, and optimise it there."""
     attributes = None if inline else {"_noinline": True}
     traced = tf.function(function, autograph=False, experimental_attributes=attributes)
     # Many shapes are intended; TensorFlow would warn of frequent retracing.
@@ -215,12 +209,9 @@ class BinaryConv2D(lq.layers.QuantConv2D):
 
 @contextlib.contextmanager
 def compute_in(model: keras.Model, compute: str) -> Iterator[None]:
-    """Inside, `model`'s binary convolutions train in one of `COMPUTE_TYPES`; evaluation stays
-    float32. The training function is traced anew on entry and exit: its graph holds the type.
-
-    Raises:
-        BnasLarqError: an unknown type.
-    """
+    """Inside, `model`'s binary convolutions train in one of `COMPUTE_TYPES` (BnasLarqError for
+    others); evaluation stays float32. The training function is traced anew on entry and exit: its
+    graph holds the type."""
     if compute not in COMPUTE_TYPES:
         raise BnasLarqError(
             "Binary convolutions are computed in 'float32' or 'bfloat16'. "

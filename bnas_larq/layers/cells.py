@@ -80,13 +80,8 @@ def final_cell(
     """Apply one cell of a genotype to symbolic tensors.
 
     Zeroise adds nothing to a sum and gets no layer, so a state that only it reads is not computed.
-    A node with Zeroise alone outputs zeros.
-
-    Args:
-        states: outputs of the two cells before, [batch, height, width, channels] each.
-
-    Returns:
-        [batch, height, width, nodes·filters].
+    A node with Zeroise alone outputs zeros. `states` are the outputs of the two cells before,
+    [batch, height, width, channels] each; this cell's is [batch, height, width, nodes·filters].
     """
     used = used_states(cell)
     nodes: list[tf.Tensor | None] = [
@@ -103,7 +98,12 @@ def final_cell(
                 term = DropPath(seed, drop_path, name=f"{edge_settings.name}_drop")(term)
             terms.append(term)
         if not terms:
-            terms = [_zeros(plan, index, nodes, states)]
+            # The shape comes from a tensor that is computed anyway, so that no unused input is.
+            computed = [tensor for tensor in nodes if tensor is not None]
+            source = computed[-1] if computed else states[1]
+            strides = 2 if plan.reduction and index == 0 else 1
+            zeros = Zeroise(strides, plan.filters, name=f"{plan.name}_node{index}_zeros")
+            terms = [zeros(source)]
         name = f"{plan.name}_node{index}"
         nodes.append(keras.layers.Add(name=name)(terms) if len(terms) > 1 else terms[0])
     name = f"{plan.name}_concat"
@@ -135,17 +135,3 @@ def edge_context(plan: CellPlan, index: int, edge: Edge, context: Context) -> Co
     strides = 2 if plan.reduction and edge.state < 2 else 1
     name = f"{plan.name}_node{index}_from{edge.state}_{edge.op}"
     return context.at(name, plan.filters, strides)
-
-
-def _zeros(
-    plan: CellPlan,
-    index: int,
-    nodes: Sequence[tf.Tensor | None],
-    states: tuple[tf.Tensor, tf.Tensor],
-) -> tf.Tensor:
-    """A node with Zeroise alone. Its shape comes from a tensor that is computed anyway, so that no
-    unused input is."""
-    computed = [tensor for tensor in nodes if tensor is not None]
-    source = computed[-1] if computed else states[1]
-    strides = 2 if plan.reduction and index == 0 else 1
-    return Zeroise(strides, plan.filters, name=f"{plan.name}_node{index}_zeros")(source)

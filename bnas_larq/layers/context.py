@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from typing import Any
 
 from bnas_larq.backend import keras
 from bnas_larq.errors import BnasLarqError
@@ -51,12 +52,7 @@ class Context:
     edges: int = 1
 
     def at(
-        self,
-        name: str,
-        filters: int,
-        strides: int = 1,
-        shared: dict | None = None,
-        edges: int = 1,
+        self, name: str, filters: int, strides: int = 1, shared: dict | None = None, edges: int = 1
     ) -> Context:
         """The same settings elsewhere, without shared layers unless given; also for an operation's
         second convolution, which does not read the state and needs a BatchNorm of its own."""
@@ -97,9 +93,8 @@ class Context:
     def binary_conv(
         self, kernel_size: int, dilation: int = 1, *, apart: bool = False
     ) -> list[keras.layers.Layer]:
-        """A convolution without bias on the sign of its input, to follow `binary_input`.
-
-        Its kernel is binary unless a pattern keeps it in full precision.
+        """A convolution without bias on the sign of its input, to follow `binary_input`. Its kernel
+        is binary unless a pattern keeps it in full precision.
 
         A dilated convolution with strides becomes a subsampling and a convolution of smaller
         dilation: with stride and dilation 2 only every second pixel is read, so both are equal, and
@@ -121,8 +116,7 @@ class Context:
             dilation=dilation,
             padding=self.padding,
             groups=self.edges if apart else 1,
-            **self._schemes,
-            edges=self.edges,
+            **self._quantisation,
         )
         return [*subsampling, conv]
 
@@ -130,11 +124,7 @@ class Context:
         self, kernel_size: int, dilation: int = 1, *, apart: bool = False
     ) -> list[keras.layers.Layer]:
         """As `binary_conv`, but each output channel reads one input channel. With symmetric padding
-        and strides it is the unstrided one, subsampled, which is equal.
-
-        Raises:
-            BnasLarqError: a dilation that is no multiple of the strides.
-        """
+        and strides it is the unstrided one, subsampled, which is equal."""
         before, strides, dilation = self._split_strides(dilation)
         if self.edges > 1 and not apart:
             before.append(RepeatChannels(self.edges, name=f"{self.name}_repeat"))
@@ -147,14 +137,13 @@ class Context:
             name=self.conv_name,
             strides=strides,
             dilation=dilation,
-            **self._schemes,
-            edges=self.edges,
+            **self._quantisation,
         )
         return [*before, conv, *after]
 
     def quantizers(self) -> dict[str, object]:
         """Arguments of any other larq convolution, to be called `conv_name`."""
-        return convolutions.quantizers(**self._schemes, edges=self.edges)
+        return convolutions.quantizers(**self._quantisation)
 
     def float_conv(self, kernel_size: int, groups: int = 1) -> keras.layers.Layer:
         """A full-precision convolution without bias."""
@@ -178,12 +167,13 @@ class Context:
         return f"{self.name}_conv"
 
     @property
-    def _schemes(self) -> dict[str, str | None]:
+    def _quantisation(self) -> dict[str, Any]:
         keeps = self.keeps_full_precision(self.conv_name)
         return {
             # In the supernet a layer in front takes the sign, for all candidates.
             "input_scheme": None if self.supernet else self.scheme,
             "kernel_scheme": None if keeps else self.scheme,
+            "edges": self.edges,
         }
 
     def _split_strides(self, dilation: int) -> tuple[list[keras.layers.Layer], int, int]:

@@ -29,10 +29,6 @@ def check_padding(padding: str) -> None:
 # -- layers ----------------------------------------------------------------------------------------
 
 
-def _symmetric_margin(kernel_size: int, dilation: int) -> int:
-    return dilation * (kernel_size - 1) // 2
-
-
 @register
 class SymmetricQuantConv2D(lq.layers.QuantConv2D):
     """`QuantConv2D` that pads dilation·(kernel − 1)/2 zeros on every side, behind its quantizer.
@@ -54,7 +50,7 @@ class SymmetricQuantConv2D(lq.layers.QuantConv2D):
 
     def _margins(self) -> list[int]:
         sizes = zip(self.kernel_size, self.dilation_rate, strict=True)
-        return [_symmetric_margin(kernel, dilation) for kernel, dilation in sizes]
+        return [dilation * (kernel - 1) // 2 for kernel, dilation in sizes]
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         rows, columns = self._paddings(inputs.shape[1:3])
@@ -105,7 +101,7 @@ class SymmetricPooling2D(keras.layers.Layer):
         self.kind, self.pool_size, self.strides = kind, pool_size, strides
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        margin = _symmetric_margin(self.pool_size, 1)
+        margin = (self.pool_size - 1) // 2
         pads = [[0, 0], [margin, margin], [margin, margin], [0, 0]]
         if self.kind == "max":
             padded = tf.pad(inputs, pads, constant_values=inputs.dtype.min)
@@ -215,11 +211,8 @@ def has_grouped_gradients() -> bool:
 
 
 def initializer(fewer: float = 1.0) -> keras.initializers.Initializer:
-    """U(−1/√fan_in, 1/√fan_in), PyTorch's default, from which the papers' programs start.
-
-    Args:
-        fewer: by how much the fan-in that Keras derives from the kernel's shape is too large.
-    """
+    """U(−1/√fan_in, 1/√fan_in), PyTorch's default, from which the papers' programs start; `fewer`:
+    by how much the fan-in that Keras derives from the kernel's shape is too large."""
     return keras.initializers.VarianceScaling(fewer / 3.0, mode="fan_in", distribution="uniform")
 
 
@@ -235,11 +228,7 @@ def quantizers(
     input_scheme: str | None, kernel_scheme: str | None, edges: int = 1
 ) -> dict[str, object]:
     """Arguments of a `QuantConv2D` whose input and kernel are quantised by registered schemes, or
-    (None) not.
-
-    Args:
-        edges: how many edges' kernels of a supernet the layer holds.
-    """
+    (None) not, and which holds the kernels of so many edges of a supernet."""
     return {
         "input_quantizer": get_scheme(input_scheme).input_quantizer() if input_scheme else None,
         **(get_scheme(kernel_scheme).kernel_settings(edges) if kernel_scheme else {}),

@@ -72,11 +72,8 @@ def sharing_of(name: str, strides: int = 1) -> str:
 
 
 def build_operation(name: str, context: Context) -> list[keras.layers.Layer]:
-    """The layers of the operation `name`, in the order they are applied.
-
-    Raises:
-        GenotypeError: the operation is not registered.
-    """
+    """The layers of the operation `name`, in the order they are applied; GenotypeError if it is not
+    registered."""
     check_operation(name)
     return list(_FACTORIES[name](context))
 

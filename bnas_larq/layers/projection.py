@@ -113,8 +113,7 @@ class PCNNProjection(lq.quantizers.Quantizer):
 
     def __init__(self, step: float = 0.025, parts: int = 1, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.step = step
-        self.parts = parts
+        self.step, self.parts = step, parts
         # In a plain object, in which Keras tracks nothing.
         self._uses = types.SimpleNamespace(latest=None)
 

@@ -115,8 +115,7 @@ class SignScale(lq.quantizers.Quantizer):
                 f"Received: {gradient!r}; {nearest(gradient, GRADIENTS)}"
             )
         super().__init__(**kwargs)
-        self.gradient = gradient
-        self.centre = centre
+        self.gradient, self.centre = gradient, centre
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         if self.centre:
@@ -200,8 +199,7 @@ class CenterClip(keras.constraints.Constraint):
     """
 
     def __init__(self, clip_value: float = 1.0, depthwise: bool = False) -> None:
-        self.clip_value = clip_value
-        self.depthwise = depthwise
+        self.clip_value, self.depthwise = clip_value, depthwise
 
     def __call__(self, kernel: tf.Tensor) -> tf.Tensor:
         if self.depthwise:

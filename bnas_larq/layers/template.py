@@ -16,10 +16,7 @@ from bnas_larq.layers.operations import Context
 STEMS = ("cifar", "imagenet")
 #: Name of the dense layer on top of every network.
 CLASSIFIER = "classifier"
-POOLINGS = {
-    "avg": keras.layers.GlobalAveragePooling2D,
-    "max": keras.layers.GlobalMaxPooling2D,
-}
+POOLINGS = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
 #: The CIFAR stem is this many times wider than the first cell's channels.
 CIFAR_STEM_MULTIPLIER = 3
 
@@ -48,10 +45,7 @@ class CellPlan:
 
 def plan_cells(cells: int, channels: int, stem: str) -> list[CellPlan]:
     """Sizes of all cells: channels double at the reduction cells, layers//3 and 2·layers//3.
-
-    Raises:
-        BnasLarqError: fewer than one cell or channel, or an unknown stem.
-    """
+    BnasLarqError: fewer than one cell or two channels, or an unknown stem."""
     if stem not in STEMS:
         raise BnasLarqError(
             f"A stem is 'cifar' or 'imagenet'. Received: {stem!r}; {nearest(str(stem), STEMS)}"
@@ -99,12 +93,8 @@ def imagenet_stem(
     channels: int, context: Context, groups: int = 1
 ) -> tuple[list[keras.layers.Layer], list[keras.layers.Layer]]:
     """Layers from the image to state 0 (1/4 of the resolution), and from there to state 1 (1/8).
-    Full precision.
-
-    Args:
-        groups: of the second and third convolution (BNAS v2, arXiv 2110.08562, has a grouped stem;
-            the first one reads the image).
-    """
+    Full precision. `groups` are of the second and third convolution, as in BNAS v2 (arXiv
+    2110.08562); the first one reads the image."""
     first = context.at("stem0", channels // 2, 2)
     second = context.at("stem1", channels, 2)
     third = context.at("stem2", channels, 2)

@@ -28,24 +28,16 @@ class Losses(NamedTuple):
 
 
 class BilevelProblem(Protocol):
-    """What the gradients need of a supernet; other models may offer it too.
-
-    Attributes:
-        network_variables: w.
-        architecture_variables: α, and β of edges.
-        optimizer: moves w.
-    """
+    """What the gradients need of a supernet: w, the architecture variables (α, and β of edges), and
+    the optimizer that moves w. Other models may offer it too."""
 
     network_variables: Sequence[tf.Variable]
     architecture_variables: Sequence[tf.Variable]
     optimizer: keras.optimizers.Optimizer
 
     def training_loss(self, inputs: tf.Tensor, labels: tf.Tensor, forward_pass: str) -> Losses:
-        """L_train at the present values of all variables.
-
-        Args:
-            forward_pass: one of `bnas_larq.supernet.architecture.PASSES`: whose draws are used.
-        """
+        """L_train at the present values of all variables, with the draws of `forward_pass`, one of
+        `bnas_larq.supernet.architecture.PASSES`."""
 
     def alpha_loss(self, inputs: tf.Tensor, labels: tf.Tensor) -> Losses:
         """L_val at the present values of all variables."""
@@ -64,12 +56,9 @@ class AlphaGradients(NamedTuple):
 
 
 class AlphaGradient(abc.ABC):
-    """How the architecture variables' gradients are computed; registered, with `get_config`.
+    """How the architecture variables' gradients are computed; registered, with `get_config`."""
 
-    Attributes:
-        joint: whether one backward pass on the training half gives the gradients of w and α.
-    """
-
+    #: Whether one backward pass on the training half gives the gradients of w and α.
     joint = False
 
     @abc.abstractmethod
@@ -206,12 +195,8 @@ class SecondOrder(AlphaGradient):
 
 
 class _VirtualStep:
-    """The step that an optimizer would take with some gradients, and its derivative.
-
-    Args:
-        gradients: of the weights.
-        xi: the learning rate of the step.
-    """
+    """The step of learning rate ξ that an optimizer would take with the weights' gradients, and its
+    derivative."""
 
     def __init__(self, optimizer, weights, gradients, xi) -> None:
         for option in ("momentum_schedule", "rate_multipliers", "nesterov"):
@@ -242,15 +227,12 @@ class _VirtualStep:
         ]
 
     def transposed(self, vector: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The transposed Jacobian of gradient clipping, times a vector.
-
-        Of c·g/‖g‖ it is (c/‖g‖)·(1 − g·gᵀ/‖g‖²), and 1 below the norm c.
-        """
+        """The transposed Jacobian of gradient clipping, times a vector: of c·g/‖g‖ it is
+        (c/‖g‖)·(1 − g·gᵀ/‖g‖²), and 1 below the norm c."""
         if self.clip_norm is None:
             return list(vector)
-        product = tf.add_n(
-            [tf.reduce_sum(v * g) for v, g in zip(vector, self.gradients, strict=True)]
-        )
+        products = [tf.reduce_sum(v * g) for v, g in zip(vector, self.gradients, strict=True)]
+        product = tf.add_n(products)
         clipped = tf.cast(self.norm > self.clip_norm, tf.float32)
         along = clipped * tf.math.divide_no_nan(product, self.norm**2)
         factor = self._factor
@@ -258,10 +240,8 @@ class _VirtualStep:
 
 
 def _velocity(optimizer, weight: tf.Variable) -> tf.Tensor | float:
-    """μ·(sum of earlier gradients) of SGD with momentum, else 0.
-
-    Keras' momentum holds the learning rate: v ← μ·v − lr·g.
-    """
+    """μ·(sum of earlier gradients) of SGD with momentum, else 0. Keras' momentum holds the learning
+    rate: v ← μ·v − lr·g."""
     if not isinstance(optimizer, keras.optimizers.SGD) or not optimizer.momentum:
         return 0.0
     index = optimizer._index_dict[optimizer._var_key(weight)]

@@ -28,19 +28,10 @@ PASSES = ("weights", "alpha", "virtual")
 
 
 class ArchitectureModel(keras.Model):
-    """A model with architecture variables: α, and β of edges.
+    """A model with architecture variables: `alphas_normal` and `alphas_reduce`, α [edges,
+    operations], and, where edges have weights, `betas_normal` and `betas_reduce`, β [edges].
 
-    Args:
-        space: candidates on the edges.
-        relaxation: what is made of α.
-        seed: of the relaxation's draws, from 0.
-
-    Attributes:
-        alphas_normal, alphas_reduce: α [edges, operations].
-        betas_normal, betas_reduce: β [edges], where edges have weights.
-
-    Raises:
-        BnasLarqError: a negative seed.
+    `relaxation` makes choices of α; its draws depend on `seed`, from 0, else BnasLarqError.
     """
 
     def __init__(
@@ -114,8 +105,7 @@ class ArchitectureModel(keras.Model):
         return [kept.copy() for kept in self._untracked.alive]
 
     def live_alphas(self) -> list[tf.Tensor]:
-        """α [edges, operations], so low for pruned candidates that no relaxation gives them a
-        share."""
+        """α [edges, operations]; of pruned candidates so low that their share is 0."""
         return [
             alpha if kept.all() else tf.where(kept, alpha, PRUNED)
             for alpha, kept in zip(self.alphas, self._untracked.alive, strict=True)
@@ -187,15 +177,8 @@ class EdgeNormalization:
     """β of the edges of a cell as weights: softmax over the edges that enter the same node.
 
     With partial channels α are learnt from few channels and fluctuate; β steady the choice of
-    edges. Source: PC-DARTS, arXiv 1907.05737, eq. 3.
-
-    Args:
-        nodes: of the cell.
-
-    Call arguments:
-        betas: β [edges], rows in the order of `bnas_larq.spaces.edges_of_cell`.
-
-    Output: [edges]; those of one node sum to 1.
+    edges. Source: PC-DARTS, arXiv 1907.05737, eq. 3. Input and output: [edges], in the order of
+    `bnas_larq.spaces.edges_of_cell`; weights of one node sum to 1.
     """
 
     def __init__(self, nodes: int) -> None:
@@ -238,8 +221,7 @@ class AnnealedEntropy:
                 f"The entropy term needs λ >= 0 and τ > 0. Received: weight={weight}, tau={tau}. "
                 "Use weight=0 to switch it off."
             )
-        self.weight = weight
-        self.tau = tau
+        self.weight, self.tau = weight, tau
 
     def coefficient(self, epoch: tf.Tensor | float) -> tf.Tensor:
         """λ·exp(−t/τ) at epoch t."""
@@ -255,11 +237,9 @@ class AnnealedEntropy:
 
 def search_trackers(operations: Sequence[str]) -> dict[str, keras.metrics.Metric]:
     """Metrics of a supernet's steps, by name."""
-    names = ("loss", "alpha_loss", "entropy", "diversity_weight", "cost", "expected_cost")
-    trackers = {
-        name: keras.metrics.Mean(name=name)
-        for name in (*names, *(f"share_{operation}" for operation in operations))
-    }
+    names = ["loss", "alpha_loss", "entropy", "diversity_weight", "cost", "expected_cost"]
+    names += [f"share_{operation}" for operation in operations]
+    trackers = {name: keras.metrics.Mean(name=name) for name in names}
     for name in ("accuracy", "alpha_accuracy"):
         trackers[name] = keras.metrics.SparseCategoricalAccuracy(name=name)
     return trackers

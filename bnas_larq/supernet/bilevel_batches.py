@@ -27,11 +27,7 @@ class EpochCounter(keras.callbacks.Callback):
 
 
 def both_halves(data: Any) -> tuple[Batch, Batch]:
-    """`data` as ((images, labels), (images, labels)).
-
-    Raises:
-        BnasLarqError: it has another structure.
-    """
+    """`data` as ((images, labels), (images, labels)); BnasLarqError for another structure."""
     try:
         train, validation = data
         (_, _), (_, _) = train, validation

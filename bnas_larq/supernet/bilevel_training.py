@@ -105,15 +105,11 @@ class BilevelModel(ArchitectureModel):
         self.diversity = diversity or AnnealedEntropy()
         self.cost = cost
         self.alpha_gradient = alpha_gradient or FirstOrder()
-        self.alpha_start_epoch = alpha_start_epoch
-        self.first_epoch = first_epoch
+        self.alpha_start_epoch, self.first_epoch = alpha_start_epoch, first_epoch
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
-        """`keras.Model.fit` on batches of both halves, which keeps `epoch` up to date.
-
-        Raises:
-            BnasLarqError: data without halves.
-        """
+        """`keras.Model.fit` on batches of both halves (BnasLarqError for other data), which keeps
+        `epoch` up to date."""
         data = args[0] if args else kwargs.get("x")
         check_halves(data, len(args) > 1 or kwargs.get("y") is not None)
         self._prepare(data)
@@ -227,12 +223,8 @@ class BilevelModel(ArchitectureModel):
     def _move(
         self, batch: Batch, before: Callable[[], None] | None = None, joint: bool = False
     ) -> tf.Tensor:
-        """One step of the weights.
-
-        Args:
-            before: called first, with the same kernels.
-            joint: take α's gradient from the same backward pass, and move α too.
-        """
+        """One step of the weights. `before` is called first, with the same kernels; `joint` also
+        moves α, by its gradient from the same backward pass."""
         inputs, labels = batch
         variables = self.network_variables
         architecture = self.architecture_variables if joint else []
@@ -257,9 +249,8 @@ class BilevelModel(ArchitectureModel):
         return losses.task
 
     def _apply_alpha(self, gradients: AlphaGradients, labels: tf.Tensor) -> None:
-        self.alpha_optimizer.apply_gradients(
-            zip(gradients.values, self.architecture_variables, strict=True)
-        )
+        pairs = zip(gradients.values, self.architecture_variables, strict=True)
+        self.alpha_optimizer.apply_gradients(pairs)
         self._trackers["alpha_loss"].update_state(gradients.losses.task)
         self._trackers["alpha_accuracy"].update_state(labels, gradients.losses.logits)
 

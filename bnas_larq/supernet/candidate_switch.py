@@ -40,13 +40,8 @@ def convolution_branch(
     edges: int,
     dtype: tf.DType,
 ) -> Branch:
-    """A binary convolution, computed as in `fused_sum`.
-
-    Args:
-        read: the state as the convolutions read it, ±1.
-        kernel: ±scale, of all edges, one after the other along the output channels.
-        dtype: what is convolved in.
-    """
+    """A binary convolution, computed in `dtype` as in `fused_sum`: of `read`, the state's signs ±1,
+    with `kernel`, ±scale, of all edges, one after the other along the output channels."""
 
     def compute(_, read, kernel):
         # Tensors of the branch's own graph: the gradient of a switch knows no others.

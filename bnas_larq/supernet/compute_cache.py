@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.layers.binary_convolution import only_convolves, traced_by_shape
@@ -51,10 +50,8 @@ class BinaryConvolution:
 
     @classmethod
     def of(cls, layers: Sequence[keras.layers.Layer]) -> tuple[int, BinaryConvolution] | None:
-        """(number of layers before it, the convolution) if `layers` end in one, else None.
-
-        A plain ReLU may follow it.
-        """
+        """(number of layers before it, the convolution) if `layers` end in one, else None; a plain
+        ReLU may follow it."""
         relu = bool(layers) and _is_plain_relu(layers[-1])
         index = len(layers) - 1 - relu
         if index < 0 or not _is_binary_convolution(layers[index]):
@@ -81,20 +78,14 @@ def _is_binary_convolution(layer: keras.layers.Layer) -> bool:
     )
 
 
-class _QuantisedKernel(NamedTuple):
-    """±scale [h, w, in, out], through which gradients go, and for a kernel with a projection loss
-    its distance, see `PCNNProjection.latest`."""
-
-    value: tf.Tensor
-    distance: tf.Tensor | None
+#: ±scale [h, w, in, out], through which gradients go, and for a kernel with a projection loss its
+#: distance, see `PCNNProjection.latest`.
+_QuantisedKernel = tuple[tf.Tensor, tf.Tensor | None]
 
 
 class ComputeCache:
-    """The compute type of a supernet, its traced functions, and its kernels, quantised once.
-
-    Args:
-        dtype: what is convolved in: `float32`, or `bfloat16`, in which ±1 is exact.
-    """
+    """The compute type of a supernet (`float32`, or `bfloat16`, in which ±1 is exact), its traced
+    functions, and its kernels, quantised once."""
 
     def __init__(self, dtype: str = "float32") -> None:
         self.dtype = tf.as_dtype(dtype)
@@ -103,10 +94,8 @@ class ComputeCache:
         self._settings: dict[keras.layers.Layer, tuple] = {}
 
     def traced(self, key: Hashable, make: Callable[[], Callable], inline: bool = True) -> Callable:
-        """The traced function called `key`, made on the first call.
-
-        Equal keys must mean equal functions of the arguments.
-        """
+        """The traced function called `key`, made on the first call; equal keys must mean equal
+        functions of the arguments."""
         if key not in self._functions:
             self._functions[key] = traced_by_shape(make(), inline)
         return self._functions[key]
@@ -122,13 +111,13 @@ class ComputeCache:
         """The layer's binary kernel, ±scale [h, w, in, out], with one scale from 0 up for each
         output channel: that of `shared_kernels`, or quantised anew."""
         layer = convolution.layer
-        kernel = self._kernels.get(id(layer))
-        if kernel is None:
-            return _quantised([layer])[0].value
-        if kernel.distance is not None:
+        if id(layer) not in self._kernels:
+            return _quantised([layer])[0][0]
+        kernel, distance = self._kernels[id(layer)]
+        if distance is not None:
             # A pass that is over may have quantised it since.
-            layer.kernel_quantizer.latest = kernel.distance
-        return kernel.value
+            layer.kernel_quantizer.latest = distance
+        return kernel
 
     @contextlib.contextmanager
     def shared_kernels(self, convolutions: Iterable[BinaryConvolution]) -> Iterator[None]:
@@ -154,16 +143,13 @@ class ComputeCache:
 
 def _quantised(layers: Sequence[lq.layers.QuantConv2D]) -> list[_QuantisedKernel]:
     """The binary kernels of layers whose quantizers and kernels are equal but for the number of
-    output channels.
-
-    Output channels are quantised independently, so all are quantised as one kernel.
-    """
+    output channels. Those are quantised independently, so all are quantised as one kernel."""
     latents = [tf.convert_to_tensor(layer.kernel) for layer in layers]
     value = layers[0].kernel_quantizer(joined(latents))
     if len(layers) == 1:
-        return [_QuantisedKernel(value, getattr(layers[0].kernel_quantizer, "latest", None))]
+        return [(value, getattr(layers[0].kernel_quantizer, "latest", None))]
     parts = tf.split(value, [latent.shape[-1] for latent in latents], axis=-1)
-    return [_QuantisedKernel(part, None) for part in parts]
+    return [(part, None) for part in parts]
 
 
 def _without_names(config):

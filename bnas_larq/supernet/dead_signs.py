@@ -20,13 +20,10 @@ def dead_sign_share(supernet: SuperNet, images: tf.Tensor) -> float | None:
     if the sign's straight-through gradient is 0 at all of them (larq's `SteSign`: |x| > 1). Both
     are measured with BatchNorm's moving statistics, as in evaluation: in training it centres every
     channel that is not constant. A sign that candidates share counts once; pruned candidates do not
-    count. No weight changes.
+    count. No weight changes. Without any sign the share is None.
 
     Args:
         images: [batch, height, width, channels], as the supernet takes them.
-
-    Returns:
-        The share, or None if no candidate takes a sign.
     """
     dead: list[np.ndarray] = []
     older = chain(supernet.stem, images, False)

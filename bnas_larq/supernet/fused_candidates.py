@@ -17,8 +17,6 @@ All else is arranged to cost nothing next to the convolutions:
 - TensorFlow prunes the gradients of kernels while α moves, and those of α while kernels do.
 - Both functions are traced and compiled once for each set of shapes, not once for each cell and
   half of the step (`ComputeCache`).
-- What the candidates read (BatchNorm, sign, pools) is recomputed in the backward function: it
-  costs less than keeping it.
 """
 
 from __future__ import annotations
@@ -38,29 +36,19 @@ from bnas_larq.supernet.edge_channels import joined, picked, placed, spread, sum
 Layer = keras.layers.Layer
 
 
-def is_plain_batch_norm(layer: Layer) -> bool:
-    """Whether it is a BatchNorm without scale and offset."""
-    return type(layer) is PlainBatchNormalization
-
-
 class InputChains:
     """What candidates read of a state (its BatchNorm and sign, its pools), as a function that
     states of equal shape share.
 
-    Args:
-        chains: layers without weights and BatchNorms without scale and offset. What several chains
-            begin with is computed once.
-        training: whether BatchNorm takes the statistics of its input.
-
-    Attributes:
-        statistics: (moving mean, moving variance) of each BatchNorm. They are arguments of a call,
-            so that another state can give its own.
+    The chains hold layers without weights, and BatchNorms without scale and offset. Their
+    `statistics`, (moving mean, moving variance) of each, are arguments of a call, so that another
+    state can give its own. What several chains begin with is computed once.
     """
 
     def __init__(self, chains: Sequence[Sequence[Layer]], training: bool) -> None:
         self.chains, self.training = chains, training
-        norms = (layer for chain in chains for layer in chain if is_plain_batch_norm(layer))
-        self.norms = list(dict.fromkeys(norms))
+        layers = dict.fromkeys(layer for chain in chains for layer in chain)
+        self.norms = [layer for layer in layers if type(layer) is PlainBatchNormalization]
         self.statistics = [(norm.moving_mean, norm.moving_variance) for norm in self.norms]
 
     def key(self, settings_of: Callable[[Layer], Hashable]) -> Hashable:
@@ -76,13 +64,8 @@ class InputChains:
     def __call__(
         self, inputs: tf.Tensor, statistics: Sequence[tuple], moving: bool = True
     ) -> list[tf.Tensor]:
-        """The chains' outputs.
-
-        Args:
-            inputs: [batch, height, width, channels], float32.
-            statistics: in the order of the attribute.
-            moving: whether training moves them.
-        """
+        """The chains' outputs for inputs [batch, height, width, channels], float32. The statistics
+        are in the order of the attribute; training moves them if `moving`."""
         of_norm = dict(zip(self.norms, statistics, strict=True))
         outputs: dict[tuple[Layer, ...], tf.Tensor] = {(): inputs}
         for chain in self.chains:
@@ -204,7 +187,8 @@ class _FusedSum:
         terms, kept = [], []
         for candidate, kernel, factor in zip(self.convolutions, kernels, factors, strict=True):
             convolution = candidate.convolution
-            sign, scale = _signs_and_scale(kernel)
+            # One scale from 0 up for each output channel; where it is 0, so are the signs.
+            sign, scale = tf.sign(kernel), tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2])
             sums = _convolve(convolution.layer, reads[candidate.source], tf.cast(sign, self.dtype))
             inside = scale * factor if self.positive else scale
             output = scaled(sums, inside)
@@ -218,7 +202,8 @@ class _FusedSum:
 
     def backward(self, upstream, inputs, weights, kernels, kept, statistics):
         """Gradients of inputs, weights and kernels."""
-        # What was read costs less to compute again than to keep, and has its gradient here.
+        # What was read (BatchNorm, sign, pools) costs less to compute again than to keep, and has
+        # its gradient here.
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             again = self.chains(inputs, statistics, moving=False)
@@ -309,12 +294,6 @@ class _FusedSum:
 
 def _sum(terms: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.add_n(terms) if len(terms) > 1 else terms[0]
-
-
-def _signs_and_scale(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The signs of a binary kernel, and its scale from 0 up for each output channel; where that is
-    0, so are the signs."""
-    return tf.sign(kernel), tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2])
 
 
 def _convolve(layer: lq.layers.QuantConv2D, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

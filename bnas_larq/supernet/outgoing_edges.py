@@ -13,18 +13,14 @@ from collections.abc import Iterable
 import numpy as np
 
 from bnas_larq.backend import keras, tf
+from bnas_larq.layers.batch_norm import PlainBatchNormalization
 from bnas_larq.layers.operations import Context, build_chain, build_operation, chain, sharing_of
 from bnas_larq.layers.template import CellPlan
 from bnas_larq.spaces import ZEROISE
 from bnas_larq.supernet.candidate_switch import Branch, convolution_branch, switch
 from bnas_larq.supernet.compute_cache import BinaryConvolution, ComputeCache
 from bnas_larq.supernet.edge_channels import picked, spread, weighted
-from bnas_larq.supernet.fused_candidates import (
-    FusedCandidate,
-    InputChains,
-    fused_sum,
-    is_plain_batch_norm,
-)
+from bnas_larq.supernet.fused_candidates import FusedCandidate, InputChains, fused_sum
 from bnas_larq.supernet.relaxations import Choice, SampledPath
 
 
@@ -33,7 +29,6 @@ class _Candidate:
     """One operation on all edges that leave one state.
 
     Attributes:
-        name: for messages and layers' names.
         column: its column of α.
         sharing: how it is shared, see `bnas_larq.layers.operations.SHARINGS`.
         chains: its layers: one chain for each edge with sharing `edge`, else a single one.
@@ -41,7 +36,6 @@ class _Candidate:
         depth: how many layers stand before the convolution.
     """
 
-    name: str
     column: int
     sharing: str
     chains: list[list[keras.layers.Layer]]
@@ -72,7 +66,7 @@ def input_layers(candidate: _Candidate) -> list[keras.layers.Layer] | None:
     else:
         return None
     repeatable = all(
-        is_plain_batch_norm(layer) or not (layer.weights or layer._expects_training_arg)
+        type(layer) is PlainBatchNormalization or not (layer.weights or layer._expects_training_arg)
         for layer in layers
     )
     return layers if repeatable else None
@@ -87,14 +81,10 @@ def _keeps_full_precision(operation: str, context: Context) -> bool:
 
 
 class OutgoingEdges(keras.layers.Layer):
-    """All candidates on all edges that leave one state.
+    """All candidates on all edges that leave one state, number `state` of the cell.
 
-    Args:
-        operations: candidates, in the order of the α columns.
-        rows: the edges' rows of α.
-        plan, state: the cell, and the state's number in it.
-        context: settings; its `filters` are the channels of the state and of each edge's output.
-        cache: what all cells of the supernet share.
+    `operations` are in the order of α's columns; `rows` are the edges' rows of α. The context's
+    `filters` are the channels of the state and of each edge's output.
 
     Attributes:
         alive: booleans [edges of this state, operations]: the candidates that are computed; others
@@ -144,7 +134,7 @@ class OutgoingEdges(keras.layers.Layer):
                 layer_name = f"{plan.name}_state{state}_{name}"
                 contexts = [context.at(layer_name, filters, self.strides, shared, edges)]
             chains = [build_operation(name, c) for c in contexts]
-            candidate = _Candidate(name, column, sharing, chains)
+            candidate = _Candidate(column, sharing, chains)
             if sharing == "channels" and (ending := BinaryConvolution.of(chains[0])):
                 candidate.depth, candidate.convolution = ending
             self.candidates.append(candidate)
@@ -228,11 +218,8 @@ class OutgoingEdges(keras.layers.Layer):
     # -- one candidate on each edge ----------------------------------------------------------------
 
     def _sampled(self, inputs, path: SampledPath, training) -> tf.Tensor:
-        """Only the chosen candidate of each edge.
-
-        BatchNorm and sign of the state are shared, and all kernels are quantised: both cost little
-        next to a convolution.
-        """
+        """Only the chosen candidate of each edge. BatchNorm and sign of the state are shared, and
+        all kernels are quantised: both cost little next to a convolution."""
         branches = self._branches(inputs, training)
         columns = tf.unstack(tf.gather(path.chosen, self.rows))
         outputs = []
@@ -260,12 +247,9 @@ class OutgoingEdges(keras.layers.Layer):
                 branches.append(self._pool_branch(candidate, training))
             else:
                 read = chain(candidate.chains[0][: candidate.depth], inputs, training, memory)
-                binary = candidate.convolution
-                kernel = self._cache.kernel_of(binary)
-                edges, dtype = len(self.rows), self._cache.dtype
-                branches.append(
-                    convolution_branch(candidate.column, read, binary, kernel, edges, dtype)
-                )
+                column, binary = candidate.column, candidate.convolution
+                settings = (self._cache.kernel_of(binary), len(self.rows), self._cache.dtype)
+                branches.append(convolution_branch(column, read, binary, *settings))
         return branches
 
     def _pool_branch(self, candidate: _Candidate, training) -> Branch:

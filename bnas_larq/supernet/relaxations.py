@@ -55,10 +55,8 @@ class Mixture:
     _of_rows: dict = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of_rows(self, rows: Sequence[int]) -> tf.Tensor:
-        """Weights of some edges times their edge weights, [rows, operations].
-
-        In a graph they are computed once, as all cells of a kind ask for the same.
-        """
+        """Weights of some edges times their edge weights, [rows, operations]. In a graph they are
+        computed once, as all cells of a kind ask for the same."""
         if tf.executing_eagerly():
             return self._gathered(rows)
         # Tensors belong to the graph that they were made in.
@@ -95,30 +93,19 @@ class SampledPath:
 Choice = Mixture | SampledPath
 
 
-def as_choice(choice: Choice | tf.Tensor) -> Choice:
-    """`choice` itself; a plain tensor [edges, operations] becomes a `Mixture` of any weights."""
-    return choice if isinstance(choice, Choice) else Mixture(choice)
-
-
 class Relaxation(abc.ABC):
     """What a search makes of α; registered for Keras serialisation, with `get_config`."""
 
     def __call__(self, alphas: tf.Tensor) -> tf.Tensor:
-        """Each edge's distribution over its candidates, [edges, operations] of α of that shape;
-        softmax(α) unless a relaxation says otherwise.
-
-        Entropy, cost terms and the logged shares are computed from it; rows sum to 1.
-        """
+        """Each edge's distribution over its candidates, [edges, operations] of α of that shape, for
+        entropy, cost terms and the logged shares. Rows sum to 1; softmax(α) unless a relaxation
+        says otherwise."""
         return tf.nn.softmax(alphas, axis=-1)
 
     @abc.abstractmethod
     def choose(self, alphas: tf.Tensor, draw: Draw) -> Choice:
-        """What the cells of one kind evaluate in one forward pass.
-
-        Args:
-            alphas: [edges, operations]; so low for pruned candidates that their share is 0.
-            draw: everything else that the choice may depend on.
-        """
+        """What the cells of one kind evaluate in one forward pass, given α [edges, operations], so
+        low for pruned candidates that their share is 0, and all else it may depend on."""
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""
@@ -185,8 +172,7 @@ class TemperatureSchedule:
         return self.first * (self.last / self.first) ** progress
 
     def get_config(self) -> dict:
-        ends = {"first": self.first, "last": self.last}
-        return {**ends, "epochs": self.epochs, "decay": self.decay}
+        return {"first": self.first, "last": self.last, "epochs": self.epochs, "decay": self.decay}
 
     @classmethod
     def from_config(cls, config: dict) -> TemperatureSchedule:
@@ -194,11 +180,7 @@ class TemperatureSchedule:
 
 
 class _Gumbel(Relaxation):
-    """Relaxations that draw: candidates by softmax(α), perturbed by Gumbel noise.
-
-    Args:
-        temperature: of the relaxed draws.
-    """
+    """Relaxations that draw: candidates by softmax(α), perturbed by Gumbel noise."""
 
     def __init__(self, temperature: TemperatureSchedule) -> None:
         self.temperature = temperature

@@ -19,7 +19,7 @@ from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.compute_cache import ComputeCache
 from bnas_larq.supernet.edge_channels import joined
 from bnas_larq.supernet.outgoing_edges import OutgoingEdges, flat
-from bnas_larq.supernet.relaxations import Choice, as_choice
+from bnas_larq.supernet.relaxations import Choice, Mixture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +27,7 @@ class PartialChannels:
     """1/proportion of a state's channels goes through the candidates, the rest bypasses them.
 
     The bypassing channels are concatenated to the candidates' outputs, and the node's channels are
-    shuffled, so that later nodes select others. Source: PC-DARTS, arXiv 1907.05737,
-    §3.1.
+    shuffled, so that later nodes select others. Source: PC-DARTS, arXiv 1907.05737, §3.1.
 
     Args:
         proportion: K of the paper; the first 1/K of the channels are selected, with 1 all.
@@ -47,11 +46,8 @@ class PartialChannels:
             )
 
     def selected_filters(self, filters: int) -> int:
-        """How many of a node's channels the candidates see.
-
-        Raises:
-            BnasLarqError: the channels cannot be divided so, or fewer than two would be selected.
-        """
+        """How many of a node's channels the candidates see; BnasLarqError if the channels cannot be
+        divided so, or fewer than two would be selected."""
         if filters % self.proportion or filters // self.proportion < 2:
             raise BnasLarqError(
                 "Partial channels divide a node's channels into equal parts of at least two (a "
@@ -93,15 +89,10 @@ def check_alive(alive: np.ndarray, shape: tuple[int, int]) -> None:
 
 
 class SearchCell(keras.layers.Layer):
-    """One cell of the supernet.
+    """One cell of the supernet, whose `stem` decides on details of the preprocessing.
 
-    Args:
-        space: candidates and cell template.
-        plan: place and size of the cell.
-        stem: the network's stem, which decides on details of the preprocessing.
-        context: settings for all operations.
-        cache: what all cells of a supernet share; None makes one for this cell.
-        channel_sampling: which channels pass through the candidates; None for all of them.
+    Without a `channel_sampling` all channels pass through the candidates. `cache` is what all cells
+    of a supernet share; None makes one for this cell.
 
     Call arguments:
         states: outputs of the two previous cells, older first, [batch, height, width, channels].
@@ -150,11 +141,8 @@ class SearchCell(keras.layers.Layer):
         self.shortcut = list(shortcut(plan, space.nodes, context)) if self.has_shortcut else []
 
     def keep_alive(self, alive: np.ndarray) -> None:
-        """From now on compute only some candidates, booleans [edges, operations].
-
-        Raises:
-            BnasLarqError: another shape, or an edge without any candidate.
-        """
+        """From now on compute only some candidates, booleans [edges, operations]; raises as
+        `check_alive` does."""
         check_alive(alive, (len(self.space.edges), len(self.operations)))
         for edges in self.outgoing:
             edges.alive = alive[edges.rows]
@@ -196,7 +184,7 @@ class SearchCell(keras.layers.Layer):
         training: bool | None = None,
     ) -> list[tf.Tensor]:
         """The cell's states, both preprocessed inputs and all nodes; arguments as of a call."""
-        choice = as_choice(choice)
+        choice = choice if isinstance(choice, Choice) else Mixture(choice)
         values = [
             chain(layers, x, training) for layers, x in zip(self.preprocess, states, strict=True)
         ]

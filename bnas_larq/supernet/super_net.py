@@ -17,7 +17,7 @@ from bnas_larq.layers.operations import Context, build_chain, chain
 from bnas_larq.layers.quantizers import get_scheme
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.bilevel_training import BilevelModel
-from bnas_larq.supernet.compute_cache import BinaryConvolution, ComputeCache
+from bnas_larq.supernet.compute_cache import ComputeCache
 from bnas_larq.supernet.relaxations import Relaxation, Softmax
 from bnas_larq.supernet.search_cell import PartialChannels, SearchCell, check_alive
 
@@ -181,18 +181,15 @@ class SuperNet(BilevelModel):
         self.train_function = self.test_function = self.predict_function = None
 
     def constant_kernels(self) -> contextlib.AbstractContextManager[None]:
-        return self._cache.shared_kernels(self._binary_convolutions())
-
-    def changing_kernels(self) -> contextlib.AbstractContextManager[None]:
-        return self._cache.shared_kernels(())
-
-    def _binary_convolutions(self) -> list[BinaryConvolution]:
-        return [
+        return self._cache.shared_kernels(
             convolution
             for cell in self.cells
             for edges in cell.outgoing
             for convolution in edges.convolutions()
-        ]
+        )
+
+    def changing_kernels(self) -> contextlib.AbstractContextManager[None]:
+        return self._cache.shared_kernels(())
 
     # -- serialisation -----------------------------------------------------------------------------
 
