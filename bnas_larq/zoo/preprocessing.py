@@ -70,7 +70,7 @@ def preprocess_input(
     Example:
         >>> images = np.full([1, 2, 2, 3], 255, np.uint8)
         >>> print(preprocess_input(images, "imagenet")[0, 0, 0])
-        [2.248... 2.428... 2.64...]
+        [2.248... 2.428... 2.6...]
     """
     if not _is_tensor(images):
         images = np.asarray(images)
