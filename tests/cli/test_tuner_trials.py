@@ -14,8 +14,10 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import build_network
 from bnas_larq.recipe import parse_recipe
 from bnas_larq.report.pictures import save_pictures
+from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.recipe_run import Run
 from bnas_larq.run.searchers import NetworkTrial
+from bnas_larq.run_folder import RunFolder
 from bnas_larq.search.tuning import TunerSearch
 from bnas_larq.spaces import SearchSpace
 
@@ -39,20 +41,20 @@ TINY = {
 
 
 @pytest.fixture
-def workflow(tmp_path):
-    """The workflow of a run that searches with keras-tuner; sections may be changed."""
+def make_run(tmp_path):
+    """Makes an unchecked run that searches with keras-tuner; sections may be changed."""
 
     def make(**changes):
         recipe = parse_recipe({**TINY, **changes})
-        return Run.create(recipe, tmp_path / "run", stages=())
+        return Run(RunInputs(RunFolder.create(tmp_path / "run", recipe.to_yaml()), recipe))
 
     return make
 
 
-def test_three_trials_from_images_to_the_front(workflow, tmp_path):
-    workflow = workflow()
+def test_three_trials_from_images_to_the_front(make_run, tmp_path):
+    run = make_run()
     # No trial touches the test part: there is none.
-    inputs = workflow.inputs
+    inputs = run.inputs
     inputs.data = dataclasses.replace(inputs.data, test=None)
     trained = []
 
@@ -60,7 +62,7 @@ def test_three_trials_from_images_to_the_front(workflow, tmp_path):
         trained.append(args[3])
         return NetworkTrial(inputs)(*args)
 
-    search = TunerSearch(workflow.recipe.search.tuner, SPACE, trial, seed=workflow.recipe.seed)
+    search = TunerSearch(run.recipe.search.tuner, SPACE, trial, seed=run.recipe.seed)
     folder = tmp_path / "run" / "search"
     result = search.run(folder=folder, provenance={})
     rows = read_lines(folder / "trials.jsonl")
@@ -84,9 +86,9 @@ def test_three_trials_from_images_to_the_front(workflow, tmp_path):
     assert {"pareto.png", "pareto.svg"} <= drawn
 
 
-def test_a_trial_that_goes_on_is_one_that_never_stopped(workflow, tmp_path):
+def test_a_trial_that_goes_on_is_one_that_never_stopped(make_run, tmp_path):
     tuner = {**TINY["search"]["tuner"], "oracle": "hyperband", "epochs": 2}
-    trial = NetworkTrial(workflow(search={"searcher": "tuner", "tuner": tuner}).inputs)
+    trial = NetworkTrial(make_run(search={"searcher": "tuner", "tuner": tuner}).inputs)
     genotype = Genotype.random(SPACE, 0)
 
     def metrics(name, *epochs):
@@ -99,8 +101,8 @@ def test_a_trial_that_goes_on_is_one_that_never_stopped(workflow, tmp_path):
     assert metrics("pieces", 1, 2) == metrics("whole", 2)
 
 
-def test_what_would_stop_every_trial_is_found_before(workflow):
-    without = NetworkTrial(workflow(data={**TINY["data"], "validation_fraction": 0}).inputs)
+def test_what_would_stop_every_trial_is_found_before(make_run):
+    without = NetworkTrial(make_run(data={**TINY["data"], "validation_fraction": 0}).inputs)
     with pytest.raises(RecipeError, match="Received: data.validation_fraction 0. Use 0.1."):
         without.check()
 
@@ -113,21 +115,23 @@ def test_what_would_stop_every_trial_is_found_before(workflow):
         ({}, {"batch_size": {"min": 40, "max": 121}}),
     ],
 )
-def test_the_largest_batch_must_fit(workflow, train, hyperparameters):
+def test_the_largest_batch_must_fit(make_run, train, hyperparameters):
     tuner = {**TINY["search"]["tuner"], "hyperparameters": hyperparameters}
-    made = workflow(train={**TINY["train"], **train}, search={"searcher": "tuner", "tuner": tuner})
+    run = make_run(train={**TINY["train"], **train}, search={"searcher": "tuner", "tuner": tuner})
     with pytest.raises(DataError, match="batch size 121 for 120 examples"):
-        NetworkTrial(made.inputs).check()
+        NetworkTrial(run.inputs).check()
 
 
-def test_the_network_is_trained_as_the_best_trial_was(workflow, capsys):
-    made = workflow(train={**TINY["train"], "epochs": 1})
-    found = Genotype.random(SPACE, 0)
+def test_the_network_is_trained_as_the_best_trial_was(make_run, capsys):
+    run = make_run(train={**TINY["train"], "epochs": 1})
+    genotype = Genotype.random(SPACE, 0)
     Genotype(
-        found.normal, found.reduce, provenance={"train": {"learning_rate": 0.004, "batch_size": 30}}
-    ).save(made.folder / "genotype.json")
-    made.train()
+        genotype.normal,
+        genotype.reduce,
+        provenance={"train": {"learning_rate": 0.004, "batch_size": 30}},
+    ).save(run.folder / "genotype.json")
+    run.train()
     assert "train: as its trial: learning_rate 0.004, batch_size 30" in capsys.readouterr().err
-    (epoch,) = read_lines(made.folder / "train" / "metrics.jsonl")
+    (epoch,) = read_lines(run.folder / "train" / "metrics.jsonl")
     # The last of four steps: (1 + cos(3/4 · π)) / 2 of the rate.
     assert epoch["lr"] == pytest.approx(0.004 * (1 + math.cos(0.75 * math.pi)) / 2)
