@@ -96,7 +96,7 @@ def resolve_entry(target: str | Path) -> Entry | None:
         if any((path / name).exists() for name in ("network.json", "recipe.yaml")):
             return None
     if isinstance(target, Path) or len(path.parts) != 1 or target in (".", ".."):
-        problem = "which is none of them" if path.exists() else "which does not exist"
+        problem = "which holds neither" if path.exists() else "which does not exist"
         raise ZooError(
             "A trained network is a run's folder, an entry's folder or an entry's name. "
             f"Received: {str(target)!r}, {problem}. See `bnas-larq zoo list`."

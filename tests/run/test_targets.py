@@ -78,7 +78,7 @@ def test_a_run_comes_before_the_entry_of_its_name_and_a_path_is_no_name(here):
     (here / "mine" / "network.json").write_text("{}")
     assert find_target("mine", ALL, "This").kind is Kind.RUN
     (here / "mine" / "network.json").unlink()
-    with pytest.raises(ZooError, match="Received: 'mine', which holds none"):
+    with pytest.raises(ZooError, match="Received: 'mine', which holds neither"):
         find_target(here.joinpath("mine").relative_to(here), TRAINED, "This")
 
 
@@ -119,7 +119,7 @@ def test_a_damaged_entry_is_no_unknown_one(here):
     entry = find_target("mine", ALL, "This").entry
     (entry.folder / "entry.json").write_text("{}")
     for text in ("mine", str(entry.folder)):
-        with pytest.raises(ZooError, match="An entry.json must hold"):
+        with pytest.raises(ZooError, match="A zoo entry must be a JSON object"):
             find_target(text, ALL, "This")
 
 

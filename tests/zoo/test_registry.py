@@ -144,7 +144,7 @@ def test_resolve_says_what_it_takes(make_entry, tmp_path, monkeypatch):
         ZooError, match="a run's folder.*Received: '.*absent', which does not exist"
     ):
         resolve(tmp_path / "absent")
-    with pytest.raises(ZooError, match="Received: '.*', which is none of them"):
+    with pytest.raises(ZooError, match="Received: '.*', which holds neither"):
         resolve(tmp_path)
     with pytest.raises(ZooError, match="Received: 'toys', a data set's name.*mine"):
         resolve("toys")
