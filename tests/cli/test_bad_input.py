@@ -300,7 +300,7 @@ def test_a_report_is_also_written_while_another_process_is_at_work(begun, capsys
 def test_a_folder_that_is_no_run(refuse, tmp_path, command):
     message = refuse(command, tmp_path)
     assert f"`bnas-larq {command}` takes a run's folder" in message
-    assert f"Received: '{tmp_path}', a folder that holds none" in message
+    assert f"Received: '{tmp_path}', a folder that holds neither" in message
     assert "absent', which does not exist" in refuse(command, tmp_path / "absent")
 
 

@@ -100,7 +100,7 @@ def test_what_recipes_and_cards_call_a_target(here):
         ("toys", TRAINED, r"'toys', a data set's name. Entries of it: mine \(no variant, toys"),
         ("gone/run", ALL, "'gone/run', which does not exist. `bnas-larq zoo list` shows"),
         ("gone", (Kind.RUN,), "takes a run's folder. Received: 'gone', which does not exist"),
-        ("..", ALL, r"'\.\.', a folder that holds none"),
+        ("..", ALL, r"'\.\.', a folder that holds neither"),
         ("", ALL, "Received: ''; known: "),
         ("cell.json", TRAINED, "Received: 'cell.json', a file"),
         ("model.keras", OF_CELLS, "Received: 'model.keras', a saved Keras model"),
