@@ -42,6 +42,7 @@ INSTALL_REQUIRES = [
     "jinja2>=3,<4",
     "filelock>=3.12,<4",
     "pooch>=1.8,<2",
+    "requests>=2.28,<3",
     "packaging>=21",
 ]
 
