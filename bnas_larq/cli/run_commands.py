@@ -9,13 +9,7 @@ from typing import Any
 
 import click
 
-from bnas_larq.cli.options import (
-    closed_at_the_end,
-    open_run,
-    recipe_options,
-    resolve,
-    run_options,
-)
+from bnas_larq.cli.options import closed_at_the_end, open_run, recipe_options, resolve, run_options
 from bnas_larq.errors import DataError
 
 

@@ -133,8 +133,7 @@ def verify(entries: tuple[str, ...]) -> int:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="Small letters, digits and hyphens.")
 @click.option(
-    "--variant",
-    help="Variant it belongs to, such as bnas-d. Default: the one it equals, if any.",
+    "--variant", help="Variant it belongs to, such as bnas-d. Default: the one it equals, if any."
 )
 @click.option("--dataset", help="What `weights=` finds it by. Default: the data set's name.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of entries. Default: yours.")

@@ -34,10 +34,7 @@ _MAX_WRITTEN_CLASSES = 20
 
 
 def save_search_curves(
-    metrics: Rows,
-    folder: str | Path,
-    alarms: Rows = (),
-    target: tuple[float, str] | None = None,
+    metrics: Rows, folder: str | Path, alarms: Rows = (), target: tuple[float, str] | None = None
 ) -> Path | None:
     """Write `search_curves.png`: loss and accuracy on both halves, entropy with λ·exp(−t/τ), shares
     of operations; where there are any, the expected cost and what alarms watch.

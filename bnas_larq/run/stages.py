@@ -76,14 +76,7 @@ class Stages:
 
 
 #: What result.json repeats of export.json.
-EXPORT_KEYS = (
-    "file",
-    "bytes",
-    "sha256",
-    "binary_convolutions",
-    "float_convolutions",
-    "parity",
-)
+EXPORT_KEYS = ("file", "bytes", "sha256", "binary_convolutions", "float_convolutions", "parity")
 
 
 def collect_result(
