@@ -16,8 +16,22 @@ if TYPE_CHECKING:
     from bnas_larq.recipe import Recipe
     from bnas_larq.run.recipe_run import Run
 
+PATH = click.Path(path_type=Path)
 
-_RUN_OPTIONS = (
+
+def with_options(*options: Callable) -> Callable:
+    """A decorator that adds options and arguments in this order."""
+
+    def add(function: Callable) -> Callable:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+#: Adds the options of every command that starts a run.
+run_options = with_options(
     click.option(
         "--set",
         "overrides",
@@ -25,41 +39,22 @@ _RUN_OPTIONS = (
         multiple=True,
         help="Override a recipe's key, such as search.epochs=3. Repeatable.",
     ),
-    click.option(
-        "--out",
-        type=click.Path(path_type=Path),
-        help="The run's folder. Default: runs/ and the run's name.",
-    ),
+    click.option("--out", type=PATH, help="The run's folder. Default: runs/ and the run's name."),
     click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random."),
     click.option("--resume", is_flag=True, help="Go on with the run in --out where it stopped."),
     click.option("--overwrite", is_flag=True, help="Replace an earlier run in --out."),
     click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs."),
 )
-
-
-_RECIPE_OPTIONS = (
+#: Adds the argument RECIPE and the options of every command that starts a run from one.
+recipe_options = with_options(
     click.argument("recipe"),
     click.option(
         "--data-dir",
         help="Where the data set is: a TFDS directory, or with --set data.name=folder a folder "
         "of class folders.",
     ),
+    run_options,
 )
-
-
-def run_options(function: Callable) -> Callable:
-    """Add the options of every command that starts a run."""
-    for option in reversed(_RUN_OPTIONS):
-        function = option(function)
-    return function
-
-
-def recipe_options(function: Callable) -> Callable:
-    """Add the argument RECIPE and the options of every command that starts a run from one."""
-    function = run_options(function)
-    for option in reversed(_RECIPE_OPTIONS):
-        function = option(function)
-    return function
 
 
 def resolve(
