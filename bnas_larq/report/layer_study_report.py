@@ -73,11 +73,7 @@ def layer_table(networks: Rows) -> str:
 
 
 def save_layer_csv(networks: Rows, path: Path) -> Path:
-    """Write a line for each network.
-
-    Raises:
-        RunError: it cannot be written.
-    """
+    """Write a line for each network; RunError if it cannot be written."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, _CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -33,8 +33,6 @@ def save_pareto(search: str | Path, folder: str | Path) -> list[Path]:
         The files written; none if the data are absent or damaged, or hold nothing to draw.
     """
     search = Path(search)
-    if not (search / "pareto.json").is_file():
-        return []
     try:
         summary = read_json(search / "pareto.json")
     except RunError:
