@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,16 +69,22 @@ def resolve(
     """
     from bnas_larq.run.creation import resolve_recipe
 
-    given = {"data.data_dir": data_dir, "seed": seed, "genotype": genotype}
-    # JSON is YAML: quotes keep a folder's name from being read as a number.
-    named = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    resolved = resolve_recipe(recipe, [*overrides, *named])
+    named = {"data.data_dir": data_dir, "seed": seed, "genotype": genotype}
+    resolved = resolve_recipe(recipe, with_named(overrides, named))
     if data_dir is not None and resolved.data.name == "digits":
         raise RecipeError(
             f"The embedded digits are in no folder. Received: --data-dir {data_dir} with "
             "data.name digits. Add --set data.name=folder, or the name of a TFDS data set."
         )
     return resolved
+
+
+def with_named(overrides: Sequence[str], named: Mapping[str, Any]) -> list[str]:
+    """Overrides of --set, and those of options with a name of their own, which win if given."""
+    from bnas_larq.run.creation import override_texts
+
+    given = {key: value for key, value in named.items() if value is not None}
+    return [*overrides, *override_texts(given)]
 
 
 def open_run(text: str, *, lock: bool = True) -> Run:
