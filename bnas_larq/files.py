@@ -99,6 +99,13 @@ def replace_folder(new: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def visible_files(root: Path) -> list[str]:
+    """Names in `root` of all files but hidden ones; `os.walk` tolerates that some vanish."""
+    paths = (Path(parent, name) for parent, _, names in os.walk(root) for name in names)
+    names = (path.relative_to(root) for path in paths)
+    return sorted(n.as_posix() for n in names if not any(p.startswith(".") for p in n.parts))
+
+
 def read_json(path: str | Path) -> Any:
     """Read a run's JSON file; RunError if it is damaged."""
     try:

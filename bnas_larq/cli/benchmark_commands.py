@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bnas_larq.cli.groups import LazyCommand, LazyGroup
-from bnas_larq.cli.options import ImageSize, Numbers
+from bnas_larq.cli.options import PATH, ImageSize, Numbers, with_options
 
 if TYPE_CHECKING:
     from bnas_larq.benchmark.configurations import Configuration
@@ -27,7 +27,7 @@ COMMANDS = {
 #: Of images for a genotype, which has no size of its own.
 IMAGE_SIZE = (32, 32)
 
-_OPTIONS = (
+_options = with_options(
     click.option(
         "--batch-size",
         "batch_sizes",
@@ -56,18 +56,9 @@ _OPTIONS = (
     ),
     click.option("--profile", is_flag=True, help="Show where the step's time goes, by operation."),
     click.option("--json", "as_json", is_flag=True, help="Print everything as JSON."),
-    click.option(
-        "--output", type=click.Path(path_type=Path), help="Also write the JSON to this file."
-    ),
+    click.option("--output", type=PATH, help="Also write the JSON to this file."),
     click.option("--overwrite", is_flag=True, help="Replace an earlier --output."),
 )
-
-
-def _options(function: Callable) -> Callable:
-    """Add the options of both commands."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
 
 
 @click.group(cls=LazyGroup, registry=COMMANDS)

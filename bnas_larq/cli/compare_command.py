@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from bnas_larq.cli.options import Numbers, closed_at_the_end
+from bnas_larq.cli.options import PATH, Numbers, closed_at_the_end
 
 
 @click.command()
@@ -30,7 +29,7 @@ from bnas_larq.cli.options import Numbers, closed_at_the_end
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The comparison's folder. Default: runs/ and the budget's name.",
 )
 @click.option("--resume", is_flag=True, help="Continue the comparison in --out.")

@@ -8,21 +8,21 @@ from typing import Any
 
 import click
 
-_PATH = click.Path(path_type=Path)
+from bnas_larq.cli.options import PATH
 
 
 @click.command()
 @click.argument("target")
 @click.option("--lint", is_flag=True, help="Only say what the file would hold; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings or the report as JSON.")
-@click.option("--out", type=_PATH, help="The .tflite file. Default: model.tflite in the run.")
-@click.option("--bundle", type=_PATH, help="Also write a folder with all that a device needs.")
+@click.option("--out", type=PATH, help="The .tflite file. Default: model.tflite in the run.")
+@click.option("--bundle", type=PATH, help="Also write a folder with all that a device needs.")
 @click.option(
     "--images",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Images to compare file and Keras on. Default: the run's test images, else noise.",
 )
-@click.option("--labels", type=_PATH, help="Classes of a saved Keras model, one on each line.")
+@click.option("--labels", type=PATH, help="Classes of a saved Keras model, one on each line.")
 @click.option("--mean", nargs=3, type=float, help="Its mean of red, green, blue, from 0 to 1.")
 @click.option("--std", nargs=3, type=float, help="Its deviation of red, green, blue.")
 @click.option("--overwrite", is_flag=True, help="Convert again and replace earlier files.")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,22 @@ if TYPE_CHECKING:
     from bnas_larq.recipe import Recipe
     from bnas_larq.run.recipe_run import Run
 
+PATH = click.Path(path_type=Path)
 
-_RUN_OPTIONS = (
+
+def with_options(*options: Callable) -> Callable:
+    """A decorator that adds options and arguments in this order."""
+
+    def add(function: Callable) -> Callable:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+#: Adds the options of every command that starts a run.
+run_options = with_options(
     click.option(
         "--set",
         "overrides",
@@ -25,41 +38,22 @@ _RUN_OPTIONS = (
         multiple=True,
         help="Override a recipe's key, such as search.epochs=3. Repeatable.",
     ),
-    click.option(
-        "--out",
-        type=click.Path(path_type=Path),
-        help="The run's folder. Default: runs/ and the run's name.",
-    ),
+    click.option("--out", type=PATH, help="The run's folder. Default: runs/ and the run's name."),
     click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random."),
     click.option("--resume", is_flag=True, help="Go on with the run in --out where it stopped."),
     click.option("--overwrite", is_flag=True, help="Replace an earlier run in --out."),
     click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs."),
 )
-
-
-_RECIPE_OPTIONS = (
+#: Adds the argument RECIPE and the options of every command that starts a run from one.
+recipe_options = with_options(
     click.argument("recipe"),
     click.option(
         "--data-dir",
         help="Where the data set is: a TFDS directory, or with --set data.name=folder a folder "
         "of class folders.",
     ),
+    run_options,
 )
-
-
-def run_options(function: Callable) -> Callable:
-    """Add the options of every command that starts a run."""
-    for option in reversed(_RUN_OPTIONS):
-        function = option(function)
-    return function
-
-
-def recipe_options(function: Callable) -> Callable:
-    """Add the argument RECIPE and the options of every command that starts a run from one."""
-    function = run_options(function)
-    for option in reversed(_RECIPE_OPTIONS):
-        function = option(function)
-    return function
 
 
 def resolve(
@@ -75,16 +69,22 @@ def resolve(
     """
     from bnas_larq.run.creation import resolve_recipe
 
-    given = {"data.data_dir": data_dir, "seed": seed, "genotype": genotype}
-    # JSON is YAML: quotes keep a folder's name from being read as a number.
-    named = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    resolved = resolve_recipe(recipe, [*overrides, *named])
+    named = {"data.data_dir": data_dir, "seed": seed, "genotype": genotype}
+    resolved = resolve_recipe(recipe, with_named(overrides, named))
     if data_dir is not None and resolved.data.name == "digits":
         raise RecipeError(
             f"The embedded digits are in no folder. Received: --data-dir {data_dir} with "
             "data.name digits. Add --set data.name=folder, or the name of a TFDS data set."
         )
     return resolved
+
+
+def with_named(overrides: Sequence[str], named: Mapping[str, Any]) -> list[str]:
+    """Overrides of --set, and those of options with a name of their own, which win if given."""
+    from bnas_larq.run.creation import override_texts
+
+    given = {key: value for key, value in named.items() if value is not None}
+    return [*overrides, *override_texts(given)]
 
 
 def open_run(text: str, *, lock: bool = True) -> Run:

@@ -15,6 +15,7 @@ from bnas_larq.cli.options import (
     recipe_options,
     resolve,
     run_options,
+    with_named,
 )
 from bnas_larq.errors import DataError
 
@@ -137,36 +138,16 @@ def finetune(
         "name": "-".join((Path(entry).resolve().name, Path(options["data"]).resolve().name)),
         "data": _data(options["data"], options["data_dir"]),
     }
-    run = Run.create(
-        finetune_recipe(entry, values, _overrides(**options)),
-        out,
-        stages=("train",),
-        resume=resume,
-        overwrite=overwrite,
-        tensorboard=tensorboard,
-    )
-    click.echo(closed_at_the_end(run).run())
-
-
-def _overrides(
-    overrides: tuple[str, ...],
-    image_size: int | None,
-    epochs: int | None,
-    head_epochs: int | None,
-    seed: int | None,
-    **_: Any,
-) -> list[str]:
-    """The options as overrides of the recipe; those with a name of their own win."""
     named = {
-        "data.image_size": image_size,
-        "train.epochs": epochs,
-        "finetune.head_epochs": head_epochs,
-        "seed": seed,
+        "data.image_size": options["image_size"],
+        "train.epochs": options["epochs"],
+        "finetune.head_epochs": options["head_epochs"],
+        "seed": options["seed"],
     }
-    return [
-        *overrides,
-        *(f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None),
-    ]
+    recipe = finetune_recipe(entry, values, with_named(options["overrides"], named))
+    settings = {"resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
+    run = Run.create(recipe, out, stages=("train",), **settings)
+    click.echo(closed_at_the_end(run).run())
 
 
 def _data(data: str, data_dir: str | None) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bnas_larq.cli.groups import LazyCommand, LazyGroup
+from bnas_larq.cli.options import PATH
 from bnas_larq.console import say
 from bnas_larq.errors import BnasLarqError, ZooError, one_line
 from bnas_larq.tables import align
@@ -130,14 +131,13 @@ def verify(entries: tuple[str, ...]) -> int:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @click.option("--name", required=True, help="Small letters, digits and hyphens.")
 @click.option(
-    "--variant",
-    help="Variant it belongs to, such as bnas-d. Default: the one it equals, if any.",
+    "--variant", help="Variant it belongs to, such as bnas-d. Default: the one it equals, if any."
 )
 @click.option("--dataset", help="What `weights=` finds it by. Default: the data set's name.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of entries. Default: yours.")
+@click.option("--out", type=PATH, help="Folder of entries. Default: yours.")
 @click.option("--data-dir", help="Where the data set is now, if not where the run had it.")
 @click.option("--license", default="Apache-2.0", show_default=True, help="Of the weights.")
 @click.option("--description", default="", help="One line for lists. Default: from the facts.")
@@ -173,7 +173,7 @@ def publish(run: Path, name: str, **settings: Any) -> None:
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=PATH)
 @click.option(
     "--variant",
     required=True,
@@ -192,8 +192,8 @@ def publish(run: Path, name: str, **settings: Any) -> None:
     help="What it was trained on. Default: imagenet or, for ten classes and small images, cifar10.",
 )
 @click.option("--name", help="The entry's name. Default: VARIANT-DATASET-imported.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of entries, else your zoo.")
-@click.option("--labels", type=click.Path(path_type=Path), help="Text file, one class name a line.")
+@click.option("--out", type=PATH, help="Folder of entries, else your zoo.")
+@click.option("--labels", type=PATH, help="Text file, one class name a line.")
 @click.option("--mean", metavar="R,G,B", help="Means of its images, scaled to 0 … 1.")
 @click.option("--std", metavar="R,G,B", help="Their standard deviations.")
 @click.option(

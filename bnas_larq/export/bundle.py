@@ -27,6 +27,8 @@ MODEL, SUMS = "model.tflite", "SHA256SUMS"
 FILES = frozenset(
     {MODEL, "labels.txt", "preprocessing.json", "card.md", "run.py", "README.md", SUMS}
 )
+#: Larger differences come from a sign, not from rounding alone.
+_FLIPPED = 1e-4
 #: A module, so that it is linted like one, but copied as text.
 _RUNNER = Path(__file__).with_name("runner.py")
 
@@ -76,19 +78,15 @@ def write_bundle(
     report: Mapping[str, Any],
     overwrite: bool = False,
 ) -> Path:
-    """Write the deploy bundle.
+    """Write the deploy bundle; returns its folder, as an absolute path.
 
     Args:
         folder: the new folder; its parent is created.
-        tflite: content of the exported file.
         labels: one name per output.
         preprocessing: as in training.
         card: the model card, Markdown; see `deployment_card`.
         report: from `bnas_larq.export.exporter.export_network`.
         overwrite: replace an earlier bundle.
-
-    Returns:
-        The folder, as an absolute path.
 
     Raises:
         ExportError: the folder exists (without `overwrite`) or is not a bundle.
@@ -97,13 +95,17 @@ def write_bundle(
     folder = Path(folder)
     check_bundle(folder, overwrite=overwrite)
     folder = Path(os.path.abspath(folder))  # "." has no name for a temporary sibling
+    images = report.get("parity_images", "images")
+    names = {"model": MODEL, "sums": SUMS}
     files = {
         MODEL: tflite,
         "labels.txt": "".join(f"{one_line(label)}\n" for label in labels),
         "preprocessing.json": json.dumps(preprocessing.to_dict(), indent=1) + "\n",
         "card.md": card,
         "run.py": _RUNNER.read_text(encoding="utf-8"),
-        "README.md": _readme(report),
+        "README.md": render(
+            "bundle_readme.md", **names, report=report, images=images, flipped=_FLIPPED
+        ),
     }
     contents = {name: c if isinstance(c, bytes) else c.encode() for name, c in files.items()}
     sums = [f"{hashlib.sha256(c).hexdigest()}  {name}\n" for name, c in sorted(contents.items())]
@@ -152,17 +154,6 @@ def output_kind(model: keras.Model) -> str:
     return "probabilities" if softmax or activation is keras.activations.softmax else "logits"
 
 
-#: Larger differences come from a sign, not from rounding alone.
-FLIPPED = 1e-4
-
-
-def _readme(report: Mapping[str, Any]) -> str:
-    images = report.get("parity_images", "images")
-    return render(
-        "bundle_readme.md", model=MODEL, sums=SUMS, report=report, images=images, flipped=FLIPPED
-    )
-
-
 def deployment_card(
     name: str,
     *,
@@ -176,10 +167,7 @@ def deployment_card(
     """The card of a run's network or a user's model, Markdown.
 
     Args:
-        name: of the network.
-        costs: from `bnas_larq.costs.accounting.count_costs`.
         input_shape: height, width, channels.
-        classes: number of outputs.
         test: metrics on the test split, if it was evaluated.
         facts: further lines; those without a value are omitted.
         terms: the licence of weights that may not be given to others, if any.

@@ -32,10 +32,8 @@ def export_network(
     """Write a network as a `.tflite` file for Larq Compute Engine, checked against Keras.
 
     Args:
-        model: the trained network.
         path: the file, written only if conversion and comparison succeed.
         images: float32 [number, height, width, channels], preprocessed as for the model.
-        overwrite: replace an existing file.
         on_image: called with the number of images compared so far.
 
     Returns:

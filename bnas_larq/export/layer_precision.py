@@ -213,11 +213,8 @@ def _is_scaled_sign(kernel: tf.Variable) -> bool:
 
 
 def _shared_dilations(model: keras.Model) -> dict[str, list[str]]:
-    """Dilated convolution → the others of its size and padding that read the same signs.
-
-    Args:
-        model: without nested models.
-    """
+    """Dilated convolution → the others of its size and padding that read the same signs, in a model
+    without nested ones."""
     keys: dict[int, Hashable] = {}
     groups: dict[Hashable, list[str]] = {}
     for node in calls(model):
@@ -239,12 +236,8 @@ def _shared_dilations(model: keras.Model) -> dict[str, list[str]]:
 
 
 def _key(layer: keras.layers.Layer, read: Hashable, unique: int) -> Hashable:
-    """A key of a layer's output, equal for tensors that TensorFlow's optimizer knows to be equal.
-
-    Args:
-        read: the key of the layer's input.
-        unique: the key of an output that equals no other.
-    """
+    """A key of a layer's output, equal for tensors that TensorFlow's optimizer knows to be equal:
+    from the key `read` of its input, or `unique`, if it equals no other."""
     if isinstance(layer, DROPPED):
         return read
     if isinstance(layer, lq.quantizers.Quantizer):

@@ -134,7 +134,7 @@ class Lint:
             "bytes": self.bytes,
             "outside_bytes": self.outside_bytes,
             "constants": dict(self.constants),
-            "dead_branches": [dead.to_dict() for dead in self.dead],
+            "dead_branches": [dataclasses.asdict(dead) for dead in self.dead],
             "layers": [{**dataclasses.asdict(layer), "ops": layer.ops} for layer in self.layers],
         }
 
@@ -261,17 +261,9 @@ class DeadBranches:
             )
         return [f"{self.cell} cell: {sentence}" for sentence in sentences]
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return dataclasses.asdict(self)
-
 
 def dead_branches(genotype: Genotype, config: NetworkConfig | None = None) -> list[DeadBranches]:
-    """Find the dead branches in both cells of a genotype.
-
-    Args:
-        config: the network's size, to name the layers that are not built.
-    """
+    """Dead branches of both cells; `config`, the network's size, names the layers not built."""
     cells = {"normal": genotype.normal, "reduce": genotype.reduce}
     return [_dead_branches(kind, cell, config) for kind, cell in cells.items()]
 

@@ -99,12 +99,8 @@ _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
 def with_trimmed_margins(model: keras.Model) -> keras.Model:
-    """A copy with margins as small as the convolutions behind them need; the model itself if none
-    changes.
-
-    Args:
-        model: without nested models.
-    """
+    """A copy of a model without nested ones, with margins as small as the convolutions behind them
+    need; the model itself if none changes."""
     paddings = {
         layer.name: trimmed
         for layer in model.layers

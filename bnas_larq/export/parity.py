@@ -17,6 +17,8 @@ from bnas_larq.export.tflite_file import read_convolutions
 #: gets the opposite sign moves the outputs of its image by some percent; a larger mean difference
 #: comes from a different function.
 TOLERATED = 0.05
+#: Images of a Keras call (the file takes one at a time), and threads of the interpreter.
+_BATCH, _THREADS = 32, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +56,6 @@ def check_parity(
     tflite: bytes,
     images: np.ndarray,
     *,
-    batch: int = 32,
-    threads: int = 2,
     on_image: Callable[[int], None] | None = None,
 ) -> Parity:
     """Run images through the file and through Keras, and compare the outputs.
@@ -64,11 +64,7 @@ def check_parity(
     they are not optimised, so timings say nothing about a device's latency.
 
     Args:
-        model: the Keras model.
-        tflite: the file's content.
         images: float32 [number, height, width, channels], preprocessed as for the model.
-        batch: images per Keras call; the file takes one at a time.
-        threads: threads of the interpreter.
         on_image: called after each image with the number of images done.
 
     Raises:
@@ -82,13 +78,10 @@ def check_parity(
             f"The comparison needs images of shape [number, {', '.join(map(str, expected))}]. "
             f"Received: {images.shape}. Give the images preprocessed as for training."
         )
-    keras_outputs = np.concatenate(
-        [
-            np.asarray(model(images[start : start + batch], training=False))
-            for start in range(0, len(images), batch)
-        ]
-    )
-    file_outputs = _run(tflite, images, threads, on_image)
+    starts = range(0, len(images), _BATCH)
+    batches = (model(images[start : start + _BATCH], training=False) for start in starts)
+    keras_outputs = np.concatenate([np.asarray(outputs) for outputs in batches])
+    file_outputs = _run(tflite, images, on_image)
     if file_outputs.shape != keras_outputs.shape:
         raise ExportError(
             f"The file must give the model's outputs {keras_outputs.shape}. "
@@ -112,15 +105,13 @@ def check_parity(
     )
 
 
-def _run(
-    tflite: bytes, images: np.ndarray, threads: int, on_image: Callable[[int], None] | None
-) -> np.ndarray:
+def _run(tflite: bytes, images: np.ndarray, on_image: Callable[[int], None] | None) -> np.ndarray:
     """Outputs [number, …] of a file for images, one at a time."""
     engine = compute_engine()
     read_convolutions(tflite)  # refuses a truncated file, which would crash the interpreter
     try:
         with hush():
-            interpreter = engine.testing.Interpreter(tflite, num_threads=threads)
+            interpreter = engine.testing.Interpreter(tflite, num_threads=_THREADS)
         outputs = []
         for index in range(len(images)):
             outputs.append(interpreter.predict(images[index : index + 1]))

@@ -56,7 +56,6 @@ def read_convolutions(tflite: bytes, model: keras.Model | None = None) -> list[C
     """List the convolutions and dense layers of an exported file, in order of execution.
 
     Args:
-        tflite: the file's content.
         model: the Keras model it was converted from, to name the layers.
 
     Raises:
@@ -80,11 +79,7 @@ def read_convolutions(tflite: bytes, model: keras.Model | None = None) -> list[C
 
 
 def custom_operations(tflite: bytes) -> list[str]:
-    """Names of the operations in an exported file that are not TensorFlow Lite's own, sorted.
-
-    Raises:
-        ExportError: the bytes are not an intact `.tflite` file.
-    """
+    """Names of the operations in a file that are not TensorFlow Lite's own; raises as above."""
     return sorted({operator["custom"] for operator in _read(tflite) if operator["custom"]})
 
 

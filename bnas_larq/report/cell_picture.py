@@ -40,7 +40,6 @@ def draw_cell(
 
     Args:
         cell: the edges of each node, as in `Genotype.normal`.
-        title: heading of the picture.
         shortcut: draw the inter-cell shortcut of the BNAS template (arXiv 2002.06963), which adds
             the previous cell's output to this cell's.
         subtitle: a smaller line beside the title.
@@ -75,11 +74,7 @@ def draw_cell(
 def save_cell_pictures(
     genotype: Genotype, folder: str | Path, *, shortcut: bool = True
 ) -> list[Path]:
-    """Write `cell_normal` and `cell_reduce` as PNG and SVG into a folder; the four paths.
-
-    Raises:
-        RunError: a file cannot be written.
-    """
+    """Write `cell_normal` and `cell_reduce` as PNG and SVG into a folder; the four paths."""
     strides = "edges from the two inputs have stride 2"
     figures = {
         "normal": draw_cell(genotype.normal, "Normal cell", shortcut=shortcut),

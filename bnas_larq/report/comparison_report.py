@@ -36,10 +36,9 @@ Row = Mapping[str, Any]
 
 
 def run_facts(path: Path, planned: Row, failure: str | None) -> dict[str, Any]:
-    """Status and measures of a run of a comparison, as far as they are known.
+    """Status and measures of the run in the folder `path`, as far as they are known.
 
     Args:
-        path: its run folder.
         planned: its entry of plan.json.
         failure: why it failed, or None.
     """
@@ -142,13 +141,8 @@ def comparison_markdown(
     rows: Sequence[Row], runs: Sequence[Row], notes: Sequence[str], title: str
 ) -> str:
     """The same as Markdown."""
-    return render(
-        "comparison.md",
-        title=title,
-        columns=list(_COLUMNS),
-        rows=_cells(rows),
-        remarks=[*_remarks(rows, runs), *notes],
-    )
+    cells, remarks = _cells(rows), [*_remarks(rows, runs), *notes]
+    return render("comparison.md", title=title, columns=[*_COLUMNS], rows=cells, remarks=remarks)
 
 
 def comparison_csv(rows: Sequence[Row]) -> str:
@@ -195,11 +189,7 @@ _PANELS = {
 
 def save_comparison_picture(rows: Rows, runs: Rows, path: Path, title: str) -> Path:
     """Write a picture of `method_rows` and of the `run_facts` they come from: a panel for each
-    measure, with a dot for each run.
-
-    Raises:
-        RunError: it cannot be written.
-    """
+    measure, with a dot for each run. RunError if it cannot be written."""
     figure = style.new_figure(12, 1.6 + 0.42 * len(rows))
     heights = np.arange(len(rows))[::-1]
     for axes, (measure, (heading, unit)) in zip(

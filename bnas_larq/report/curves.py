@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,7 @@ _MAX_WRITTEN_CLASSES = 20
 
 
 def save_search_curves(
-    metrics: Rows,
-    folder: str | Path,
-    alarms: Rows = (),
-    target: tuple[float, str] | None = None,
+    metrics: Rows, folder: str | Path, alarms: Rows = (), target: tuple[float, str] | None = None
 ) -> Path | None:
     """Write `search_curves.png`: loss and accuracy on both halves, entropy with λ·exp(−t/τ), shares
     of operations; where there are any, the expected cost and what alarms watch.
@@ -45,7 +42,6 @@ def save_search_curves(
     Args:
         metrics: rows of `search/metrics.jsonl`: `loss`, `accuracy`, `alpha_loss`, `alpha_accuracy`,
             `entropy`, `diversity_weight`, `share_<operation>`, `expected_cost`, each where known.
-        folder: folder of the picture.
         alarms: rows of `search/alarms.jsonl`.
         target: of the expected cost, and its measure.
     """
@@ -56,17 +52,10 @@ def save_search_curves(
     rows = 3 if panels else 2
     figure = style.new_figure(10, 3.2 * rows)
     loss, accuracy, entropy, shares, *last_row = figure.subplots(rows, 2).ravel()
-    for axes, key, title in ((loss, "loss", "Loss"), (accuracy, "accuracy", "Accuracy")):
-        style.draw_curve(
-            axes, epochs, style.values_of(metrics, key), style.FIRST, "half of the weights"
-        )
-        style.draw_curve(
-            axes, epochs, style.values_of(metrics, f"alpha_{key}"), style.SECOND, "half of α"
-        )
-        style.style_epoch_axes(axes, title, epochs)
-    style.draw_curve(
-        entropy, epochs, style.values_of(metrics, "entropy"), style.FIRST, "entropy (nats)"
-    )
+    labels = {"": "half of the weights", "alpha_": "half of α"}
+    _draw_loss_and_accuracy((loss, accuracy), metrics, epochs, labels)
+    entropies = style.values_of(metrics, "entropy")
+    style.draw_curve(entropy, epochs, entropies, style.FIRST, "entropy (nats)")
     weight, weights = entropy.twinx(), style.values_of(metrics, "diversity_weight")
     style.draw_curve(weight, epochs, weights, style.GREY, "λ·exp(−t/τ), right", dashed=True)
     weight.spines[["top", "left"]].set_visible(False)
@@ -83,6 +72,17 @@ def save_search_curves(
             draw(axes)
     figure.tight_layout()
     return style.save_figure(figure, Path(folder) / "search_curves.png")
+
+
+def _draw_loss_and_accuracy(
+    panels: Sequence[Axes], metrics: Rows, epochs: np.ndarray, labels: Mapping[str, str]
+) -> None:
+    """Two curves in each panel; `labels` are by the prefix of the curve's key in the rows."""
+    colours = (style.FIRST, style.SECOND)
+    for axes, key in zip(panels, ("loss", "accuracy"), strict=True):
+        for (prefix, label), colour in zip(labels.items(), colours, strict=True):
+            style.draw_curve(axes, epochs, style.values_of(metrics, prefix + key), colour, label)
+        style.style_epoch_axes(axes, key.capitalize(), epochs)
 
 
 def _draw_shares(axes: Axes, metrics: Rows) -> None:
@@ -113,9 +113,8 @@ def _cost_panel(metrics: Rows, target: tuple[float, str] | None) -> Callable[[Ax
         title = "Expected cost"
         if target is not None:
             value, measure = target
-            style.draw_curve(
-                axes, epochs, np.full(len(epochs), value), style.GREY, "target", dashed=True
-            )
+            level = np.full(len(epochs), value)
+            style.draw_curve(axes, epochs, level, style.GREY, "target", dashed=True)
             title += f" ({_UNITS.get(measure, measure)})"
         style.start_at_zero(axes)
         style.style_epoch_axes(axes, title, epochs)
@@ -151,7 +150,6 @@ def save_alpha_history(alphas: Rows, operations: Sequence[str], folder: str | Pa
     Args:
         alphas: rows of `search/alphas.jsonl`: `normal` and `reduce`, logits [edges, operations].
         operations: names of the columns.
-        folder: folder of the picture.
     """
     if not alphas:
         return None
@@ -232,7 +230,6 @@ def save_training_curves(metrics: Rows, folder: str | Path) -> Path | None:
     Args:
         metrics: rows of `train/metrics.jsonl`: `loss`, `accuracy`, `val_loss`, `val_accuracy`,
             `lr`, where known.
-        folder: folder of the picture.
     """
     if not metrics:
         return None
@@ -240,12 +237,8 @@ def save_training_curves(metrics: Rows, folder: str | Path) -> Path | None:
     epochs = np.arange(len(metrics))
     figure = style.new_figure(12, 3.4)
     loss, accuracy, rate = figure.subplots(1, 3)
-    for axes, key, title in ((loss, "loss", "Loss"), (accuracy, "accuracy", "Accuracy")):
-        style.draw_curve(axes, epochs, style.values_of(metrics, key), style.FIRST, "training")
-        style.draw_curve(
-            axes, epochs, style.values_of(metrics, f"val_{key}"), style.SECOND, "validation"
-        )
-        style.style_epoch_axes(axes, title, epochs)
+    labels = {"": "training", "val_": "validation"}
+    _draw_loss_and_accuracy((loss, accuracy), metrics, epochs, labels)
     rates = style.values_of(metrics, "lr")
     style.draw_curve(rate, epochs, rates, style.FIRST, "lr")
     if np.isfinite(rates).any() and np.nanmin(rates) > 0:
@@ -261,9 +254,7 @@ def save_confusion(matrix: Any, class_names: Sequence[str], folder: str | Path) 
     of the true class.
 
     Args:
-        matrix: counts [classes, classes].
-        class_names: names in the matrix' order.
-        folder: folder of the picture.
+        matrix: counts [classes, classes], in the order of `class_names`.
     """
     counts = np.asarray(matrix, float)
     if counts.size == 0:

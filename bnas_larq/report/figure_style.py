@@ -62,11 +62,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG or SVG (by the file's suffix), the same bytes for the same figure.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
+    """Write a figure as PNG or SVG, by the file's suffix: the same bytes for the same figure.
+    RunError if it cannot be written."""
     kind = path.suffix[1:]
     metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     stream = io.BytesIO()

@@ -8,13 +8,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bnas_larq.errors import RunError
-from bnas_larq.files import read_json, read_lines, write_atomic
+from bnas_larq.files import read_json, read_lines, visible_files, write_atomic
 from bnas_larq.genotype import Genotype
 from bnas_larq.pages import render
 from bnas_larq.report.pictures import genotype_or_error, save_pictures
@@ -42,12 +41,6 @@ _HEADLINES = (
 
 def write_report(run_path: str | Path) -> Path:
     """Write `report.html` of a run folder, finished or not, and draw its `pictures/` anew.
-
-    Args:
-        run_path: the run folder.
-
-    Returns:
-        The file written.
 
     Raises:
         RunError: the folder does not exist, or the report cannot be written.
@@ -122,9 +115,8 @@ def _headlines(result: Mapping[str, Any]) -> dict[str, str]:
     for key, caption in _HEADLINES:
         value = values.get(key)
         if isinstance(value, (int, float)) and caption not in headlines:
-            headlines[caption] = (
-                f"{value:.3g}" if key.startswith("ops") else number_text(key, value)
-            )
+            operations = key.startswith("ops")
+            headlines[caption] = f"{value:.3g}" if operations else number_text(key, value)
     return headlines
 
 
@@ -200,25 +192,17 @@ def _convolutions(export: Mapping[str, Any]) -> Table:
 
 
 def _files(run: Path) -> list[tuple[str, int]]:
-    """Files of the run folder with their sizes, without hidden ones and the report itself."""
+    """Files of the run folder with their sizes, without the report itself."""
     sizes = []
-    for parent, _, names in os.walk(run):
-        for path in (Path(parent) / name for name in names):
-            relative = path.relative_to(run)
-            if path == run / NAME or any(part.startswith(".") for part in relative.parts):
-                continue
-            # A run in progress may have removed the file meanwhile.
-            with contextlib.suppress(FileNotFoundError):
-                sizes.append((relative.as_posix(), path.stat().st_size))
-    return sorted(sizes)
+    for name in (name for name in visible_files(run) if name != NAME):
+        # A run in progress may have removed the file meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            sizes.append((name, (run / name).stat().st_size))
+    return sizes
 
 
 def alarm_epochs(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[int]]:
-    """Alarm → epochs, counted from 1, in which it was raised.
-
-    Args:
-        rows: of `search/alarms.jsonl`.
-    """
+    """Alarm → epochs, counted from 1, in which rows of `search/alarms.jsonl` say it was raised."""
     epochs: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
         for alarm in row.get("alarms") or ():

@@ -50,11 +50,8 @@ def layer_table(networks: Rows) -> str:
             (shares, or None) and `classes_predicted`.
     """
     layers, precisions = _each_once(networks, "layer"), _each_once(networks, "precision")
-    headings = [_heading(layer) for layer in layers]
-    rows = [
-        ["Layer type", *(kind for kind, _ in headings)],
-        ["Kernel size", *(size for _, size in headings)],
-    ]
+    kinds, sizes = zip(*map(_heading, layers), strict=True)
+    rows = [["Layer type", *kinds], ["Kernel size", *sizes]]
     for precision in precisions:
         measured = _shares(networks, precision, layers, "test_accuracy")
         rows.append([CAPTIONS[precision], *map(_percent, measured)])
@@ -73,11 +70,7 @@ def layer_table(networks: Rows) -> str:
 
 
 def save_layer_csv(networks: Rows, path: Path) -> Path:
-    """Write a line for each network.
-
-    Raises:
-        RunError: it cannot be written.
-    """
+    """Write a line for each network; RunError if it cannot be written."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, _CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -107,10 +100,8 @@ def save_layer_picture(networks: Rows, path: Path, title: str) -> Path:
         _draw_published(axes, x, published, width * 0.46, "published" if number == 0 else None)
     classes = networks[0].get("classes")
     if classes:
-        dashes = (0, (4, 2))
-        axes.axhline(
-            100 / classes, color=style.GREY, linewidth=1, linestyle=dashes, label="random guess"
-        )
+        line = {"color": style.GREY, "linewidth": 1, "linestyle": (0, (4, 2))}
+        axes.axhline(100 / classes, **line, label="random guess")
     axes.set_xticks(middles, [" ".join(_heading(layer)) for layer in layers], fontsize=9)
     axes.set_ylabel("test accuracy (%)", fontsize=9, color=style.INK)
     axes.set_ylim(0, min(100.0, axes.get_ylim()[1] * 1.08))
@@ -138,10 +129,9 @@ def _draw_published(
 ) -> None:
     lines = [(middle, 100 * share) for middle, share in zip(x, shares, strict=True) if share]
     if lines:
-        middles, heights = np.array(lines).T
-        axes.hlines(
-            heights, middles - half, middles + half, color=style.INK, linewidth=1.6, label=label
-        )
+        middles, y = np.array(lines).T
+        left, right = middles - half, middles + half
+        axes.hlines(y, left, right, color=style.INK, linewidth=1.6, label=label)
 
 
 def _each_once(networks: Rows, key: str) -> list[str]:

@@ -15,10 +15,7 @@ from bnas_larq.report import figure_style as style
 from bnas_larq.report.figure_style import Rows
 
 #: Cost measure → label of its axis.
-_COSTS = {
-    "ops": "operations for one image (papers' convention)",
-    "bytes": "bytes as deployed",
-}
+_COSTS = {"ops": "operations for one image (papers' convention)", "bytes": "bytes as deployed"}
 #: Longer fronts are drawn without the genotypes' names.
 _MAX_NAMED = 12
 
@@ -36,8 +33,6 @@ def save_pareto(search: str | Path, folder: str | Path) -> list[Path]:
         The files written; none if the data are absent or damaged, or hold nothing to draw.
     """
     search = Path(search)
-    if not (search / "pareto.json").is_file():
-        return []
     try:
         summary = read_json(search / "pareto.json")
     except RunError:

@@ -9,27 +9,14 @@ from bnas_larq.errors import BnasLarqError
 from bnas_larq.files import read_json, read_lines
 from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import load_recipe
+from bnas_larq.report import curves
 from bnas_larq.report.cell_picture import save_cell_pictures
-from bnas_larq.report.curves import (
-    save_alpha_history,
-    save_confusion,
-    save_search_curves,
-    save_training_curves,
-)
 from bnas_larq.report.pareto_picture import save_pareto
-
-_CELLS = ("normal", "reduce")
 
 
 def save_pictures(run_path: str | Path) -> list[Path]:
     """Draw cells, curves, α, Pareto front and confusion matrix into `pictures/`, each where the run
-    folder has intact data for it.
-
-    Returns:
-        The files written.
-
-    Raises:
-        RunError: a picture cannot be written.
+    folder has intact data for it; returns the files, or raises RunError if one cannot be written.
     """
     run = Path(run_path)
     folder = run / "pictures"
@@ -40,13 +27,15 @@ def save_pictures(run_path: str | Path) -> list[Path]:
     alphas = [
         row
         for row in read_lines(run / "search" / "alphas.jsonl")
-        if all(row.get(kind) and len(row[kind][0]) == len(operations) for kind in _CELLS)
+        if all(
+            row.get(kind) and len(row[kind][0]) == len(operations) for kind in ("normal", "reduce")
+        )
     ]
     alarms = read_lines(run / "search" / "alarms.jsonl")
     written = [
-        save_search_curves(search, folder, alarms, _cost_target(run / "recipe.yaml")),
-        save_alpha_history(alphas, operations, folder),
-        save_training_curves(read_lines(run / "train" / "metrics.jsonl"), folder),
+        curves.save_search_curves(search, folder, alarms, _cost_target(run / "recipe.yaml")),
+        curves.save_alpha_history(alphas, operations, folder),
+        curves.save_training_curves(read_lines(run / "train" / "metrics.jsonl"), folder),
         *save_pareto(run / "search", folder),
     ]
     genotype, _ = genotype_or_error(run / "genotype.json")
@@ -55,7 +44,7 @@ def save_pictures(run_path: str | Path) -> list[Path]:
         written += save_cell_pictures(genotype, folder, shortcut=shortcut)
     table = read_confusion(run / "confusion.csv")
     if table is not None:
-        written.append(save_confusion(*table, folder))
+        written.append(curves.save_confusion(*table, folder))
     return [path for path in written if path is not None]
 
 

@@ -277,11 +277,7 @@ def _check_comparison(path: Path, budget: Recipe) -> None:
 
 
 def table_notes(budget: Recipe, planned: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """How the numbers of a comparison's table came about.
-
-    Args:
-        planned: entries of plan.json.
-    """
+    """How the numbers of a comparison's table came about; `planned` are entries of plan.json."""
     search, network, train = budget.search, budget.network, budget.train
     images = "all images" if search.limit is None else f"{search.limit:,} images"
     template = "with" if network.shortcut else "without"

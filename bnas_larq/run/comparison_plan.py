@@ -330,11 +330,8 @@ def plan_text(budget: Recipe, runs: Sequence[PlannedRun]) -> str:
 
 
 def tuner_notes(planned: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each method that keras-tuner searches, how much it trains: the budget does not say.
-
-    Args:
-        planned: entries of plan.json.
-    """
+    """For each method that keras-tuner searches in the entries of a plan.json, how much it trains:
+    the budget does not say."""
     notes = {}
     for run in planned:
         if tuner := run.get("tuner"):

@@ -26,14 +26,8 @@ from bnas_larq.run_folder import RunFolder
 from bnas_larq.spaces import SearchSpace
 
 PACKAGES = (
-    "bnas-larq",
-    "tensorflow",
-    "tf-keras",
-    "larq",
-    "larq-compute-engine",
-    "tensorflow-datasets",
-    "numpy",
-    "scikit-learn",
+    *("bnas-larq", "tensorflow", "tf-keras", "larq", "larq-compute-engine"),
+    *("tensorflow-datasets", "numpy", "scikit-learn"),
 )
 
 
@@ -178,7 +172,7 @@ def check_same_recipe(recipe: Recipe, begun: Recipe, path: Path) -> None:
 
 def environment(seed: int) -> dict[str, Any]:
     """Versions and machine, for a run's environment.json."""
-    versions = {}
+    versions, context = {}, click.get_current_context(silent=True)
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
@@ -190,13 +184,9 @@ def environment(seed: int) -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": _cores(),
         "seed": seed,
-        "command": ["bnas-larq", *sys.argv[1:]] if _from_command_line() else ["python"],
+        "command": ["python"] if context is None else ["bnas-larq", *sys.argv[1:]],
         "packages": versions,
     }
-
-
-def _from_command_line() -> bool:
-    return click.get_current_context(silent=True) is not None
 
 
 def _cores() -> int:

@@ -98,14 +98,9 @@ class RunInputs:
         seed: int | None = None,
         normalization: Normalization | None = None,
     ) -> EpochPipeline:
-        """Augmented and shuffled batches.
+        """Augmented and shuffled batches; DataError if they are larger than the examples.
 
-        Args:
-            seed: default: the recipe's.
-            normalization: default: the run's, which reads all training images.
-
-        Raises:
-            DataError: the batch is larger than the examples.
+        Default: the recipe's seed, and the run's normalisation, which reads all training images.
         """
         return training_pipeline(
             examples,

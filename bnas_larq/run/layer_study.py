@@ -16,12 +16,7 @@ from bnas_larq.errors import RecipeError
 from bnas_larq.files import read_json, write_json
 from bnas_larq.genotype import Edge, Genotype
 from bnas_larq.recipe import Recipe
-from bnas_larq.report.layer_study_report import (
-    layer_table,
-    published_accuracy,
-    save_layer_csv,
-    save_layer_picture,
-)
+from bnas_larq.report import layer_study_report as report
 from bnas_larq.report.pictures import read_confusion
 from bnas_larq.run.recipe_run import Run
 from bnas_larq.spaces import check_operation
@@ -198,9 +193,9 @@ class LayerStudy:
                 "networks": networks,
             },
         )
-        save_layer_csv(networks, self.folder / "layer_study.csv")
-        save_layer_picture(networks, self.folder / "layer_study.png", title)
-        return f"{title}\n\n{layer_table(networks)}", path
+        report.save_layer_csv(networks, self.folder / "layer_study.csv")
+        report.save_layer_picture(networks, self.folder / "layer_study.png", title)
+        return f"{title}\n\n{report.layer_table(networks)}", path
 
     def _facts(self, member: Member) -> dict[str, Any]:
         """One network's entry of layer_study.json."""
@@ -213,7 +208,7 @@ class LayerStudy:
             "operation": member.operation,
             "scheme": SCHEMES[member.precision],
             "test_accuracy": result.get("test_accuracy"),
-            "published_accuracy": published_accuracy(*member) if on_cifar10 else None,
+            "published_accuracy": report.published_accuracy(*member) if on_cifar10 else None,
             "classes": len(counts) or None,
             "classes_predicted": sum(any(column) for column in zip(*counts, strict=True)) or None,
             "cost": result.get("cost"),

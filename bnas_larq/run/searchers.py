@@ -36,11 +36,7 @@ def in_supernet(settings: SearchSettings) -> bool:
 
 
 def make_searcher(inputs: RunInputs, settings: SearchSettings) -> Searcher:
-    """The searcher of a run.
-
-    Args:
-        settings: the recipe's section `search`, with the precision that `auto` chose.
-    """
+    """The searcher of a run; its section `search` has the precision that `auto` chose."""
     if settings.searcher == "tuner":
         return tuner_search(inputs)
     searcher = BanditSearch if settings.searcher == "bandit" else GradientSearch
@@ -109,12 +105,9 @@ def _check_search(inputs: RunInputs) -> None:
     make_relaxation(settings)
     network = inputs.network_config
     if settings.cost is not None:
+        gamma, competes = settings.gamma, settings.zeroise_competes
         ExpectedCost.from_settings(
-            settings.cost,
-            space,
-            network,
-            gamma=settings.gamma,
-            zeroise_competes=settings.zeroise_competes,
+            settings.cost, space, network, gamma=gamma, zeroise_competes=competes
         )
     steps = inputs.search_steps_per_epoch()
     if settings.searcher == "bandit":

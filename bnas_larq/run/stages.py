@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from bnas_larq.backend import keras
@@ -13,7 +11,7 @@ from bnas_larq.console import say
 from bnas_larq.data import data_errors
 from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import RunError
-from bnas_larq.files import read_json, read_lines
+from bnas_larq.files import read_json, read_lines, visible_files
 from bnas_larq.recipe import Recipe
 from bnas_larq.run_folder import RunFolder
 
@@ -23,12 +21,7 @@ RESULTS = {"train": ("network.json", "weights.h5"), "export": ("export.json", "m
 
 
 class Stages:
-    """The stages of one run folder.
-
-    Args:
-        folder: the run's folder.
-        seed: what every stage starts from.
-    """
+    """The stages of one run folder; each starts from `seed`."""
 
     def __init__(self, folder: RunFolder, seed: int) -> None:
         self.folder = folder
@@ -76,24 +69,13 @@ class Stages:
 
 
 #: What result.json repeats of export.json.
-EXPORT_KEYS = (
-    "file",
-    "bytes",
-    "sha256",
-    "binary_convolutions",
-    "float_convolutions",
-    "parity",
-)
+EXPORT_KEYS = ("file", "bytes", "sha256", "binary_convolutions", "float_convolutions", "parity")
 
 
 def collect_result(
     stages: Stages, recipe: Recipe, cost: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """A run's results so far, for its result.json.
-
-    Args:
-        cost: of the trained network; None before there is one.
-    """
+    """A run's results so far, for its result.json; `cost` is None before a network is trained."""
     folder = stages.folder
     facts = {stage: folder.facts(stage) for stage in STAGES}
     wanted = STAGES if recipe.export.enabled else STAGES[:-1]
@@ -121,15 +103,5 @@ def collect_result(
                 f"Received: {folder / 'export.json'}. Delete it to export again."
             )
         result["export"] = {key: report[key] for key in EXPORT_KEYS}
-    result["files"] = [name for name in _files(folder.path) if name != "result.json"]
+    result["files"] = [name for name in visible_files(folder.path) if name != "result.json"]
     return result
-
-
-def _files(root: Path) -> list[str]:
-    """All files of a run but hidden ones; `os.walk` tolerates that some vanish meanwhile."""
-    return sorted(
-        (Path(parent) / name).relative_to(root).as_posix()
-        for parent, _, names in os.walk(root)
-        for name in names
-        if not name.startswith(".")
-    )

@@ -113,7 +113,6 @@ def find_target(text: str | Path, kinds: Sequence[Kind], taker: str) -> Target:
     """What `text` means to a command that takes `kinds`.
 
     Args:
-        text: what a user wrote.
         kinds: what it may be.
         taker: who takes them, such as "`bnas-larq cost`", for the message of a refusal.
 
