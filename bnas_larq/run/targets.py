@@ -170,7 +170,11 @@ def _unknown(text: str, kinds: Sequence[Kind]) -> str:
     known += VARIANTS if Kind.VARIANT in kinds else ()
     known += PUBLISHED if Kind.GENOTYPE in kinds else ()
     if (text and path.exists()) or len(path.parts) > 1 or not known:
-        problem = "a folder that holds neither a run nor an entry" if path.exists() else "which does not exist"
+        problem = (
+            "a folder that holds neither a run nor an entry"
+            if path.exists()
+            else "which does not exist"
+        )
         listing = "zoo list` shows the entries" if Kind.ENTRY in kinds else "run` writes one"
         return f", {problem}. `bnas-larq {listing}."
     if of_data := [entry.summary() for entry in entries if entry.dataset == text]:
