@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 
-_STATE = pydantic.TypeAdapter(dict[str, dict[str, Any]])
+_STATE = pydantic.TypeAdapter(dict[str, dict[str, Any] | None])
 
 
 def _entries(path: Path) -> list[Path]:
@@ -149,7 +149,7 @@ class RunFolder:
 
     def facts(self, stage: str) -> dict[str, Any]:
         """The facts that `mark_done` recorded, or an empty dict."""
-        return self._state().get(stage, {})
+        return self._state().get(stage) or {}
 
     def _state(self) -> dict[str, Any]:
         path = self.path / "state.json"

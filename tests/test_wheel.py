@@ -64,6 +64,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 def test_the_wheel_holds_the_package_and_all_its_data_and_nothing_else(wheel):
     held = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     wanted = {n for n in source_files() if n.startswith("bnas_larq/") and n.endswith(".py")}
+    wanted |= {n for n in source_files() if n.startswith("bnas_larq/templates/")}
     for folder in ("recipes", "zoo"):
         data = {n for n in source_files() if n.startswith(f"{folder}/")}
         assert data, f"{folder}/ is empty"

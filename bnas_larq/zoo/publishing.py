@@ -35,7 +35,13 @@ from bnas_larq.training import Evaluation, evaluate_network
 from bnas_larq.zoo.entries import CARD, Entry, check_target, store_entry
 from bnas_larq.zoo.entry_format import DATASET, check_url, is_share
 from bnas_larq.zoo.model_card import model_card
-from bnas_larq.zoo.published_run import RECIPE, FinishedRun, check_redistributable, license_of
+from bnas_larq.zoo.published_run import (
+    RECIPE,
+    FinishedRun,
+    Origin,
+    check_redistributable,
+    license_of,
+)
 from bnas_larq.zoo.registry import check_not_a_dataset
 from bnas_larq.zoo.variants import VARIANTS, variant
 
@@ -106,7 +112,7 @@ def publish_run(
             f"Received: {dataset!r}. Give another with --dataset."
         )
     check_not_a_dataset(name, dataset)
-    chosen = _variant(variant, finished)
+    chosen = _variant(variant, finished.network, finished.began_with)
     check_redistributable(finished.began_with, zoo, user_zoo())
     license, redistributable = license_of(finished.began_with, license)
     for text in (license, description, *notes):
@@ -158,14 +164,16 @@ def publish_run(
     return store_entry(zoo, name, fill, overwrite=overwrite)
 
 
-def _variant(wanted: str | None, run: FinishedRun) -> str | None:
+def _variant(
+    wanted: str | None, network: StoredNetwork, began_with: Sequence[Origin] = ()
+) -> str | None:
     if wanted is not None:
         return variant(wanted).name
-    for origin in run.began_with:  # fine-tuning changes neither cells nor size
+    for origin in began_with:  # fine-tuning changes neither cells nor size
         if origin.variant is not None:
             return origin.variant
-    config = run.network.config
-    own = (run.network.genotype.id, config.cells, config.channels, config.stem_groups)
+    config = network.config
+    own = (network.genotype.id, config.cells, config.channels, config.stem_groups)
     for known in VARIANTS.values():
         groups = known.stem_groups if config.stem == "imagenet" else 1
         if (known.load_genotype().id, known.cells, known.channels, groups) == own:

@@ -122,7 +122,8 @@ def test_the_largest_batch_must_fit(make_run, train, hyperparameters):
         NetworkTrial(run.inputs).check()
 
 
-def test_the_network_is_trained_as_the_best_trial_was(make_run, capsys):
+def test_the_network_is_trained_as_the_best_trial_was(make_run, caplog):
+    caplog.set_level(logging.INFO, "bnas_larq")
     run = make_run(train={**TINY["train"], "epochs": 1})
     genotype = Genotype.random(SPACE, 0)
     Genotype(
@@ -131,7 +132,7 @@ def test_the_network_is_trained_as_the_best_trial_was(make_run, capsys):
         provenance={"train": {"learning_rate": 0.004, "batch_size": 30}},
     ).save(run.folder / "genotype.json")
     run.train()
-    assert "train: as its trial: learning_rate 0.004, batch_size 30" in capsys.readouterr().err
+    assert "train: as its trial: learning_rate 0.004, batch_size 30" in caplog.messages
     (epoch,) = read_lines(run.folder / "train" / "metrics.jsonl")
     # The last of four steps: (1 + cos(3/4 · π)) / 2 of the rate.
     assert epoch["lr"] == pytest.approx(0.004 * (1 + math.cos(0.75 * math.pi)) / 2)

@@ -142,7 +142,7 @@ def test_budgets_that_are_no_numbers(budget):
         ),
         ({"multiple": 0}, "Received: multiple=0, tol"),
         ({"tolerance": -0.1}, "Received: multiple=2, tolerance=-0.1"),
-        ({"stem_groups": 4}, "CIFAR stem .* Received: stem_groups=4"),
+        ({"stem_groups": 4}, "CIFAR stem.*has no groups. Received: stem_groups=4"),
         ({"paddin": "same"}, "Received: 'paddin'; did you mean 'padding'"),
     ],
 )

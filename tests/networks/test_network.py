@@ -429,7 +429,7 @@ def test_an_automatic_stem_follows_a_new_size_and_another_does_not():
         ({"num_classes": 1}, "at least two classes. Received: num_classes=1"),
         ({"cells": 0}, "at least one cell .* Received: cells=0"),
         ({"channels": 1}, "two channels .* Received: cells=20, channels=1"),
-        ({"stem_groups": 2}, "CIFAR stem is one convolution .* Received: stem_groups=2"),
+        ({"stem_groups": 2}, "CIFAR stem.*has no groups. Received: stem_groups=2"),
         ({"stem": "imagenet", "stem_groups": 4, "channels": 12}, "Received: stem_groups=4, chan"),
         ({"stem": "imagenet", "stem_groups": 0}, "must divide .* Received: stem_groups=0"),
         ({"stem": "cifra"}, "Received: 'cifra'; did you mean 'cifar'"),
