@@ -132,10 +132,10 @@ def pin_source(recipe: Recipe, path: Path) -> Recipe:
     """
     if recipe.finetune is None:
         return recipe
-    from bnas_larq.run.finetune_source import check_out, pinned
+    from bnas_larq.run.finetune_source import check_out, pin_weights
 
     check_out(recipe, path)
-    return recipe.model_copy(update={"finetune": pinned(recipe.finetune)})
+    return recipe.model_copy(update={"finetune": pin_weights(recipe.finetune)})
 
 
 def recipe_of(folder: RunFolder) -> Recipe:

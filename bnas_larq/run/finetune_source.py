@@ -22,15 +22,15 @@ from bnas_larq.run_folder import RunFolder
 from bnas_larq.settings import FINE_TUNING, AugmentationSettings, FineTuneSettings, NetworkSettings
 
 
-def pinned(settings: FineTuneSettings) -> FineTuneSettings:
+def pin_weights(settings: FineTuneSettings) -> FineTuneSettings:
     """The settings with the SHA-256 of the weights that `entry` has now, unless they name one."""
     if settings.sha256 is not None:
         return settings
     source = find_source(settings.entry).trained_network()
-    return settings.model_copy(update={"sha256": _sum(source)})
+    return settings.model_copy(update={"sha256": _weights_sha256(source)})
 
 
-def source_of(recipe: Recipe) -> StoredNetwork:
+def load_source(recipe: Recipe) -> StoredNetwork:
     """The network that a fine-tuning starts from, checked against its recipe.
 
     Raises:
@@ -40,7 +40,7 @@ def source_of(recipe: Recipe) -> StoredNetwork:
     """
     settings = recipe.finetune
     source = find_source(settings.entry).trained_network()
-    digest = _sum(source)
+    digest = _weights_sha256(source)
     if settings.sha256 not in (None, digest):
         raise WeightsError(
             "A fine-tuning starts and resumes from the weights its recipe names. "
@@ -101,7 +101,7 @@ def with_new_head(source: StoredNetwork, data: ImageDataset, folder: str | Path)
     )
 
 
-def begun_with(
+def with_source_weights(
     source: StoredNetwork, target: StoredNetwork, *, drop_path: bool = False
 ) -> keras.Model:
     """The network of `target` with the weights of `source` and a freshly initialised head."""
@@ -142,7 +142,7 @@ def finetune_recipe(
     return override_recipe(merge_values(defaults, values), overrides)
 
 
-def _sum(source: StoredNetwork) -> str:
+def _weights_sha256(source: StoredNetwork) -> str:
     if not source.weights.is_file():
         raise RunError(
             f"A fine-tuning starts from trained weights. Received: {source.folder} without "

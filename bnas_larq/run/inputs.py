@@ -25,7 +25,7 @@ from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.precision import recorded_precision
 from bnas_larq.recipe import Recipe
 from bnas_larq.run.creation import needs_search
-from bnas_larq.run.finetune_source import source_of, with_new_head
+from bnas_larq.run.finetune_source import load_source, with_new_head
 from bnas_larq.run.stages import Stages
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.search import SearchData
@@ -54,7 +54,7 @@ class RunInputs:
     @cached_property
     def source(self) -> StoredNetwork:
         """The network that a fine-tuning starts from."""
-        return source_of(self.recipe)
+        return load_source(self.recipe)
 
     @cached_property
     def normalization(self) -> Normalization:

@@ -31,7 +31,7 @@ from bnas_larq.run.creation import (
     recipe_of,
     resolve_recipe,
 )
-from bnas_larq.run.finetune_source import begun_with
+from bnas_larq.run.finetune_source import with_source_weights
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.searchers import (
     check_inputs,
@@ -283,7 +283,7 @@ class Run:
         if tuning is None:
             model = build_network(described.genotype, described.config, drop_path=drop_path)
         else:
-            model = begun_with(inputs.source, described, drop_path=drop_path)
+            model = with_source_weights(inputs.source, described, drop_path=drop_path)
         heads = "" if tuning is None else f"{tuning.head_epochs} epochs of the head, then "
         say(
             f"train: {heads}{settings.epochs} epochs of {data.train.num_examples:,} images of "

@@ -117,7 +117,7 @@ def find_target(text: str | Path, kinds: Sequence[Kind], taker: str) -> Target:
         taker: who takes them, such as "`bnas-larq cost`", for the message of a refusal.
 
     Raises:
-        ZooError: it is none of `kinds`, or a damaged zoo entry.
+        ZooError: not one of `kinds`, or a damaged zoo entry.
     """
     refused = []
     for target in _meanings(text):

@@ -21,7 +21,7 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import NetworkConfig, build_network
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.networks.weight_files import save_weights
-from bnas_larq.run.finetune_source import finetune_recipe, pinned
+from bnas_larq.run.finetune_source import finetune_recipe, pin_weights
 from bnas_larq.run.finetuning import finetune
 from bnas_larq.run_folder import RunFolder
 
@@ -203,7 +203,7 @@ def begun(source, tmp_path) -> tuple[Path, list[object]]:
     copy = tmp_path / "toy"
     shutil.copytree(source.folder, copy)
     recipe = finetune_recipe(copy, {"name": "toy-digits", "data": {"name": "digits"}})
-    recipe = recipe.model_copy(update={"finetune": pinned(recipe.finetune)})
+    recipe = recipe.model_copy(update={"finetune": pin_weights(recipe.finetune)})
     folder = RunFolder.create(tmp_path / "begun", recipe.to_yaml())
     folder.unlock()
     return folder.path, ["finetune", copy, "--data", "digits", "--out", folder.path]

@@ -16,7 +16,12 @@ from bnas_larq.errors import DataError, RecipeError, RunError
 from bnas_larq.files import read_json, read_lines
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.recipe import load_recipe
-from bnas_larq.run.finetune_source import begun_with, finetune_recipe, pinned, with_new_head
+from bnas_larq.run.finetune_source import (
+    finetune_recipe,
+    pin_weights,
+    with_new_head,
+    with_source_weights,
+)
 from bnas_larq.run.finetuning import finetune
 from bnas_larq.settings import FINE_TUNING, FineTuneSettings
 
@@ -76,7 +81,7 @@ def test_a_name_and_a_folder_are_the_same_source(make_entry):
     by_name, by_folder = finetune_recipe("toy", {}), finetune_recipe(entry.folder, {})
     assert (by_name.finetune.entry, by_folder.finetune.entry) == ("toy", str(entry.folder))
     assert by_name.network == by_folder.network
-    assert pinned(by_name.finetune).sha256 == pinned(by_folder.finetune).sha256
+    assert pin_weights(by_name.finetune).sha256 == pin_weights(by_folder.finetune).sha256
 
 
 def test_a_folder_of_the_entrys_name_that_holds_something_else_is_not_it(
@@ -115,7 +120,7 @@ def test_an_interrupted_call_goes_on(small_network, digits, tmp_path):
 
 def test_a_new_head_keeps_everything_else(small_network, digits, tmp_path):
     target = with_new_head(small_network, digits, tmp_path)
-    model, old = begun_with(small_network, target), small_network.load_model()
+    model, old = with_source_weights(small_network, target), small_network.load_model()
     assert model.output_shape == (None, 10)
     for layer in old.layers:
         if layer.name == "classifier":
@@ -128,7 +133,7 @@ def test_a_new_head_keeps_everything_else(small_network, digits, tmp_path):
 
 def test_a_head_for_as_many_classes_is_new_as_well(small_network, digits, tmp_path):
     three = dataclasses.replace(digits, class_names=("a", "b", "c"))
-    model = begun_with(small_network, with_new_head(small_network, three, tmp_path))
+    model = with_source_weights(small_network, with_new_head(small_network, three, tmp_path))
     old = small_network.load_model().get_layer("classifier").get_weights()[0]
     assert not np.array_equal(model.get_layer("classifier").get_weights()[0], old)
 
