@@ -88,7 +88,7 @@ def modules() -> dict[str, Path]:
 
 
 def part(module: str) -> str:
-    """`layers` of `bnas_larq.supernet.mixed_cell`; empty for the package itself."""
+    """`layers` of `bnas_larq.layers.cells`; empty for the package itself."""
     return module.split(".")[1] if "." in module else ""
 
 

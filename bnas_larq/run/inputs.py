@@ -124,7 +124,7 @@ class RunInputs:
 
     def search_steps_per_epoch(self) -> int:
         """Steps of a supernet's epoch; DataError if a batch is larger than a half."""
-        # Only sizes matter here: a neutral normalisation spares a pass over all images.
+        # Only sizes matter here: a neutral normalisation saves a pass over all images.
         pipelines = self._half_pipelines(self._search_halves(), Normalization())
         return bilevel_pipeline(*pipelines).steps_per_epoch
 
