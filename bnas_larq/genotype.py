@@ -122,6 +122,11 @@ class Genotype:
         """The normal and the reduction cell."""
         return self.normal, self.reduce
 
+    @property
+    def operations(self) -> frozenset[str]:
+        """Names of the operations on the edges of both cells."""
+        return frozenset(edge.op for cell in self.cells for node in cell for edge in node)
+
     def count(self, op: str) -> int:
         """How many edges of both cells have the operation `op`."""
         return sum(edge.op == op for cell in self.cells for node in cell for edge in node)

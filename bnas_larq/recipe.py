@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -50,6 +51,76 @@ class Recipe(Section):
     def to_yaml(self) -> str:
         """The resolved recipe as YAML; the inverse of `load_recipe`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+#: Keys that some recipes do not read: when, and what to do instead.
+_UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
+    "train.momentum": (
+        lambda recipe: recipe.train.optimizer == "adam" or recipe.train.schedule == "one-cycle",
+        "Adam has none and one-cycle sets its own. Remove it, or use sgd with cosine or constant",
+    ),
+    "train.restart_epochs": (
+        lambda recipe: recipe.train.schedule != "cosine",
+        "Only the schedule cosine restarts. Remove it, or set train.schedule to cosine",
+    ),
+    "search.temperature": (
+        lambda recipe: recipe.search.relaxation == "softmax",
+        "The relaxation softmax has none. Remove it, or set search.relaxation",
+    ),
+    "search.temperature_decay": (
+        lambda recipe: recipe.search.relaxation == "softmax",
+        "The relaxation softmax has no temperature. Remove it, or set search.relaxation",
+    ),
+    "search.entropy_tau": (
+        lambda recipe: recipe.search.entropy_weight == 0,
+        "The entropy term's weight is 0. Remove it, or set search.entropy_weight",
+    ),
+    "search.gamma": (
+        lambda recipe: not recipe.search.zeroise_competes,
+        "Zeroise may not be chosen. Remove it, or set search.zeroise_competes to true",
+    ),
+    "search.bandit.exploration": (
+        lambda recipe: True,
+        "Candidates have been drawn equally often when one is abandoned. Remove it",
+    ),
+    **{
+        f"search.bandit.{key}": (
+            lambda recipe: recipe.search.searcher != "bandit",
+            "The searcher draws no paths. Remove it, or set search.searcher to bandit",
+        )
+        for key in ("rounds", "floor", "finish_epochs", "credit_examples")
+    },
+    "finetune.head_learning_rate": (
+        lambda recipe: recipe.finetune is not None and recipe.finetune.head_epochs == 0,
+        "The head is not trained alone. Remove it, or set finetune.head_epochs",
+    ),
+}
+
+
+def unread_keys(recipe: Recipe) -> dict[str, Any]:
+    """Keys that are set, unlike their defaults, but change nothing in this recipe, with the
+    default of each."""
+    unread = {}
+    for key, (is_unread, _) in _UNREAD.items():
+        *path, name = key.split(".")
+        section = reduce(getattr, path, recipe)
+        default = section and type(section).model_fields[name].default
+        if section and getattr(section, name) != default and is_unread(recipe):
+            unread[key] = default
+    tuned = recipe.search.tuner.hyperparameters if recipe.search.searcher == "tuner" else {}
+    for key in map("train.{}".format, tuned):
+        if key in _UNREAD and _UNREAD[key][0](recipe):
+            unread[key] = None
+    return unread
+
+
+def check_keys_are_read(recipe: Recipe) -> None:
+    """Raise RecipeError for a key that is set but would change nothing."""
+    for key in unread_keys(recipe):
+        value = reduce(getattr, key.split("."), recipe)
+        raise RecipeError(
+            f"A recipe sets only what its run reads. Received: {key} {value}. {_UNREAD[key][1]}."
+        )
 
 
 def known_keys(model: type[pydantic.BaseModel] = Recipe, prefix: str = "") -> list[str]:
@@ -112,7 +183,8 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys, of which PyYAML takes the last one."""
+    """Safe YAML that refuses duplicate keys, of which PyYAML takes the last one, and reads the key
+    `on` as text (YAML 1.1 takes it for true)."""
 
     def compose_mapping_node(self, anchor):
         node = super().compose_mapping_node(anchor)
@@ -124,6 +196,8 @@ class _UniqueKeys(yaml.SafeLoader):
                         None, None, f"the key {key.value!r} is repeated", key.start_mark
                     )
                 seen.add(key.value)
+                if key.tag == "tag:yaml.org,2002:bool":
+                    key.tag = "tag:yaml.org,2002:str"
         return node
 
 

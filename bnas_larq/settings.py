@@ -47,7 +47,9 @@ class BanditSettings(Section):
 
     Attributes:
         rounds: T, how often each of an edge's K candidates is drawn before one is abandoned.
-        exploration: δ of the upper confidence bound m + δ·sqrt(2·ln N / n).
+        exploration: δ of the upper confidence bound m + δ·sqrt(2·ln N / n). It changes no search:
+            draws without replacement leave equal counts n on an edge when one is abandoned, so that
+            δ moves all its bounds alike.
         floor: candidates that each edge keeps for the finish; 1 only where Zeroise may be chosen.
         finish_epochs: epochs of the gradient search over them.
         credit_examples: images of the α half, always the same, that a draw is evaluated on; None
@@ -109,10 +111,12 @@ class TunerSettings(Section):
 
 def _tunable_values(key: str, allowed: Any) -> Any:
     """Choices or limits of one setting, converted to its type; ValueError for invalid ones."""
-    known = [name for name in TrainSettings.model_fields if name != "epochs"]
+    known = [name for name in TrainSettings.model_fields if name not in ("epochs", "on")]
     if key not in known:
         hint = nearest(key, known).rstrip("?.")
-        raise ValueError(f"{key!r} cannot be tuned, only keys of train except epochs ({hint})")
+        raise ValueError(
+            f"{key!r} cannot be tuned, only keys of train except epochs and on ({hint})"
+        )
 
     def value(given: Any) -> Any:
         try:
@@ -191,7 +195,10 @@ class SearchSettings(Section):
         cost: a cost term in the loss of α; None for none.
         mixed_precision: type of the candidates' binary convolutions; `auto` takes bfloat16 if a
             short measurement finds it faster.
-        select: genotype of the epoch with the supernet's best held-out accuracy, or of the last.
+        stem: of the supernet, as in the section `network`; `auto` by the size of the images.
+        shortcut: whether its cells have BNAS' inter-cell shortcut; None as in the search space.
+        select: genotype of the epoch with the supernet's best held-out accuracy, or of the last;
+            without a validation part always of the last.
         limit: number of training examples to search on, both halves together; None for all.
     """
 
@@ -199,6 +206,8 @@ class SearchSettings(Section):
     space: str = "bnas"
     cells: int = pydantic.Field(8, gt=0)
     channels: int = pydantic.Field(16, ge=2)
+    stem: Literal["auto", "cifar", "imagenet"] = "auto"
+    shortcut: bool | None = None
     epochs: int = pydantic.Field(50, gt=0)
     batch_size: int = pydantic.Field(64, gt=0)
     learning_rate: float = pydantic.Field(0.025, gt=0)
@@ -239,6 +248,7 @@ class NetworkSettings(Section):
     stem_groups: int = pydantic.Field(1, gt=0)
     padding: Literal["same", "symmetric"] = "same"
     shortcut: bool = True
+    preprocess: Literal["auto", "relu", "linear"] = "auto"
     scheme: str = "sign-scale"
 
 
@@ -246,10 +256,15 @@ class TrainSettings(Section):
     """Training of the final network; defaults are BNAS' CIFAR-10 settings.
 
     Attributes:
+        on: the training part, or `all`: the images that `data.validation_fraction` held out too,
+            once the search has chosen; no validation accuracy is measured then.
+        restart_epochs: epochs from one restart of `cosine` to the next; None for none.
+        momentum: of `sgd` with `cosine` or `constant`; one-cycle moves it between 0.85 and 0.95.
         mixed_precision: type of binary convolutions while training; `auto` takes bfloat16 if a
             short measurement finds it faster. The trained network is a float32 one either way.
     """
 
+    on: Literal["train", "all"] = "train"
     epochs: int = pydantic.Field(600, gt=0)
     batch_size: int = pydantic.Field(256, gt=0)
     optimizer: Literal["sgd", "adam"] = "sgd"
@@ -276,15 +291,15 @@ class FineTuneSettings(Section):
         head_epochs: epochs of the new head alone, before `train.epochs`; 0 for none.
         head_learning_rate: Adam's rate in them.
         binary_multiplier: learning rate of latent binary kernels, as a share of
-            `train.learning_rate`: many sign flips at once undo what was learned. A source that was
-            trained for a few epochs only has less to lose, and may prefer 1.
+            `train.learning_rate`. Below 1 fewer signs flip at once; the only measurement here, on a
+            source of five epochs, preferred 1 (docs/cifar10-proxy.md).
     """
 
     entry: str
     sha256: str | None = pydantic.Field(None, pattern="^[0-9a-f]{64}$")
     head_epochs: int = pydantic.Field(3, ge=0)
     head_learning_rate: float = pydantic.Field(0.005, gt=0)
-    binary_multiplier: float = pydantic.Field(0.3, ge=0)
+    binary_multiplier: float = pydantic.Field(1.0, ge=0)
 
 
 #: Defaults of the section `train` for fine-tuning: Adam, because its steps do not depend on the

@@ -7,6 +7,7 @@ milliseconds; their layers are in `bnas_larq.layers.operations`.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 
 from bnas_larq.errors import GenotypeError, nearest
@@ -67,6 +68,13 @@ def check_operation(name: str) -> None:
             f"{nearest(str(name), _OPERATIONS)} "
             "Import the module that registers it first (CLI: --plugin MODULE)."
         )
+
+
+def has_relu(operations: Iterable[str]) -> bool:
+    """Whether ReLU follows the convolutions of a cell with these operations, and so of its inputs'
+    preprocessing: not if they are all BNAS-UCB's, whose names end in `_linear`."""
+    convolutions = {name for name in operations if name not in _WITH_IDENTITY}
+    return not convolutions or not all(name.endswith("_linear") for name in convolutions)
 
 
 def edges_of_cell(nodes: int) -> tuple[tuple[int, int], ...]:
@@ -149,13 +157,27 @@ class SearchSpace:
 
     @classmethod
     def named(cls, name: str) -> SearchSpace:
-        """The published space called `name`: one of `SPACES`."""
-        if name not in SPACES:
+        """The published space called `name`, one of `SPACES`, or one with operations added or
+        removed: `bnas-none`, `bnas+identity`."""
+        starts = [start for start in SPACES if re.match(rf"{start}(?![^+-])", name)]
+        base = max(starts, key=len, default="")
+        changes = re.findall("([+-])([^+-]*)", name[len(base) :])
+        space = SPACES[base]() if base else None
+        for sign, operation in changes if space else ():
+            if operation not in _OPERATIONS or (operation in space.normal) == (sign == "+"):
+                space = None
+                break
+            space = (
+                space.with_operations(operation)
+                if sign == "+"
+                else space.without_operations([operation])
+            )
+        if space is None:
             raise GenotypeError(
                 f"A search space is given by name. Received: {name!r}; {nearest(name, SPACES)} "
                 "In Python, build your own SearchSpace."
             )
-        return SPACES[name]()
+        return space
 
     @property
     def edges(self) -> tuple[tuple[int, int], ...]:

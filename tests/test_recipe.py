@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 
 from bnas_larq.errors import RecipeError
-from bnas_larq.recipe import Recipe, known_keys, load_recipe, override_recipe, parse_recipe
+from bnas_larq.recipe import (
+    Recipe,
+    check_keys_are_read,
+    known_keys,
+    load_recipe,
+    override_recipe,
+    parse_recipe,
+)
 from bnas_larq.resources import recipe_names
 from bnas_larq.settings import (
     FINE_TUNING,
@@ -357,3 +366,55 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="must be readable YAML"):
         load_recipe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["train.momentum=0.8"], "train.momentum"),
+        (["train.momentum=0.8", "train.schedule=cosine", "train.optimizer=adam"], "train.momentum"),
+        (["train.restart_epochs=5"], "train.restart_epochs"),
+        (["search.temperature=[5.0,1.0]"], "search.temperature"),
+        (["search.temperature_decay=exponential"], "search.temperature_decay"),
+        (["search.entropy_weight=0", "search.entropy_tau=3"], "search.entropy_tau"),
+        (["search.gamma=3", "search.zeroise_competes=false"], "search.gamma"),
+        (["search.bandit.rounds=1"], "search.bandit.rounds"),
+        (["search.searcher=bandit", "search.bandit.exploration=2"], "search.bandit.exploration"),
+        (
+            ["search.searcher=tuner", "search.tuner.hyperparameters={momentum: [0.8, 0.9]}"],
+            "train.momentum",
+        ),
+    ],
+)
+def test_a_key_that_would_change_nothing_is_refused(overrides, key):
+    recipe = load_recipe("bnas", overrides)
+    with pytest.raises(RecipeError, match=re.escape(f"only what its run reads. Received: {key} ")):
+        check_keys_are_read(recipe)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.momentum=0.8", "train.schedule=cosine", "train.restart_epochs=50"],
+        ["search.relaxation=concrete", "search.temperature=[5.0,1.0]"],
+        ["search.gamma=3", "search.entropy_tau=3"],
+        ["search.searcher=bandit", "search.bandit.rounds=1"],
+        # Without `searcher: tuner` nothing is tuned.
+        ["search.tuner.hyperparameters={momentum: [0.8, 0.9]}"],
+    ],
+)
+def test_keys_that_are_read_are_accepted(overrides):
+    check_keys_are_read(load_recipe("bnas", overrides))
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_set_only_what_they_read(name):
+    check_keys_are_read(load_recipe(name))
+
+
+def test_published_recipes_do_what_their_papers_do():
+    """BNAS' networks train on all images, and cells for ImageNet are derived with γ = 3."""
+    bnas, transfer = load_recipe("bnas"), load_recipe("bnas-transfer")
+    assert bnas.train.on == transfer.train.on == "all"
+    assert (bnas.search.gamma, transfer.search.gamma) == (1.0, 3.0)
+    assert load_recipe("darts").data.validation_fraction == 0.0

@@ -142,3 +142,37 @@ def test_an_unknown_space_is_answered_with_the_nearest():
 def test_impossible_spaces_are_refused(changes, message):
     with pytest.raises(GenotypeError, match=message):
         dataclasses.replace(SearchSpace.bnas(), **changes)
+
+
+@pytest.mark.parametrize("name", ["bnas-none", "bnas-ucb-none", "darts-binary-identity-none"])
+def test_names_of_smaller_spaces_are_read(name):
+    space = SearchSpace.named(name)
+    assert space.name == name and "none" not in space.normal
+    published = next(base for base in reversed(spaces.SPACES) if name.startswith(base + "-"))
+    removed = {"none", "identity"} if "identity" in name else {"none"}
+    assert space == SearchSpace.named(published).without_operations(removed)
+
+
+def test_names_of_larger_spaces_are_read():
+    space = SearchSpace.bnas().with_operations("identity", "bin_sep_conv_3x3")
+    assert SearchSpace.named(space.name) == space
+
+
+@pytest.mark.parametrize("name", ["bnas-", "bnas-identity", "bnas+none", "bnas-bin", "bnasx", ""])
+def test_other_names_are_refused(name):
+    with pytest.raises(GenotypeError, match="A search space is given by name. Received: "):
+        SearchSpace.named(name)
+
+
+@pytest.mark.parametrize(
+    ("operations", "expected"),
+    [
+        (SearchSpace.bnas().normal, True),
+        (SearchSpace.darts_binary().normal, True),
+        (SearchSpace.bnas_ucb().normal, False),
+        (("bin_conv_3x3_linear", "bin_conv_3x3"), True),
+        (("max_pool_3x3", "none"), True),
+    ],
+)
+def test_relu_follows_convolutions_except_in_bnas_ucb(operations, expected):
+    assert spaces.has_relu(operations) == expected

@@ -65,7 +65,7 @@ def bilevel_arithmetic(
     cells: int,
     channels: int,
     input_shape: tuple[int, int, int],
-    stem: str = "cifar",
+    stem: str = "auto",
 ) -> StepArithmetic:
     """A first-order bilevel step of a supernet (DARTS, arXiv 1806.09055).
 

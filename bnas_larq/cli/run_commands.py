@@ -125,10 +125,9 @@ def finetune(
 ) -> None:
     """Fit ENTRY (a zoo entry's name, or the folder of an entry or a run) to your own images.
 
-    It gets a new head, which is trained alone first; then everything is, binary kernels at a lower
-    rate (--set finetune.binary_multiplier=…, 0.3 of the others'). Normalisation and augmentation
-    stay as ENTRY was trained with, and images are resized to its size. Ends as `bnas-larq run`
-    does: with a test accuracy and a checked .tflite. Killed at any moment, it continues with
+    It gets a new head, which is trained alone first; then everything is (binary kernels slower with
+    --set finetune.binary_multiplier=0.3). Normalisation and augmentation stay as ENTRY was trained
+    with, and images are resized to its size. Ends as `bnas-larq run` does: with a test accuracy and a checked .tflite. Killed at any moment, it continues with
     --resume and ends with the same network.
     """
     from bnas_larq.run.finetune_source import finetune_recipe

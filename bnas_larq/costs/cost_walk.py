@@ -170,10 +170,11 @@ def walk_network(
     else:
         stems = [_walk_chain("stem", template.cifar_stem(config.channels, context), image)]
     older, newer = stems[0].output, stems[-1].output
+    relu = config.preprocess_relu({edge.op for cell in cells for node in cell for edge in node})
     walked = []
     for plan in template.plan_cells(config.cells, config.channels, config.stem):
         cell = cells[plan.reduction]
-        costs = _walk_cell(cell, plan, (older, newer), config, context, dead_branches, cache)
+        costs = _walk_cell(cell, plan, (older, newer), config, context, relu, dead_branches, cache)
         walked.append(costs)
         older, newer = newer, costs.output
     top = template.classifier(config.num_classes, config.classifier_activation)
@@ -204,6 +205,7 @@ def _walk_cell(
     states: tuple[State, State],
     config: NetworkConfig,
     context: Context,
+    preprocess_relu: bool,
     dead_branches: bool,
     cache: dict,
 ) -> CellCosts:
@@ -220,8 +222,9 @@ def _walk_cell(
     inputs: list[ChainCosts | None] = [None, None]
     for index, state in enumerate(states):
         if dead_branches or index in used_states(cell):
-            layers = partial(template.preprocess, plan, index, config.stem, context)
-            kind = ("preprocess", index, plan.after_reduction, config.stem)
+            place = (index, config.stem)
+            layers = partial(template.preprocess, plan, *place, context, preprocess_relu)
+            kind = ("preprocess", *place, plan.after_reduction, preprocess_relu)
             inputs[index] = walk(f"{plan.name}_preprocess{index}", state, layers, *kind)
     # All nodes have the shape that edges from the inputs lead to, behind their strides.
     strides = 2 if plan.reduction else 1

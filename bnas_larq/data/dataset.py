@@ -36,6 +36,7 @@ class ImageDataset:
         train: trains weights and α.
         validation: for decisions, or None.
         test: used once, by the final evaluation.
+        unsplit: `train` with what was split off it for `validation`; None if nothing was.
     """
 
     name: str
@@ -44,11 +45,16 @@ class ImageDataset:
     train: Examples
     validation: Examples | None
     test: Examples
+    unsplit: Examples | None = None
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    def training_examples(self, on: str = "train") -> Examples:
+        """What a network trains on: `train`, or `all`, the split-off validation part too."""
+        return self.train if on == "train" or self.unsplit is None else self.unsplit
 
     def normalization(self) -> Normalization:
         """Mean and deviation of the training part (of its first 10,000 images if streamed)."""

@@ -63,13 +63,14 @@ def load_dataset(
         splits = load_folder(data_dir, memory_limit_mb=memory_limit_mb, **options)
     else:
         splits = load_tfds(name, data_dir=data_dir, memory_limit_mb=memory_limit_mb, **options)
-    train, validation = splits.train, splits.validation
+    train, validation, unsplit = splits.train, splits.validation, None
     if validation_fraction == 0.0:
         validation = None
     elif validation is None:
+        unsplit = train
         validation, train = train.split(validation_fraction, seed)
     names, shape = splits.class_names, train.image_shape
-    return ImageDataset(name, names, shape, train, validation, splits.test)
+    return ImageDataset(name, names, shape, train, validation, splits.test, unsplit)
 
 
 def load_described(settings: DataSettings, seed: int) -> ImageDataset:

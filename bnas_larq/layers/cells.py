@@ -75,6 +75,7 @@ def final_cell(
     stem: str,
     context: Context,
     with_shortcut: bool,
+    preprocess_relu: bool,
     drop_path: DropPathControl | None,
 ) -> tf.Tensor:
     """Apply one cell of a genotype to symbolic tensors.
@@ -85,7 +86,11 @@ def final_cell(
     """
     used = used_states(cell)
     nodes: list[tf.Tensor | None] = [
-        chain(preprocess(plan, source, stem, context), x) if source in used else None
+        (
+            chain(preprocess(plan, source, stem, context, preprocess_relu), x)
+            if source in used
+            else None
+        )
         for source, x in enumerate(states)
     ]
     for index, node in enumerate(cell):

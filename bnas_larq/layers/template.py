@@ -14,6 +14,8 @@ from bnas_larq.layers import convolutions
 from bnas_larq.layers.operations import Context
 
 STEMS = ("cifar", "imagenet")
+#: Inputs of at least this height and width get the ImageNet stem, which halves them three times.
+IMAGENET_STEM_FROM = 96
 #: Name of the dense layer on top of every network.
 CLASSIFIER = "classifier"
 POOLINGS = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
@@ -41,6 +43,14 @@ class CellPlan:
     def name(self) -> str:
         """Prefix of the names of the cell's layers."""
         return f"cell{self.index}"
+
+
+def resolve_stem(stem: str, input_shape: Sequence[int] | None) -> str:
+    """The stem that `"auto"` means for images (height, width, channels); CIFAR's without a size."""
+    if stem != "auto":
+        return stem
+    large = input_shape is not None and min(input_shape[:2]) >= IMAGENET_STEM_FROM
+    return "imagenet" if large else "cifar"
 
 
 def plan_cells(cells: int, channels: int, stem: str) -> list[CellPlan]:
@@ -109,11 +119,12 @@ def imagenet_stem(
 
 
 def preprocess(
-    plan: CellPlan, source: int, stem: str, context: Context
+    plan: CellPlan, source: int, stem: str, context: Context, relu: bool = True
 ) -> list[keras.layers.Layer]:
     """Layers that bring a cell's input (0 older, 1 newer) to its channels and resolution.
 
     BatchNorm, 1×1 convolution, ReLU; 3×3 with stride 2 for the older input right after a reduction.
+    BNAS-UCB has no ReLU here either: it would erase the −1 side (arXiv 2009.04247).
     Full precision in the supernet, binary in final networks. In CIFAR networks the strided one's
     BatchNorm has no scale and offset, which the published parameter counts confirm.
     """
@@ -123,7 +134,7 @@ def preprocess(
     affine = not context.supernet and not (strided and stem == "cifar")
     # In the supernet the convolution reads real values, in final networks their signs.
     conv = [own.float_conv(size)] if context.supernet else own.binary_conv(size)
-    return [own.batch_norm(affine=affine), *conv, own.relu()]
+    return [own.batch_norm(affine=affine), *conv, *([own.relu()] if relu else [])]
 
 
 def shortcut(plan: CellPlan, nodes: int, context: Context) -> Sequence[keras.layers.Layer]:

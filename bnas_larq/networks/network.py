@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bnas_larq.backend import keras, tf
@@ -14,9 +14,9 @@ from bnas_larq.layers.cells import DropPathControl, final_cell
 from bnas_larq.layers.convolutions import check_padding
 from bnas_larq.layers.operations import Context, chain
 from bnas_larq.layers.quantizers import get_scheme
+from bnas_larq.spaces import has_relu
 
-#: Inputs of at least this height and width get the ImageNet stem, which halves them three times.
-IMAGENET_STEM_FROM = 96
+PREPROCESSINGS = ("auto", "relu", "linear")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,8 @@ class NetworkConfig:
         stem_groups: groups of the ImageNet stem's second and third convolution (BNAS v2).
         padding: `"same"` (exports to 1 bit) or `"symmetric"` (for imported weights).
         shortcut: whether each cell's output gets the previous cell's output added.
+        preprocess: `"relu"` or `"linear"`, what follows the convolutions that preprocess a cell's
+            inputs; `"auto"`: `linear` for genotypes whose convolutions have no ReLU (BNAS-UCB).
         scheme: binarisation scheme, a registered name.
         full_precision: name patterns of convolutions whose kernel stays in full precision.
         classifier_activation: activation of the classifier; None for logits.
@@ -56,6 +58,7 @@ class NetworkConfig:
     stem_groups: int = 1
     padding: str = "same"
     shortcut: bool = True
+    preprocess: str = "auto"
     scheme: str = "sign-scale"
     full_precision: tuple[str, ...] = ()
     classifier_activation: str | None = None
@@ -76,9 +79,13 @@ class NetworkConfig:
             )
         check_padding(self.padding)
         get_scheme(self.scheme)
+        if self.preprocess not in PREPROCESSINGS:
+            raise BnasLarqError(
+                f"A network's preprocess is one of {', '.join(PREPROCESSINGS)}. "
+                f"Received: {self.preprocess!r}; {nearest(str(self.preprocess), PREPROCESSINGS)}"
+            )
         if self.stem == "auto":
-            large = min(self.input_shape[:2]) >= IMAGENET_STEM_FROM
-            object.__setattr__(self, "stem", "imagenet" if large else "cifar")
+            object.__setattr__(self, "stem", template.resolve_stem("auto", self.input_shape))
             object.__setattr__(self, "_stem_is_auto", True)
         template.plan_cells(self.cells, self.channels, self.stem)
         template.check_stem_groups(self.stem, self.channels, self.stem_groups)
@@ -90,6 +97,12 @@ class NetworkConfig:
         if self._stem_is_auto:
             settings = {"stem": "auto", **settings}
         return dataclasses.replace(self, **settings)
+
+    def preprocess_relu(self, operations: Iterable[str]) -> bool:
+        """Whether preprocessing ends with ReLU in a network of these operations."""
+        if self.preprocess != "auto":
+            return self.preprocess == "relu"
+        return has_relu(operations)
 
     def context(self) -> Context:
         """What all its layers share; `Context.at` adds the name of each."""
@@ -178,6 +191,7 @@ def build_network(
         newer = chain(second, older)
     else:
         older = newer = chain(template.cifar_stem(config.channels, context), images)
+    relu = config.preprocess_relu(genotype.operations)
     for plan in template.plan_cells(config.cells, config.channels, config.stem):
         cell = genotype.reduce if plan.reduction else genotype.normal
         output = final_cell(
@@ -187,6 +201,7 @@ def build_network(
             stem=config.stem,
             context=context,
             with_shortcut=config.shortcut,
+            preprocess_relu=relu,
             drop_path=control,
         )
         older, newer = newer, output

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
@@ -32,6 +32,8 @@ class _Config(NetworkSettings):
     num_classes: int = 10
     full_precision: tuple[str, ...] = ()
     classifier_activation: str | None = None
+    #: Files without the key are from releases that always had ReLU.
+    preprocess: Literal["auto", "relu", "linear"] = "relu"
 
     @pydantic.field_validator("classifier_activation")
     @classmethod

@@ -291,7 +291,7 @@ def table_notes(budget: Recipe, planned: Sequence[Mapping[str, Any]] = ()) -> li
         "Every genotype was then trained in the same way on the whole training part: "
         f"{network.cells} cells, {network.channels} channels, {template} shortcuts, scheme "
         f"{network.scheme}, {train.epochs} epochs, batch {train.batch_size}. "
-        "Networks are trained with this scheme, the budget's, whatever scheme searched them.",
+        "Supernets had the same stem, shortcuts and scheme.",
         "The test part was used once for each network, after its training, for the test accuracy.",
         "a ± b: mean and sample standard deviation over the finished runs; OPs, size and shares "
         "are means.",
@@ -300,5 +300,6 @@ def table_notes(budget: Recipe, planned: Sequence[Mapping[str, Any]] = ()) -> li
         "OPs, honest: only 1-bit MACs divided by 64; OPs, papers': the full-precision shortcuts "
         "too. Size: 1 bit for each binary weight, 4 bytes for each other weight and each scale.",
         "Zeroise, pools: share of the genotype's edges with Zeroise, and with pooling or identity.",
-        "Random genotypes are uniform draws from the space, Zeroise included.",
+        "Random genotypes are uniform draws from a space; `-none`: without Zeroise, which the "
+        "methods in that space may not choose.",
     ]

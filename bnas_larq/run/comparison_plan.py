@@ -2,107 +2,34 @@
 
 A budget is a partial recipe. Its sections `data`, `network`, `train` and `export` replace those of
 every method, and so do the keys `BUDGET_KEYS` of its `search`; the rest of `search` stays the
-method's. Settings that depend on the method's own epochs or batch size are scaled by the rules
-`ADAPTED`. Learning rates and temperatures that decay over the whole search need no rule.
+method's, scaled by the rules of `bnas_larq.run.budget_scaling`. A supernet gets the template of the
+networks that are trained in the end (`TEMPLATE_KEYS`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bnas_larq.errors import RecipeError, nearest
-from bnas_larq.recipe import Recipe, load_values, override_recipe, parse_recipe
+from bnas_larq.recipe import Recipe, load_values, override_recipe, parse_recipe, unread_keys
+from bnas_larq.run.budget_scaling import BUDGET_KEYS, NEEDED_KEYS, Adaptation, adapt
 from bnas_larq.run.creation import resolve_recipe
-from bnas_larq.settings import SearchSettings
+from bnas_larq.settings import DataSettings
+from bnas_larq.spaces import ZEROISE, SearchSpace
 
 #: Sections that the budget gives as a whole, so that all networks are trained alike.
 SHARED_SECTIONS = ("data", "network", "train", "export")
-#: Keys of `search` that the budget must give, and all that it may give.
-NEEDED_KEYS = ("cells", "channels", "epochs", "batch_size")
-BUDGET_KEYS = (*NEEDED_KEYS, "limit", "mixed_precision")
+#: Keys of `network` that the supernet of every method gets, too.
+TEMPLATE_KEYS = ("stem", "shortcut", "scheme")
 #: Method of the rows of random genotypes.
 RANDOM = "random"
 #: Keys that differ between the runs of a comparison.
 _RUN_KEYS = ("name", "seed", "genotype", "finetune", "layer_study")
 #: Keys of `search.tuner` that plan.json repeats: no budget gives them.
 _TUNER_KEYS = ("oracle", "trials", "epochs")
-
-
-# -- scaling a method's settings to the budget -----------------------------------------------------
-
-
-class Rule(NamedTuple):
-    """How one key of `search` is scaled: (method's settings, budget's) → value."""
-
-    text: str
-    value: Callable[[SearchSettings, SearchSettings], float]
-
-
-class Adaptation(NamedTuple):
-    """A key of `search` that is scaled, from the method's own value to the one used."""
-
-    key: str
-    own: float
-    used: float
-    rule: str
-
-
-def _epochs(own: SearchSettings, budget: SearchSettings) -> float:
-    return budget.epochs / own.epochs
-
-
-def _steps(own: SearchSettings, budget: SearchSettings) -> float:
-    """The budget's epochs / batch size as a share of the method's; images are not counted."""
-    return _epochs(own, budget) * own.batch_size / budget.batch_size
-
-
-_SHARE = "the same share of the epochs"
-_BATCH = "in proportion to the batch size"
-ADAPTED = {
-    "alpha_start_epoch": Rule(
-        f"{_SHARE}, rounded", lambda own, b: int(own.alpha_start_epoch * _epochs(own, b) + 0.5)
-    ),
-    "entropy_tau": Rule(_SHARE, lambda own, b: own.entropy_tau * _epochs(own, b)),
-    "bandit.finish_epochs": Rule(
-        f"{_SHARE}, rounded, at least 1 unless it is 0",
-        lambda own, b: own.bandit.finish_epochs
-        and max(1, int(own.bandit.finish_epochs * _epochs(own, b) + 0.5)),
-    ),
-    # A step of Adam moves a weight by about its rate: with fewer steps α would stay at its start.
-    # The number of images is not counted: with a small search.limit α still moves less.
-    "alpha_learning_rate": Rule(
-        "rate × epochs / batch size as in the method's own search; search.limit is not counted",
-        lambda own, b: own.alpha_learning_rate / _steps(own, b),
-    ),
-    # The linear rule of arXiv 1706.02677.
-    "learning_rate": Rule(_BATCH, lambda own, b: own.learning_rate * b.batch_size / own.batch_size),
-    "minimum_learning_rate": Rule(
-        _BATCH, lambda own, b: own.minimum_learning_rate * b.batch_size / own.batch_size
-    ),
-}
-
-
-def adapt(own: SearchSettings, budget: SearchSettings) -> list[Adaptation]:
-    """The keys of a method's own settings that the budget's epochs and batch size change."""
-    adaptations = []
-    for key, rule in ADAPTED.items():
-        before = reduce(getattr, key.split("."), own)
-        after = rule.value(own, budget)
-        # Six digits: the recipe holds what the plan shows.
-        after = float(f"{after:.6g}") if isinstance(after, float) else after
-        if after != before and _is_read(key, own):
-            adaptations.append(Adaptation(key, before, after, rule.text))
-    return adaptations
-
-
-def _is_read(key: str, own: SearchSettings) -> bool:
-    """Whether the method reads the key at all."""
-    if key.startswith("bandit."):
-        return own.searcher == "bandit"
-    return own.entropy_weight > 0 if key == "entropy_tau" else own.searcher != "tuner"
 
 
 # -- the budget and the runs -----------------------------------------------------------------------
@@ -191,6 +118,7 @@ def plan(
                 f"Received: --set {key}. Use METHODS and --seeds."
             )
     shared = load_budget(budget, [override for override in overrides if _is_shared(_key(override))])
+    images = _training_images(shared.data)
     named: dict[str, dict[str, Any]] = {}
     for method in methods:
         values = load_values(method)
@@ -203,9 +131,9 @@ def plan(
         named[name] = values
     runs: list[PlannedRun] = []
     for index, seed in enumerate(seeds):
-        runs += [_method_run(name, named[name], shared, seed, overrides) for name in named]
-        searched = [run.recipe for run in runs if run.recipe.genotype is None]
-        spaces = dict.fromkeys(recipe.search.space for recipe in searched) or ["bnas"]
+        runs += [_method_run(name, named[name], shared, seed, overrides, images) for name in named]
+        spaces = dict.fromkeys(_drawn_space(run.recipe) for run in runs if not run.recipe.genotype)
+        spaces = spaces or ["bnas"]
         last = draws if index == len(seeds) - 1 else min(index + 1, draws)
         runs += [
             _random_run(space, draw, shared, seeds[draw % len(seeds)], overrides)
@@ -214,6 +142,23 @@ def plan(
         ]
     runs = [run._replace(recipe=resolve_recipe(run.recipe)) for run in runs]
     return resolve_recipe(shared), runs
+
+
+def _training_images(data: DataSettings) -> int:
+    """Number of the data set's training images before a limit; they are not read."""
+    from bnas_larq.data import load_described
+
+    unlimited = {"limit": None, "validation_fraction": 0.0, "memory_limit_mb": 1}
+    return load_described(data.model_copy(update=unlimited), seed=0).train.num_examples
+
+
+def _drawn_space(recipe: Recipe) -> str:
+    """The space that a method's random genotypes come from: without Zeroise if the method may not
+    choose it."""
+    space, zeroise = recipe.search.space, f"-{ZEROISE}"
+    operations = SearchSpace.named(space).normal
+    excluded = not recipe.search.zeroise_competes and recipe.search.searcher != "tuner"
+    return space + zeroise if excluded and ZEROISE in operations else space
 
 
 def _key(override: str) -> str:
@@ -227,7 +172,12 @@ def _is_shared(key: str) -> bool:
 
 
 def _method_run(
-    name: str, values: Mapping[str, Any], budget: Recipe, seed: int, overrides: Sequence[str]
+    name: str,
+    values: Mapping[str, Any],
+    budget: Recipe,
+    seed: int,
+    overrides: Sequence[str],
+    images: int,
 ) -> PlannedRun:
     own = parse_recipe(values)
     for key in ("finetune", "layer_study"):
@@ -236,9 +186,10 @@ def _method_run(
                 "A comparison takes searches and given genotypes. "
                 f"Received: {name!r}, whose recipe has {key}. Remove it."
             )
-    adaptations = adapt(own.search, budget.search) if own.genotype is None else []
+    adaptations = adapt(own, budget, images) if own.genotype is None else []
     search = own.search.model_dump(mode="json")
     search |= {key: getattr(budget.search, key) for key in BUDGET_KEYS}
+    search |= {key: getattr(budget.network, key) for key in TEMPLATE_KEYS}
     for adaptation in adaptations:
         section, _, key = adaptation.key.rpartition(".")
         (search[section] if section else search)[key] = adaptation.used
@@ -251,6 +202,10 @@ def _method_run(
         "search": search,
     }
     recipe = override_recipe(merged, overrides)
+    # An override for some of the methods is nothing to the others.
+    recipe = override_recipe(
+        recipe.model_dump(), [f"{key}={json.dumps(d)}" for key, d in unread_keys(recipe).items()]
+    )
     tuned = recipe.search.tuner.hyperparameters
     if recipe.genotype is None and recipe.search.searcher == "tuner" and tuned:
         raise RecipeError(

@@ -26,7 +26,7 @@ def finetune(
     batch_size: int = FINE_TUNING["batch_size"],
     learning_rate: float = FINE_TUNING["learning_rate"],
     head_learning_rate: float = 0.005,
-    binary_multiplier: float = 0.3,
+    binary_multiplier: float = 1.0,
     train: Mapping[str, Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
     augmentation: Mapping[str, Any] | None = None,

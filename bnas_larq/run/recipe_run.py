@@ -19,7 +19,7 @@ from bnas_larq.files import write_json
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.network_files import StoredNetwork
-from bnas_larq.recipe import Recipe
+from bnas_larq.recipe import Recipe, check_keys_are_read
 from bnas_larq.report.html_report import write_report
 from bnas_larq.run.creation import (
     check_free,
@@ -116,7 +116,7 @@ class Run:
                 recipe, or another process works in it.
             BnasLarqError: the recipe names what does not exist, or does not fit the data.
         """
-        recipe = resolve_recipe(recipe, overrides)
+        check_keys_are_read(recipe := resolve_recipe(recipe, overrides))
         path = Path(out) if out is not None else Path("runs") / recipe.name
         resumed = resume and (path / "recipe.yaml").is_file()
         check_request(recipe, path, stages, resume=resume, overwrite=overwrite)
@@ -284,9 +284,10 @@ class Run:
             model = build_network(described.genotype, described.config, drop_path=drop_path)
         else:
             model = with_source_weights(inputs.source, described, drop_path=drop_path)
+        images = data.training_examples(settings.on).num_examples
         heads = "" if tuning is None else f"{tuning.head_epochs} epochs of the head, then "
         say(
-            f"train: {heads}{settings.epochs} epochs of {data.train.num_examples:,} images of "
+            f"train: {heads}{settings.epochs} epochs of {images:,} images of "
             f"{data.name}, genotype {described.genotype.id}"
         )
         if recipe is not self.recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.console import say
 from bnas_larq.costs.expected_cost import ExpectedCost, network_of
 from bnas_larq.data import bilevel_pipeline
 from bnas_larq.discretize import ArgmaxDiscretizer
@@ -56,9 +58,18 @@ def make_relaxation(settings: SearchSettings, first_epoch: int = 0) -> Relaxatio
     return kind(TemperatureSchedule(*settings.temperature, epochs, settings.temperature_decay))
 
 
+def search_space(settings: SearchSettings) -> SearchSpace:
+    """The settings' search space, with their shortcut; GenotypeError for an unknown one."""
+    space = SearchSpace.named(settings.space)
+    if settings.shortcut is None:
+        return space
+    return dataclasses.replace(space, shortcut=settings.shortcut)
+
+
 def check_sizes(settings: SearchSettings) -> None:
     """Raise BnasLarqError if a cell's channels do not divide by `channel_proportion`."""
     sampling = PartialChannels(settings.channel_proportion)
+    # The stem does not change the channels of cells.
     for plan in plan_cells(settings.cells, settings.channels, "cifar"):
         if sampling.proportion > 1:
             sampling.selected_filters(plan.filters)
@@ -89,13 +100,14 @@ class GradientSearch(Searcher):
     ) -> None:
         self.settings = settings
         self.first_epoch = first_epoch
-        self.space = SearchSpace.named(settings.space)
+        self.space = search_space(settings)
         self.network = network
         self.supernet = SuperNet(
             self.space,
             num_classes,
             cells=settings.cells,
             channels=settings.channels,
+            stem=settings.stem,
             scheme=settings.scheme,
             relaxation=make_relaxation(settings, first_epoch),
             channel_sampling=PartialChannels(settings.channel_proportion),
@@ -241,11 +253,14 @@ class GradientSearch(Searcher):
             )
         chosen = rows[-1]
         measured = [row for row in rows if row.get("val_accuracy") is not None]
-        if self.settings.select == "best" and measured:
+        select = self.settings.select if measured else "final"
+        if select != self.settings.select:
+            say("search: without a validation part the last epoch's genotype is taken")
+        if select == "best":
             # Of equal accuracies the later α, which were trained longer.
             chosen = max(measured, key=lambda row: (row["val_accuracy"], row["epoch"]))
         genotype = self._genotype(
-            chosen, {**provenance, "epoch": chosen["epoch"] + 1, "select": self.settings.select}
+            chosen, {**provenance, "epoch": chosen["epoch"] + 1, "select": select}
         )
         if all(edge.op == ZEROISE for node in genotype.normal for edge in node):
             raise TrainingStopped(

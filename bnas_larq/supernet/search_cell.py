@@ -15,7 +15,7 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers.operations import Context, build_chain, chain
 from bnas_larq.layers.template import CellPlan, preprocess, shortcut
-from bnas_larq.spaces import SearchSpace
+from bnas_larq.spaces import SearchSpace, has_relu
 from bnas_larq.supernet.compute_cache import ComputeCache
 from bnas_larq.supernet.edge_channels import joined
 from bnas_larq.supernet.outgoing_edges import OutgoingEdges, flat
@@ -127,7 +127,8 @@ class SearchCell(keras.layers.Layer):
         self.selected_filters = plan.filters
         if self.sampling is not None:
             self.selected_filters = self.sampling.selected_filters(plan.filters)
-        self.preprocess = [preprocess(plan, source, stem, context) for source in (0, 1)]
+        relu = has_relu({*space.normal, *space.reduce})
+        self.preprocess = [preprocess(plan, source, stem, context, relu) for source in (0, 1)]
         self._tracked = flat(self.preprocess)
         self.outgoing = []
         context_of_edges = context.at(plan.name, self.selected_filters)

@@ -31,7 +31,7 @@ class SuperNet(BilevelModel):
         num_classes: outputs of the classifier (logits).
         cells: number of cells; cells//3 and 2·cells//3 are reduction cells.
         channels: channels of the first cell's nodes.
-        stem: `"cifar"` or `"imagenet"`.
+        stem: `"cifar"`, `"imagenet"`, or `"auto"`: by the size of `input_shape`, or CIFAR's.
         padding: `"same"`, or `"symmetric"` for weights of the authors' program.
         scheme: binarisation scheme of the candidate convolutions.
         relaxation: what cells evaluate, given α; default the softmax of DARTS.
@@ -69,7 +69,7 @@ class SuperNet(BilevelModel):
         cells: int = 8,
         channels: int = 16,
         *,
-        stem: str = "cifar",
+        stem: str = "auto",
         padding: str = "same",
         scheme: str = "sign-scale",
         relaxation: Relaxation | None = None,
@@ -83,6 +83,7 @@ class SuperNet(BilevelModel):
         **kwargs: Any,
     ) -> None:
         super().__init__(space, relaxation or Softmax(), seed, **kwargs)
+        stem = template.resolve_stem(stem, input_shape)
         check_padding(padding)
         get_scheme(scheme)
         if num_classes < 2:

@@ -50,14 +50,16 @@ def train_stored(
         BnasLarqError: as of `resumable_fit`; or a RunError, if the weights cannot be written.
     """
     normalization = Normalization.from_dict(target.normalization)
+    examples = data.training_examples(recipe.train.on)
     pipeline = training_pipeline(
-        data.train,
+        examples,
         batch_size=recipe.train.batch_size,
         seed=recipe.seed,
         normalization=normalization,
         augmentation=Augmentation(**recipe.data.augmentation.model_dump()),
     )
-    validation = data.validation
+    # An accuracy on images that are trained on says nothing.
+    validation = data.validation if examples is data.train else None
     if validation is not None:
         validation = evaluation_dataset(validation, EVALUATION_BATCH, normalization)
     fit = train_network

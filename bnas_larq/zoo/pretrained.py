@@ -15,7 +15,7 @@ from typing import Any
 from bnas_larq.backend import keras
 from bnas_larq.data import Normalization
 from bnas_larq.errors import WeightsError, ZooError
-from bnas_larq.networks.network import IMAGENET_STEM_FROM
+from bnas_larq.layers.template import IMAGENET_STEM_FROM, resolve_stem
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.zoo.entries import Entry
 from bnas_larq.zoo.entry_format import ENTRY
@@ -149,7 +149,7 @@ def _check_images(source: Pretrained, shape: tuple[int, ...], include_top: bool)
             "Without its classifier a trained network takes images of other heights and widths, "
             f"not of other channels. {received}Convert the images."
         )
-    if stem != ("imagenet" if min(shape[:2]) >= IMAGENET_STEM_FROM else "cifar"):
+    if stem != resolve_stem("auto", shape):
         raise ZooError(
             f"Images from {IMAGENET_STEM_FROM} pixels on have the ImageNet stem, smaller ones the "
             f"CIFAR stem, and weights belong to one. {received}Resize the images."

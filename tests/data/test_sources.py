@@ -101,3 +101,17 @@ def test_description_is_json(digits):
 def test_arguments_out_of_range_are_refused(arguments, message):
     with pytest.raises(DataError, match=message):
         load_dataset("digits", **arguments)
+
+
+def test_training_on_all_adds_what_was_split_off(digits):
+    """BNAS trains its final network on all 50,000 images, though 5,000 chose the genotype."""
+    everything = digits.training_examples("all")
+    assert digits.training_examples() is digits.train
+    assert len(everything) == len(digits.train) + len(digits.validation)
+    indices = [
+        np.concatenate([batch[2] for batch in part.batches(500).as_numpy_iterator()])
+        for part in (everything, digits.train, digits.validation)
+    ]
+    assert set(indices[0]) == set(indices[1]) | set(indices[2])
+    whole = load_dataset("digits", validation_fraction=0.0)
+    assert whole.training_examples("all") is whole.train

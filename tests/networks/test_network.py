@@ -22,7 +22,7 @@ GENOTYPES = ["bnas_cifar", "bnas_imagenet"]
 
 
 def small(genotype: str = "bnas_imagenet", **settings) -> keras.Model:
-    return build_network(Genotype.published(genotype), **{**SMALL, **settings})
+    return build_network(Genotype.load(genotype), **{**SMALL, **settings})
 
 
 def images(count: int = 4) -> tf.Tensor:
@@ -449,3 +449,30 @@ def test_impossible_settings_are_refused(settings, message):
 def test_unknown_setting_in_a_file_is_refused():
     with pytest.raises(BnasLarqError, match="Received: 'chanels'; did you mean 'channels'"):
         NetworkConfig.from_dict({"chanels": 16})
+
+
+def relu_layers(model):
+    """Names of the ReLU behind preprocessing convolutions."""
+    return {
+        layer.name for layer in model.layers if "preprocess" in layer.name and "relu" in layer.name
+    }
+
+
+UCB = "random:bnas-ucb-none:1"
+
+
+@pytest.mark.parametrize(
+    ("genotype", "preprocess", "expected"),
+    [
+        ("bnas_cifar", "auto", True),
+        (UCB, "auto", False),
+        (UCB, "relu", True),
+        ("bnas_cifar", "linear", False),
+    ],
+)
+def test_bnas_ucb_has_no_relu_behind_binary_convolutions(genotype, preprocess, expected):
+    """Nor behind those that preprocess a cell's inputs: it would erase the −1 side."""
+    model = small(genotype, preprocess=preprocess)
+    assert bool(relu_layers(model)) == expected
+    if genotype == UCB and not expected:
+        assert {layer.name for layer in model.layers if "relu" in layer.name} == {"stem_relu"}

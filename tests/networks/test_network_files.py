@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -95,3 +97,16 @@ def test_a_description_of_other_kinds_is_a_sentence(stored, change):
     write_json(path, read_json(path) | change)
     with pytest.raises(RunError, match="network.json.*Received: .*network.json. Restore it"):
         StoredNetwork.load(stored.folder)
+
+
+def test_networks_of_earlier_releases_keep_their_relu(tmp_path):
+    """They had it behind BNAS-UCB's preprocessing, too, and their network.json does not say so."""
+    genotype = Genotype.load("random:bnas-ucb-none:1")
+    config = NetworkConfig((8, 8, 3), num_classes=2, channels=4, cells=1)
+    StoredNetwork(tmp_path, genotype, config, ("a", "b"), {}, {}).save()
+    path = tmp_path / "network.json"
+    assert StoredNetwork.load(tmp_path).config.preprocess == "auto"
+    values = json.loads(path.read_text())
+    del values["config"]["preprocess"]
+    path.write_text(json.dumps(values))
+    assert StoredNetwork.load(tmp_path).config.preprocess == "relu"

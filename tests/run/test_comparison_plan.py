@@ -5,17 +5,16 @@ from __future__ import annotations
 import pytest
 
 from bnas_larq.errors import GenotypeError, RecipeError
+from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import Recipe, load_recipe
 from bnas_larq.run.comparison import table_notes
 from bnas_larq.run.comparison_plan import (
-    ADAPTED,
     BUDGET_KEYS,
-    adapt,
+    TEMPLATE_KEYS,
     load_budget,
     plan,
     plan_text,
 )
-from bnas_larq.settings import SearchSettings
 
 BUDGET = """\
 data: {name: digits, limit: 200}
@@ -50,69 +49,6 @@ def write(tmp_path):
 @pytest.fixture
 def budget(write):
     return write("small", BUDGET)
-
-
-def changes(own: dict, **budget) -> dict:
-    settings = {"epochs": 5, "batch_size": 64, **budget}
-    adaptations = adapt(SearchSettings(**own), SearchSettings(**settings))
-    return {adaptation.key: adaptation.used for adaptation in adaptations}
-
-
-# -- scaling ---------------------------------------------------------------------------------------
-
-
-def test_an_equal_budget_changes_nothing():
-    assert changes({"epochs": 50, "batch_size": 64}, epochs=50) == {}
-
-
-def test_a_tenth_of_the_epochs():
-    """50 → 5 epochs of the same batches: a tenth of the steps."""
-    scaled = changes({"epochs": 50, "batch_size": 64, "alpha_start_epoch": 15, "entropy_tau": 7.7})
-    assert scaled == {
-        "alpha_start_epoch": 2,  # 15 / 10, rounded
-        "entropy_tau": pytest.approx(7.7 / 10),
-        "alpha_learning_rate": pytest.approx(3e-4 * 10),
-    }
-
-
-def test_a_smaller_batch_makes_more_steps_of_a_smaller_rate():
-    own = {"epochs": 50, "batch_size": 256, "learning_rate": 0.1, "minimum_learning_rate": 0.004}
-    scaled = changes({**own, "entropy_weight": 0, "alpha_learning_rate": 6e-4})
-    assert scaled == {
-        # 1/10 of the epochs of 256/64 as many steps.
-        "alpha_learning_rate": pytest.approx(6e-4 * 10 / 4),
-        "learning_rate": pytest.approx(0.1 * 64 / 256),
-        "minimum_learning_rate": pytest.approx(0.004 * 64 / 256),
-    }
-
-
-@pytest.mark.parametrize(("own", "epochs", "used"), [(10, 25, 5), (10, 2, 1), (10, 100, 20)])
-def test_the_finish_of_the_bandit(own, epochs, used):
-    values = {"epochs": 50, "searcher": "bandit", "bandit": {"finish_epochs": own}}
-    assert changes(values, epochs=epochs)["bandit.finish_epochs"] == used
-
-
-def test_a_bandit_without_finish_gets_none_and_others_are_not_bandits():
-    assert "bandit.finish_epochs" not in changes(
-        {"searcher": "bandit", "bandit": {"finish_epochs": 0}}
-    )
-    assert "bandit.finish_epochs" not in changes({"bandit": {"finish_epochs": 10}})
-
-
-def test_a_tuner_keeps_what_only_supernets_read():
-    assert set(changes({"searcher": "tuner"})) <= {"entropy_tau"}
-
-
-def test_every_rule_is_written_down():
-    keys = {f"search.{key}" for key in ADAPTED}
-    known = {"search.alpha_start_epoch", "search.entropy_tau", "search.bandit.finish_epochs"}
-    assert known <= keys and all(rule.text for rule in ADAPTED.values())
-
-
-def test_the_rule_of_alpha_counts_no_images():
-    """As its text says: with other limits the rate is the same."""
-    assert changes({"epochs": 50, "limit": 100}, limit=10) == changes({"epochs": 50})
-    assert "search.limit is not counted" in ADAPTED["alpha_learning_rate"].text
 
 
 # -- runs ------------------------------------------------------------------------------------------
@@ -154,6 +90,7 @@ def test_random_genotypes_of_every_space_that_is_searched(write, budget):
     methods = [
         write("one", "search: {space: bnas}\n"),
         write("two", "search: {space: bnas-ucb}\n"),
+        write("again", "search: {space: bnas-ucb, scheme: xnor}\n"),
         write("given", "genotype: bnas_cifar\n"),
     ]
     _, runs = plan(methods, budget, [4, 5], 3)
@@ -164,9 +101,10 @@ def test_random_genotypes_of_every_space_that_is_searched(write, budget):
     assert [run.seed for run in randoms] == [4, 4, 5, 5, 4, 4]
     assert {run.method for run in randoms} == {"random (bnas)", "random (bnas-ucb)"}
     # Seed by seed: an unfinished comparison has something of every method.
-    assert [run.name for run in runs][:5] == [
+    assert [run.name for run in runs][:6] == [
         "one-seed4",
         "two-seed4",
+        "again-seed4",
         "given-seed4",
         "random-bnas-0",
         "random-bnas-ucb-0",
@@ -219,9 +157,36 @@ def test_the_plan_as_text_lists_what_of_a_method_is_not_used(write, budget):
     assert "network.scheme xnor" not in runs[0].unused
 
 
-def test_the_notes_say_whose_scheme_networks_are_trained_with(budget):
-    text = " ".join(table_notes(load_budget(budget)))
-    assert "trained with this scheme, the budget's, whatever scheme searched them" in text
+def test_random_genotypes_follow_each_methods_rule_for_zeroise(write, budget):
+    """A method that may not choose Zeroise is not measured against cells that have it."""
+    methods = [
+        write("bnas", "search: {space: bnas}\n"),
+        write("darts", "search: {space: bnas, zeroise_competes: false}\n"),
+    ]
+    _, runs = plan(methods, budget, [0], 20)
+    drawn = {run.name: Genotype.load(run.recipe.genotype) for run in runs if run.recipe.genotype}
+    assert len(drawn) == 40
+    with_zeroise = {name for name, genotype in drawn.items() if genotype.count("none")}
+    assert with_zeroise and all("none" not in name for name in with_zeroise)
+    assert {run.method for run in runs[2:]} == {"random (bnas)", "random (bnas-none)"}
+
+
+def test_supernets_have_the_template_of_the_networks_that_are_trained(write, budget):
+    """Unlike in DARTS' own space, which has no shortcut."""
+    method = write("m", "search: {space: darts-binary, scheme: xnor}\n")
+    overrides = ["network.shortcut=true", "network.scheme=pcnn", "network.stem=imagenet"]
+    for given in ([], overrides):
+        shared, runs = plan([method], budget, [0], 1, given)
+        for key in TEMPLATE_KEYS:
+            assert getattr(runs[0].recipe.search, key) == getattr(shared.network, key), key
+    assert runs[0].recipe.search.scheme == "pcnn"
+    assert "Supernets had the same stem, shortcuts and scheme" in " ".join(table_notes(shared))
+
+
+def test_an_override_is_for_the_methods_that_read_it(write, budget):
+    softmax, gumbel = write("a", "{}\n"), write("b", "search: {relaxation: gumbel-hard}\n")
+    _, runs = plan([softmax, gumbel], budget, [0], 1, ["search.temperature=[5.0,1.0]"])
+    assert [run.recipe.search.temperature for run in runs[:2]] == [(10.0, 0.1), (5.0, 1.0)]
 
 
 TUNER = "search: {searcher: tuner, tuner: {oracle: %s, trials: 70, epochs: 4}}\n"

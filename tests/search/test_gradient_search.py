@@ -14,7 +14,7 @@ from bnas_larq.errors import RunError, TrainingStopped
 from bnas_larq.files import read_lines
 from bnas_larq.genotype import Edge
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
-from bnas_larq.search.gradient_search import GradientSearch
+from bnas_larq.search.gradient_search import GradientSearch, search_space
 from bnas_larq.settings import SearchSettings
 
 OPERATIONS = ("none", "max_pool_3x3", "bin_conv_3x3")
@@ -225,3 +225,45 @@ def test_a_killed_and_resumed_search_ends_with_the_same_alpha(settings, search_d
     assert [line["val_accuracy"] for line in metrics[0]] == [
         line["val_accuracy"] for line in records[0]
     ]
+
+
+@pytest.mark.parametrize(
+    ("side", "asked", "stem"),
+    [
+        (8, "auto", "cifar"),
+        (96, "auto", "imagenet"),
+        (96, "cifar", "cifar"),
+        (32, "imagenet", "imagenet"),
+    ],
+)
+def test_a_search_has_the_stem_of_its_networks(side, asked, stem):
+    """A CIFAR stem on 224 pixels would leave the first cell at 224×224."""
+    settings = SearchSettings(space="tiny", cells=1, channels=2, stem=asked)
+    supernet = GradientSearch(settings, 2, (side, side, 3)).supernet
+    assert supernet.get_config()["stem"] == stem
+    resolution = side // 8 if stem == "imagenet" else side
+    assert supernet.cells[0].compute_output_shape(
+        [supernet_state(supernet, state) for state in (0, 1)]
+    )[1:3] == (resolution, resolution)
+
+
+def supernet_state(supernet, state):
+    """Shape of a state of the first cell."""
+    shape = (None, *supernet.get_config()["input_shape"])
+    for layer in [*supernet.stem, *(supernet.second_stem if state else [])]:
+        shape = layer.compute_output_shape(shape)
+    return tuple(shape)
+
+
+def test_a_search_may_have_another_template_than_its_space(tiny_space):
+    settings = SearchSettings(space="tiny", shortcut=False)
+    assert search_space(SearchSettings(space="tiny")).shortcut
+    assert not search_space(settings).shortcut and search_space(settings).name == "tiny"
+
+
+def test_without_a_validation_part_the_provenance_says_final(choose, caplog):
+    caplog.set_level("INFO", logger="bnas_larq")
+    rows = [{**row, "val_accuracy": None} for row in ROWS]
+    result = choose(rows, select="best")
+    assert result.genotype.provenance["select"] == "final" and result.epoch == 3
+    assert "without a validation part the last epoch's genotype is taken" in caplog.text
