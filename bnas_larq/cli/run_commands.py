@@ -127,8 +127,9 @@ def finetune(
 
     It gets a new head, which is trained alone first; then everything is (binary kernels slower with
     --set finetune.binary_multiplier=0.3). Normalisation and augmentation stay as ENTRY was trained
-    with, and images are resized to its size. Ends as `bnas-larq run` does: with a test accuracy and a checked .tflite. Killed at any moment, it continues with
-    --resume and ends with the same network.
+    with, and images are resized to its size. Ends as `bnas-larq run` does: with a test accuracy and
+    a checked .tflite. Killed at any moment, it continues with --resume and ends with the same
+    network.
     """
     from bnas_larq.run.finetune_source import finetune_recipe
     from bnas_larq.run.recipe_run import Run

@@ -15,8 +15,8 @@ from bnas_larq.settings import DataSettings, SearchSettings
 #: Keys of `search` that a budget must give, and all that it may give.
 NEEDED_KEYS = ("cells", "channels", "epochs", "batch_size")
 BUDGET_KEYS = (*NEEDED_KEYS, "limit", "mixed_precision")
-#: Upper limit of the scaled rate of α: beyond it, few steps of Adam would decide an edge. GDAS at 0.23
-#: (six epochs of 20 steps on CIFAR-10) still trained normally.
+#: Upper limit of the scaled rate of α: beyond it, a few steps of Adam would decide an edge. GDAS at
+#: 0.23 (six epochs of 20 steps on CIFAR-10) still trained normally.
 MOST_ALPHA_RATE = 0.25
 
 
