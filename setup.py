@@ -40,7 +40,7 @@ INSTALL_REQUIRES = [
     "safetensors>=0.4,<1",
     # Pages and cards, locks, downloads.
     "jinja2>=3,<4",
-    "filelock>=3.12,<5",
+    "filelock>=3.32,<5",  # earlier releases empty the file that they lock
     "pooch>=1.8,<2",
     "requests>=2.28,<3",
     "packaging>=21",

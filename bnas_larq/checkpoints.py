@@ -12,6 +12,7 @@ import pydantic
 
 from bnas_larq.errors import CheckpointError, RunError, one_line
 from bnas_larq.files import sha256, write_json
+from bnas_larq.settings import PlainName
 
 MANIFEST = "manifest.json"
 #: Kept for each stage: the newest checkpoint, and the one before it in case the newest is damaged.
@@ -20,7 +21,7 @@ KEPT_CHECKPOINTS = 2
 
 class _Manifest(pydantic.BaseModel):
     epoch: int
-    sha256: dict[str, str]
+    sha256: dict[PlainName, str]
 
 
 class Checkpoints:

@@ -8,6 +8,7 @@ below, and hides what other packages say.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import subprocess
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from bnas_larq.errors import one_line
+from bnas_larq.errors import one_line, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -43,6 +44,19 @@ def say(message: str) -> None:
     """Tell the user something; `--quiet` hides it."""
     logger.info("%s", message)
     _mark()
+
+
+def print_result(result: object) -> None:
+    """Print a command's result on stdout; control characters, which could rewrite the terminal, as
+    escapes."""
+    print(printable(str(result)), flush=True)
+
+
+def accept_any_text() -> None:
+    """From now on characters that stdout and stderr cannot encode come out as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def clock(seconds: float) -> str:
@@ -184,6 +198,7 @@ class _Lines(logging.Handler):
             text = f"{record.levelname}:{record.name}:{text}"
         elif record.levelno >= logging.WARNING:
             text = f"Warning: {one_line(text)}"
+        text = printable(text)
         if self.bar is not None:
             self.bar.console.out(text, highlight=False)
         elif sys.stderr is not None:
@@ -194,7 +209,8 @@ class _Lines(logging.Handler):
         if filename.startswith(_PACKAGE) and issubclass(category, UserWarning):
             logger.warning("%s", message)
         elif sys.stderr is not None and not self.hides(filename):
-            sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+            text = warnings.formatwarning(message, category, filename, lineno, line)
+            sys.stderr.write(printable(text))
 
     def hides(self, filename: str) -> bool:
         """Whether what comes from this file is for `--verbose` only; a user's plugin is shown."""

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import pydantic
     from pydantic_core import ErrorDetails
 
+#: Characters of a message that are shown, and those of them that are its end.
+_LONGEST, _END = 2000, 500
+
 
 class BnasLarqError(Exception):
     """Base of all errors that a user can fix. The CLI prints one line and exits with code 2.
@@ -25,6 +28,9 @@ class BnasLarqError(Exception):
         ...     print(error)
         Only published cells have names. Received: 'bnas_cifr'; did you mean 'bnas_cifar'?
     """
+
+    def __str__(self) -> str:
+        return shortened(super().__str__())
 
 
 class RecipeError(BnasLarqError):
@@ -63,9 +69,25 @@ class TrainingStopped(BnasLarqError):
     """Training cannot continue (loss not finite, a collapsed cell); checkpoints are kept."""
 
 
+def shortened(message: str) -> str:
+    """A message whose value may be megabytes long: its beginning and end tell rule and way out."""
+    if len(message) <= _LONGEST:
+        return message
+    return f"{message[: _LONGEST - _END]} … {message[-_END:]}"
+
+
+def printable(text: str) -> str:
+    """Text for a terminal, which control characters could rewrite: they are shown as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def one_line(message: object) -> str:
-    """The message of a foreign exception on one line, to be quoted in a sentence."""
-    return " ".join(str(message).split())
+    """Foreign text, such as an exception's message, on one line, to be quoted in a sentence."""
+    return printable(" ".join(shortened(str(message)).split()))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

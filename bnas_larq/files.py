@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 MODEL_SUFFIXES = (".h5", ".hdf5", ".keras")
 
 _DAY = 24 * 60 * 60
+#: Of 255 that file systems allow.
+_NAME_BYTES = 200
 
 
 def sha256(path: str | Path) -> str:
@@ -45,7 +48,8 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
     data = content.encode() if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as stream:
+        temporary.unlink(missing_ok=True)  # of a killed process that had our number
+        with open(temporary, "xb") as stream:  # follows no link, unlike "wb"
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -71,9 +75,11 @@ def temporary_folder(target: Path) -> Path:
     pattern = re.compile(rf"\.{re.escape(target.name)}\.\d+\.tmp(\.old)?")
     for leftover in sorted(target.parent.iterdir()):
         match = pattern.fullmatch(leftover.name)
-        if match and match[1] and not os.path.lexists(target):
+        if not match or leftover.is_symlink():
+            continue
+        if match[1] and not os.path.lexists(target):
             os.replace(leftover, target)
-        elif match and time.time() - leftover.stat().st_mtime > _DAY:
+        elif time.time() - leftover.stat().st_mtime > _DAY:
             shutil.rmtree(leftover, ignore_errors=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -97,6 +103,41 @@ def replace_folder(new: Path, target: Path) -> None:
             os.replace(old, target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def expand_home(path: str | os.PathLike[str]) -> str:
+    """`path` from the root if it begins with `~`, which shells leave in `--out=~/x` and in YAML;
+    BnasLarqError if there is no such home folder."""
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise BnasLarqError(
+            "A path with ~ in front begins in a home folder that exists. "
+            f"Received: {expanded!r}. Correct the user's name, or put ./ in front."
+        )
+    return expanded
+
+
+def is_plain_name(text: str) -> bool:
+    """Whether `text` can only name a file or folder inside the folder it is put in, and can be
+    shown: printable, without `/`, no dot in front, short enough for a suffix."""
+    printable = text.isprintable() and len(text.encode()) <= _NAME_BYTES
+    return printable and text != "" and "/" not in text and not text.startswith(".")
+
+
+def check_plain_tree(root: Path) -> None:
+    """Raise RunError if anything below `root` is neither a file nor a folder: what is written
+    through a link changes what is elsewhere, and a pipe never ends."""
+    for parent, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = os.path.join(parent, name)
+            with contextlib.suppress(FileNotFoundError):  # another process has removed it
+                mode = os.lstat(path).st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    kind = "a link" if stat.S_ISLNK(mode) else "neither"
+                    raise RunError(
+                        "A run folder holds regular files and real folders only. "
+                        f"Received: {path}, which is {kind}. Remove it, or put a copy in its place."
+                    )
 
 
 def visible_files(root: Path) -> list[str]:

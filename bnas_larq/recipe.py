@@ -12,6 +12,7 @@ import pydantic
 import yaml
 
 from bnas_larq.errors import RecipeError, first_problem, nearest, one_line
+from bnas_larq.files import expand_home
 from bnas_larq.resources import recipe_names, recipe_path
 from bnas_larq.settings import (
     DataSettings,
@@ -19,9 +20,11 @@ from bnas_larq.settings import (
     FineTuneSettings,
     LayerStudySettings,
     NetworkSettings,
+    PlainName,
     SearchSettings,
     Section,
     TrainSettings,
+    UserPath,
 )
 
 
@@ -35,11 +38,11 @@ class Recipe(Section):
         layer_study: a study instead of a single network; None for a plain run.
     """
 
-    name: str = "recipe"
+    name: PlainName = "recipe"
     description: str = ""
     # NumPy's limit.
     seed: int = pydantic.Field(0, ge=0, lt=2**32)
-    genotype: str | None = None
+    genotype: UserPath | None = None
     data: DataSettings = DataSettings()
     search: SearchSettings = SearchSettings()
     network: NetworkSettings = NetworkSettings()
@@ -211,7 +214,7 @@ def _yaml(text: str) -> Any:
 
 def _read(source: str | Path) -> tuple[dict[str, Any], Path]:
     """The YAML mapping of a shipped recipe or a file, and its path."""
-    text = str(source)
+    text = expand_home(str(source))
     looks_like_path = text.endswith((".yaml", ".yml")) or "/" in text or Path(text).is_file()
     path = Path(text) if looks_like_path else recipe_path(text)
     try:

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from bnas_larq.errors import BnasLarqError, RecipeError, nearest
+from bnas_larq.files import expand_home
 
 #: Environment variable: folders of zoo entries, separated as in PATH.
 SEARCH_PATH = "BNAS_LARQ_ZOO"
@@ -44,7 +45,7 @@ def recipe_path(name: str) -> Path:
 
 def keras_home() -> Path:
     """Where Keras keeps what it downloads: the variable KERAS_HOME, or ~/.keras."""
-    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras").expanduser()
+    return Path(expand_home(os.environ.get("KERAS_HOME") or "~/.keras"))
 
 
 def user_zoo() -> Path:
@@ -59,7 +60,7 @@ def cache_dir() -> Path:
 
 def zoos() -> tuple[Path, ...]:
     """All folders of entries, in the order of search; some may not exist. Errors: see `zoo_dir`."""
-    named = [Path(part).expanduser() for part in os.environ.get(SEARCH_PATH, "").split(os.pathsep)]
+    named = [Path(expand_home(p)) for p in os.environ.get(SEARCH_PATH, "").split(os.pathsep)]
     return (*(path for path in named if path != Path()), user_zoo(), zoo_dir())
 
 

@@ -10,7 +10,7 @@ import pydantic
 
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.errors import RunError, one_line
-from bnas_larq.files import read_json, write_atomic, write_json
+from bnas_larq.files import check_plain_tree, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -53,6 +53,7 @@ class RunFolder:
                 f"A run needs a folder to write to. Received: {one_line(error)}. "
                 "Choose another --out."
             ) from error
+        check_plain_tree(folder.path)
         folder.lock()
         # Again, now that no other process can work here.
         cls.check_new(path, overwrite=overwrite)
@@ -99,13 +100,14 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path, *, lock: bool = False) -> RunFolder:
-        """Open an existing run's folder, or raise RunError."""
+        """Open an existing run's folder; RunError if it is none, or holds links or pipes."""
         folder = cls(path)
         if not (folder.path / "recipe.yaml").is_file():
             raise RunError(
                 f"A run folder holds recipe.yaml. Received: {path}, which does not. "
                 "Give the folder that `bnas-larq run`, `search` or `train` wrote."
             )
+        check_plain_tree(folder.path)
         if lock:
             folder.lock()
         return folder

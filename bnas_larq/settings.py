@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
 from bnas_larq.errors import nearest
+from bnas_larq.files import expand_home, is_plain_name
 
 #: The type that binary convolutions are computed in during search and training; see
 #: `bnas_larq.precision`. Evaluation and export use float32.
 Precision = Literal["float32", "bfloat16", "auto"]
+
+
+def _plain_name(name: str) -> str:
+    if not is_plain_name(name):
+        raise ValueError("a short name of printable characters, without / and no dot in front")
+    return name
+
+
+#: Names that become names of folders and files.
+PlainName = Annotated[str, pydantic.AfterValidator(_plain_name)]
+#: Paths, and names in place of them.
+UserPath = Annotated[str, pydantic.AfterValidator(expand_home)]
 
 
 class Section(pydantic.BaseModel):
@@ -31,7 +44,7 @@ class DataSettings(Section):
     """The data set; see `bnas_larq.data.load_dataset`."""
 
     name: str = "digits"
-    data_dir: str | None = None
+    data_dir: UserPath | None = None
     image_size: int | tuple[int, int] | None = None
     validation_fraction: float = pydantic.Field(0.1, ge=0, lt=1)
     limit: int | None = pydantic.Field(None, gt=0)
@@ -155,7 +168,7 @@ class CostTermSettings(Section):
     measure: Literal["ops", "bytes", "latency"] = "ops"
     target: float = pydantic.Field(gt=0)
     weight: float = pydantic.Field(0.1, gt=0)
-    table: str | None = None
+    table: UserPath | None = None
 
 
 class AlarmSettings(Section):
@@ -295,7 +308,7 @@ class FineTuneSettings(Section):
             source of five epochs, preferred 1 (docs/cifar10-proxy.md).
     """
 
-    entry: str
+    entry: UserPath
     sha256: str | None = pydantic.Field(None, pattern="^[0-9a-f]{64}$")
     head_epochs: int = pydantic.Field(3, ge=0)
     head_learning_rate: float = pydantic.Field(0.005, gt=0)

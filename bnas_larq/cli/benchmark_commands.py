@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bnas_larq.cli.groups import LazyCommand, LazyGroup
-from bnas_larq.cli.options import PATH, ImageSize, Numbers, with_options
+from bnas_larq.cli.options import NAME_OR_PATH, PATH, ImageSize, Numbers, with_options
+from bnas_larq.console import print_result
 
 if TYPE_CHECKING:
     from bnas_larq.benchmark.configurations import Configuration
@@ -46,11 +47,14 @@ _options = with_options(
     ),
     click.option(
         "--data",
+        type=NAME_OR_PATH,
         default="digits",
         help="Images of the step: digits, a TFDS name, folder, or synthetic (one batch of noise, "
         "no pipeline).",
     ),
-    click.option("--data-dir", help="Where the data set is, as for `bnas-larq run`."),
+    click.option(
+        "--data-dir", type=NAME_OR_PATH, help="Where the data set is, as for `bnas-larq run`."
+    ),
     click.option(
         "--table", is_flag=True, help="Also half and twice the cells, and half and twice the batch."
     ),
@@ -101,7 +105,7 @@ def search_step(
 
 
 @click.command("train-step", context_settings={"show_default": True})
-@click.argument("target", default="bnas_cifar")
+@click.argument("target", type=NAME_OR_PATH, default="bnas_cifar")
 @click.option("--cells", type=Numbers(), help="Default: the target's own, 20 for a genotype.")
 @click.option("--channels", type=Numbers(), help="Default: the target's own, 36 for a genotype.")
 @click.option(
@@ -200,11 +204,11 @@ def _measure(
 
         write_atomic(output, text + "\n")
     if as_json:
-        click.echo(text)
+        print_result(text)
         return
     from bnas_larq.benchmark.results_text import measurement_text, table_text
 
     for record in records if len(records) == 1 or profile else []:
-        click.echo(measurement_text(record))
+        print_result(measurement_text(record))
     if len(records) > 1:
-        click.echo(table_text(records))
+        print_result(table_text(records))

@@ -6,12 +6,17 @@ from typing import Any
 
 import click
 
-from bnas_larq.cli.options import PATH, Numbers, closed_at_the_end
+from bnas_larq.cli.options import NAME_OR_PATH, PATH, Numbers, closed_at_the_end
+from bnas_larq.console import print_result
 
 
 @click.command()
-@click.argument("methods", nargs=-1)
-@click.option("--budget", help="What all runs share: a partial recipe. Default: compare-cifar10.")
+@click.argument("methods", type=NAME_OR_PATH, nargs=-1)
+@click.option(
+    "--budget",
+    type=NAME_OR_PATH,
+    help="What all runs share: a partial recipe. Default: compare-cifar10.",
+)
 @click.option("--seeds", type=Numbers(0), help="Seeds of each method. Default: 0,1.")
 @click.option(
     "--random",
@@ -25,7 +30,9 @@ from bnas_larq.cli.options import PATH, Numbers, closed_at_the_end
     multiple=True,
     help="Override a key of every run's recipe, such as search.epochs=3. Repeatable.",
 )
-@click.option("--data-dir", help="Where the data set is, as for `bnas-larq run`.")
+@click.option(
+    "--data-dir", type=NAME_OR_PATH, help="Where the data set is, as for `bnas-larq run`."
+)
 @click.option(
     "-o",
     "--out",
@@ -62,11 +69,11 @@ def command(methods: tuple[str, ...], dry_run: bool, **settings: Any) -> None:
             "them: it continues what is there."
         )
     if dry_run:
-        click.echo(request.dry_run())
+        print_result(request.dry_run())
         return
     comparison = (
         Comparison.create(methods, **settings) if methods else Comparison.open(request.path)
     )
     table, path = closed_at_the_end(comparison).run()
-    click.echo(f"{table}\n\n{path}")
+    print_result(f"{table}\n\n{path}")
     comparison.check_results()

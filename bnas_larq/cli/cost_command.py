@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bnas_larq.cli.options import ImageSize, Numbers
+from bnas_larq.cli.options import NAME_OR_PATH, ImageSize, Numbers
+from bnas_larq.console import print_result
 
 if TYPE_CHECKING:
     from bnas_larq.costs.budget_solver import Candidate
@@ -20,7 +21,7 @@ SHOWN = 12
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("targets", metavar="[TARGET]...", nargs=-1)
+@click.argument("targets", type=NAME_OR_PATH, metavar="[TARGET]...", nargs=-1)
 @click.option(
     "--input-size",
     type=ImageSize(),
@@ -93,9 +94,9 @@ def command(
         answer = sizes_in_budget(target, budget, convention=convention, **sizes)
         if as_json:
             answer["candidates"] = [candidate.to_dict() for candidate in answer["candidates"]]
-            click.echo(json.dumps(answer, indent=1))
+            print_result(json.dumps(answer, indent=1))
         else:
-            click.echo(_sizes_text(**answer))
+            print_result(_sizes_text(**answer))
         return
     for name, numbers in (("cells", cells), ("channels", channels)):
         if numbers and len(numbers) > 1:
@@ -105,14 +106,14 @@ def command(
     counts = [target_costs(target, **size) for target in found]
     layers = layers or len(counts) == 1
     if as_json:
-        click.echo(json.dumps([_record(count, layers) for count in counts], indent=1))
+        print_result(json.dumps([_record(count, layers) for count in counts], indent=1))
         return
     for count in counts if layers else []:
         size_text = f", {count.size}" if count.size else ""
-        click.echo(f"{count.target} at {_sides(count.input_shape)}{size_text}")
-        click.echo(f"{count.costs.table()}\n")
+        print_result(f"{count.target} at {_sides(count.input_shape)}{size_text}")
+        print_result(f"{count.costs.table()}\n")
     if len(counts) > 1:
-        click.echo(_comparison_text(counts))
+        print_result(_comparison_text(counts))
 
 
 def _sides(shape: Sequence[int | None]) -> str:

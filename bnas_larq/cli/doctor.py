@@ -14,6 +14,7 @@ from importlib import metadata
 
 import click
 
+from bnas_larq.console import print_result
 from bnas_larq.errors import BnasLarqError, one_line
 
 #: Shown even when bnas-larq itself is not installed (a plain checkout).
@@ -54,7 +55,7 @@ def command() -> None:
     problems: list[str] = []
 
     def line(label: str, value: object) -> None:
-        click.echo(f"{label:22} {value}")
+        print_result(f"{label:22} {value}")
 
     line("bnas-larq", _version("bnas-larq") or "not installed (running from a checkout)")
     line("Python", f"{platform.python_version()} ({sys.executable})")

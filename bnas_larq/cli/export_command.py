@@ -8,18 +8,19 @@ from typing import Any
 
 import click
 
-from bnas_larq.cli.options import PATH
+from bnas_larq.cli.options import NAME_OR_PATH, PATH, UserPath
+from bnas_larq.console import print_result
 
 
 @click.command()
-@click.argument("target")
+@click.argument("target", type=NAME_OR_PATH)
 @click.option("--lint", is_flag=True, help="Only say what the file would hold; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings or the report as JSON.")
 @click.option("--out", type=PATH, help="The .tflite file. Default: model.tflite in the run.")
 @click.option("--bundle", type=PATH, help="Also write a folder with all that a device needs.")
 @click.option(
     "--images",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=UserPath(path_type=Path, exists=True, file_okay=False),
     help="Images to compare file and Keras on. Default: the run's test images, else noise.",
 )
 @click.option("--labels", type=PATH, help="Classes of a saved Keras model, one on each line.")
@@ -49,7 +50,7 @@ def command(target: str, lint: bool, as_json: bool, **options: Any) -> None:
         from bnas_larq.export.lint_text import lint_text
 
         findings = lint_target(network)
-        click.echo(json.dumps(findings.to_dict(), indent=1) if as_json else lint_text(findings))
+        print_result(json.dumps(findings.to_dict(), indent=1) if as_json else lint_text(findings))
         return
     if not writes and (network.kind is not Kind.RUN or options["images"]):
         raise click.UsageError(
@@ -57,13 +58,13 @@ def command(target: str, lint: bool, as_json: bool, **options: Any) -> None:
         )
     report, paths = export_target(network, **options)
     if as_json:
-        click.echo(json.dumps(report, indent=1))
+        print_result(json.dumps(report, indent=1))
         return
     reasons = report["not_binary_because"]
     for record in report["convolutions"]:
         name = record["name"]
         precision = "1 bit" if record["binary"] else "float"
         reason = "" if record["binary"] else f"  ({reasons.get(name, 'full precision')})"
-        click.echo(f"{precision}  {record['kind']:10} {name}{reason}")
+        print_result(f"{precision}  {record['kind']:10} {name}{reason}")
     for path in paths:
-        click.echo(path)
+        print_result(path)

@@ -56,7 +56,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
         version = metadata.version("bnas-larq")
     except metadata.PackageNotFoundError:
         version = "unknown (not installed: running from a checkout)"
-    click.echo(f"bnas-larq {version}")
+    console.print_result(f"bnas-larq {version}")
     ctx.exit()
 
 
@@ -95,7 +95,7 @@ def cli(ctx: click.Context, plugins: Sequence[str], quiet: bool, verbose: bool) 
     for plugin in plugins:
         _import_plugin(plugin)
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        console.print_result(ctx.get_help())
 
 
 def _import_plugin(name: str) -> None:
@@ -123,6 +123,7 @@ def main(args: Sequence[str] | None = None) -> int:
     0: success; 2: an error that the user can fix, in one line on stderr; 130: interrupted. Anything
     else is a bug and keeps its traceback. Commands return nothing or an exit code.
     """
+    console.accept_any_text()
     try:
         result = cli.main(args, prog_name="bnas-larq", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -163,7 +164,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: object, code: int = USER_ERROR) -> int:
-    click.echo(f"Error: {one_line(message)}", err=True)
+    print(f"Error: {one_line(message)}", file=sys.stderr, flush=True)
     return code
 
 

@@ -10,12 +10,29 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bnas_larq.errors import RecipeError
+from bnas_larq.files import expand_home
 
 if TYPE_CHECKING:
     from bnas_larq.recipe import Recipe
     from bnas_larq.run.recipe_run import Run
 
-PATH = click.Path(path_type=Path)
+
+class _FromHome:
+    """A click type whose values may begin with `~`."""
+
+    def convert(self, value, param, ctx):
+        return super().convert(expand_home(value), param, ctx)
+
+
+class UserPath(_FromHome, click.Path):
+    """A path."""
+
+
+class NameOrPath(_FromHome, type(click.STRING)):
+    """A name or a path: which of the two, the command finds out."""
+
+
+PATH, NAME_OR_PATH = UserPath(path_type=Path), NameOrPath()
 
 
 def with_options(*options: Callable) -> Callable:
@@ -46,9 +63,10 @@ run_options = with_options(
 )
 #: Adds the argument RECIPE and the options of every command that starts a run from one.
 recipe_options = with_options(
-    click.argument("recipe"),
+    click.argument("recipe", type=NAME_OR_PATH),
     click.option(
         "--data-dir",
+        type=NAME_OR_PATH,
         help="Where the data set is: a TFDS directory, or with --set data.name=folder a folder "
         "of class folders.",
     ),

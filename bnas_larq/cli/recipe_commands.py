@@ -6,6 +6,8 @@ import click
 import yaml
 
 from bnas_larq.cli.groups import HintingGroup
+from bnas_larq.cli.options import NAME_OR_PATH
+from bnas_larq.console import print_result
 from bnas_larq.errors import RecipeError, one_line
 from bnas_larq.resources import recipe_names, recipe_path
 
@@ -21,11 +23,11 @@ def list_recipes() -> None:
     names = recipe_names()
     width = max(map(len, names), default=0)
     for name in names:
-        click.echo(f"{name:{width}}  {_description(name)}")
+        print_result(f"{name:{width}}  {_description(name)}")
 
 
 @command.command("show", short_help="Print a recipe as it would run.")
-@click.argument("recipe")
+@click.argument("recipe", type=NAME_OR_PATH)
 def show(recipe: str) -> None:
     """Print RECIPE as it would run, every default filled in.
 
@@ -34,7 +36,7 @@ def show(recipe: str) -> None:
     # It loads pydantic, which is slow to import.
     from bnas_larq.recipe import load_recipe
 
-    click.echo(load_recipe(recipe).to_yaml(), nl=False)
+    print_result(load_recipe(recipe).to_yaml().rstrip())
 
 
 def _description(name: str) -> str:

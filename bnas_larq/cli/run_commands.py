@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from bnas_larq.cli.options import (
+    NAME_OR_PATH,
     closed_at_the_end,
     open_run,
     recipe_options,
@@ -17,6 +18,7 @@ from bnas_larq.cli.options import (
     run_options,
     with_named,
 )
+from bnas_larq.console import print_result
 from bnas_larq.errors import DataError
 
 
@@ -24,6 +26,7 @@ from bnas_larq.errors import DataError
 @recipe_options
 @click.option(
     "--genotype",
+    type=NAME_OR_PATH,
     metavar="G",
     help="Skip the search: a genotype file, a published name or random:SEED.",
 )
@@ -40,12 +43,12 @@ def run(out: Path | None, resume: bool, overwrite: bool, tensorboard: bool, **op
     if recipe.layer_study is None:
         from bnas_larq.run.recipe_run import Run
 
-        click.echo(closed_at_the_end(Run.create(recipe, out, **settings)).run())
+        print_result(closed_at_the_end(Run.create(recipe, out, **settings)).run())
         return
     from bnas_larq.run.layer_study import LayerStudy
 
     table, path = closed_at_the_end(LayerStudy.create(recipe, out, **settings)).run()
-    click.echo(f"{table}\n\n{path}")
+    print_result(f"{table}\n\n{path}")
 
 
 @click.command()
@@ -58,13 +61,14 @@ def search(out: Path | None, **options: Any) -> None:
     run = _created(out, ("search",), **options)
     run.search()
     run.report()
-    click.echo(run.folder / "genotype.json")
+    print_result(run.folder / "genotype.json")
 
 
 @click.command()
 @recipe_options
 @click.option(
     "--genotype",
+    type=NAME_OR_PATH,
     metavar="G",
     help="A genotype file, a published name or random:SEED. Default: the recipe's, or with "
     "--resume the one that a search left in --out.",
@@ -74,7 +78,7 @@ def train(out: Path | None, **options: Any) -> None:
     run = _created(out, ("train",), **options)
     run.train()
     run.report()
-    click.echo(run.folder / "weights.h5")
+    print_result(run.folder / "weights.h5")
 
 
 def _created(
@@ -94,7 +98,7 @@ def _created(
 
 
 @click.command()
-@click.argument("folder", metavar="RUN")
+@click.argument("folder", type=NAME_OR_PATH, metavar="RUN")
 def evaluate(folder: str) -> None:
     """Evaluate the network of the folder RUN on the test split.
 
@@ -104,18 +108,19 @@ def evaluate(folder: str) -> None:
     run = open_run(folder)
     run.evaluate()
     run.report()
-    click.echo(json.dumps(run.folder.facts("evaluate")["test"]))
+    print_result(json.dumps(run.folder.facts("evaluate")["test"]))
 
 
 @click.command()
-@click.argument("entry")
+@click.argument("entry", type=NAME_OR_PATH)
 @click.option(
     "--data",
+    type=NAME_OR_PATH,
     required=True,
     metavar="FOLDER|NAME",
     help="A folder of class folders (or of train/ and test/ with them), a TFDS name, or digits.",
 )
-@click.option("--data-dir", help="Where TFDS keeps the data set NAME.")
+@click.option("--data-dir", type=NAME_OR_PATH, help="Where TFDS keeps the data set NAME.")
 @click.option("--image-size", type=click.IntRange(min=1), help="Default: the network's own.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Of everything. Default: 10.")
 @click.option("--head-epochs", type=click.IntRange(min=0), help="Of the head before. Default: 3.")
@@ -147,12 +152,12 @@ def finetune(
     recipe = finetune_recipe(entry, values, with_named(options["overrides"], named))
     settings = {"resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
     run = Run.create(recipe, out, stages=("train",), **settings)
-    click.echo(closed_at_the_end(run).run())
+    print_result(closed_at_the_end(run).run())
 
 
 def _data(data: str, data_dir: str | None) -> dict[str, str]:
     """The recipe's data set: a folder if there is one of that name, else the embedded or TFDS'."""
-    folder = Path(data).expanduser()
+    folder = Path(data)
     if not folder.is_dir():
         if folder.exists() or len(folder.parts) != 1 or set(data) & {"/", os.sep}:
             problem = "is a file" if folder.exists() else "does not exist"
@@ -175,16 +180,16 @@ def _data(data: str, data_dir: str | None) -> dict[str, str]:
 
 
 @click.command()
-@click.argument("folder", metavar="RUN")
+@click.argument("folder", type=NAME_OR_PATH, metavar="RUN")
 def report(folder: str) -> None:
     """Draw the cells and curves of the folder RUN and write report.html, from what there is."""
     run = open_run(folder, lock=False)
     run.report()
-    click.echo(run.folder / "report.html")
+    print_result(run.folder / "report.html")
 
 
 @click.command()
-@click.argument("folder")
+@click.argument("folder", type=NAME_OR_PATH)
 @click.option("--with-parent", is_flag=True, hidden=True)
 def worker(folder: str, with_parent: bool) -> None:
     """Run trials for the search by keras-tuner in the run FOLDER, until its chief has no more.

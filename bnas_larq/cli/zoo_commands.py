@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bnas_larq.cli.groups import LazyCommand, LazyGroup
-from bnas_larq.cli.options import PATH
-from bnas_larq.console import say
+from bnas_larq.cli.options import NAME_OR_PATH, PATH
+from bnas_larq.console import print_result, say
 from bnas_larq.errors import BnasLarqError, ZooError, one_line
 from bnas_larq.tables import align
 
@@ -47,10 +47,10 @@ def list_zoo(as_json: bool) -> None:
 
     entries = list_entries()
     if as_json:
-        click.echo(json.dumps([_facts(entry) for entry in entries], indent=1))
+        print_result(json.dumps([_facts(entry) for entry in entries], indent=1))
         return
     if not entries:
-        click.echo("The zoo is empty. Make an entry with `bnas-larq zoo publish`.")
+        print_result("The zoo is empty. Make an entry with `bnas-larq zoo publish`.")
         return
     rows = [("name", "variant", "data", "accuracy", "OPs (paper)", "bytes", "source")]
     for entry in entries:
@@ -66,11 +66,11 @@ def list_zoo(as_json: bool) -> None:
                 entry.source if entry.redistributable else f"{entry.source}, not to be passed on",
             )
         )
-    click.echo("\n".join(align(rows, left=3)))
+    print_result("\n".join(align(rows, left=3)))
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=NAME_OR_PATH)
 @click.option("--json", "as_json", is_flag=True, help="Its facts, for programs.")
 def show(name: str, as_json: bool) -> None:
     """Print the model card of the entry NAME (or of an entry's folder).
@@ -87,19 +87,19 @@ def show(name: str, as_json: bool) -> None:
         variant = VARIANTS[name.lower()]
         entries = [entry for entry in list_entries() if entry.variant == variant.name]
         describe = _variant_json if as_json else _variant_text
-        click.echo(describe(variant, entries))
+        print_result(describe(variant, entries))
         return
     entry = target.entry
     if as_json:
-        click.echo(json.dumps({**_facts(entry), "files": dict(entry.files)}, indent=1))
+        print_result(json.dumps({**_facts(entry), "files": dict(entry.files)}, indent=1))
         return
-    click.echo(entry.card)
-    click.echo(f"Folder: {entry.folder}")
+    print_result(entry.card)
+    print_result(f"Folder: {entry.folder}")
 
 
 @click.command()
-@click.argument("entries", nargs=-1)
-def verify(entries: tuple[str, ...]) -> int:
+@click.argument("entries", type=NAME_OR_PATH, nargs=-1)
+def verify(entries: tuple[str, ...]) -> None:
     """Compare the files of ENTRIES (names or folders; default: all) with their SHA-256.
 
     Exits with code 2 if one of them is damaged or missing.
@@ -121,13 +121,12 @@ def verify(entries: tuple[str, ...]) -> int:
             remote = entry.verify()
         except BnasLarqError as error:
             damaged += 1
-            click.echo(f"{name}: failed. {one_line(error)}")
+            print_result(f"{name}: failed. {one_line(error)}")
         else:
             later = f" ({', '.join(remote)} not downloaded yet)" if remote else ""
-            click.echo(f"{name}: {len(entry.files) - len(remote)} files intact{later}")
+            print_result(f"{name}: {len(entry.files) - len(remote)} files intact{later}")
     if damaged:
-        click.echo(f"Error: {damaged} of {len(targets)} entries did not pass.", err=True)
-    return 2 if damaged else 0
+        raise ZooError(f"{damaged} of {len(targets)} entries did not pass.")
 
 
 @click.command()
@@ -138,7 +137,11 @@ def verify(entries: tuple[str, ...]) -> int:
 )
 @click.option("--dataset", help="What `weights=` finds it by. Default: the data set's name.")
 @click.option("--out", type=PATH, help="Folder of entries. Default: yours.")
-@click.option("--data-dir", help="Where the data set is now, if not where the run had it.")
+@click.option(
+    "--data-dir",
+    type=NAME_OR_PATH,
+    help="Where the data set is now, if not where the run had it.",
+)
 @click.option("--license", default="Apache-2.0", show_default=True, help="Of the weights.")
 @click.option("--description", default="", help="One line for lists. Default: from the facts.")
 @click.option(
@@ -169,7 +172,7 @@ def publish(run: Path, name: str, **settings: Any) -> None:
         )
     if not entry.redistributable:
         say(f"publish: not to be passed on. Licence: {entry.license}")
-    click.echo(entry.folder)
+    print_result(entry.folder)
 
 
 @click.command()
@@ -179,7 +182,11 @@ def publish(run: Path, name: str, **settings: Any) -> None:
     required=True,
     help="Its variant, such as bnas-d; or auto: any size, with --genotype.",
 )
-@click.option("--genotype", help="Its cells: a published name or a file. Default: the variant's.")
+@click.option(
+    "--genotype",
+    type=NAME_OR_PATH,
+    help="Its cells: a published name or a file. Default: the variant's.",
+)
 @click.option(
     "--full-precision",
     default="all-binary",
@@ -219,7 +226,7 @@ def import_checkpoint(
         say(note)
     say(entry.license)
     say("Its accuracy was not measured.")
-    click.echo(entry.folder)
+    print_result(entry.folder)
 
 
 def _facts(entry: Entry) -> dict[str, Any]:

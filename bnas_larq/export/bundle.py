@@ -137,9 +137,11 @@ def check_bundle(folder: Path, *, overwrite: bool) -> None:
             f"Nothing is overwritten by default. Received: {folder}, which exists. "
             "Choose another folder or add --overwrite."
         )
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else None
-    # Download folders hold SHA256SUMS, too, and users may keep files of their own in a bundle.
-    if folder.is_symlink() or names is None or (names and SUMS not in names) or names - FILES:
+    real = folder.is_dir() and not folder.is_symlink()
+    # Download folders hold SHA256SUMS, too, and users may keep files and folders of their own in a
+    # bundle, by whatever name.
+    names = {path.name if path.is_file() else None for path in folder.iterdir()} if real else {None}
+    if (names and SUMS not in names) or names - FILES:
         raise ExportError(
             "Only a bundle is replaced by a bundle. "
             f"Received: {folder}, which is or holds something else. Choose another folder."

@@ -20,7 +20,7 @@ from typing import Any
 
 from bnas_larq.console import say
 from bnas_larq.errors import RunError
-from bnas_larq.files import read_json, write_atomic, write_json
+from bnas_larq.files import is_plain_name, read_json, write_atomic, write_json
 from bnas_larq.recipe import Recipe
 from bnas_larq.run.comparison_plan import PlannedRun, tuner_notes
 from bnas_larq.run.comparison_request import OPTIONS, ComparisonRequest, Options
@@ -212,8 +212,16 @@ class Comparison:
     # -- the folder --------------------------------------------------------------------------------
 
     def plan(self) -> list[dict[str, Any]]:
-        """The runs in order, as `PlannedRun.describe` gives them."""
-        return self._read("plan.json", [])
+        """The runs in order, as `PlannedRun.describe` gives them; RunError for names of other
+        folders' runs."""
+        planned = self._read("plan.json", [])
+        for entry in planned:
+            if not is_plain_name(entry["name"]):
+                raise RunError(
+                    "A comparison's runs are in its own folder. "
+                    f"Received: {entry['name']!r} in {self.folder / 'plan.json'}. Restore the file."
+                )
+        return planned
 
     def failures(self) -> dict[str, str]:
         """Why runs ended without a result, by name."""

@@ -12,7 +12,7 @@ import pydantic
 
 from bnas_larq.console import say
 from bnas_larq.errors import BnasLarqError, RunError
-from bnas_larq.files import read_json
+from bnas_larq.files import expand_home, read_json
 from bnas_larq.recipe import Recipe
 from bnas_larq.run.comparison_plan import PlannedRun, plan, plan_text
 from bnas_larq.run.creation import override_texts
@@ -107,7 +107,7 @@ class ComparisonRequest:
             "seeds": self.seeds,
             "random": self.random,
             "overrides": override_texts(self.overrides) or None,
-            "data_dir": self.data_dir and str(Path(self.data_dir).expanduser().resolve()),
+            "data_dir": self.data_dir and str(Path(expand_home(self.data_dir)).resolve()),
         }
         given = {key: value for key, value in given.items() if value is not None}
         file = self.path / OPTIONS

@@ -70,7 +70,7 @@ def resolve_recipe(
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
     changes = {}
     if recipe.data.data_dir is not None:
-        folder = str(Path(recipe.data.data_dir).expanduser().resolve())
+        folder = str(Path(recipe.data.data_dir).resolve())
         changes["data"] = recipe.data.model_copy(update={"data_dir": folder})
     if recipe.genotype is not None and Path(recipe.genotype).is_file():
         changes["genotype"] = str(Path(recipe.genotype).resolve())
@@ -79,7 +79,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
         changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})
     cost = recipe.search.cost
     if cost is not None and cost.table is not None:
-        table = str(Path(cost.table).expanduser().resolve())
+        table = str(Path(cost.table).resolve())
         pinned = cost.model_copy(update={"table": table})
         changes["search"] = recipe.search.model_copy(update={"cost": pinned})
     return recipe.model_copy(update=changes)

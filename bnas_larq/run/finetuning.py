@@ -9,6 +9,7 @@ from typing import Any
 from bnas_larq.backend import keras
 from bnas_larq.data import ImageDataset
 from bnas_larq.errors import DataError
+from bnas_larq.files import expand_home
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.run.finetune_source import finetune_recipe
 from bnas_larq.run.recipe_run import Run
@@ -124,7 +125,7 @@ def _data_settings(
             )
         settings.update(name=data.name, image_size=list(data.image_shape[:2]))
     else:
-        settings.update(name="folder", data_dir=str(Path(data).expanduser().resolve()))
+        settings.update(name="folder", data_dir=str(Path(expand_home(data)).resolve()))
         if image_size is not None:
             settings["image_size"] = image_size
     if augmentation is not None:

@@ -8,6 +8,7 @@ import shutil
 import time
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -15,18 +16,21 @@ from bnas_larq.console import say
 from bnas_larq.errors import WeightsError, one_line
 from bnas_larq.files import sha256 as sum_of
 
+if TYPE_CHECKING:
+    import requests
+
 SCHEMES = ("https", "http", "file")
 #: Seconds to connect, and between two pieces of data.
 TIMEOUT = (15, 60)
 #: Connections before a download is given up, and seconds between them, doubled each time.
 ATTEMPTS, PAUSE = 3, 0.5
-#: Of a file whose size is not known in advance. No network here is that large.
+#: Of any file, whatever its entry says. No network here is that large.
 MAX_BYTES = 2_000_000_000
 
 
 def download(url: str, path: str | Path, *, sha256: str, size: int | None = None) -> Path:
     """Make `path` the file with this SHA-256, from `url` (http, https or file) unless it is here
-    already. Nothing beyond `size` bytes, if they are known, is fetched.
+    already. At most `size` bytes, if they are known, and at most MAX_BYTES are fetched.
 
     Raises:
         WeightsError: it cannot be fetched, is too large or has another sum. Then nothing is put in
@@ -58,7 +62,7 @@ def download(url: str, path: str | Path, *, sha256: str, size: int | None = None
             say(f"downloading {path.name}{of_size} from {urlsplit(url).netloc or 'this machine'}")
             part = path.with_name(f".{path.name}.part")
             try:
-                _fetch(url, part, MAX_BYTES if size is None else size)
+                _fetch(url, part, MAX_BYTES if size is None else min(size, MAX_BYTES))
                 if (received := sum_of(part)) != sha256:
                     raise WeightsError(
                         "A download must have the SHA-256 it was published with, "
@@ -90,7 +94,8 @@ def _fetch(url: str, target: Path, limit: int) -> None:
         return _copy(url, target, limit)
     # Uncompressed: the limit and the sum are those of the file itself.
     headers = {"Accept-Encoding": "identity"}
-    get = pooch.HTTPDownloader(chunk_size=1 << 16, timeout=TIMEOUT, headers=headers)
+    hooks = {"response": _without_body}
+    get = pooch.HTTPDownloader(chunk_size=1 << 16, timeout=TIMEOUT, headers=headers, hooks=hooks)
     for attempt in range(ATTEMPTS):
         try:
             with _LimitedFile(target, url, limit) as file:
@@ -110,11 +115,18 @@ def _fetch(url: str, target: Path, limit: int) -> None:
             time.sleep(PAUSE * 2**attempt)
 
 
+def _without_body(response: requests.Response, **_: Any) -> None:
+    """requests reads the body of a redirection into memory, however long it is."""
+    if response.is_redirect:
+        response.close()
+
+
 class _LimitedFile(io.BufferedWriter):
-    """A file that refuses to grow beyond `limit` bytes."""
+    """A new file that refuses to grow beyond `limit` bytes."""
 
     def __init__(self, path: Path, url: str, limit: int) -> None:
-        super().__init__(io.FileIO(path, "w"))
+        path.unlink(missing_ok=True)  # of an earlier attempt, or a link
+        super().__init__(io.FileIO(path, "x"))
         self._url, self._limit = url, limit
 
     def write(self, data: bytes) -> int:
@@ -128,9 +140,8 @@ def _copy(url: str, target: Path, limit: int) -> None:
     source = Path(url2pathname(urlsplit(url).path))
     if urlsplit(url).netloc not in ("", "localhost") or not source.is_file():
         raise _not_there(f"{url}, which is no file")
-    if source.stat().st_size > limit:
-        raise _too_large(url, limit)
-    shutil.copyfile(source, target)
+    with open(source, "rb") as stream, _LimitedFile(target, url, limit) as file:
+        shutil.copyfileobj(stream, file)
 
 
 def _not_there(received: str) -> WeightsError:
@@ -142,6 +153,6 @@ def _not_there(received: str) -> WeightsError:
 
 def _too_large(url: str, limit: int) -> WeightsError:
     return WeightsError(
-        "A download must not be larger than its entry says. "
+        f"A download must not be larger than its entry says, nor than {MAX_BYTES:,} bytes. "
         f"Received: more than {limit:,} bytes from {url}. Do not use that file."
     )

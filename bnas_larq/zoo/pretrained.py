@@ -15,6 +15,7 @@ from typing import Any
 from bnas_larq.backend import keras
 from bnas_larq.data import Normalization
 from bnas_larq.errors import WeightsError, ZooError
+from bnas_larq.files import expand_home
 from bnas_larq.layers.template import IMAGENET_STEM_FROM, resolve_stem
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.zoo.entries import Entry
@@ -59,7 +60,7 @@ def weight_file(weights: str | os.PathLike | None) -> Path | None:
     if weights is None or _is_name(weights):
         return None
     text = isinstance(weights, str | os.PathLike) and os.fspath(weights)
-    path = Path(text).expanduser() if text else None
+    path = Path(expand_home(text)) if text else None
     if path is None or not path.exists():
         raise WeightsError(
             "Weights are None, a published data set's or entry's name, or an existing path. "
@@ -85,7 +86,7 @@ def find(weights: str | os.PathLike, variant: str | None = None) -> Pretrained:
     if _is_name(weights):
         entry = find_entry(weights, variant)
     else:
-        folder = Path(weights).expanduser()
+        folder = Path(expand_home(weights))
         if not (folder / ENTRY).exists():
             return Pretrained(f"the network in {folder}", StoredNetwork.load(folder))
         entry = Entry.load(folder)

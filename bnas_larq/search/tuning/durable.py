@@ -7,7 +7,8 @@ from typing import Any
 
 import keras_tuner
 
-from bnas_larq.files import write_json
+from bnas_larq.errors import RunError
+from bnas_larq.files import is_plain_name, write_json
 from bnas_larq.search.tuning.encoding import Encoding
 
 #: keras-tuner's name for the file of an oracle's state.
@@ -59,6 +60,12 @@ class DurableOracle(keras_tuner.Oracle):
 
     def reload(self) -> None:
         super().reload()
+        for trial_id in self.trials:  # names the trial's folder
+            if not is_plain_name(str(trial_id)):
+                raise RunError(
+                    "A trial's id is a short name. "
+                    f"Received: {trial_id!r} in {self._project_dir}. Restore the folder's files."
+                )
         self.trials = {trial_id: self.trials[trial_id] for trial_id in self.start_order}
         ended = set(self.end_order)
         # keras-tuner takes the last one first.
