@@ -14,6 +14,7 @@ from bnas_larq.darts_notation import PUBLISHED, parse_darts, write_darts
 from bnas_larq.errors import GenotypeError, nearest, one_line
 from bnas_larq.files import write_atomic
 from bnas_larq.spaces import ZEROISE, SearchSpace, check_operation
+from bnas_larq.text_files import parse_json, read_text
 
 FORMAT = "bnas_larq.genotype"
 VERSION = 1
@@ -180,8 +181,8 @@ class Genotype:
     def from_json(cls, text: str) -> Genotype:
         """Read what `to_json` wrote."""
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            values = parse_json(text)
+        except ValueError as error:
             raise GenotypeError(
                 f"A genotype must be JSON text. Received: {one_line(error)}."
             ) from error
@@ -205,8 +206,8 @@ class Genotype:
             return cls.random(SearchSpace.named(space or "bnas"), int(seed))
         path = Path(source)
         try:
-            content = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            content = read_text(path)
+        except (OSError, ValueError) as error:
             raise GenotypeError(
                 "A genotype is a readable file, random:SEED or a published name. "
                 f"Received: {text!r} ({type(error).__name__}); {nearest(text, PUBLISHED)}"
