@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar
 
 import pydantic
-from pydantic import FiniteFloat, NonNegativeInt
+from pydantic import FiniteFloat
+
+from bnas_larq.spaces import MAX_NODES, edges_of_cell
 
 
 class _Record(pydantic.BaseModel):
@@ -19,6 +21,7 @@ class _Record(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(strict=True, extra="allow")
 
 
+_Count = Annotated[int, pydantic.Field(ge=0, le=10**12)]
 _Seconds = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 #: A measurement, or null where there was nothing to measure.
 _Measured = FiniteFloat | None
@@ -28,7 +31,7 @@ class _Metrics(_Record):
     """Of the test part."""
 
     accuracy: float
-    examples: NonNegativeInt | None = None
+    examples: _Count | None = None
     __pydantic_extra__: dict[str, float]
 
 
@@ -56,23 +59,29 @@ class State(_Record):
     __pydantic_extra__: dict[str, _Stage | None]
 
 
+class _Cost(_Record):
+    ops_honest: _Measured = None
+    ops_paper: _Measured = None
+    bytes: _Measured = None
+
+
 class Result(_Record):
     """result.json."""
 
     holds: ClassVar[str] = "a run's results"
     finished: bool = False
     genotype: str | None = None
-    test_accuracy: float | None = None
+    test_accuracy: _Measured = None
     test: _Metrics | None = None
-    validation_accuracy: float | None = None
-    supernet_validation_accuracy: float | None = None
+    validation_accuracy: _Measured = None
+    supernet_validation_accuracy: _Measured = None
     seconds: dict[str, _Seconds | None] = {}
     wall_seconds: _Seconds = 0.0
-    cost: dict[str, Any] | None = None
+    cost: _Cost | None = None
 
 
 class _Parity(_Record):
-    images: NonNegativeInt
+    images: _Count
     equal_predictions: FiniteFloat
     max_abs_difference: FiniteFloat
 
@@ -82,22 +91,27 @@ class _Convolution(_Record):
     kind: str | None = None
     binary: bool = False
     kernel: list[int] | None = None
-    bytes: NonNegativeInt | None = None
+    bytes: _Count | None = None
 
 
-class Export(_Record):
-    """export.json, the report of `bnas_larq.export.exporter.export_network`."""
+class Convolutions(_Record):
+    """export.json as far as the HTML report needs it."""
 
     holds: ClassVar[str] = "the whole report"
     remedy: ClassVar[str] = "Delete it to export again."
-    file: str
-    bytes: NonNegativeInt
-    sha256: str
-    binary_convolutions: NonNegativeInt
-    float_convolutions: NonNegativeInt
-    parity: _Parity
     convolutions: list[_Convolution] = []
     not_binary_because: dict[str, str] = {}
+
+
+class Export(Convolutions):
+    """export.json, the report of `bnas_larq.export.exporter.export_network`."""
+
+    file: str
+    bytes: _Count
+    sha256: str
+    binary_convolutions: _Count
+    float_convolutions: _Count
+    parity: _Parity
     parity_images: str = ""
 
 
@@ -115,12 +129,19 @@ class Epoch(Timed):
     """metrics.jsonl: Keras' metrics after an epoch."""
 
     holds: ClassVar[str] = "an epoch and numbers on each line"
-    epoch: NonNegativeInt
+    epoch: _Count
     __pydantic_extra__: dict[str, float | None]
 
+    @pydantic.model_validator(mode="after")
+    def _few(self) -> Epoch:
+        if len(self.model_extra) > 200:
+            raise ValueError("at most 200 numbers")
+        return self
 
+
+_Edge = Annotated[list[FiniteFloat], pydantic.Field(min_length=1, max_length=200)]
 _Logits = Annotated[
-    list[Annotated[list[FiniteFloat], pydantic.Field(min_length=1)]], pydantic.Field(min_length=1)
+    list[_Edge], pydantic.Field(min_length=1, max_length=len(edges_of_cell(MAX_NODES)))
 ]
 
 
@@ -128,7 +149,7 @@ class Alphas(_Record):
     """alphas.jsonl: logits [edges, operations] after an epoch, and the edges' weights."""
 
     holds: ClassVar[str] = "an epoch and both cells' logits on each line"
-    epoch: int
+    epoch: Annotated[int, pydantic.Field(ge=-1, le=10**12)]
     val_accuracy: _Measured = None
     normal: _Logits
     reduce: _Logits
@@ -147,7 +168,7 @@ class AlarmRow(_Record):
     """alarms.jsonl: what alarms watch after an epoch, and those that were raised."""
 
     holds: ClassVar[str] = "an epoch and shares on each line"
-    epoch: NonNegativeInt
+    epoch: _Count
     zeroise: _Measured = None
     pooling: _Measured = None
     entropy: _Measured = None
