@@ -176,6 +176,15 @@ class AlarmRow(_Record):
     alarms: list[str] = []
 
 
+class UcbState(_Record):
+    """The record in a checkpoint of BNAS-UCB's draws."""
+
+    round: _Count
+    drawn: _Count
+    alive: list[list[bool]]
+    credits: list[list[list[FiniteFloat]]]
+
+
 # -- searches by keras-tuner -----------------------------------------------------------------------
 
 
