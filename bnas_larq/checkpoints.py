@@ -13,6 +13,7 @@ import pydantic
 from bnas_larq.errors import CheckpointError, RunError, one_line
 from bnas_larq.files import sha256, write_json
 from bnas_larq.settings import PlainName
+from bnas_larq.text_files import check_numbers, read_text
 
 MANIFEST = "manifest.json"
 #: Kept for each stage: the newest checkpoint, and the one before it in case the newest is damaged.
@@ -35,7 +36,7 @@ class Checkpoints:
         return sorted(
             (int(digits), path)
             for digits, path in folders.items()
-            if digits.isdigit() and path.is_dir()
+            if digits.isdecimal() and path.is_dir()
         )
 
     def save(self, epoch: int, write: Callable[[Path], None]) -> Path:
@@ -92,11 +93,11 @@ class Checkpoints:
 def _damage(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None."""
     try:
-        manifest = _Manifest.model_validate_json((path / MANIFEST).read_bytes())
+        manifest = _Manifest.model_validate_json(check_numbers(read_text(path / MANIFEST)))
         for name, expected in manifest.sha256.items():
-            if sha256(path / name) != expected:
+            if sha256(path / Path(name).name) != expected:
                 return f"{name} does not match its SHA-256"
-    except pydantic.ValidationError:
+    except ValueError:
         return f"{MANIFEST} holds no sums"
     except OSError as error:
         return one_line(error)

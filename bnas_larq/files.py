@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import shutil
 import stat
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bnas_larq.errors import BnasLarqError, RunError, first_problem, nearest, one_line
+from bnas_larq.text_files import check_numbers, open_regular, parse_json, read_bytes, read_text
 
 if TYPE_CHECKING:
     import pydantic
@@ -32,7 +34,7 @@ _NAME_BYTES = 200
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -150,7 +152,7 @@ def visible_files(root: Path) -> list[str]:
 def read_json(path: str | Path) -> Any:
     """Read a run's JSON file; RunError if it is damaged."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise RunError(
             f"A run folder's {Path(path).name} must be readable JSON. "
@@ -177,13 +179,42 @@ def read_model(
     import pydantic
 
     try:
-        return model.model_validate_json(Path(path).read_bytes())
-    except OSError as cause:
+        return model.model_validate_json(check_numbers(read_text(path)))
+    except pydantic.ValidationError as cause:
+        raise error(_explain(cause, (model, *nested), subject, str(path), remedy)) from cause
+    except (OSError, ValueError) as cause:
         raise error(
             f"{subject} must be readable JSON. Received: {path} ({one_line(cause)[:120]}). {remedy}"
         ) from cause
+
+
+def read_record(path: str | Path, model: type[pydantic.BaseModel]) -> dict[str, Any]:
+    """The values of a run's JSON file as they stand in it; RunError unless `model` accepts them."""
+    return _checked(read_json(path), model, Path(path))
+
+
+def read_rows(path: str | Path, model: type[pydantic.BaseModel]) -> list[dict[str, Any]]:
+    """`read_lines`; RunError unless `model` accepts every row."""
+    return [
+        _checked(row, model, Path(path), f", line {number}")
+        for number, row in enumerate(read_lines(path), 1)
+    ]
+
+
+def _checked(values: Any, model: type[pydantic.BaseModel], path: Path, line: str = "") -> Any:
+    import pydantic
+
+    try:
+        model.model_validate(values)
     except pydantic.ValidationError as cause:
-        raise error(_explain(cause, (model, *nested), subject, str(path), remedy)) from cause
+        problem = first_problem(cause)
+        value = "nothing" if problem["type"] == "missing" else reprlib.repr(problem["input"])
+        key = one_line(".".join(map(str, problem["loc"])))[:80]
+        raise RunError(
+            f"A run's {path.name} must hold {model.holds}. "
+            f"Received: {one_line(value)}{key and f' as {key}'} in {path}{line}. {model.remedy}"
+        ) from cause
+    return values
 
 
 def _explain(
@@ -223,20 +254,34 @@ def write_json(path: str | Path, values: Any) -> Path:
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file, without a last line that a kill has cut off."""
+    """The objects of a JSON-lines file, without a last line that a kill has cut off; RunError if
+    another one is damaged."""
     path = Path(path)
     if not path.exists():
         return []
+    try:
+        # Bytes that are no text, which a crash leaves at the end.
+        lines = read_bytes(path).decode(errors="replace").splitlines()
+    except (OSError, ValueError) as error:
+        raise _damaged_lines(path, one_line(error)) from error
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
-            break
-        if not isinstance(row, dict):
-            break
-        rows.append(row)
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif number < len(lines):
+            raise _damaged_lines(path, f"line {number}")
     return rows
+
+
+def _damaged_lines(path: Path, problem: str) -> RunError:
+    return RunError(
+        f"A run's {path.name} must hold one JSON object on each line. "
+        f"Received: {path} ({problem}). Restore the file, or start a new run."
+    )
 
 
 def append_line(path: str | Path, row: Mapping[str, Any]) -> None:
@@ -250,7 +295,11 @@ def append_line(path: str | Path, row: Mapping[str, Any]) -> None:
 
 
 def keep_lines_before(path: str | Path, number: int, key: str = "epoch") -> None:
-    """Drop the lines whose `key` is `number` or more: a resumed run writes them again."""
-    rows = [row for row in read_lines(path) if row[key] < number]
+    """Drop the lines whose `key` is `number` or more: a resumed run writes them again. RunError as
+    of `read_lines`, or if a line lacks the key."""
+    rows = read_lines(path)
+    if not all(isinstance(row.get(key), int) for row in rows):
+        raise _damaged_lines(Path(path), f"a line without {key!r}")
+    rows = [row for row in rows if row[key] < number]
     if Path(path).exists():
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))

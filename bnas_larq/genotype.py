@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 from bnas_larq.darts_notation import PUBLISHED, parse_darts, write_darts
 from bnas_larq.errors import GenotypeError, nearest, one_line
 from bnas_larq.files import write_atomic
-from bnas_larq.spaces import ZEROISE, SearchSpace, check_operation
+from bnas_larq.spaces import MAX_NODES, ZEROISE, SearchSpace, check_operation
+from bnas_larq.text_files import parse_json, read_text
 
 FORMAT = "bnas_larq.genotype"
 VERSION = 1
+_MAX_BYTES = 2**20
 
 
 class Edge(NamedTuple):
@@ -40,6 +42,10 @@ def _checked_cell(kind: str, cell: Any) -> Cell:
         raise GenotypeError(
             f"A genotype's {kind} cell must be a list of nodes. Received: {cell!r}. "
             "Give each node's edges as a list."
+        )
+    if len(cell) > MAX_NODES:
+        raise GenotypeError(
+            f"A cell has at most {MAX_NODES} nodes. Received: {len(cell)} in the {kind} cell."
         )
     nodes = []
     for index, node in enumerate(cell):
@@ -169,11 +175,14 @@ class Genotype:
             if key not in values:
                 raise GenotypeError(f"A genotype needs both cells. Received: no {key!r}. Add it.")
         provenance = values.get("provenance") or {}
+        name = values.get("name")
         if not isinstance(provenance, Mapping):
             raise GenotypeError(
                 f"A genotype's provenance must be an object. Received: {provenance!r}."
             )
-        genotype = cls(values["normal"], values["reduce"], values.get("name"), provenance)
+        if not isinstance(name, str | None):
+            raise GenotypeError(f"A genotype's name must be a text or null. Received: {name!r}.")
+        genotype = cls(values["normal"], values["reduce"], name, provenance)
         if values.get("id", genotype.id) != genotype.id:
             raise GenotypeError(
                 f"A genotype's id must match its cells. Received: id {values['id']!r} for cells of "
@@ -185,8 +194,8 @@ class Genotype:
     def from_json(cls, text: str) -> Genotype:
         """Read what `to_json` wrote."""
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            values = parse_json(text)
+        except ValueError as error:
             raise GenotypeError(
                 f"A genotype must be JSON text. Received: {one_line(error)}."
             ) from error
@@ -210,8 +219,8 @@ class Genotype:
             return cls.random(SearchSpace.named(space or "bnas"), int(seed))
         path = Path(source)
         try:
-            content = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            content = read_text(path, _MAX_BYTES)
+        except (OSError, ValueError) as error:
             raise GenotypeError(
                 "A genotype is a readable file, random:SEED or a published name. "
                 f"Received: {text!r} ({type(error).__name__}); {nearest(text, PUBLISHED)}"

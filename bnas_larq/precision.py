@@ -19,6 +19,7 @@ import pydantic
 from bnas_larq.backend import tf
 from bnas_larq.errors import BnasLarqError, RunError, nearest, one_line
 from bnas_larq.files import write_json
+from bnas_larq.text_files import read_text
 
 #: What recipes and models accept. `auto` measures, see `choose_precision`.
 PRECISIONS = ("float32", "bfloat16", "auto")
@@ -139,7 +140,7 @@ def recorded_precision(folder: Path, asked: str) -> PrecisionChoice:
             write_json(path, dataclasses.asdict(choice))
         return choice
     try:
-        return pydantic.TypeAdapter(PrecisionChoice).validate_json(path.read_bytes())
+        return pydantic.TypeAdapter(PrecisionChoice).validate_json(read_text(path))
     except (OSError, ValueError) as error:
         raise RunError(
             f"A run continues in the precision it began with. Received: {path}, which does not "

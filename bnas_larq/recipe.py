@@ -26,6 +26,10 @@ from bnas_larq.settings import (
     TrainSettings,
     UserPath,
 )
+from bnas_larq.text_files import parse_yaml, read_yaml
+
+#: Recipes that extend one another, and sections inside one another: more than any recipe needs.
+_MAX_PARENTS, _MAX_SECTIONS = 20, 4
 
 
 class Recipe(Section):
@@ -185,46 +189,19 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
         ) from error
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys, of which PyYAML takes the last one, and reads the key
-    `on` as text (YAML 1.1 takes it for true)."""
-
-    def compose_mapping_node(self, anchor):
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.composer.ComposerError(
-                        None, None, f"the key {key.value!r} is repeated", key.start_mark
-                    )
-                seen.add(key.value)
-                if key.tag == "tag:yaml.org,2002:bool":
-                    key.tag = "tag:yaml.org,2002:str"
-        return node
-
-
-def _yaml(text: str) -> Any:
-    loader = _UniqueKeys(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
-
-
 def _read(source: str | Path) -> tuple[dict[str, Any], Path]:
     """The YAML mapping of a shipped recipe or a file, and its path."""
     text = expand_home(str(source))
     looks_like_path = text.endswith((".yaml", ".yml")) or "/" in text or Path(text).is_file()
     path = Path(text) if looks_like_path else recipe_path(text)
     try:
-        values = _yaml(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except FileNotFoundError as error:
         raise RecipeError(
             f"A recipe is a YAML file or a shipped name. Received: {text!r}, which does not exist; "
             f"{nearest(text, recipe_names())}"
         ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(
             f"A recipe must be readable YAML. Received: {path} ({one_line(error)}). "
             "Repair the file."
@@ -248,7 +225,12 @@ def _with_parents(source: str | Path, seen: list[str]) -> dict[str, Any]:
     parent = values.pop("extends", None)
     if parent is None:
         return values
-    sibling = path.parent / str(parent)
+    if not isinstance(parent, str) or len(seen) == _MAX_PARENTS:
+        raise RecipeError(
+            f"A recipe extends one other by its name or path, at most {_MAX_PARENTS} in a row. "
+            f"Received: {one_line(repr(parent))[:80]} in {path}. Correct `extends`."
+        )
+    sibling = path.parent / parent
     inherited = _with_parents(sibling if sibling.is_file() else parent, [*seen, resolved])
     inherited.pop("name", None)
     return merge_values(inherited, values)
@@ -265,13 +247,15 @@ def merge_values(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, 
 
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
+    *path, last = key.strip().split(".")
+    if not equals or not key.strip() or len(path) > _MAX_SECTIONS:
         raise RecipeError(
-            f"An override is KEY=VALUE, such as search.epochs=3. Received: {override!r}."
+            "An override is KEY=VALUE, such as search.epochs=3. "
+            f"Received: {one_line(repr(override))[:80]}."
         )
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = parse_yaml(text)
+    except ValueError as error:
         raise RecipeError(
             f"An override's value must be YAML. Received: {override!r} ({one_line(error)})."
         ) from error
@@ -281,7 +265,6 @@ def _override(values: dict[str, Any], override: str) -> None:
             value = float(value)
         except ValueError:
             pass
-    *path, last = key.strip().split(".")
     section = values
     for part in path:
         child = section.setdefault(part, {})

@@ -6,17 +6,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pydantic
-
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.errors import RunError, one_line
-from bnas_larq.files import check_plain_tree, read_json, write_atomic, write_json
+from bnas_larq.files import check_plain_tree, read_record, write_atomic, write_json
+from bnas_larq.run_records import State
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
-
-
-_STATE = pydantic.TypeAdapter(dict[str, dict[str, Any] | None])
 
 
 def _entries(path: Path) -> list[Path]:
@@ -155,12 +151,4 @@ class RunFolder:
 
     def _state(self) -> dict[str, Any]:
         path = self.path / "state.json"
-        if not path.exists():
-            return {}
-        try:
-            return _STATE.validate_python(read_json(path))
-        except pydantic.ValidationError as error:
-            raise RunError(
-                f"A run's state.json must hold an object for each stage. Received: {path}. "
-                "Delete it to check all stages again."
-            ) from error
+        return read_record(path, State) if path.exists() else {}

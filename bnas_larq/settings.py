@@ -25,16 +25,40 @@ def _plain_name(name: str) -> str:
 PlainName = Annotated[str, pydantic.AfterValidator(_plain_name)]
 #: Paths, and names in place of them.
 UserPath = Annotated[str, pydantic.AfterValidator(expand_home)]
+#: More than any method needs: what is counted is also held in memory, or done one by one.
+Count = Annotated[int, pydantic.Field(gt=0, le=10**6)]
+Natural = Annotated[int, pydantic.Field(ge=0, le=10**6)]
+#: Numbers of examples, and megabytes.
+Large = Annotated[int, pydantic.Field(gt=0, le=10**9)]
+#: The largest size of a network; `bnas_larq.layers.template.check_weights` also limits the whole.
+MAX_CELLS, MAX_CHANNELS, MAX_CLASSES, MAX_SIDE = 1000, 10_000, 100_000, 10_000
+Cells = Annotated[int, pydantic.Field(gt=0, le=MAX_CELLS)]
+Channels = Annotated[int, pydantic.Field(ge=2, le=MAX_CHANNELS)]
+Side = Annotated[int, pydantic.Field(gt=0, le=MAX_SIDE)]
+_Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
 
 
 class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _of_its_kind(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """No true for 1, which Python takes it for, and no text that no file can hold."""
+        items = value if isinstance(value, list | tuple) else [value]
+        if cls.model_fields[info.field_name].annotation is not bool:
+            if any(isinstance(item, bool) for item in items):
+                raise ValueError("true and false are no numbers and no text")
+        for text in (item for item in items if isinstance(item, str)):
+            if "\0" in text or text.encode(errors="replace").decode() != text:
+                raise ValueError("text must be Unicode without the character NUL")
+        return value
+
 
 class AugmentationSettings(Section):
     """Augmentation of training images; see `bnas_larq.data.Augmentation`."""
 
-    crop_padding: int = pydantic.Field(0, ge=0)
+    crop_padding: Natural = 0
     flip: bool = False
     random_resized_crop: bool = False
     color_jitter: tuple[float, float, float, float] | None = None
@@ -45,10 +69,10 @@ class DataSettings(Section):
 
     name: str = "digits"
     data_dir: UserPath | None = None
-    image_size: int | tuple[int, int] | None = None
+    image_size: Side | tuple[Side, Side] | None = None
     validation_fraction: float = pydantic.Field(0.1, ge=0, lt=1)
-    limit: int | None = pydantic.Field(None, gt=0)
-    memory_limit_mb: int = pydantic.Field(2000, gt=0)
+    limit: Large | None = None
+    memory_limit_mb: Large = 2000
     augmentation: AugmentationSettings = AugmentationSettings()
 
 
@@ -69,11 +93,11 @@ class BanditSettings(Section):
             for all.
     """
 
-    rounds: int = pydantic.Field(3, gt=0)
+    rounds: Annotated[int, pydantic.Field(gt=0, le=1000)] = 3
     exploration: float = pydantic.Field(1.0, ge=0)
-    floor: int = pydantic.Field(2, gt=0)
-    finish_epochs: int = pydantic.Field(10, ge=0)
-    credit_examples: int | None = pydantic.Field(None, gt=0)
+    floor: Count = 2
+    finish_epochs: Natural = 10
+    credit_examples: Large | None = None
 
 
 class TunerSettings(Section):
@@ -97,14 +121,14 @@ class TunerSettings(Section):
     """
 
     oracle: Literal["random", "bayesian", "hyperband", "evolution"] = "evolution"
-    trials: int = pydantic.Field(50, gt=0)
-    epochs: int = pydantic.Field(10, gt=0)
-    population: int = pydantic.Field(20, gt=1)
-    sample: int = pydantic.Field(5, gt=0)
-    hyperband_factor: int = pydantic.Field(3, gt=1)
+    trials: Count = 50
+    epochs: Count = 10
+    population: int = pydantic.Field(20, gt=1, le=10**6)
+    sample: Count = 5
+    hyperband_factor: int = pydantic.Field(3, gt=1, le=10**6)
     hyperparameters: dict[str, list | dict[str, int | float | bool]] = {}
     cost: Literal["ops", "bytes"] | None = "ops"
-    workers: int = pydantic.Field(1, gt=0)
+    workers: Annotated[int, pydantic.Field(gt=0, le=1000)] = 1
 
     @pydantic.model_validator(mode="after")
     def _children(self) -> TunerSettings:
@@ -217,19 +241,19 @@ class SearchSettings(Section):
 
     searcher: Literal["gradient", "bandit", "tuner"] = "gradient"
     space: str = "bnas"
-    cells: int = pydantic.Field(8, gt=0)
-    channels: int = pydantic.Field(16, ge=2)
+    cells: Cells = 8
+    channels: Channels = 16
     stem: Literal["auto", "cifar", "imagenet"] = "auto"
     shortcut: bool | None = None
-    epochs: int = pydantic.Field(50, gt=0)
-    batch_size: int = pydantic.Field(64, gt=0)
+    epochs: Count = 50
+    batch_size: Count = 64
     learning_rate: float = pydantic.Field(0.025, gt=0)
     minimum_learning_rate: float = pydantic.Field(0.001, ge=0)
     momentum: float = pydantic.Field(0.9, ge=0, lt=1)
     weight_decay: float = pydantic.Field(3e-4, ge=0)
     clip_norm: float | None = pydantic.Field(5.0, gt=0)
     alpha_learning_rate: float = pydantic.Field(3e-4, gt=0)
-    alpha_betas: tuple[float, float] = (0.5, 0.999)
+    alpha_betas: tuple[_Decay, _Decay] = (0.5, 0.999)
     alpha_weight_decay: float = pydantic.Field(1e-3, ge=0)
     entropy_weight: float = pydantic.Field(1.0, ge=0)
     entropy_tau: float = pydantic.Field(7.7, gt=0)
@@ -239,8 +263,8 @@ class SearchSettings(Section):
     temperature: tuple[float, float] = (10.0, 0.1)
     temperature_decay: Literal["linear", "exponential"] = "linear"
     order: Literal[1, 2, "single-level"] = 1
-    alpha_start_epoch: int = pydantic.Field(0, ge=0)
-    channel_proportion: int = pydantic.Field(1, gt=0)
+    alpha_start_epoch: Natural = 0
+    channel_proportion: Count = 1
     edge_normalization: bool = False
     zeroise_competes: bool = True
     cost: CostTermSettings | None = None
@@ -248,17 +272,17 @@ class SearchSettings(Section):
     bandit: BanditSettings = BanditSettings()
     tuner: TunerSettings = TunerSettings()
     select: Literal["best", "final"] = "best"
-    limit: int | None = pydantic.Field(None, gt=1)
+    limit: int | None = pydantic.Field(None, gt=1, le=10**9)
     mixed_precision: Precision = "float32"
 
 
 class NetworkSettings(Section):
     """Size of the final network; see `bnas_larq.networks.network.NetworkConfig`."""
 
-    cells: int = pydantic.Field(20, gt=0)
-    channels: int = pydantic.Field(36, ge=2)
+    cells: Cells = 20
+    channels: Channels = 36
     stem: Literal["auto", "cifar", "imagenet"] = "auto"
-    stem_groups: int = pydantic.Field(1, gt=0)
+    stem_groups: Count = 1
     padding: Literal["same", "symmetric"] = "same"
     shortcut: bool = True
     preprocess: Literal["auto", "relu", "linear"] = "auto"
@@ -278,11 +302,11 @@ class TrainSettings(Section):
     """
 
     on: Literal["train", "all"] = "train"
-    epochs: int = pydantic.Field(600, gt=0)
-    batch_size: int = pydantic.Field(256, gt=0)
+    epochs: Count = 600
+    batch_size: Count = 256
     optimizer: Literal["sgd", "adam"] = "sgd"
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
-    restart_epochs: int | None = pydantic.Field(None, gt=0)
+    restart_epochs: Count | None = None
     learning_rate: float = pydantic.Field(0.05, gt=0)
     momentum: float = pydantic.Field(0.9, ge=0, lt=1)
     weight_decay: float = pydantic.Field(3e-6, ge=0)
@@ -310,7 +334,7 @@ class FineTuneSettings(Section):
 
     entry: UserPath
     sha256: str | None = pydantic.Field(None, pattern="^[0-9a-f]{64}$")
-    head_epochs: int = pydantic.Field(3, ge=0)
+    head_epochs: Natural = 3
     head_learning_rate: float = pydantic.Field(0.005, gt=0)
     binary_multiplier: float = pydantic.Field(1.0, ge=0)
 
@@ -348,4 +372,4 @@ class ExportSettings(Section):
     """Conversion to Larq Compute Engine at the end of a run."""
 
     enabled: bool = True
-    parity_images: int = pydantic.Field(64, gt=0)
+    parity_images: Count = 64

@@ -17,6 +17,8 @@ ZEROISE = "none"
 #: The other operations without a convolution. They have nothing to learn and so lead early in a
 #: search: too many of them are the usual sign of a collapse.
 PARAMETER_FREE = ("max_pool_3x3", "avg_pool_3x3", "identity")
+#: Of a cell. DARTS' and BNAS' have 4.
+MAX_NODES = 32
 _WITH_IDENTITY = (ZEROISE, *PARAMETER_FREE)
 
 _OPERATIONS: dict[str, str] = {
@@ -121,10 +123,10 @@ class SearchSpace:
                     f"A search space needs at least two different operations on {kind} edges. "
                     f"Received: {list(names)}. Name each operation once."
                 )
-        if self.nodes < 1 or not 1 <= self.edges_per_node <= 2:
+        if not 1 <= self.nodes <= MAX_NODES or not 1 <= self.edges_per_node <= 2:
             raise GenotypeError(
-                "A cell needs at least one node, and a node keeps one or two edges (the first node "
-                "has only two). "
+                f"A cell needs at least one node, at most {MAX_NODES}, and a node keeps one or two "
+                "edges (the first node has only two). "
                 f"Received: nodes={self.nodes}, edges_per_node={self.edges_per_node}."
             )
 

@@ -21,7 +21,17 @@ PACKAGE = "bnas_larq"
 #: From the ground up, as DESIGN lists them.
 _ROOMS = (
     (
-        *("errors", "lazy", "files", "darts_notation", "genotype", "spaces", "discretize"),
+        *(
+            "errors",
+            "lazy",
+            "text_files",
+            "files",
+            "run_records",
+            "darts_notation",
+            "genotype",
+            "spaces",
+            "discretize",
+        ),
         *("settings", "recipe"),
         *("resources", "run_folder", "checkpoints", "tables", "console", "pages"),
     ),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import click
-import yaml
 
 from bnas_larq.cli.groups import HintingGroup
 from bnas_larq.cli.options import NAME_OR_PATH
 from bnas_larq.console import print_result
 from bnas_larq.errors import RecipeError, one_line
 from bnas_larq.resources import recipe_names, recipe_path
+from bnas_larq.text_files import read_yaml
 
 
 @click.group(cls=HintingGroup)
@@ -43,8 +43,8 @@ def _description(name: str) -> str:
     """The recipe's own `description`, without resolving the recipe."""
     path = recipe_path(name)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise RecipeError(
             "A recipe must be readable YAML. "
             f"Received: {path} ({one_line(error)}). Install bnas-larq again."

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import pydantic
-import yaml
 
 from bnas_larq.errors import BnasLarqError, nearest, one_line
 from bnas_larq.spaces import ZEROISE, operation_names
+from bnas_larq.text_files import read_yaml
 
 #: Parts that every network has. Those missing from a table count as 0.
 TEMPLATE_PARTS = ("stem", "preprocess", "shortcut", "classifier")
@@ -97,8 +97,8 @@ class LatencyTable(pydantic.RootModel):
         """Read a YAML or JSON file; BnasLarqError if it cannot be read, names an unknown operation,
         or holds something else than times."""
         try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+            values = read_yaml(path)
+        except (OSError, ValueError) as error:
             raise BnasLarqError(
                 "A latency table is a readable YAML or JSON file. "
                 f"Received: {path} ({one_line(error)}). Correct search.cost.table."

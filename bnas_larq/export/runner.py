@@ -33,10 +33,12 @@ def main() -> int:
     try:
         content = checked("model.tflite")
         labels = checked("labels.txt").decode().splitlines()
-        settings = json.loads(checked("preprocessing.json"))
+        settings = described(checked("preprocessing.json"))
         network = interpreter(content, args.threads)
         for name in args.images:
             outputs = network.predict([prepare(name, settings)[None]])[0][0]
+            if len(labels) != len(outputs):
+                raise ValueError(f"labels.txt has {len(labels)} lines for {len(outputs)} outputs")
             scores = outputs if settings["output"] == "probabilities" else softmax(outputs)
             if args.json:
                 rows = {"image": name, "outputs": outputs.tolist(), "scores": scores.tolist()}
@@ -59,14 +61,32 @@ def main() -> int:
 
 def checked(name: str) -> bytes:
     """A file of this folder, verified by its checksum: a damaged one crashes the interpreter."""
+    for path in (HERE / name, HERE / "SHA256SUMS"):
+        if not path.is_file():  # a pipe or device might never end
+            raise ValueError(f"{path} is no file; copy the folder again")
     content = (HERE / name).read_bytes()
-    sums = dict(
-        reversed(line.split("  ", 1))
-        for line in (HERE / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    )
-    if sums.get(name) != hashlib.sha256(content).hexdigest():
+    line = f"{hashlib.sha256(content).hexdigest()}  {name}"
+    if line not in (HERE / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
         raise ValueError(f"{HERE / name} is not the file that was exported; copy the folder again")
     return content
+
+
+def described(content: bytes) -> dict:
+    """The settings in preprocessing.json."""
+    settings = json.loads(content)
+    try:
+        sides, colours = (settings["height"], settings["width"]), settings["mean"] + settings["std"]
+        sound = all(isinstance(side, int) and 0 < side <= 10_000 for side in sides)
+        sound &= len(settings["mean"]) == len(settings["std"]) == 3 and min(settings["std"]) > 0
+        sound &= all(abs(float(value)) < 1e6 for value in colours)
+        sound &= settings["output"] in ("logits", "probabilities")
+    except (KeyError, TypeError, OverflowError):
+        sound = False
+    if not sound:
+        raise ValueError(
+            "preprocessing.json does not hold what was exported; copy the folder again"
+        )
+    return settings
 
 
 def prepare(path: str, settings: dict) -> np.ndarray:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from bnas_larq.backend import keras
+from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers import convolutions
 from bnas_larq.layers.operations import Context
+from bnas_larq.settings import MAX_CELLS, MAX_CHANNELS
 
 STEMS = ("cifar", "imagenet")
 #: Inputs of at least this height and width get the ImageNet stem, which halves them three times.
@@ -21,6 +22,8 @@ CLASSIFIER = "classifier"
 POOLINGS = {"avg": keras.layers.GlobalAveragePooling2D, "max": keras.layers.GlobalMaxPooling2D}
 #: The CIFAR stem is this many times wider than the first cell's channels.
 CIFAR_STEM_MULTIPLIER = 3
+#: Four times those of the largest published network, BNAS-H.
+MAX_WEIGHTS = 640_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,7 @@ def resolve_stem(stem: str, input_shape: Sequence[int] | None) -> str:
 
 def plan_cells(cells: int, channels: int, stem: str) -> list[CellPlan]:
     """Sizes of all cells: channels double at the reduction cells, layers//3 and 2·layers//3.
-    BnasLarqError: fewer than one cell or two channels, or an unknown stem."""
+    BnasLarqError: fewer than one cell or two channels, far too many, or an unknown stem."""
     if stem not in STEMS:
         raise BnasLarqError(
             f"A stem is 'cifar' or 'imagenet'. Received: {stem!r}; {nearest(str(stem), STEMS)}"
@@ -66,6 +69,11 @@ def plan_cells(cells: int, channels: int, stem: str) -> list[CellPlan]:
             "(a binary kernel is centred over its input channels). "
             f"Received: cells={cells}, channels={channels}."
         )
+    if cells > MAX_CELLS or channels > MAX_CHANNELS:
+        raise BnasLarqError(
+            f"A network has at most {MAX_CELLS:,} cells and {MAX_CHANNELS:,} channels. "
+            f"Received: cells={cells}, channels={channels}. Give a smaller size."
+        )
     plans = []
     reduced = stem == "imagenet"
     for index in range(cells):
@@ -75,6 +83,27 @@ def plan_cells(cells: int, channels: int, stem: str) -> list[CellPlan]:
         plans.append(CellPlan(index, channels, reduction, reduced))
         reduced = reduction
     return plans
+
+
+def check_weights(cells: int, channels: int, num_classes: int, each: int = 600) -> None:
+    """Raise BnasLarqError, before anything is allocated, for a network of more than about
+    `MAX_WEIGHTS` weights. `each`: weights of a cell by the square of the first cell's channels."""
+    weights = each * cells * channels**2 + 16 * channels * num_classes
+    if weights > MAX_WEIGHTS:
+        raise BnasLarqError(
+            f"No network of more than {MAX_WEIGHTS:,} weights is built. Received: about "
+            f"{weights:,} for cells={cells}, channels={channels}, num_classes={num_classes}. "
+            "Give a smaller size."
+        )
+
+
+def is_activation(name: str | None) -> bool:
+    """Whether Keras knows the activation; it takes other functions of its module for one, too."""
+    try:
+        outputs = keras.activations.get(name)(tf.zeros([1, 2]))
+    except Exception:  # whatever that function raises
+        return False
+    return getattr(outputs, "shape", None) == (1, 2)
 
 
 def cifar_stem(channels: int, context: Context) -> list[keras.layers.Layer]:

@@ -14,6 +14,7 @@ from bnas_larq.layers.cells import DropPathControl, final_cell
 from bnas_larq.layers.convolutions import check_padding
 from bnas_larq.layers.operations import Context, chain
 from bnas_larq.layers.quantizers import get_scheme
+from bnas_larq.settings import MAX_CLASSES, MAX_SIDE
 from bnas_larq.spaces import has_relu
 
 PREPROCESSINGS = ("auto", "relu", "linear")
@@ -67,15 +68,22 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_shape", tuple(self.input_shape))
         object.__setattr__(self, "full_precision", tuple(self.full_precision))
-        if self.num_classes < 2:
+        if not 2 <= self.num_classes <= MAX_CLASSES:
             raise BnasLarqError(
-                "A classifier needs at least two classes. "
+                f"A classifier needs at least two classes, and at most {MAX_CLASSES:,}. "
                 f"Received: num_classes={self.num_classes}."
             )
-        if len(self.input_shape) != 3 or any(size is None or size < 1 for size in self.input_shape):
+        sides = self.input_shape
+        if len(sides) != 3 or any(side is None or not 0 < side <= MAX_SIDE for side in sides):
             raise BnasLarqError(
-                "An input shape is (height, width, channels), all known. "
-                f"Received: {self.input_shape}."
+                "An input shape is (height, width, channels), all known and at most "
+                f"{MAX_SIDE:,}. Received: {self.input_shape}."
+            )
+        activation = self.classifier_activation
+        if activation is not None and not template.is_activation(activation):
+            raise BnasLarqError(
+                "A classifier's activation is one that Keras knows, or None. "
+                f"Received: classifier_activation={activation!r}."
             )
         check_padding(self.padding)
         get_scheme(self.scheme)
@@ -182,6 +190,7 @@ def build_network(
         settings = {"input_shape": _image_shape(input_tensor, settings), **settings}
     _check_keys(settings)
     config = config.replace(**settings) if config else NetworkConfig(**settings)
+    template.check_weights(config.cells, config.channels, config.num_classes)
     context = config.context()
     control = DropPathControl() if drop_path else None
     images = keras.Input(config.input_shape, name="image") if input_tensor is None else input_tensor

@@ -17,6 +17,7 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.errors import RunError
 from bnas_larq.files import read_model, write_json
 from bnas_larq.genotype import Genotype
+from bnas_larq.layers.template import is_activation
 from bnas_larq.networks.network import NetworkConfig, build_network
 from bnas_larq.networks.weight_files import load_weights
 from bnas_larq.settings import NetworkSettings
@@ -38,10 +39,8 @@ class _Config(NetworkSettings):
     @pydantic.field_validator("classifier_activation")
     @classmethod
     def _known(cls, activation: str | None) -> str | None:
-        try:
-            keras.activations.get(activation)
-        except ValueError as error:
-            raise ValueError("an activation that Keras knows, or null") from error
+        if not is_activation(activation):
+            raise ValueError("an activation that Keras knows, or null")
         return activation
 
 

@@ -7,7 +7,6 @@ runs both when it loads, `.h5` files even in safe mode; so the configuration is 
 from __future__ import annotations
 
 import builtins
-import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -15,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError, one_line
 from bnas_larq.files import MODEL_SUFFIXES
 from bnas_larq.layers import cells as _cells  # noqa: F401 - registers this package's layers
-from bnas_larq.networks.weight_files import check_self_contained
+from bnas_larq.networks.weight_files import at_most_weights, stored_numbers
+from bnas_larq.text_files import parse_json
 
 #: Packages whose classes a file may name; others must be registered with Keras (--plugin).
 _PACKAGES = frozenset({"keras", "tf_keras", "larq", "larq_zoo", "bnas_larq"})
@@ -32,6 +33,8 @@ _FORBIDDEN_OPERATIONS = frozenset(
 #: Layers that call an operation their configuration names, which is checked; and layers that call
 #: any operation or method, which no model of plain tensors needs.
 _CALLING = frozenset({"TFOpLambda", "SlicingOpLambda"})
+#: Numbers that layers create and files lack, such as the states of random generators.
+_UNSAVED = 10_000
 _FORBIDDEN = frozenset(
     {"ClassMethod", "InstanceMethod", "InstanceProperty", "TensorFlowOpLayer", "__typespec__"}
 )
@@ -59,7 +62,7 @@ def load_saved_model(path: str | Path) -> keras.Model:
             f"Received: {path}{'' if path.exists() else ', which does not exist'}. Check the path."
         )
     try:
-        described = _description(path)
+        described, numbers = _description(path)
     # RuntimeError: of h5py, of encrypted archives, and RecursionError.
     except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from error
@@ -75,9 +78,17 @@ def load_saved_model(path: str | Path) -> keras.Model:
             "--plugin."
         )
     try:
-        return keras.models.load_model(path, compile=False, custom_objects=_quantizers())
+        with at_most_weights(numbers + _UNSAVED):
+            model = keras.models.load_model(path, compile=False, custom_objects=_quantizers())
     except Exception as error:  # Keras' loaders raise many kinds for damaged files
         raise _damaged(path, error) from error
+    for weight in model.weights:
+        if weight.dtype.is_floating and not np.isfinite(weight.numpy().astype(np.float32)).all():
+            raise BnasLarqError(
+                f"A model's weights are finite numbers. Received: {path} with others in "
+                f"{weight.name!r}. Train it again, or take an earlier file."
+            )
+    return model
 
 
 def _quantizers() -> dict[str, type]:
@@ -96,20 +107,20 @@ def _damaged(path: Path, error: Exception) -> BnasLarqError:
     )
 
 
-def _description(path: Path) -> Any:
-    """The configuration inside a file; None if there is none. ValueError if its weights are in
-    another file, or in a form that Keras unpickles."""
+def _description(path: Path) -> tuple[Any, int]:
+    """The configuration inside a file, None if there is none, and how many numbers it holds.
+    ValueError if they are in another file, or in a form that Keras unpickles."""
     # By Keras' own rule for the format: a file can be both, and hold another model in each.
     if path.suffix == ".keras" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             _check_members(archive, path.stat().st_size)
             with archive.open(_WEIGHTS) as stream, h5py.File(stream, "r") as file:
-                check_self_contained(file)
-            return json.loads(archive.read(_CONFIG))
+                numbers = stored_numbers(file)
+            return parse_json(archive.read(_CONFIG).decode()), numbers
     with h5py.File(path, "r") as file:
-        check_self_contained(file)
-        text = file.attrs.get("model_config")
-    return None if text is None else json.loads(text)
+        numbers, text = stored_numbers(file), file.attrs.get("model_config")
+    text = text.decode() if isinstance(text, bytes) else text
+    return None if text is None else parse_json(text), numbers
 
 
 def _check_members(archive: zipfile.ZipFile, size: int) -> None:

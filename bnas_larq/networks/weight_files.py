@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+import math
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
-from bnas_larq.backend import keras
+from bnas_larq.backend import keras, tf
 from bnas_larq.errors import WeightsError, one_line
 from bnas_larq.files import write_atomic
 from bnas_larq.layers.template import CLASSIFIER
 
 #: HDF5 refuses attributes of 64 KiB; Keras cuts longer lists of names into numbered parts.
 _NAMES_A_PART = 200
+#: Bytes of a data set for each byte in the file; Keras does not compress, but others may have.
+_MOST_UNPACKED = 20
 
 
 def save_weights(model: keras.Model, path: str | Path) -> Path:
@@ -124,18 +129,44 @@ def _read(dataset: h5py.Dataset, *, wanted: bool) -> np.ndarray:
     any shape."""
     if not np.issubdtype(dataset.dtype, np.floating) or dataset.shape is None:
         raise ValueError(f"{dataset.name!r} holds no floating-point numbers")
-    return dataset[()] if wanted else np.broadcast_to(np.float32(0), dataset.shape)
+    values = dataset[()] if wanted else np.broadcast_to(np.float32(0), dataset.shape)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{dataset.name!r} holds NaN or infinity")
+    return values
 
 
-def check_self_contained(group: h5py.Group, seen: set[int] | None = None) -> None:
-    """Raise ValueError if anything below `group` is not stored in its own file, see `_held`."""
-    seen = set() if seen is None else seen
+def stored_numbers(group: h5py.Group, seen: set[int] | None = None) -> int:
+    """How many numbers the data sets below `group` hold; ValueError if one of them claims far more
+    than is stored, or is not in the group's own file, see `_held`."""
+    seen, numbers = set() if seen is None else seen, 0
     for name in group:
         member = _held(group, name)
         address = h5py.h5o.get_info(member.id).addr
         if isinstance(member, h5py.Group) and address not in seen:
             seen.add(address)  # hard links can make circles
-            check_self_contained(member, seen)
+            numbers += stored_numbers(member, seen)
+        elif isinstance(member, h5py.Dataset):
+            if member.nbytes > _MOST_UNPACKED * member.id.get_storage_size() + 2**16:
+                raise ValueError(f"{name!r} claims {member.nbytes:,} bytes, which are not stored")
+            numbers += member.size or 0
+    return numbers
+
+
+@contextlib.contextmanager
+def at_most_weights(numbers: int) -> Iterator[None]:
+    """Let no layer create more than `numbers` weights in all: a small file can describe layers that
+    fill any memory. ValueError before they are allocated."""
+    created = 0
+
+    def create(following: Callable[..., tf.Variable], **settings: Any) -> tf.Variable:
+        nonlocal created
+        created += math.prod(settings.get("shape") or ())
+        if created > numbers:
+            raise ValueError(f"it describes more weights than the {numbers:,} that it holds")
+        return following(**settings)
+
+    with tf.variable_creator_scope(create):
+        yield
 
 
 def _held(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:

@@ -13,9 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bnas_larq.errors import BnasLarqError
+
 _STARTS = 8
 _SWEEPS = 8
 _PULLS = 400
+#: The work grows with the square of it. BNAS' cells have some 90.
+_MAX_LINKS = 700
 #: How strongly a link is held level, by the number of its ends that are waypoints.
 _WEIGHTS = (1.0, 4.0, 60.0)
 
@@ -59,6 +63,9 @@ def layered_layout(
         heights: height of each vertex' box.
         gap: free space between two neighbours of a column.
         waypoint_height: height that an edge takes where it passes a column.
+
+    Raises:
+        BnasLarqError: the graph is too large to be laid out in seconds.
     """
     columns, heights, paths = dict(column), dict(heights), {}
     for source, target in edges:
@@ -68,6 +75,11 @@ def layered_layout(
         heights.update((waypoint, waypoint_height) for waypoint in waypoints)
         paths[source, target] = [source, *waypoints, target]
     links = [link for path in paths.values() for link in zip(path, path[1:], strict=False)]
+    if len(links) > _MAX_LINKS:
+        raise BnasLarqError(
+            f"A graph of at most {_MAX_LINKS} lines from column to column is drawn. "
+            f"Received: {len(links)}. Draw a smaller cell."
+        )
     y = _heights(_order(columns, links), links, heights, gap)
     first, second = list(column)[:2]
     if y[first] < y[second]:

@@ -16,12 +16,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from bnas_larq.files import read_json, read_lines
+from bnas_larq.files import read_record, read_rows
 from bnas_larq.pages import render
 from bnas_larq.report import figure_style as style
 from bnas_larq.report.figure_style import Rows
 from bnas_larq.report.html_report import alarm_epochs, spans
 from bnas_larq.report.pictures import genotype_or_error
+from bnas_larq.run_records import AlarmRow, Result
 from bnas_larq.spaces import PARAMETER_FREE, ZEROISE
 from bnas_larq.tables import align, duration, scientific, size
 
@@ -42,7 +43,8 @@ def run_facts(path: Path, planned: Row, failure: str | None) -> dict[str, Any]:
         planned: its entry of plan.json.
         failure: why it failed, or None.
     """
-    result = read_json(path / "result.json") if (path / "result.json").is_file() else {}
+    file = path / "result.json"
+    result = read_record(file, Result) if file.exists() else {}
     finished = bool(result.get("finished"))
     cost, seconds = result.get("cost") or {}, result.get("seconds") or {}
     searched = planned["genotype"] is None
@@ -56,7 +58,7 @@ def run_facts(path: Path, planned: Row, failure: str | None) -> dict[str, Any]:
         **{key: result.get(key) for key in _ACCURACIES},
         **{key: cost.get(key) for key in ("ops_honest", "ops_paper", "bytes")},
         **_shares(path / "genotype.json"),
-        "alarms": alarm_epochs(read_lines(path / "search" / "alarms.jsonl")),
+        "alarms": alarm_epochs(read_rows(path / "search" / "alarms.jsonl", AlarmRow)),
     }
 
 

@@ -127,8 +127,8 @@ def epochs_of(rows: Rows) -> np.ndarray:
 
 
 def values_of(rows: Rows, key: str) -> np.ndarray:
-    """Values of a key, NaN where it is missing, not a number or not finite."""
+    """Values of a key, NaN where it is missing, not a number or too large to be drawn."""
     values = (row.get(key) for row in rows)
     return np.array(
-        [v if isinstance(v, (int, float)) and math.isfinite(v) else math.nan for v in values], float
+        [v if isinstance(v, (int, float)) and abs(v) < 1e30 else math.nan for v in values], float
     )

@@ -8,16 +8,22 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnas_larq.errors import RunError
-from bnas_larq.files import read_json, read_lines, visible_files, write_atomic
+from bnas_larq.files import read_json, read_record, read_rows, visible_files, write_atomic
 from bnas_larq.genotype import Genotype
 from bnas_larq.pages import render
-from bnas_larq.report.pictures import genotype_or_error, save_pictures
+from bnas_larq.report.pictures import genotype_or_error, intact_or_empty, save_pictures
+from bnas_larq.run_records import AlarmRow, Convolutions, Result, State
 from bnas_larq.tables import number_text
+from bnas_larq.text_files import read_bytes
+
+if TYPE_CHECKING:
+    import pydantic
 
 NAME = "report.html"
 #: Pictures of the report, as far as the run has them.
@@ -51,17 +57,24 @@ def write_report(run_path: str | Path) -> Path:
             f"A report needs a run folder. Received: {run}, which is not a folder. "
             "Give the folder that `bnas-larq run` wrote."
         )
-    save_pictures(run)
-    result, state, export = (_json(run / f"{name}.json") for name in ("result", "state", "export"))
+    problems: list[str] = []
+    pictures = save_pictures(run, problems)
+    result, state = _json(run / "result.json", Result), _json(run / "state.json", State)
+    export = _json(run / "export.json", Convolutions)
     genotype, genotype_error = genotype_or_error(run / "genotype.json")
-    alarms = alarm_epochs(read_lines(run / "search" / "alarms.jsonl"))
+    alarms = alarm_epochs(
+        intact_or_empty(problems, read_rows, run / "search" / "alarms.jsonl", AlarmRow)
+    )
+    for problem in problems:
+        warnings.warn(f"The report leaves out what is damaged. {problem}", stacklevel=2)
     cost = result.get("cost") if isinstance(result.get("cost"), Mapping) else {}
     page = render(
         "report.html",
         title=f"Run {run.resolve().name}",
         status=_status(result, state, genotype),
         headlines=_headlines(result),
-        pictures=_pictures(run / "pictures"),
+        problems=[problem for problem in problems if problem != genotype_error],
+        pictures=_pictures(pictures),
         genotype=genotype,
         genotype_error=genotype_error,
         provenance=_pairs(genotype.provenance) if genotype else [],
@@ -79,12 +92,12 @@ def write_report(run_path: str | Path) -> Path:
     return write_atomic(run / NAME, page)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path, model: type[pydantic.BaseModel] | None = None) -> dict[str, Any]:
     """An object of the run folder; empty if absent, and its error if damaged."""
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
-        values = read_json(path)
+        values = read_json(path) if model is None else read_record(path, model)
     except RunError as error:
         return {"unreadable": str(error)}
     return values if isinstance(values, dict) else {}
@@ -92,8 +105,8 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        return read_bytes(path).decode(errors="replace")
+    except (OSError, ValueError):
         return ""
 
 
@@ -120,13 +133,12 @@ def _headlines(result: Mapping[str, Any]) -> dict[str, str]:
     return headlines
 
 
-def _pictures(folder: Path) -> dict[str, str]:
-    """Name → data URI of each picture that exists."""
+def _pictures(paths: Iterable[Path]) -> dict[str, str]:
+    """Name → data URI of each picture of the report among `paths`."""
     uris = {}
-    for path in map(folder.joinpath, _PICTURES):
-        with contextlib.suppress(OSError):
-            content = base64.b64encode(path.read_bytes()).decode()
-            uris[path.stem] = f"data:{_MIME[path.suffix]};base64,{content}"
+    for path in (path for path in paths if path.name in _PICTURES):
+        content = base64.b64encode(path.read_bytes()).decode()
+        uris[path.stem] = f"data:{_MIME[path.suffix]};base64,{content}"
     return uris
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,14 +33,14 @@ def save_pareto(search: str | Path, folder: str | Path) -> list[Path]:
     """
     search = Path(search)
     try:
-        summary = read_json(search / "pareto.json")
+        summary, trials = read_json(search / "pareto.json"), read_lines(search / "trials.jsonl")
     except RunError:
         return []
     rows = summary.get("front") if isinstance(summary, dict) else None
     front = [row for row in rows if _is_measured(row)] if isinstance(rows, list) else []
     if not front:
         return []
-    trials = [row for row in read_lines(search / "trials.jsonl") if _is_measured(row)]
+    trials = [row for row in trials if _is_measured(row)]
     measure = summary.get("cost")
     figure = style.new_figure(7.4, 4.6)
     axes = figure.subplots()
@@ -76,4 +75,4 @@ def _draw(axes: Axes, trials: Rows, front: Rows) -> None:
 def _is_measured(row: Any) -> bool:
     """Whether a row has an accuracy and a cost; a failed trial has none."""
     values = [row.get("accuracy"), row.get("cost")] if isinstance(row, Mapping) else [None]
-    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+    return all(isinstance(value, (int, float)) and abs(value) < 1e30 for value in values)

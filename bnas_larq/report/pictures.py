@@ -3,49 +3,96 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from bnas_larq.errors import BnasLarqError
-from bnas_larq.files import read_json, read_lines
+from bnas_larq.errors import BnasLarqError, RunError
+from bnas_larq.files import read_json, read_record, read_rows
 from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import load_recipe
 from bnas_larq.report import curves
 from bnas_larq.report.cell_picture import save_cell_pictures
+from bnas_larq.report.figure_style import Rows
 from bnas_larq.report.pareto_picture import save_pareto
+from bnas_larq.run_records import AlarmRow, Alphas, Epoch, Front, TrialRow
+from bnas_larq.text_files import read_text
+
+#: Edges of the largest cell whose α are drawn.
+_MAX_EDGES = 70
 
 
-def save_pictures(run_path: str | Path) -> list[Path]:
+def save_pictures(run_path: str | Path, problems: list[str] | None = None) -> list[Path]:
     """Draw cells, curves, α, Pareto front and confusion matrix into `pictures/`, each where the run
     folder has intact data for it; returns the files, or raises RunError if one cannot be written.
+
+    Args:
+        problems: gets what is damaged, a sentence each.
     """
     run = Path(run_path)
-    folder = run / "pictures"
-    search = read_lines(run / "search" / "metrics.jsonl")
+    search, folder = run / "search", run / "pictures"
+    problems = [] if problems is None else problems
+
+    def intact(read: Callable, *arguments: Any) -> Any:
+        return intact_or_empty(problems, read, *arguments)
+
+    metrics = intact(read_rows, search / "metrics.jsonl", Epoch)
     operations = [
-        key.removeprefix("share_") for row in search[:1] for key in row if key.startswith("share_")
+        key.removeprefix("share_") for row in metrics[:1] for key in row if key.startswith("share_")
     ]
-    alphas = [
-        row
-        for row in read_lines(run / "search" / "alphas.jsonl")
-        if all(
-            row.get(kind) and len(row[kind][0]) == len(operations) for kind in ("normal", "reduce")
-        )
-    ]
-    alarms = read_lines(run / "search" / "alarms.jsonl")
+    alphas = intact(_read_alphas, search / "alphas.jsonl", operations)
+    alarms = intact(read_rows, search / "alarms.jsonl", AlarmRow)
+    training = intact(read_rows, run / "train" / "metrics.jsonl", Epoch)
     written = [
-        curves.save_search_curves(search, folder, alarms, _cost_target(run / "recipe.yaml")),
+        curves.save_search_curves(metrics, folder, alarms, _cost_target(run / "recipe.yaml")),
         curves.save_alpha_history(alphas, operations, folder),
-        curves.save_training_curves(read_lines(run / "train" / "metrics.jsonl"), folder),
-        *save_pareto(run / "search", folder),
+        curves.save_training_curves(training, folder),
     ]
-    genotype, _ = genotype_or_error(run / "genotype.json")
+    front = search / "pareto.json"
+    if front.exists() and intact(read_record, front, Front):
+        intact(read_rows, search / "trials.jsonl", TrialRow)
+        written += save_pareto(search, folder)
+    genotype, problem = genotype_or_error(run / "genotype.json")
     if genotype is not None:
-        shortcut = _has_shortcut(run / "network.json")
-        written += save_cell_pictures(genotype, folder, shortcut=shortcut)
+        try:
+            shortcut = _has_shortcut(run / "network.json")
+            written += save_cell_pictures(genotype, folder, shortcut=shortcut)
+        except RunError:  # the disk
+            raise
+        except BnasLarqError as error:
+            problem = str(error)
     table = read_confusion(run / "confusion.csv")
     if table is not None:
         written.append(curves.save_confusion(*table, folder))
+    elif (run / "confusion.csv").exists():
+        problems.append(
+            "A confusion matrix is a table of counts, as many rows as columns. "
+            f"Received: {run / 'confusion.csv'}. Restore it, or evaluate again."
+        )
+    problems += [problem] if problem else []
     return [path for path in written if path is not None]
+
+
+def intact_or_empty(problems: list[str], read: Callable, *arguments: Any) -> Any:
+    """What `read` returns; if it raises a BnasLarqError, [], and the error joins `problems`."""
+    try:
+        return read(*arguments)
+    except BnasLarqError as error:
+        if str(error) not in problems:
+            problems.append(str(error))
+        return []
+
+
+def _read_alphas(path: Path, operations: list[str]) -> Rows:
+    """Rows of alphas.jsonl for a picture; none if α are not of these operations."""
+    rows = read_rows(path, Alphas)
+    shapes = {(len(row[kind]), len(row[kind][0])) for row in rows for kind in ("normal", "reduce")}
+    if len(shapes) > 1 or any(edges > _MAX_EDGES for edges, _ in shapes):
+        raise RunError(
+            "α of both cells are drawn if they have the same edges and operations on each line, at "
+            f"most {_MAX_EDGES} edges. Received: {sorted(shapes)[:4]} in {path}. Restore it."
+        )
+    return rows if all(columns == len(operations) for _, columns in shapes) else []
 
 
 def read_confusion(path: str | Path) -> tuple[list[list[int]], list[str]] | None:
@@ -54,16 +101,17 @@ def read_confusion(path: str | Path) -> tuple[list[list[int]], list[str]] | None
     The first row, the first column or both hold the class names; without them classes are numbered.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            rows = [row for row in csv.reader(stream) if row]
+        rows = [row for row in csv.reader(read_text(path).splitlines(keepends=True)) if row]
         both = len(rows) == len(rows[0]) and not rows[0][0].strip().isdigit()
         header = both or len(rows) == len(rows[0]) + 1
         first = both or len(rows[0]) == len(rows) + 1
         names = rows[0][int(both) :] if header else [row[0] for row in rows] if first else []
         counts = [[int(float(cell)) for cell in row[int(first) :]] for row in rows[int(header) :]]
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError, OverflowError, csv.Error):
         return None
-    if any(len(row) != len(counts) for row in counts):
+    if any(len(row) != len(counts) for row in counts) or len(names) not in (0, len(counts)):
+        return None
+    if any(not 0 <= count < 10**12 for row in counts for count in row):
         return None
     return counts, names or [str(number) for number in range(len(counts))]
 
@@ -71,7 +119,7 @@ def read_confusion(path: str | Path) -> tuple[list[list[int]], list[str]] | None
 def genotype_or_error(path: Path) -> tuple[Genotype | None, str]:
     """The genotype of a file and "", or None and why it cannot be read ("" if absent)."""
     try:
-        return (Genotype.load(path) if path.is_file() else None), ""
+        return (Genotype.load(path) if path.exists() else None), ""
     except BnasLarqError as error:
         return None, str(error)
 

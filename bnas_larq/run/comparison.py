@@ -20,13 +20,15 @@ from typing import Any
 
 from bnas_larq.console import say
 from bnas_larq.errors import RunError
-from bnas_larq.files import is_plain_name, read_json, write_atomic, write_json
+from bnas_larq.files import read_json, read_record, write_atomic, write_json
 from bnas_larq.recipe import Recipe
 from bnas_larq.run.comparison_plan import PlannedRun, tuner_notes
 from bnas_larq.run.comparison_request import OPTIONS, ComparisonRequest, Options
 from bnas_larq.run.creation import check_same_recipe, environment, recipe_of
 from bnas_larq.run.processes import ProcessCrash, run_command
 from bnas_larq.run_folder import RunFolder
+from bnas_larq.run_records import Failures, Plan, Result
+from bnas_larq.text_files import read_text
 
 #: What a comparison writes before plan.json.
 _BEFORE_PLAN = {"recipe.yaml", "environment.json", OPTIONS, "recipes"}
@@ -134,7 +136,7 @@ class Comparison:
         started = [run for run in runs if run.name in names and self.run_path(run.name).exists()]
         for run in started:
             path = self._recipe_path(run.name)
-            if path.read_text(encoding="utf-8") != run.recipe.to_yaml():
+            if _content(path) != run.recipe.to_yaml():
                 raise RunError(
                     "A run that has started keeps its recipe. "
                     f"Received: another recipe for {run.name} than {path}. "
@@ -167,7 +169,8 @@ class Comparison:
         planned = self.plan()
         for number, entry in enumerate(planned, 1):
             name = entry["name"]
-            result = self._read(f"runs/{name}/result.json", {})
+            path = self.run_path(name) / "result.json"
+            result = read_record(path, Result) if path.exists() else {}
             if result.get("finished"):
                 say(f"run {number}/{len(planned)}, {name}: already done")
                 continue
@@ -212,20 +215,14 @@ class Comparison:
     # -- the folder --------------------------------------------------------------------------------
 
     def plan(self) -> list[dict[str, Any]]:
-        """The runs in order, as `PlannedRun.describe` gives them; RunError for names of other
-        folders' runs."""
-        planned = self._read("plan.json", [])
-        for entry in planned:
-            if not is_plain_name(entry["name"]):
-                raise RunError(
-                    "A comparison's runs are in its own folder. "
-                    f"Received: {entry['name']!r} in {self.folder / 'plan.json'}. Restore the file."
-                )
-        return planned
+        """The runs in order, as `PlannedRun.describe` gives them."""
+        path = self.folder / "plan.json"
+        return read_record(path, Plan) if path.exists() else []
 
     def failures(self) -> dict[str, str]:
         """Why runs ended without a result, by name."""
-        return self._read("failures.json", {})
+        path = self.folder / "failures.json"
+        return read_record(path, Failures) if path.exists() else {}
 
     def run_path(self, name: str) -> Path:
         """The folder of a run."""
@@ -233,10 +230,6 @@ class Comparison:
 
     def _recipe_path(self, name: str) -> Path:
         return self.folder / "recipes" / f"{name}.yaml"
-
-    def _read(self, name: str, default: Any) -> Any:
-        path = self.folder / name
-        return read_json(path) if path.is_file() else default
 
     def write(self) -> tuple[str, Path]:
         """Write comparison.* from what is there; returns as `run` does.
@@ -276,12 +269,20 @@ def _check_comparison(path: Path, budget: Recipe) -> None:
     if (path / "plan.json").is_file():
         return
     names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
-    same_budget = (path / "recipe.yaml").read_bytes() == budget.to_yaml().encode()
+    same_budget = _content(path / "recipe.yaml") == budget.to_yaml()
     if not (same_budget and names <= _BEFORE_PLAN):
         raise RunError(
             f"A comparison's folder holds plan.json. Received: {path}, which does not, and is no "
             "beginning of this comparison. Choose another --out."
         )
+
+
+def _content(path: Path) -> str | None:
+    """A recipe's text; None if it cannot be read."""
+    try:
+        return read_text(path)
+    except (OSError, ValueError):
+        return None
 
 
 def table_notes(budget: Recipe, planned: Sequence[Mapping[str, Any]] = ()) -> list[str]:

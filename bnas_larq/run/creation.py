@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype
@@ -24,6 +23,7 @@ from bnas_larq.recipe import Recipe, load_recipe, override_recipe, parse_recipe
 from bnas_larq.run.targets import find_source
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.spaces import SearchSpace
+from bnas_larq.text_files import read_yaml
 
 PACKAGES = (
     *("bnas-larq", "tensorflow", "tf-keras", "larq", "larq-compute-engine"),
@@ -142,8 +142,8 @@ def recipe_of(folder: RunFolder) -> Recipe:
     """The recipe that a run began with; RunError or RecipeError when it cannot be read."""
     path = folder / "recipe.yaml"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise RunError(
             f"A run's recipe.yaml must be readable. Received: {path}. "
             "Restore it or start a new run."

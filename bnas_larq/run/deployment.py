@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from bnas_larq.console import say
 from bnas_larq.errors import ExportError
-from bnas_larq.files import read_json
+from bnas_larq.files import read_record
 from bnas_larq.run.creation import recipe_of
 from bnas_larq.run.targets import Kind, Target
 from bnas_larq.run_folder import RunFolder
+from bnas_larq.run_records import Export
+from bnas_larq.text_files import read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,8 +169,8 @@ def _load(
 
 def _read_labels(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(path).splitlines()
+    except (OSError, ValueError) as error:
         raise ExportError(
             f"Labels are a text file with one class on each line. Received: {path} "
             f"({type(error).__name__}). Check the path."
@@ -182,7 +184,7 @@ def _export_run(folder: Path, overwrite: bool) -> tuple[bytes, dict[str, Any]]:
     with Run.open(folder) as run:
         run.export(again=overwrite)
         run.report()
-        report, path = read_json(run.folder / "export.json"), run.folder / "model.tflite"
+        report, path = read_record(run.folder / "export.json", Export), run.folder / "model.tflite"
         tflite = path.read_bytes()
         if hashlib.sha256(tflite).hexdigest() != report["sha256"]:
             raise ExportError(

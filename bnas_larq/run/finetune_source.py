@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bnas_larq.backend import keras
 from bnas_larq.data import ImageDataset, Normalization
 from bnas_larq.errors import RecipeError, RunError, WeightsError
@@ -20,6 +18,7 @@ from bnas_larq.recipe import Recipe, merge_values, override_recipe, parse_recipe
 from bnas_larq.run.targets import find_source
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.settings import FINE_TUNING, AugmentationSettings, FineTuneSettings, NetworkSettings
+from bnas_larq.text_files import read_yaml
 
 
 def pin_weights(settings: FineTuneSettings) -> FineTuneSettings:
@@ -157,8 +156,8 @@ def _augmentation(source: StoredNetwork) -> AugmentationSettings:
     if not path.is_file():
         return AugmentationSettings()
     try:
-        return parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8"))).data.augmentation
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecipeError):
+        return parse_recipe(read_yaml(path)).data.augmentation
+    except (OSError, ValueError, RecipeError):
         warnings.warn(
             f"{path} cannot be read as a recipe: images are not augmented as in the training of "
             "these weights.",

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 from bnas_larq.console import say
 from bnas_larq.errors import RecipeError
-from bnas_larq.files import read_json, write_json
+from bnas_larq.files import read_record, write_json
 from bnas_larq.genotype import Edge, Genotype
 from bnas_larq.recipe import Recipe
 from bnas_larq.report import layer_study_report as report
 from bnas_larq.report.pictures import read_confusion
 from bnas_larq.run.recipe_run import Run
+from bnas_larq.run_records import Result
 from bnas_larq.spaces import check_operation
 
 #: The paper's names of layers → operations of genotypes.
@@ -144,7 +145,7 @@ class LayerStudy:
 
     def _result(self, member: Member) -> dict[str, Any]:
         path = self._path(member) / "result.json"
-        return read_json(path) if path.is_file() else {}
+        return read_record(path, Result) if path.exists() else {}
 
     def _path(self, member: Member) -> Path:
         return self.folder / "networks" / member.name

@@ -10,10 +10,10 @@ from bnas_larq.backend import keras
 from bnas_larq.console import say
 from bnas_larq.data import data_errors
 from bnas_larq.determinism import make_deterministic
-from bnas_larq.errors import RunError
-from bnas_larq.files import read_json, read_lines, visible_files
+from bnas_larq.files import read_record, read_rows, visible_files
 from bnas_larq.recipe import Recipe
 from bnas_larq.run_folder import RunFolder
+from bnas_larq.run_records import Export, Timed
 
 STAGES = ("search", "train", "evaluate", "export")
 #: Files without which a stage does not count as done: when one is lost, the stage is done again.
@@ -62,9 +62,9 @@ class Stages:
         folder = self.folder / name
         shares = {"metrics.jsonl": 1, "draws.jsonl": 1, "trials.jsonl": workers}
         return sum(
-            row["seconds"] / share
+            (row.get("seconds") or 0.0) / share
             for file, share in shares.items()
-            for row in read_lines(folder / file)
+            for row in read_rows(folder / file, Timed)
         )
 
 
@@ -96,12 +96,7 @@ def collect_result(
     if cost is not None:
         result["cost"] = dict(cost)
     if (folder / "export.json").exists():
-        report = read_json(folder / "export.json")
-        if not isinstance(report, dict) or not all(key in report for key in EXPORT_KEYS):
-            raise RunError(
-                "A run's export.json must hold the whole report. "
-                f"Received: {folder / 'export.json'}. Delete it to export again."
-            )
+        report = read_record(folder / "export.json", Export)
         result["export"] = {key: report[key] for key in EXPORT_KEYS}
     result["files"] = [name for name in visible_files(folder.path) if name != "result.json"]
     return result

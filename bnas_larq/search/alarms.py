@@ -14,9 +14,10 @@ import numpy as np
 from bnas_larq.backend import keras, tf
 from bnas_larq.console import say
 from bnas_larq.errors import TrainingStopped
-from bnas_larq.files import append_line, keep_lines_before, read_lines
+from bnas_larq.files import append_line, keep_lines_before, read_rows
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.batch_norm import BATCH_NORM
+from bnas_larq.run_records import AlarmRow
 from bnas_larq.settings import AlarmSettings
 from bnas_larq.spaces import PARAMETER_FREE, ZEROISE
 from bnas_larq.supernet.dead_signs import dead_sign_share
@@ -101,7 +102,7 @@ class Alarms(keras.callbacks.Callback):
             self._begun = True
             if self.log is not None:
                 keep_lines_before(self.log, epoch)
-                self.rows = read_lines(self.log)
+                self.rows = read_rows(self.log, AlarmRow)
             self.rows = [row for row in self.rows if row["epoch"] < epoch]
         self.check()
 
@@ -158,7 +159,7 @@ class Alarms(keras.callbacks.Callback):
         To be called after `fit`, too, which does nothing if a resumed search has no epochs left.
         """
         if not self.rows and self.log is not None:
-            self.rows = read_lines(self.log)
+            self.rows = read_rows(self.log, AlarmRow)
         raised = self.raised()
         if self.settings.action == "stop" and raised:
             sentences, advice = zip(*raised.values(), strict=True)

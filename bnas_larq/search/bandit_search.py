@@ -14,10 +14,11 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.data import EVALUATION_BATCH, EpochPipeline, bilevel_pipeline
 from bnas_larq.errors import RecipeError
-from bnas_larq.files import append_line, keep_lines_before, read_lines, write_json
+from bnas_larq.files import append_line, keep_lines_before, read_rows, write_json
 from bnas_larq.fitting.callbacks import Progress, stop_unless_finite
 from bnas_larq.fitting.resume import TrainingState
 from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.run_records import Alphas
 from bnas_larq.search.gradient_search import RECORD, GradientSearch
 from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
 from bnas_larq.search.ucb import UcbTable
@@ -113,7 +114,7 @@ class BanditSearch(Searcher):
         self.supernet.prune(*self._by_kind(self.table.alive))
         if self.settings.bandit.finish_epochs:
             self.finish.fit(data, folder=folder, callbacks=callbacks)
-            rows = read_lines(folder / RECORD)
+            rows = read_rows(folder / RECORD, Alphas)
         else:
             scores = np.where(self.table.alive, self.table.means(), PRUNED)
             normal, reduce = (kind.tolist() for kind in self._by_kind(scores))

@@ -15,7 +15,7 @@ from bnas_larq.costs.expected_cost import ExpectedCost, network_of
 from bnas_larq.data import bilevel_pipeline
 from bnas_larq.discretize import ArgmaxDiscretizer
 from bnas_larq.errors import RunError, TrainingStopped
-from bnas_larq.files import append_line, read_lines
+from bnas_larq.files import append_line, read_rows
 from bnas_larq.fitting.callbacks import Progress, plain
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.genotype import Genotype
@@ -23,6 +23,7 @@ from bnas_larq.layers.template import plan_cells
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.precision import choose_precision
+from bnas_larq.run_records import Alphas
 from bnas_larq.search.alarms import RECORD as ALARMS
 from bnas_larq.search.alarms import Alarms
 from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
@@ -176,7 +177,7 @@ class GradientSearch(Searcher):
         """
         self.compile(bilevel_pipeline(data.weights, data.alphas).steps_per_epoch)
         self.fit(data, folder=folder, callbacks=callbacks)
-        return self.choose(read_lines(folder / RECORD), provenance)
+        return self.choose(read_rows(folder / RECORD, Alphas), provenance)
 
     def fit(
         self, data: SearchData, *, folder: Path, callbacks: Sequence[keras.callbacks.Callback] = ()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from typing import Any
 
 import numpy as np
 
 from bnas_larq.discretize import softmax
-from bnas_larq.errors import BnasLarqError
+from bnas_larq.errors import BnasLarqError, RunError
+from bnas_larq.run_records import UcbState
 
 
 class UcbTable:
@@ -174,8 +176,17 @@ class UcbTable:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from the `state` of a table with the same arguments."""
-        self.round, self._drawn = int(state["round"]), int(state["drawn"])
-        self._alive = np.array(state["alive"], bool)
-        self._credits = [[list(credits) for credits in row] for row in state["credits"]]
+        """Continue from the `state` of a table with the same arguments; RunError for another."""
+        try:
+            table = UcbState.model_validate(state)
+            shapes = [[len(row) for row in part] for part in (table.alive, table.credits)]
+        except ValueError:
+            shapes = []
+        if shapes != [[len(row) for row in self._alive]] * 2:
+            raise RunError(
+                "A search's table of credits must be the one that its checkpoint was written with. "
+                f"Received: {reprlib.repr(state)}. Delete the newest checkpoint and resume."
+            )
+        self.round, self._drawn = table.round, table.drawn
+        self._alive, self._credits = np.array(table.alive, bool), table.credits
         self._order = None

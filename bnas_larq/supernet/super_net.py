@@ -90,6 +90,8 @@ class SuperNet(BilevelModel):
             raise BnasLarqError(
                 f"A classifier needs at least two classes. Received: num_classes={num_classes}."
             )
+        # All candidates of all edges, in full width.
+        template.check_weights(cells, channels, num_classes, each=7000)
         # As text: Keras would wrap the lists of a dictionary, and JSON cannot write those.
         self._config = json.dumps(
             {

@@ -19,12 +19,13 @@ from bnas_larq.data import (
     evaluation_dataset,
     training_pipeline,
 )
-from bnas_larq.files import read_lines
+from bnas_larq.files import read_rows
 from bnas_larq.layers.template import CLASSIFIER
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.networks.optimizers import latent_kernels
 from bnas_larq.networks.weight_files import save_weights
 from bnas_larq.recipe import Recipe
+from bnas_larq.run_records import Epoch
 from bnas_larq.settings import FineTuneSettings, TrainSettings
 from bnas_larq.training.trainer import train_network
 
@@ -76,7 +77,8 @@ def train_stored(
         callbacks=callbacks,
     )
     save_weights(model, target.weights)
-    return read_lines(folder / "metrics.jsonl")[-1].get("val_accuracy")
+    epochs = read_rows(folder / "metrics.jsonl", Epoch)
+    return epochs[-1].get("val_accuracy") if epochs else None
 
 
 def fine_tune_network(

@@ -24,6 +24,8 @@ from bnas_larq.errors import WeightsError, one_line
 
 #: Three times the checkpoint of the largest variant, BNAS-H, with its optimizer's momentum.
 MAX_BYTES = 4 * 2**30
+#: Bytes of an array for each byte of its archive: signs kept as float32 pack 32 to 1.
+_MOST_UNPACKED = 100
 #: Older releases ran code in spite of `weights_only` (CVE-2025-32434).
 MIN_TORCH = (2, 6)
 #: Useless for prediction: BatchNorm's counters, and the second classifier of training.
@@ -243,7 +245,10 @@ def _check_zip(path: Path) -> None:
     """Refuse, by its directory alone, a zip that unpacks to too much or holds a name twice."""
     with _damage_of(path, *_FORMAT_ERRORS), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-    _check_size(path, sum(member.file_size for member in members))
+    unpacked, packed = sum(member.file_size for member in members), path.stat().st_size
+    _check_size(path, unpacked)
+    if unpacked > _MOST_UNPACKED * packed + 2**20:
+        raise _damaged(path, f"{unpacked:,} bytes packed into {packed:,}")
     if len({member.filename for member in members}) != len(members):
         raise _damaged(path, "two members of the same name")
 

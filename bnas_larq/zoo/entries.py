@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bnas_larq.errors import ZooError, one_line
 from bnas_larq.files import replace_folder, sha256, temporary_folder, write_atomic, write_json
 from bnas_larq.resources import cache_dir
+from bnas_larq.text_files import MAX_BYTES, open_regular
 from bnas_larq.zoo.downloads import download
 from bnas_larq.zoo.entry_format import (
     DESCRIPTION,
@@ -248,7 +249,8 @@ class Entry:
         """The model card, Markdown without control characters, which could rewrite a terminal."""
         if CARD not in self.files:
             return f"# {self.name}\n\n{self.description}\n\nLicence: {self.license}\n"
-        text = self._checked(CARD).read_text(encoding="utf-8", errors="replace")
+        with open_regular(self._checked(CARD)) as stream:
+            text = stream.read(MAX_BYTES).decode(errors="replace")
         return "".join(c for c in text if c == "\n" or c.isprintable())
 
     def summary(self) -> str:

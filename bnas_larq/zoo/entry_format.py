@@ -14,6 +14,7 @@ import pydantic_core
 
 from bnas_larq.errors import ZooError
 from bnas_larq.files import read_model
+from bnas_larq.text_files import read_bytes
 
 FORMAT, VERSION = "bnas-larq-zoo-entry", 1
 ENTRY = "entry.json"
@@ -146,8 +147,8 @@ def read_entry(folder: Path) -> dict[str, Any]:
 def claims_to_be_entry(folder: Path) -> bool:
     """Whether a folder's entry.json is one of this package, damaged in other ways or not."""
     try:
-        return f'"{FORMAT}"' in (folder / ENTRY).read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        return f'"{FORMAT}"'.encode() in read_bytes(folder / ENTRY)
+    except (OSError, ValueError):
         return False
 
 

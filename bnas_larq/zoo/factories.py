@@ -12,6 +12,7 @@ from typing import Any
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import ZooError
 from bnas_larq.genotype import Genotype
+from bnas_larq.layers.template import is_activation
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.network_files import layers_behind
 from bnas_larq.networks.weight_files import load_weights
@@ -144,11 +145,7 @@ def _known(shape: Any) -> tuple[int, ...]:
 
 def _check_activation(activation: str | None, trained: bool) -> None:
     """As in keras.applications: trained weights give logits, or probabilities made from them."""
-    try:
-        known = keras.activations.get(activation) is not None
-    except (ValueError, TypeError):
-        known = False
-    if not known or (trained and activation not in ("softmax", "linear", None)):
+    if not is_activation(activation) or (trained and activation not in ("softmax", "linear", None)):
         raise ZooError(
             f"A {'trained ' if trained else ''}classifier ends in 'softmax', or in None for its "
             f"logits{'' if trained else ', or another activation of Keras'}. "

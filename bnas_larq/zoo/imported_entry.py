@@ -18,6 +18,7 @@ from bnas_larq.networks.network_files import WEIGHTS, StoredNetwork
 from bnas_larq.networks.weight_files import save_weights
 from bnas_larq.pages import render
 from bnas_larq.resources import user_zoo
+from bnas_larq.text_files import read_text
 from bnas_larq.zoo.checkpoint_import import Imported, read_import
 from bnas_larq.zoo.entries import CARD, Entry, check_target, store_entry
 from bnas_larq.zoo.preprocessing import IMAGENET
@@ -192,8 +193,8 @@ def _class_names(config: NetworkConfig, dataset: str, labels: str | Path | None)
         return tuple(f"class {number}" for number in range(config.num_classes))
     rule = f"Labels are a text file with one name a line, here {config.num_classes}. "
     try:
-        lines = Path(labels).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(labels).splitlines()
+    except (OSError, ValueError) as error:
         received = f"{labels} ({type(error).__name__})"
         raise ZooError(f"{rule}Received: {received}. Check the path.") from error
     names = tuple(line.strip() for line in lines if line.strip())

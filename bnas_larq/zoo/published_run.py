@@ -11,10 +11,11 @@ from typing import Any
 import pydantic
 
 from bnas_larq.errors import RecipeError, ZooError
-from bnas_larq.files import read_lines, read_model, sha256
+from bnas_larq.files import read_model, read_rows, sha256
 from bnas_larq.networks.network_files import WEIGHTS, StoredNetwork
 from bnas_larq.recipe import Recipe, load_recipe
 from bnas_larq.run_folder import RunFolder
+from bnas_larq.run_records import Epoch
 from bnas_larq.settings import FineTuneSettings, NetworkSettings
 from bnas_larq.zoo.registry import resolve_entry
 
@@ -73,7 +74,7 @@ class FinishedRun:
             StoredNetwork.load(folder),
             facts,
             environment,
-            read_lines(run / "train" / "metrics.jsonl"),
+            read_rows(run / "train" / "metrics.jsonl", Epoch),
             origins(recipe),
         )
         for problem in finished._contradictions():

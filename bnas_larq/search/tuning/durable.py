@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras_tuner
 
-from bnas_larq.errors import RunError
-from bnas_larq.files import is_plain_name, write_json
+from bnas_larq.errors import RunError, one_line
+from bnas_larq.files import is_plain_name, read_json, write_json
 from bnas_larq.search.tuning.encoding import Encoding
 
 #: keras-tuner's name for the file of an oracle's state.
@@ -59,7 +60,18 @@ class DurableOracle(keras_tuner.Oracle):
         write_json(f"{self._get_trial_dir(trial.trial_id)}/trial.json", trial.get_state())
 
     def reload(self) -> None:
-        super().reload()
+        # What keras-tuner opens, bounded and as JSON.
+        project = Path(self._project_dir)
+        for path in (project / STATE, *project.glob("trial_*/trial.json")):
+            read_json(path)
+        try:
+            super().reload()
+        except Exception as error:  # whatever is missing or of another type
+            raise RunError(
+                f"keras-tuner's state must be what it wrote. Received: {project} "
+                f"({type(error).__name__}: {one_line(error)[:120]}). "
+                "Restore the folder, or delete it to repeat the search; trained trials are kept."
+            ) from error
         for trial_id in self.trials:  # names the trial's folder
             if not is_plain_name(str(trial_id)):
                 raise RunError(

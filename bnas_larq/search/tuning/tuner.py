@@ -11,7 +11,8 @@ from keras_tuner.errors import FailedTrialError, FatalError
 
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.errors import RunError, TrainingStopped, one_line
-from bnas_larq.files import read_json, write_json
+from bnas_larq.files import read_record, write_json
+from bnas_larq.run_records import Outcome
 from bnas_larq.search.tuning.durable import STATE, DurableOracle
 from bnas_larq.search.tuning.records import Trial, TrialFunction
 
@@ -53,7 +54,7 @@ class GenotypeTuner(keras_tuner.Tuner):
         try:
             if not decoded.outcome.is_file():
                 write_json(decoded.outcome, self._measure(decoded))
-            outcome = read_json(decoded.outcome)
+            outcome = read_record(decoded.outcome, Outcome)
             if not self.may_continue:
                 Checkpoints(decoded.folder / "checkpoints").clear()
         except Exception as error:

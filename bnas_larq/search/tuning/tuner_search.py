@@ -15,8 +15,9 @@ from bnas_larq.backend import keras
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.console import clock, say
 from bnas_larq.errors import RunError, TrainingStopped, one_line
-from bnas_larq.files import read_json, read_lines
+from bnas_larq.files import read_record, read_rows
 from bnas_larq.genotype import Genotype
+from bnas_larq.run_records import Outcome, TrialRow
 from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
 from bnas_larq.search.tuning.encoding import KINDS, Encoding
 from bnas_larq.search.tuning.records import TRIALS, Trial, TrialFunction, best_row, write_records
@@ -108,7 +109,7 @@ class TunerSearch(Searcher):
             self.take_part(folder)
         for checkpoints in sorted((folder / "trials").glob("*/checkpoints")):
             Checkpoints(checkpoints).clear()
-        return self._result(read_lines(folder / TRIALS), provenance)
+        return self._result(read_rows(folder / TRIALS, TrialRow), provenance)
 
     def take_part(self, folder: Path) -> None:
         """Run trials until there are no more: alone, or in the environment's role."""
@@ -175,7 +176,7 @@ class TunerSearch(Searcher):
         for state in ended:
             values = state.hyperparameters.values
             trial = Trial.of(state.trial_id, values, self.encoding, settings.epochs, folder)
-            rows.append(trial.row(read_json(trial.outcome)))
+            rows.append(trial.row(read_record(trial.outcome, Outcome)))
         write_records(folder, rows, settings.cost)
         say(self._line(rows))
 
