@@ -12,7 +12,7 @@ import pydantic
 
 from bnas_larq.errors import CheckpointError, RunError, one_line
 from bnas_larq.files import sha256, write_json
-from bnas_larq.settings import PlainName
+from bnas_larq.setting_types import PlainName
 from bnas_larq.text_files import check_numbers, read_text
 
 MANIFEST = "manifest.json"

@@ -14,17 +14,15 @@ import yaml
 from bnas_larq.errors import RecipeError, first_problem, nearest, one_line
 from bnas_larq.files import expand_home
 from bnas_larq.resources import recipe_names, recipe_path
+from bnas_larq.setting_types import PlainName, Section, UserPath
 from bnas_larq.settings import (
     DataSettings,
     ExportSettings,
     FineTuneSettings,
     LayerStudySettings,
     NetworkSettings,
-    PlainName,
     SearchSettings,
-    Section,
     TrainSettings,
-    UserPath,
 )
 from bnas_larq.text_files import parse_yaml, read_yaml
 

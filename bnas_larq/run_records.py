@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 import pydantic
 from pydantic import FiniteFloat
 
-from bnas_larq.settings import PlainName
+from bnas_larq.setting_types import PlainName
 from bnas_larq.spaces import MAX_NODES, edges_of_cell
 
 

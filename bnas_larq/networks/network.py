@@ -14,7 +14,7 @@ from bnas_larq.layers.cells import DropPathControl, final_cell
 from bnas_larq.layers.convolutions import check_padding
 from bnas_larq.layers.operations import Context, chain
 from bnas_larq.layers.quantizers import get_scheme
-from bnas_larq.settings import MAX_CLASSES, MAX_SIDE
+from bnas_larq.setting_types import MAX_CLASSES, MAX_SIDE
 from bnas_larq.spaces import has_relu
 
 PREPROCESSINGS = ("auto", "relu", "linear")

@@ -97,7 +97,8 @@ def test_a_recipe_s_name_does_not_decide_where_a_run_goes(refuse, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(json.dumps({"name": name}))
     message = refuse("run", "mine.yaml")
-    assert "A recipe's 'name' must be valid" in message and "without /" in message
+    assert "A recipe's 'name' must be valid" in message
+    assert "without /" in message or "without the character NUL" in message
     assert os.listdir(tmp_path) == ["mine.yaml"]
 
 
@@ -114,5 +115,7 @@ def test_a_plan_names_runs_of_its_own_folder(refuse, tmp_path, name):
     folder.unlock()
     write_json(folder / "plan.json", [{"name": name, "method": "bnas", "adapted": []}])
     message = refuse("compare", "--out", folder.path, "--resume")
-    assert "A comparison's runs are in its own folder. Received: " in message
+    assert (
+        "plan.json must hold a list of planned runs. Received: " in message and "0.name" in message
+    )
     assert sorted(os.listdir(folder.path)) == [".lock", "plan.json", "recipe.yaml"]

@@ -99,5 +99,5 @@ def test_the_rate_of_alpha_has_a_limit():
     assert scaled["alpha_learning_rate"] == MOST_ALPHA_RATE
     assert f"at most {MOST_ALPHA_RATE:g}" in ADAPTED["alpha_learning_rate"].text
     # A method's own rate is never lowered by it.
-    assert "alpha_learning_rate" not in changes({"epochs": 5, "alpha_learning_rate": 0.2})
-    assert "alpha_learning_rate" not in changes({"epochs": 10, "alpha_learning_rate": 0.2})
+    assert "alpha_learning_rate" not in changes({"epochs": 5, "alpha_learning_rate": 0.3})
+    assert "alpha_learning_rate" not in changes({"epochs": 10, "alpha_learning_rate": 0.3})
