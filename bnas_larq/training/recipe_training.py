@@ -72,6 +72,7 @@ def train_stored(
         validation_data=validation,
         folder=folder,
         callbacks=callbacks,
+        seed=recipe.seed,
     )
     save_weights(model, target.weights)
     return read_lines(folder / "metrics.jsonl")[-1].get("val_accuracy")
