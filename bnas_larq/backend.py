@@ -8,6 +8,7 @@ Other modules import `tf`, `keras` and `lq` from here.
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
@@ -31,10 +32,39 @@ keras = tf.keras
 #: Namespace of everything that bnas_larq registers for Keras serialisation.
 NAMESPACE = "bnas_larq"
 
-#: For the unique names under which `with_gradient` registers gradients.
+#: What the names begin with under which `tf.custom_gradient` registers gradients.
+_CUSTOM = "CustomGradient-"
+#: For those of `with_gradient`.
 _numbers = itertools.count()
 
 register = keras.utils.register_keras_serializable(NAMESPACE)
+
+
+def _free_gradients() -> None:
+    """Let the gradient that `tf.custom_gradient` makes for one operation of a graph die with that
+    graph.
+
+    TensorFlow's registry would keep it for good, and with it the graph, whatever the graph reads,
+    and so every model: larq's quantizers have such gradients.
+    """
+    from tensorflow.python.framework import ops, registry
+
+    class GraphGradients(registry.Registry):
+        __slots__ = ()
+
+        def register(self, candidate, name=None):
+            # Loaded models register theirs while executing eagerly.
+            if name and name.startswith(_CUSTOM) and not tf.executing_eagerly():
+                graph = tf.compat.v1.get_default_graph()
+                graph._custom_gradients = [*getattr(graph, "_custom_gradients", ()), candidate]
+                gradient = weakref.ref(candidate, lambda _: self._registry.pop(name, None))
+                candidate = lambda *arguments: gradient()(*arguments)  # noqa: E731
+            super().register(candidate, name)
+
+    ops.gradient_registry.__class__ = GraphGradients
+
+
+_free_gradients()
 
 
 def with_gradient(
@@ -57,7 +87,7 @@ def with_gradient(
         output, gradient = function()
         if not tf.executing_eagerly():
             # Tapes outside the graph, and `tf.gradients`, see only its operations.
-            registered = f"BnasLarq{name}{next(_numbers)}"
+            registered = f"{_CUSTOM}{name}{next(_numbers)}"
             tf.RegisterGradient(registered)(lambda _, *upstream: [None, *gradient(upstream[0])])
             graph = tf.compat.v1.get_default_graph()
             with graph.gradient_override_map({"IdentityN": registered}):

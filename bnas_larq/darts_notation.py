@@ -5,10 +5,11 @@ published cells, which are written in it.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from bnas_larq.errors import GenotypeError, one_line
+from bnas_larq.errors import GenotypeError, nearest, one_line
 
 #: The cells of arXiv 2002.06963: BNAS-A … C, and BNAS-D … H.
 PUBLISHED = {
@@ -26,24 +27,44 @@ PUBLISHED = {
                 ('max_pool_3x3', 0), ('bin_dil_conv_3x3', 4)])""",
 }
 
+#: Names of DARTS' program for operations that are the same here.
+_SYNONYMS = {"skip_connect": "identity"}
+
 _RULE = (
     "DARTS' notation is Genotype(normal=[('op', state), …], normal_concat=…, "
     "reduce=[…], reduce_concat=…)."
 )
 
 
-def parse_darts(text: str) -> list[list[Sequence[Any]]]:
-    """The edges of each node of both cells. Nothing is evaluated; GenotypeError for other text."""
+def parse_darts(text: str, name: str | None = None) -> list[list[Sequence[Any]]]:
+    """The edges of each node of both cells. Nothing is evaluated.
+
+    Args:
+        text: the notation alone or assigned to a name, a log with such lines, or a `genotypes.py`
+            with several assignments. Of equal names the last one counts.
+        name: what the genotype is assigned to; None where there is only one.
+
+    Raises:
+        GenotypeError: other text, or several genotypes and not the `name` of one of them.
+    """
     try:
-        tree = ast.parse(text.strip())
+        calls = _assigned(ast.parse(text.strip()))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise GenotypeError(
-            f"{_RULE} Received: text that does not parse ({one_line(error)})."
-        ) from error
-    call = getattr(tree.body[0], "value", None) if len(tree.body) == 1 else None
-    name = call.func if isinstance(call, ast.Call) else None
-    if not isinstance(name, ast.Name) or name.id != "Genotype" or call.args:
+        calls = _logged(text)
+        if not calls:
+            raise GenotypeError(
+                f"{_RULE} Received: text that does not parse ({one_line(error)})."
+            ) from error
+    if not calls:
         raise GenotypeError(f"{_RULE} Received: {one_line(text)[:80]!r}.")
+    if name is None and len(calls) == 1:
+        [name] = calls
+    if name not in calls:
+        raise GenotypeError(
+            "A text with several genotypes needs the name of one of them (FILE:NAME). "
+            f"Received: {name or 'no name'}; {nearest(name or '', calls)}"
+        )
+    call = calls[name]
     fields = {}
     for keyword in call.keywords:
         try:
@@ -67,8 +88,62 @@ def parse_darts(text: str) -> list[list[Sequence[Any]]]:
                 f"A cell must concatenate all of its nodes. Received: {kind}_concat={concat!r} for "
                 f"{nodes} nodes. Such a cell cannot be imported."
             )
-        cells.append([flat[2 * node : 2 * node + 2] for node in range(nodes)])
+        edges = [_with_our_name(edge) for edge in flat]
+        cells.append([edges[2 * node : 2 * node + 2] for node in range(nodes)])
     return cells
+
+
+def _assigned(tree: ast.Module) -> dict[str, ast.Call]:
+    """The `Genotype(…)` of a Python module by their names; none if it holds anything else than
+    them, imports, the named tuple and literals."""
+    calls = {}
+    for statement in tree.body:
+        match statement:
+            case ast.Import() | ast.ImportFrom():
+                continue
+            case ast.Expr(value=value):
+                name = ""
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                pass
+            case ast.AnnAssign(target=ast.Name(id=name), value=None, annotation=value):
+                pass
+            case ast.AnnAssign(target=ast.Name(id=name), value=value):
+                pass
+            case _:
+                return {}
+        match value:
+            case ast.Call(func=ast.Name(id="Genotype"), args=[]):
+                calls[name] = value
+            case ast.Name(id=earlier) if earlier in calls:
+                calls[name] = calls[earlier]
+            case ast.Call(func=ast.Name(id="namedtuple")):
+                pass
+            case ast.Constant() | ast.List() | ast.Tuple():
+                pass
+            case _:
+                return {}
+    return calls
+
+
+def _logged(text: str) -> dict[str, ast.Call]:
+    """The `Genotype(…)` at the ends of a log's lines by their names."""
+    calls = {}
+    for line in text.splitlines():
+        found = re.search(r"(?:(\w+)\s*[=:]\s*)?\b(Genotype\(.*\))\s*$", line)
+        if found is None:
+            continue
+        try:
+            [calls[found[1] or ""]] = _assigned(ast.parse(found[2])).values()
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+    return calls
+
+
+def _with_our_name(edge: Any) -> Any:
+    match edge:
+        case [str(op), state]:
+            return _SYNONYMS.get(op, op), state
+    return edge
 
 
 def _literal(node: ast.expr) -> Any:

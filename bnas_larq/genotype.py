@@ -21,6 +21,14 @@ VERSION = 1
 _MAX_BYTES = 2**20
 
 
+def genotype_file(source: str | Path) -> tuple[Path, str | None]:
+    """The file, and the name in it, of `FILE` or `FILE:NAME`."""
+    path, _, name = str(source).rpartition(":")
+    if name.isidentifier() and path and not Path(source).is_file():
+        return Path(path), name
+    return Path(source), None
+
+
 class Edge(NamedTuple):
     """One kept edge: its operation and the state it reads (0 older, 1 newer input, 2 … nodes).
 
@@ -203,8 +211,9 @@ class Genotype:
 
     @classmethod
     def load(cls, source: str | Path) -> Genotype:
-        """A genotype from a file (JSON or DARTS' notation), a published name or a random one:
-        `random:SEED` of the space `bnas`, or `random:SPACE:SEED`.
+        """A genotype from a file (JSON, DARTS' notation, a log that holds it, or `FILE:NAME` for
+        one of several), a published name or a random one: `random:SEED` of the space `bnas`, or
+        `random:SPACE:SEED`.
         """
         text = str(source)
         if text in PUBLISHED:
@@ -217,7 +226,7 @@ class Genotype:
                     f"SEED a number. Received: {text!r}."
                 )
             return cls.random(SearchSpace.named(space or "bnas"), int(seed))
-        path = Path(source)
+        path, name = genotype_file(source)
         try:
             content = read_text(path, _MAX_BYTES)
         except (OSError, ValueError) as error:
@@ -226,7 +235,7 @@ class Genotype:
                 f"Received: {text!r} ({type(error).__name__}); {nearest(text, PUBLISHED)}"
             ) from error
         if "Genotype(" in content and not content.lstrip().startswith("{"):
-            return cls.from_darts(content)
+            return cls.from_darts(content, name, assigned_to=name)
         return cls.from_json(content)
 
     @classmethod
@@ -263,12 +272,16 @@ class Genotype:
         return cls(draw(space.normal), draw(space.reduce), f"random-{seed}", provenance)
 
     @classmethod
-    def from_darts(cls, text: str, name: str | None = None) -> Genotype:
+    def from_darts(
+        cls, text: str, name: str | None = None, *, assigned_to: str | None = None
+    ) -> Genotype:
         """Import DARTS' notation, `Genotype(normal=[('bin_conv_3x3', 1), …], …)`.
 
         The text is parsed, never run. All nodes must be concatenated and have two edges each.
+        `assigned_to` chooses one of several genotypes, see `darts_notation.parse_darts`.
         """
-        return cls(*parse_darts(text), name or "imported", {"source": "DARTS notation"})
+        cells = parse_darts(text, assigned_to)
+        return cls(*cells, name or "imported", {"source": "DARTS notation"})
 
     def to_darts(self) -> str:
         """DARTS' notation, which needs two edges per node."""

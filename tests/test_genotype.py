@@ -1,8 +1,7 @@
-"""Genotypes: identity, JSON, DARTS' notation, published and random cells, and what is refused."""
+"""Genotypes: identity, JSON, published and random cells, and what is refused."""
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 
@@ -20,11 +19,6 @@ REDUCE = [
     [("max_pool_3x3", 0), ("avg_pool_3x3", 1)],
     [("bin_conv_5x5", 2), ("none", 1)],
 ]
-DARTS = (
-    "Genotype(normal=[('bin_conv_3x3', 1), ('bin_dil_conv_3x3', 0), ('none', 2), "
-    "('max_pool_3x3', 0)], normal_concat=range(2, 4), reduce=[('max_pool_3x3', 0), "
-    "('avg_pool_3x3', 1), ('bin_conv_5x5', 2), ('none', 1)], reduce_concat=[2, 3])"
-)
 
 
 @pytest.fixture
@@ -276,121 +270,6 @@ def test_a_random_genotype_of_another_space_is_given_by_its_name():
 def test_a_random_genotype_needs_a_number(text):
     with pytest.raises(GenotypeError, match="`random:SEED`, SEED a number. Received: 'random:"):
         Genotype.load(text)
-
-
-# -- DARTS' notation -------------------------------------------------------------------------------
-
-
-def test_darts_notation_is_imported(genotype):
-    imported = Genotype.from_darts(DARTS, name="from a paper")
-    assert imported == genotype
-    assert imported.name == "from a paper"
-
-
-@pytest.mark.parametrize("form", ["{}", "{}\n", "genotype = {}", "BNAS = {}", "\n  {}"])
-def test_a_darts_file_is_recognised(genotype, tmp_path, form):
-    path = tmp_path / "genotype.txt"
-    path.write_text(form.format(DARTS))
-    assert Genotype.load(path) == genotype
-
-
-def test_darts_concatenation_of_four_nodes():
-    flat = [("bin_conv_3x3", 0), ("bin_conv_3x3", 1)] * 4
-    cells = f"normal={flat}, normal_concat=range(2, 6), reduce={flat}, reduce_concat=range(2, 6)"
-    genotype = Genotype.from_darts(f"Genotype({cells})")
-    assert len(genotype.normal) == len(genotype.reduce) == 6 - 2
-    assert genotype.count("bin_conv_3x3") == 2 * 2 * 4
-
-
-@pytest.mark.parametrize("name", ["bnas_cifar", "bnas_imagenet"])
-def test_darts_round_trip(name):
-    genotype = Genotype.published(name)
-    again = Genotype.from_darts(genotype.to_darts())
-    assert again.cells == genotype.cells
-    ast.parse(genotype.to_darts(), mode="eval")
-
-
-def test_darts_has_no_notation_for_nodes_of_one_edge():
-    with pytest.raises(
-        GenotypeError, match="two edges per node. Received: a node with another number"
-    ):
-        Genotype([[("none", 0)]], [[("none", 0)]]).to_darts()
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        "__import__('pathlib').Path({path!r}).touch()",
-        "exec(\"open({path!r}, 'w')\")",
-        "(lambda: open({path!r}, 'w'))()",
-        "[open({path!r}, 'w') for _ in range(1)]",
-        "range(open({path!r}, 'w').fileno())",
-        "f\"{{open({path!r}, 'w')}}\"",
-    ],
-)
-def test_malicious_text_is_never_run(tmp_path, payload):
-    target = tmp_path / "touched"
-    code = payload.format(path=str(target))
-    exec(code)  # the attack works when it is run …
-    assert target.exists()
-    target.unlink()
-    for text in (
-        code,
-        f"Genotype({code})",
-        f"Genotype(normal={code}, reduce=[])",
-        f"Genotype(normal=[('none', 0), ({code}, 1)], reduce=[])",
-        f"{DARTS}; {code}",
-        f"{DARTS[:-1]}, **{code})",
-    ):
-        with pytest.raises(GenotypeError, match="DARTS' notation is Genotype"):
-            Genotype.from_darts(text)
-    # … even where a class of that name and a default argument are smuggled in.
-    with pytest.raises(GenotypeError):
-        Genotype.from_darts(f"class Genotype:\n  x = {code}\n{DARTS}")
-    assert not target.exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "''"),
-        ("Genotype(", r"text that does not parse \("),
-        ("x" * 200 + "()", "'x{80}'"),
-        ("-" * 100_000 + "1", "text that does not parse"),
-        ("Genotype(normal=[1, 2)", "text that does not parse"),
-        ("Genotype\0()", "text that does not parse"),
-        ("os.Genotype()", "'os.Genotype"),
-        ("Genotype([], [])", "'Genotype"),
-        ("Genotype()", "normal without two edges for each node"),
-        ("Genotype(normal=[('none', 0)])", "normal without two edges for each node"),
-        ("Genotype(normal=[], reduce=[])", "normal without two edges"),
-        ("Genotype(normal=x, reduce=[])", "normal that is not a literal"),
-        ("Genotype(normal=[{[]: 1}], reduce=[])", "normal that is not a literal"),
-        (DARTS.replace("range(2, 4)", "range(10**9)"), "concat that is not a literal"),
-        (
-            DARTS.replace("range(2, 4)", "range(2, 1000000000)"),
-            "concat that is not a literal",
-        ),
-        (DARTS.replace("range(2, 4)", "range(0, 4, 2)"), "concat that is not a literal"),
-    ],
-)
-def test_other_text_is_refused_with_the_notation(text, message):
-    with pytest.raises(GenotypeError, match=f"DARTS' notation is Genotype.* Received: .*{message}"):
-        Genotype.from_darts(text)
-
-
-@pytest.mark.parametrize("concat", ["range(2, 3)", "[3]", "[2, 3, 4]", "[1, 2]", "7", "['a', 2]"])
-def test_a_partial_concatenation_is_refused(concat):
-    message = "A cell must concatenate all of its nodes. Received: normal_concat=.* for 2 nodes"
-    with pytest.raises(GenotypeError, match=message):
-        Genotype.from_darts(DARTS.replace("range(2, 4)", concat))
-
-
-def test_a_foreign_operation_is_answered_with_the_nearest():
-    with pytest.raises(
-        GenotypeError, match="Received: 'dil_conv_3x3'; did you mean 'bin_dil_conv_3x"
-    ):
-        Genotype.from_darts(DARTS.replace("bin_dil_conv_3x3", "dil_conv_3x3"))
 
 
 # -- for people ------------------------------------------------------------------------------------

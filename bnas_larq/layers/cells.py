@@ -14,16 +14,18 @@ from bnas_larq.spaces import ZEROISE
 
 
 class DropPathControl:
-    """Rate and step that all drop-path layers of one model read; a training callback sets them.
+    """Rate, step and seed that all drop-path layers of one model read; a training callback sets
+    them.
 
     Not a layer, so that its variables are not weights of the model: networks with and without
-    drop-path exchange weight files. Each mask is a pure function of (layer's seed, step), which a
-    resumed run repeats exactly.
+    drop-path exchange weight files. Each mask is a pure function of (run's seed, layer's seed,
+    step), which a resumed run repeats exactly.
     """
 
     def __init__(self) -> None:
         self.rate = tf.Variable(0.0, trainable=False, dtype=tf.float32, name="drop_path_rate")
         self.step = tf.Variable(0, trainable=False, dtype=tf.int64, name="drop_path_step")
+        self.seed = tf.Variable(0, trainable=False, dtype=tf.int64, name="drop_path_seed")
 
 
 @register
@@ -32,8 +34,8 @@ class DropPath(keras.layers.Layer):
     (FractalNet, arXiv 1605.07648). The rate starts at 0; `bnas_larq.training` raises it linearly.
 
     Args:
-        seed: distinguishes the masks of different edges.
-        control: shared rate and step; None makes one for this layer.
+        seed: distinguishes the masks of different edges; below 2³¹.
+        control: shared rate, step and run's seed; None makes one for this layer.
 
     Input and output shape: [batch, height, width, channels].
 
@@ -52,14 +54,14 @@ class DropPath(keras.layers.Layer):
 
     @property
     def control(self) -> DropPathControl:
-        """The shared rate and step."""
+        """The shared rate, step and run's seed."""
         return self._control
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if not training:
             return inputs
         keep = 1.0 - self._control.rate
-        seed = tf.stack([tf.constant(self.seed, tf.int64), self._control.step])
+        seed = tf.stack([self._control.seed * 2**31 + self.seed, self._control.step])
         draw = tf.random.stateless_uniform([tf.shape(inputs)[0], 1, 1, 1], seed)
         return inputs * tf.cast(tf.cast(draw < keep, tf.float32) / keep, inputs.dtype)
 
@@ -98,7 +100,9 @@ def final_cell(
         for edge in live_edges(node):
             edge_settings = edge_context(plan, index, edge, context)
             term = chain(build_operation(edge.op, edge_settings), nodes[edge.state])
-            if drop_path is not None:
+            # DARTS' program: `if not isinstance(op1, Identity): h1 = drop_path(h1, drop_prob)`; the
+            # factorised reduction is no Identity.
+            if drop_path is not None and (edge.op, edge_settings.strides) != ("identity", 1):
                 seed = (plan.index * len(cell) + index) * 16 + edge.state
                 term = DropPath(seed, drop_path, name=f"{edge_settings.name}_drop")(term)
             terms.append(term)

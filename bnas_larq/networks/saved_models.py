@@ -6,6 +6,7 @@ runs both when it loads, `.h5` files even in safe mode; so the configuration is 
 
 from __future__ import annotations
 
+import json
 import builtins
 import re
 import zipfile
@@ -101,10 +102,29 @@ def _quantizers() -> dict[str, type]:
 
 
 def _damaged(path: Path, error: Exception) -> BnasLarqError:
+    version = _keras_version(path)
+    if version.startswith("3"):
+        return BnasLarqError(
+            "Larq needs Keras 2 (the package tf-keras), and so does a saved model. "
+            f"Received: {path}, which Keras {version} wrote. Build it with tf-keras and save again."
+        )
     return BnasLarqError(
         "A saved Keras model must be whole, and all its layers known. "
         f"Received: {path} ({one_line(error)[:160]}). Save it again, or register its layers."
     )
+
+
+def _keras_version(path: Path) -> str:
+    """The version that a file names; empty if it names none."""
+    try:
+        if path.suffix == ".keras" and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive, archive.open("metadata.json") as stream:
+                return str(json.loads(stream.read(1000))["keras_version"])
+        with h5py.File(path, "r") as file:
+            version = file.attrs["keras_version"]
+        return version.decode() if isinstance(version, bytes) else str(version)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile):
+        return ""
 
 
 def _description(path: Path) -> tuple[Any, int]:

@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from bnas_larq.errors import RecipeError, RunError
-from bnas_larq.genotype import Genotype
+from bnas_larq.genotype import Genotype, genotype_file
 from bnas_larq.recipe import Recipe, load_recipe, override_recipe, parse_recipe
 from bnas_larq.run.targets import find_source
 from bnas_larq.run_folder import RunFolder
@@ -72,8 +72,10 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     if recipe.data.data_dir is not None:
         folder = str(Path(recipe.data.data_dir).resolve())
         changes["data"] = recipe.data.model_copy(update={"data_dir": folder})
-    if recipe.genotype is not None and Path(recipe.genotype).is_file():
-        changes["genotype"] = str(Path(recipe.genotype).resolve())
+    if recipe.genotype is not None:
+        file, name = genotype_file(recipe.genotype)
+        if file.is_file():
+            changes["genotype"] = ":".join(filter(None, (str(file.resolve()), name)))
     if recipe.finetune is not None and Path(recipe.finetune.entry).is_dir():
         entry = find_source(recipe.finetune.entry).reference
         changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})

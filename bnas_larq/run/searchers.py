@@ -154,6 +154,7 @@ class NetworkTrial:
             folder=folder,
             title=f"trial {folder.name}",
             until=epochs,
+            seed=seed,
         )
         evaluation = evaluate_network(model, inputs.batches(data.validation))
         return TrialResult(evaluation.metrics()["accuracy"], self._cost(model))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from bnas_larq.errors import ZooError, nearest
 from bnas_larq.files import MODEL_SUFFIXES
-from bnas_larq.genotype import PUBLISHED
+from bnas_larq.genotype import PUBLISHED, genotype_file
 from bnas_larq.zoo.entry_format import ENTRY
 from bnas_larq.zoo.registry import entry_folders, list_entries, resolve_entry
 from bnas_larq.zoo.variants import VARIANTS
@@ -142,7 +142,7 @@ def _meanings(text: str | Path) -> Iterator[Target]:
         yield Target(name, Kind.LARQ_ZOO)
     if path.suffix in MODEL_SUFFIXES:
         yield Target(name, Kind.SAVED_MODEL)
-    elif name in PUBLISHED or name.startswith("random:") or path.is_file():
+    elif name in PUBLISHED or name.startswith("random:") or genotype_file(text)[0].is_file():
         yield Target(name, Kind.GENOTYPE)
     if name.lower() in VARIANTS:
         yield Target(name, Kind.VARIANT)

@@ -169,21 +169,23 @@ class SecondOrder(AlphaGradient):
             return gradients_of(tape, objective, variables)
 
         with problem.helper_passes():
-            step = _VirtualStep(problem.optimizer, weights, training_gradients(weights), xi)
-            _assign(weights, step.reached(before))
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch([*alphas, *weights])
-                losses = problem.alpha_loss(*validation)
-            gradients = gradients_of(tape, losses.objective, [*alphas, *weights])
-            direct, vector = gradients[: len(alphas)], step.transposed(gradients[len(alphas) :])
+            try:
+                step = _VirtualStep(problem.optimizer, weights, training_gradients(weights), xi)
+                _assign(weights, step.reached(before))
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch([*alphas, *weights])
+                    losses = problem.alpha_loss(*validation)
+                gradients = gradients_of(tape, losses.objective, [*alphas, *weights])
+                direct, vector = gradients[: len(alphas)], step.transposed(gradients[len(alphas) :])
 
-            # Where v = 0, the difference is 0, whatever the length.
-            length = self.epsilon / tf.maximum(tf.linalg.global_norm(vector), 1e-12)
-            _assign(weights, [w + length * v for w, v in zip(before, vector, strict=True)])
-            ahead = training_gradients(alphas)
-            _assign(weights, [w - length * v for w, v in zip(before, vector, strict=True)])
-            behind = training_gradients(alphas)
-            _assign(weights, before)
+                # Where v = 0, the difference is 0, whatever the length.
+                length = self.epsilon / tf.maximum(tf.linalg.global_norm(vector), 1e-12)
+                _assign(weights, [w + length * v for w, v in zip(before, vector, strict=True)])
+                ahead = training_gradients(alphas)
+                _assign(weights, [w - length * v for w, v in zip(before, vector, strict=True)])
+                behind = training_gradients(alphas)
+            finally:
+                _assign(weights, before)
         values = [
             value - xi * (plus - minus) / (2.0 * length)
             for value, plus, minus in zip(direct, ahead, behind, strict=True)

@@ -70,7 +70,8 @@ class BilevelModel(ArchitectureModel):
             alpha_optimizer: moves α and β; default Adam 3e-4, betas (0.5, 0.999), L2 1e-3.
             diversity: annealed entropy term; default λ = 1, τ = 7.7. `AnnealedEntropy(weight=0)`
                 switches it off.
-            loss: loss on logits; default sparse categorical cross-entropy.
+            loss: loss on logits; default sparse categorical cross-entropy. Labels are numbers of
+                classes, or distributions over them as `CategoricalCrossentropy` takes them.
             cost: a further term of α's loss, a function of the distributions of normal and
                 reduction edges, [edges, operations] each, and, where edges have weights, of these
                 ([edges], [edges]); to save the model, registered and with `get_config`.
@@ -108,9 +109,14 @@ class BilevelModel(ArchitectureModel):
         self.alpha_start_epoch, self.first_epoch = alpha_start_epoch, first_epoch
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
-        """`keras.Model.fit` on batches of both halves (BnasLarqError for other data), which keeps
-        `epoch` up to date."""
+        """`keras.Model.fit` on batches of both halves, which keeps `epoch` up to date.
+        BnasLarqError: other data, or class weights."""
         data = args[0] if args else kwargs.get("x")
+        if kwargs.get("class_weight") is not None:
+            raise BnasLarqError(
+                "A search weighs no classes, as its two halves have different losses. "
+                f"Received: class_weight={kwargs['class_weight']}. Weigh them in compile's loss."
+            )
         check_halves(data, len(args) > 1 or kwargs.get("y") is not None)
         self._prepare(data)
         counter = EpochCounter()
@@ -178,10 +184,12 @@ class BilevelModel(ArchitectureModel):
         """See `alpha_gradients.BilevelProblem`: moving statistics are restored on exit."""
         moving = self.non_trainable_variables
         before = [tf.identity(variable) for variable in moving]
-        with self.changing_kernels():
-            yield
-        for variable, value in zip(moving, before, strict=True):
-            variable.assign(value)
+        try:
+            with self.changing_kernels():
+                yield
+        finally:
+            for variable, value in zip(moving, before, strict=True):
+                variable.assign(value)
 
     # -- steps -------------------------------------------------------------------------------------
 
@@ -244,7 +252,7 @@ class BilevelModel(ArchitectureModel):
             self._when_alpha_moves(lambda: self._apply_alpha(of_alpha, labels))
         self.optimizer.apply_gradients(zip(gradients[: len(variables)], variables, strict=True))
         self._trackers["loss"].update_state(losses.task)
-        self._trackers["accuracy"].update_state(labels, losses.logits)
+        self._track_accuracy("accuracy", labels, losses.logits)
         self.compiled_metrics.update_state(labels, losses.logits)
         return losses.task
 
@@ -252,7 +260,13 @@ class BilevelModel(ArchitectureModel):
         pairs = zip(gradients.values, self.architecture_variables, strict=True)
         self.alpha_optimizer.apply_gradients(pairs)
         self._trackers["alpha_loss"].update_state(gradients.losses.task)
-        self._trackers["alpha_accuracy"].update_state(labels, gradients.losses.logits)
+        self._track_accuracy("alpha_accuracy", labels, gradients.losses.logits)
+
+    def _track_accuracy(self, name: str, labels: tf.Tensor, logits: tf.Tensor) -> None:
+        # One-hot, by the rule of Keras' "accuracy".
+        if labels.shape.rank == logits.shape.rank and labels.shape[-1] != 1:
+            labels = tf.argmax(labels, axis=-1)
+        self._trackers[name].update_state(labels, logits)
 
     def _when_alpha_moves(self, step: Callable[[], None]) -> None:
         if self.alpha_start_epoch == 0:
@@ -277,7 +291,7 @@ class BilevelModel(ArchitectureModel):
         with self.constant_kernels():
             logits = self(inputs, training=False)
         self._trackers["loss"].update_state(self._task_loss(labels, logits))
-        self._trackers["accuracy"].update_state(labels, logits)
+        self._track_accuracy("accuracy", labels, logits)
         self.compiled_metrics.update_state(labels, logits)
         return self._results(("loss", "accuracy"))
 

@@ -51,7 +51,8 @@ class SuperNet(BilevelModel):
     logits.
 
     Raises:
-        BnasLarqError: impossible sizes, unknown stem, padding or scheme.
+        BnasLarqError: impossible sizes, unknown stem, padding or scheme, or a Keras policy other
+            than float32.
 
     Example:
         >>> from bnas_larq import SearchSpace
@@ -121,6 +122,12 @@ class SuperNet(BilevelModel):
                 "A supernet computes in 'float32' or 'bfloat16'. "
                 f"Received: {mixed_precision!r}. bnas_larq.precision resolves 'auto'."
             )
+        for policy in (self.dtype_policy, keras.mixed_precision.global_policy()):
+            if policy.compute_dtype != "float32":
+                raise BnasLarqError(
+                    "A supernet has its own mixed_precision='bfloat16'; Keras' policies round what "
+                    f"must stay exact. Received: policy {policy.name!r}. Set it to 'float32'."
+                )
         self._cache = ComputeCache(mixed_precision)
         self.cells = [
             SearchCell(space, plan, stem, context, self._cache, channel_sampling)

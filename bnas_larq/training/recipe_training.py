@@ -75,6 +75,7 @@ def train_stored(
         validation_data=validation,
         folder=folder,
         callbacks=callbacks,
+        seed=recipe.seed,
     )
     save_weights(model, target.weights)
     epochs = read_rows(folder / "metrics.jsonl", Epoch)

@@ -94,16 +94,19 @@ def learning_rate(
 class DropPathSchedule(keras.callbacks.Callback):
     """Raises the rate of all drop-path layers from 0 to `rate` over `steps`.
 
-    Rate and masks follow the optimizer's step counter, also after a resume.
+    Rate and masks follow the optimizer's step counter, also after a resume; masks depend on the
+    run's `seed`, too.
     """
 
-    def __init__(self, rate: float, steps: int) -> None:
+    def __init__(self, rate: float, steps: int, seed: int = 0) -> None:
         super().__init__()
-        self.rate, self.steps = rate, steps
+        self.rate, self.steps, self.seed = rate, steps, seed
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         layers = [layer for layer in self.model.layers if isinstance(layer, DropPath)]
         self.controls = list({id(layer.control): layer.control for layer in layers}.values())
+        for control in self.controls:
+            control.seed.assign(self.seed)
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         step = int(self.model.optimizer.iterations)
@@ -160,6 +163,7 @@ def train_network(
     first_epoch: int = 0,
     rate_multipliers: Mapping[str, float] | None = None,
     until: int | None = None,
+    seed: int = 0,
 ) -> None:
     """Train `model` to the last epoch, from the newest checkpoint in `folder` if there is one.
 
@@ -173,6 +177,7 @@ def train_network(
         first_epoch: number of epochs that another stage trained before those of `settings`.
         rate_multipliers: factors of the learning rate, by a weight's name.
         until: stop after this epoch, without changing the schedules; a later call continues.
+        seed: of drop-path's masks.
 
     Raises:
         TrainingStopped: the loss is not finite.
@@ -196,7 +201,7 @@ def train_network(
             validation_data=validation_data,
             first_epoch=first_epoch,
             callbacks=[
-                DropPathSchedule(settings.drop_path, settings.epochs * steps_per_epoch),
+                DropPathSchedule(settings.drop_path, settings.epochs * steps_per_epoch, seed),
                 Progress(title, epochs, steps_per_epoch, SHOWN),
                 *callbacks,
             ],

@@ -58,10 +58,11 @@ def ones(batch: int = 4000) -> tf.Tensor:
     return tf.ones([batch, 2, 3, 4])
 
 
-def layer_at(rate: float, step: int = 0, seed: int = 7) -> DropPath:
+def layer_at(rate: float, step: int = 0, seed: int = 7, run_seed: int = 0) -> DropPath:
     layer = DropPath(seed)
     layer.control.rate.assign(rate)
     layer.control.step.assign(step)
+    layer.control.seed.assign(run_seed)
     return layer
 
 
@@ -76,15 +77,21 @@ def test_drop_path_drops_whole_examples_and_keeps_the_mean():
     assert np.mean(per_example == 0) == pytest.approx(0.2, abs=5 * np.sqrt(0.2 * 0.8 / 4000))
 
 
-def test_drop_path_is_a_function_of_seed_and_step():
+def test_drop_path_is_a_function_of_seeds_and_step():
     first = layer_at(0.5, step=3)(ones(), training=True).numpy()
     np.testing.assert_array_equal(first, layer_at(0.5, step=3)(ones(), training=True).numpy())
+    others = {
+        "step": layer_at(0.5, step=4),
+        "seed": layer_at(0.5, 3, seed=8),
+        "run's seed": layer_at(0.5, 3, run_seed=1),
+        "largest run's seed": layer_at(0.5, 3, run_seed=2**32 - 1),
+    }
     agreement = {
         what: np.mean(first == layer(ones(), training=True).numpy())
-        for what, layer in (("step", layer_at(0.5, step=4)), ("seed", layer_at(0.5, 3, seed=8)))
+        for what, layer in others.items()
     }
     # Independent masks of rate 1/2 agree in half of the examples.
-    assert agreement == pytest.approx({"step": 0.5, "seed": 0.5}, abs=0.04)
+    assert agreement == pytest.approx(dict.fromkeys(others, 0.5), abs=0.04)
 
 
 def test_drop_path_repeats_inside_a_graph_that_reads_the_step():
@@ -126,6 +133,17 @@ def test_drop_path_stands_on_every_edge_but_zeroise_with_a_seed_of_its_own():
         "cell1_node0_from0_bin_dil_conv_3x3_drop",
         "cell1_node1_from1_bin_conv_3x3_drop",
     ]
+
+
+@pytest.mark.parametrize(
+    ("plan", "dropped"), [(NORMAL, {"max_pool"}), (REDUCE, {"max_pool", "identity"})]
+)
+def test_drop_path_never_drops_an_identity(plan, dropped):
+    """With strides it is the factorised reduction, as in DARTS."""
+    cell: Cell = ((Edge("identity", 0), Edge("max_pool_3x3", 1)),)
+    model = cell_model(cell, plan, drop_path=DropPathControl())
+    names = [layer.name for layer in model.layers if isinstance(layer, DropPath)]
+    assert {kind for kind in ("max_pool", "identity") if any(kind in n for n in names)} == dropped
 
 
 def test_drop_path_changes_training_only():

@@ -189,6 +189,16 @@ def test_a_registered_class_is_loaded(suffix, tmp_path):
     np.testing.assert_array_equal(loaded(np.ones((1, 4), np.float32)), np.full((1, 4), 2.0))
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_of_keras_3_is_called_so(suffix, tmp_path):
+    keras_3 = pytest.importorskip("keras", minversion="3")
+    path = tmp_path / f"model{suffix}"
+    keras_3.Sequential([keras_3.Input((4,)), keras_3.layers.Dense(2)]).save(path)
+    message = f"needs Keras 2 .*Received: .*model{suffix}, which Keras {keras_3.__version__} wrote"
+    with pytest.raises(BnasLarqError, match=message):
+        load_saved_model(path)
+
+
 def test_what_is_no_saved_model_is_a_sentence(model, tmp_path):
     for suffix in SUFFIXES:
         model.save(tmp_path / f"whole{suffix}")

@@ -66,6 +66,27 @@ class Smooth:
         return contextlib.nullcontext()
 
 
+class Interrupted(Smooth):
+    """Fails in the second of its passes on the training half, when w has moved."""
+
+    passes = 0
+
+    def training_loss(self, x, y, forward_pass):
+        self.passes += 1
+        if self.passes == 2:
+            raise KeyboardInterrupt
+        return self.loss(x, y)
+
+
+def test_a_second_order_gradient_that_is_interrupted_leaves_the_weights():
+    problem = Interrupted(CoupledSGD(0.1))
+    before = [weight.numpy() for weight in problem.network_variables]
+    with pytest.raises(KeyboardInterrupt):
+        SecondOrder()(problem, TRAIN, VALIDATION)
+    for weight, value in zip(problem.network_variables, before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
 def weight_gradients(alpha, weights) -> list[np.ndarray]:
     """∇_w L_train by hand in float64."""
     (x, y), (first, second) = TRAIN, weights

@@ -63,7 +63,7 @@ def test_drop_path_follows_the_optimizers_step():
     """From 0 linearly to 0.2 over 40 steps, wherever an epoch or a process begins."""
     model = network(drop_path=True)
     model.compile(optimizer=CoupledSGD(0.1), loss="mse")
-    schedule = DropPathSchedule(0.2, 40)
+    schedule = DropPathSchedule(0.2, 40, seed=5)
     schedule.set_model(model)
     schedule.on_train_begin()
     layers = [layer for layer in model.layers if isinstance(layer, DropPath)]
@@ -74,6 +74,7 @@ def test_drop_path_follows_the_optimizers_step():
         for layer in layers:
             assert float(layer.control.rate) == pytest.approx(rate)
             assert int(layer.control.step) == step
+            assert int(layer.control.seed) == 5
 
 
 def test_a_network_without_drop_path_needs_no_schedule():
