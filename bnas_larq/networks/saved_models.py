@@ -6,8 +6,8 @@ runs both when it loads, `.h5` files even in safe mode; so the configuration is 
 
 from __future__ import annotations
 
-import json
 import builtins
+import json
 import re
 import zipfile
 from collections.abc import Iterator

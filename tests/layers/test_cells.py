@@ -35,6 +35,7 @@ def cell_model(
         stem="cifar",
         context=Context("", plan.filters),
         with_shortcut=with_shortcut,
+        preprocess_relu=True,
         drop_path=drop_path,
     )
     return keras.Model(inputs, outputs)
@@ -237,6 +238,7 @@ def test_an_older_input_of_twice_the_resolution():
         stem="cifar",
         context=Context("", 2),
         with_shortcut=True,
+        preprocess_relu=True,
         drop_path=None,
     )
     assert outputs.shape == (None, 8, 8, 4)
@@ -272,5 +274,6 @@ def test_shortcut_of_another_shape_is_refused():
             stem="cifar",
             context=Context("", 2),
             with_shortcut=True,
+            preprocess_relu=True,
             drop_path=None,
         )
