@@ -13,7 +13,7 @@ import pytest
 
 from bnas_larq.cli import main as cli
 from bnas_larq.cli.main import main
-from bnas_larq.cli.options import NAME_OR_PATH, UserPath
+from bnas_larq.cli.options import NAME_OR_PATH, PathType
 from bnas_larq.recipe import load_recipe
 from bnas_larq.resources import zoo_dir
 
@@ -74,7 +74,7 @@ def parameters(command: click.Command):
 def test_every_path_on_the_command_line_may_begin_with_a_tilde():
     for parameter in parameters(cli.cli):
         if isinstance(parameter.type, click.Path):
-            assert isinstance(parameter.type, UserPath), parameter.name
+            assert isinstance(parameter.type, PathType), parameter.name
         elif parameter.type is click.STRING:
             assert parameter.name in _TEXTS, parameter.name
     typed = [parameter.name for parameter in parameters(cli.cli) if parameter.type is NAME_OR_PATH]

@@ -200,9 +200,9 @@ def test_nothing_stays_in_the_temporary_folder(tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("assets/vocabulary.txt", "a")
     assert load_saved_model(path).count_params() == 8
-    with h5py.File(tmp_path / "empty.h5", "w"), zipfile.ZipFile(path, "a") as archive:
-        with pytest.warns(UserWarning, match="Duplicate"):
-            archive.write(tmp_path / "empty.h5", "model.weights.h5")
+    h5py.File(tmp_path / "empty.h5", "w").close()
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.write(tmp_path / "empty.h5", "model.weights.h5")
     with pytest.raises(BnasLarqError, match="must be whole"):
         load_saved_model(path)
     assert not any((tmp_path / "temporary").iterdir())
