@@ -47,3 +47,24 @@ def test_the_nearest_known_name_is_hinted_at(name, hint):
 
 def test_known_names_may_come_from_any_iterable():
     assert errors.nearest("q", (name for name in ("b", "a"))) == "known: a, b."
+
+
+def test_a_message_of_megabytes_keeps_its_rule_and_its_way_out():
+    message = str(errors.RecipeError(f"A rule. Received: {'x' * 3_000_000}. The way out."))
+    assert len(message) < 2100
+    assert message.startswith("A rule. Received: xxx") and message.endswith("xxx. The way out.")
+    assert " … " in message
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Größe α\n\t5 × 5", "Größe α\n\t5 × 5"),
+        ("a\x1b[2J\r\x07b", "a\\x1b[2J\\r\\x07b"),
+        ("evil\u202egnp.exe", "evil\\u202egnp.exe"),
+        ("caf\udce9", "caf\\udce9"),
+    ],
+)
+def test_control_characters_are_shown_as_escapes(text, shown):
+    assert errors.printable(text) == shown
+    assert errors.one_line(text).isprintable()

@@ -217,7 +217,14 @@ def damage_nothing_is_left(folder):
         path.unlink()
 
 
+def sums_of_another_folder(folder):
+    name = f"../{folder.name}/state.data"
+    values = {"epoch": 2, "sha256": {name: sha256(folder / "state.data")}}
+    write_json(folder / "manifest.json", values)
+
+
 DAMAGES = {
+    "a manifest of files elsewhere": sums_of_another_folder,
     "truncated": lambda folder: (folder / "state.data").write_bytes(b"data 2"),
     "empty": lambda folder: (folder / "state.index").write_bytes(b""),
     "a flipped bit": lambda folder: (folder / "state.data").write_bytes(b"data 3" + b"data 2" * 99),

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bnas_larq.cli.options import NAME_OR_PATH, PATH, UserPath
+from bnas_larq.cli.options import NAME_OR_PATH, PATH, PathType
 from bnas_larq.console import print_result
 
 
@@ -20,7 +20,7 @@ from bnas_larq.console import print_result
 @click.option("--bundle", type=PATH, help="Also write a folder with all that a device needs.")
 @click.option(
     "--images",
-    type=UserPath(path_type=Path, exists=True, file_okay=False),
+    type=PathType(path_type=Path, exists=True, file_okay=False),
     help="Images to compare file and Keras on. Default: the run's test images, else noise.",
 )
 @click.option("--labels", type=PATH, help="Classes of a saved Keras model, one on each line.")

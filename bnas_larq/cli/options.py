@@ -24,15 +24,15 @@ class _FromHome:
         return super().convert(expand_home(value), param, ctx)
 
 
-class UserPath(_FromHome, click.Path):
+class PathType(_FromHome, click.Path):
     """A path."""
 
 
-class NameOrPath(_FromHome, type(click.STRING)):
+class NameOrPathType(_FromHome, type(click.STRING)):
     """A name or a path: which of the two, the command finds out."""
 
 
-PATH, NAME_OR_PATH = UserPath(path_type=Path), NameOrPath()
+PATH, NAME_OR_PATH = PathType(path_type=Path), NameOrPathType()
 
 
 def with_options(*options: Callable) -> Callable:

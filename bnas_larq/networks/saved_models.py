@@ -7,8 +7,10 @@ runs both when it loads, `.h5` files even in safe mode; so the configuration is 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import json
 import re
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,11 +41,9 @@ _UNSAVED = 10_000
 _FORBIDDEN = frozenset(
     {"ClassMethod", "InstanceMethod", "InstanceProperty", "TensorFlowOpLayer", "__typespec__"}
 )
-#: What Keras writes to a .keras file, uncompressed; other members are files of text layers.
-_CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
-_MEMBERS = {_CONFIG, _WEIGHTS, "metadata.json"}
-#: Bytes once unpacked for one byte of an archive that somebody compressed, and of its config.json.
-_MOST_COMPRESSED, _LONGEST_CONFIG = 100, 32_000_000
+#: Bytes of an archive once unpacked: in all, for each of its own, and of the configuration. Keras
+#: does not compress, but others may have.
+_MAX_BYTES, _MOST, _LONGEST_CONFIG = 2_000_000_000, 100, 32_000_000
 
 
 def load_saved_model(path: str | Path) -> keras.Model:
@@ -79,7 +79,7 @@ def load_saved_model(path: str | Path) -> keras.Model:
             "--plugin."
         )
     try:
-        with at_most_weights(numbers + _UNSAVED):
+        with _unpacked_aside(), at_most_weights(numbers + _UNSAVED):
             model = keras.models.load_model(path, compile=False, custom_objects=_quantizers())
     except Exception as error:  # Keras' loaders raise many kinds for damaged files
         raise _damaged(path, error) from error
@@ -133,29 +133,33 @@ def _description(path: Path) -> tuple[Any, int]:
     # By Keras' own rule for the format: a file can be both, and hold another model in each.
     if path.suffix == ".keras" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            _check_members(archive, path.stat().st_size)
-            with archive.open(_WEIGHTS) as stream, h5py.File(stream, "r") as file:
-                numbers = stored_numbers(file)
-            return parse_json(archive.read(_CONFIG).decode()), numbers
+            unpacked = sum(member.file_size for member in archive.infolist())
+            config = archive.getinfo("config.json").file_size
+            if unpacked > min(_MOST * path.stat().st_size, _MAX_BYTES) or config > _LONGEST_CONFIG:
+                raise ValueError(f"which unpacks to {unpacked:,} bytes")
+            numbers = 0
+            for name in archive.namelist():
+                if name.endswith(".npz"):
+                    raise ValueError(f"{name} in place of weights in HDF5 may hold code")
+                if name.endswith(".h5"):
+                    with archive.open(name) as stream, h5py.File(stream, "r") as file:
+                        numbers += stored_numbers(file)
+            return parse_json(archive.read("config.json").decode()), numbers
     with h5py.File(path, "r") as file:
         numbers, text = stored_numbers(file), file.attrs.get("model_config")
     text = text.decode() if isinstance(text, bytes) else text
     return None if text is None else parse_json(text), numbers
 
 
-def _check_members(archive: zipfile.ZipFile, size: int) -> None:
-    """ValueError for an archive, a file of `size` bytes, with members that Keras would unpickle or
-    unpack into a temporary folder, or that are far larger than the file."""
-    members = archive.infolist()
-    for name in sorted({member.filename for member in members} - _MEMBERS):
-        if name.endswith(".npz"):
-            raise ValueError(f"{name} in place of weights in HDF5 may hold code")
-        raise ValueError(f"{name}, a further file of its layers")
-    if len(members) > len(_MEMBERS):
-        raise ValueError("two members of the same name")
-    unpacked = sum(member.file_size for member in members)
-    if unpacked > _MOST_COMPRESSED * size or archive.getinfo(_CONFIG).file_size > _LONGEST_CONFIG:
-        raise ValueError(f"which unpacks to {unpacked:,} bytes")
+@contextlib.contextmanager
+def _unpacked_aside() -> Iterator[None]:
+    """Keras unpacks an archive into a temporary folder, and leaves that behind when it fails."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as tempfile.tempdir:
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def _problems(value: Any) -> Iterator[str]:

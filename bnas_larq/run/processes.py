@@ -68,7 +68,7 @@ def run_command(*arguments: object, on_message: Callable[[str], None]) -> None:
     last = error = ""
     with subprocess.Popen(
         own_command(*arguments),
-        env=own_environment(),
+        env=own_environment(PYTHONIOENCODING="utf-8"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         encoding="utf-8",

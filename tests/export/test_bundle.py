@@ -177,6 +177,16 @@ def test_only_a_bundle_is_replaced(exported, tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+def test_a_folder_of_the_user_s_named_like_a_file_of_a_bundle_stays(exported, tmp_path):
+    folder = write(tmp_path / "bundle", exported)
+    (folder / "card.md").unlink()
+    (folder / "card.md").mkdir()
+    (folder / "card.md" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ExportError, match="Only a bundle is replaced by a bundle"):
+        write(folder, exported, overwrite=True)
+    assert (folder / "card.md" / "thesis.txt").read_text() == "years of work"
+
+
 def test_on_a_full_disk_nothing_is_left_and_the_earlier_one_stays(exported, tmp_path, full_disk):
     folder = write(tmp_path / "bundle", exported)
     with full_disk(1000), pytest.raises(RunError, match="A bundle must be written to disk"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import zipfile
+from contextlib import nullcontext
 
 import h5py
 import numpy as np
@@ -174,6 +176,37 @@ def test_a_vocabulary_in_another_file_is_not_read(tmp_path):
     change = replacing('"vocabulary": ["a", "b"]', '"vocabulary": "/etc/hostname"')
     with pytest.raises(BnasLarqError, match="vocabulary of another file, /etc/hostname"):
         load_saved_model(rewritten(path, change))
+
+
+def test_an_archive_that_unpacks_to_far_more_is_refused_unread(tmp_path):
+    path = tmp_path / "model.keras"
+    keras.Sequential([keras.layers.Dense(2, input_shape=(3,))]).save(path)
+    for name, size in (("assets/zeros", 100_000_000), ("config.json", 40_000_000)):
+        bomb = tmp_path / "bomb.keras"
+        bomb.write_bytes(path.read_bytes())
+        with pytest.warns(UserWarning, match="Duplicate") if "config" in name else nullcontext():
+            with zipfile.ZipFile(bomb, "a", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr(name, bytes(size))
+        with pytest.raises(BnasLarqError, match=r"bomb.keras \(which unpacks to 1?[04]0,0"):
+            load_saved_model(bomb)
+
+
+def test_nothing_stays_in_the_temporary_folder(tmp_path, monkeypatch):
+    """Keras unpacks files of layers there, and then fails for want of weights."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    path = tmp_path / "model.keras"
+    keras.Sequential([keras.layers.Dense(2, input_shape=(3,))]).save(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("assets/vocabulary.txt", "a")
+    assert load_saved_model(path).count_params() == 8
+    h5py.File(tmp_path / "empty.h5", "w").close()
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.write(tmp_path / "empty.h5", "model.weights.h5")
+    with pytest.raises(BnasLarqError, match="must be whole"):
+        load_saved_model(path)
+    assert not any((tmp_path / "temporary").iterdir())
+    assert tempfile.tempdir == str(tmp_path / "temporary")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -22,6 +22,12 @@ def test_a_commands_own_error_is_raised():
     assert len(messages) == 1
 
 
+def test_messages_keep_characters_that_this_terminal_lacks(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    with pytest.raises(RunError, match="Received: 'α–ö'"):
+        run_command("recipes", "show", "α–ö", on_message=lambda line: None)
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import logging
@@ -26,6 +27,7 @@ class Server(http.server.ThreadingHTTPServer):
     cuts = 0
     status = 200
     location = "/weights.h5"
+    endless = False
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -46,12 +48,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(server.status)
             self.send_header("Location", server.location)
             self.end_headers()
+            if server.endless:
+                server.status = 200
+                self.write_for_ever()
             return
         if server.status != 200:
             self.send_error(server.status)
             return
         body = server.content
         self.send_response(200)
+        if server.endless:
+            self.end_headers()
+            self.write_for_ever()
+            return
         if server.announces:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -62,6 +71,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
         except ConnectionError:
             pass  # the client may have had enough
+
+    def write_for_ever(self):
+        with contextlib.suppress(ConnectionError):
+            while True:
+                self.wfile.write(CONTENT)
 
     def log_message(self, *args):
         pass
@@ -174,6 +188,32 @@ def test_more_than_was_published_is_not_fetched(server, path, announces):
     with pytest.raises(WeightsError, match="not be larger.*more than 1,000 bytes"):
         download(server.url, path, sha256=SUM, size=1000)
     assert left(path) == []
+
+
+@pytest.mark.parametrize("size", [None, 10**18])
+def test_a_server_that_never_ends_fills_no_disk(server, path, size, monkeypatch):
+    monkeypatch.setattr(downloads, "MAX_BYTES", 3_000_000)
+    server.endless = True
+    with pytest.raises(WeightsError, match="nor than 3,000,000 bytes. Received: more than 3,000,0"):
+        download(server.url, path, sha256=SUM, size=size)
+    assert left(path) == []
+
+
+def test_a_redirection_that_never_ends_is_followed_unread(server, path, monkeypatch):
+    monkeypatch.setattr(downloads, "MAX_BYTES", 3_000_000)
+    server.endless, server.status = True, 302
+    with pytest.raises(WeightsError, match="Received: more than 3,000,000 bytes"):
+        download(server.url, path, sha256=SUM)
+    assert len(server.asked) == 2
+
+
+def test_a_link_in_the_place_of_the_half_download_is_not_followed(server, path, tmp_path):
+    (tmp_path / "precious").write_text("years of work")
+    path.parent.mkdir()
+    path.with_name(".weights.h5.part").symlink_to(tmp_path / "precious")
+    download(server.url, path, sha256=SUM)
+    assert path.read_bytes() == CONTENT and not path.is_symlink()
+    assert (tmp_path / "precious").read_text() == "years of work"
 
 
 @pytest.mark.parametrize(
