@@ -63,7 +63,7 @@ def parse_json(text: str) -> Any:
     """JSON, nested at most 200 deep; NaN and Infinity are numbers, as Python writes them."""
     from pydantic_core import from_json
 
-    return from_json(check_numbers(text))
+    return from_json(check_numbers(text).encode())
 
 
 def read_yaml(path: str | Path) -> Any:

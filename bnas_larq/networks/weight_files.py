@@ -162,7 +162,7 @@ def at_most_weights(numbers: int) -> Iterator[None]:
         nonlocal created
         created += math.prod(settings.get("shape") or ())
         if created > numbers:
-            raise ValueError(f"it describes more weights than the {numbers:,} that it holds")
+            raise ValueError("it describes more weights than it holds")
         return following(**settings)
 
     with tf.variable_creator_scope(create):
