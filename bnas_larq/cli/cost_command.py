@@ -110,21 +110,27 @@ def command(
         return
     for count in counts if layers else []:
         size_text = f", {count.size}" if count.size else ""
-        print_result(f"{count.target} at {_sides(count.input_shape)}{size_text}")
+        print_result(f"{count.target} at {_sides(count)}{size_text}")
         print_result(f"{count.costs.table()}\n")
     if len(counts) > 1:
         print_result(_comparison_text(counts))
 
 
-def _sides(shape: Sequence[int | None]) -> str:
-    return "×".join("?" if side is None else str(side) for side in shape[:-1])
+def _sides(count: TargetCosts) -> str:
+    """Height and width of each input; all of a vector."""
+    shapes = [shape[:-1] or shape for shape in count.input_shapes]
+    return " and ".join(
+        "×".join("?" if side is None else str(side) for side in shape) for shape in shapes
+    )
 
 
 def _record(count: TargetCosts, layers: bool) -> dict[str, Any]:
     values = count.costs.to_dict()
     if not layers:
         del values["layers"]
-    return {"target": count.target, "input_shape": list(count.input_shape), **values}
+    shapes = [list(shape) for shape in count.input_shapes]
+    inputs = {"input_shape": shapes[0]} if len(shapes) == 1 else {"input_shapes": shapes}
+    return {"target": count.target, **inputs, **values}
 
 
 def _table(rows: Sequence[Mapping[str, str]], left: int) -> list[str]:
@@ -140,7 +146,7 @@ def _comparison_text(counts: Sequence[TargetCosts]) -> str:
     rows = [
         {
             "network": count.target,
-            "input": _sides(count.input_shape),
+            "input": _sides(count),
             "1-bit MACs": f"{count.costs.binary_macs:,}",
             "other MACs": f"{count.costs.full_precision_macs:,}",
             "OPs (paper)": scientific(count.costs.ops_paper),

@@ -172,6 +172,11 @@ def resized(model: keras.Model, shapes: Sequence[Any]) -> keras.Model:
     inputs = [tuple(shape[1:]) for shape in shapes]
     if inputs == [tuple(tensor.shape[1:]) for tensor in model.inputs]:
         return model
+    if len(inputs) != len(model.inputs):
+        raise BnasLarqError(
+            "Only a model with one input is counted at another input size. "
+            f"Received: {model.name!r} with {len(model.inputs)} inputs. Omit the size."
+        )
     try:
         copy = keras.models.clone_model(model, [keras.Input(shape) for shape in inputs])
         fits = [w.shape for w in copy.weights] == [w.shape for w in model.weights]

@@ -66,10 +66,11 @@ def _of_genotype(**settings: Any) -> NetworkConfig:
 
 @dataclass(frozen=True)
 class TargetCosts:
-    """What a target costs for one image of `input_shape`; `size` tells its cells and channels."""
+    """What a target costs for one image, or one of each of `input_shapes`; `size` tells its cells
+    and channels."""
 
     target: str
-    input_shape: tuple[int, ...]
+    input_shapes: tuple[tuple[int | None, ...], ...]
     costs: Costs
     size: str = ""
 
@@ -99,7 +100,7 @@ def target_costs(target: Target, **size: Any) -> TargetCosts:
         config = network.config(**given)
         text = f"{config.cells} cells, {config.channels} channels, {config.num_classes} classes"
         costs = planned_costs(network.genotype, config)
-        return TargetCosts(network.name, config.input_shape, costs, text)
+        return TargetCosts(network.name, (config.input_shape,), costs, text)
     if {"cells", "channels", "stem_groups"} & set(given):
         raise BnasLarqError(
             "Only networks made of cells have cells and channels. "
@@ -108,10 +109,11 @@ def target_costs(target: Target, **size: Any) -> TargetCosts:
     from bnas_larq.costs.accounting import count_costs
 
     model = _keras_model(target, **given)
-    shape = tuple(model.input_shape[1:])
-    if "input_size" in given:
-        shape = (*given["input_size"], *shape[2:])
-    return TargetCosts(target.text, shape, count_costs(model, shape))
+    shapes = tuple(tuple(tensor.shape[1:]) for tensor in model.inputs)
+    if "input_size" not in given:
+        return TargetCosts(target.text, shapes, count_costs(model))
+    shape = (*given["input_size"], *shapes[0][2:])
+    return TargetCosts(target.text, (shape,), count_costs(model, shape))
 
 
 def _keras_model(

@@ -96,6 +96,24 @@ def test_another_size_of_a_stored_network(cost, stored):
     assert stem["full_precision_macs"] == 16 * 24 * 3 * 3 * 3 * (3 * 6)
 
 
+def test_a_model_with_two_inputs(cost, tmp_path):
+    from bnas_larq.backend import keras
+
+    image, facts = keras.Input((8, 6, 3)), keras.Input((4,))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(5, 1)(image))
+    outputs = keras.layers.Dense(2)(keras.layers.Concatenate()([x, facts]))
+    keras.Model([image, facts], outputs).save(path := tmp_path / "two.keras")
+    code, out, _ = cost(path, "--json")
+    record = json.loads(out)[0]
+    assert code == 0
+    assert record["input_shapes"] == [[8, 6, 3], [4]] and "input_shape" not in record
+    assert record["full_precision_macs"] == 8 * 6 * 3 * 5 + (5 + 4) * 2
+    _, out, _ = cost(path)
+    assert out.startswith(f"{path} at 8×6 and 4\n")
+    code, out, error = cost(path, "--input-size", "16")
+    assert (code, out) == (2, "") and "'model' with 2 inputs. Omit the size." in error
+
+
 def test_a_budget(cost):
     code, out, _ = cost("bnas-d", "--budget", "1.48e8")
     assert code == 0
