@@ -14,6 +14,13 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Files in their order: pytest-xdist would leave those of few tests, which are the command
+    line's slow ones, to the end, where one worker has nothing else to do."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The project's shared folder (fixtures and data), which is not part of the repository."""

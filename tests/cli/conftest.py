@@ -4,6 +4,8 @@ start it: in processes of its own.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from filelock import FileLock
 
 from bnas_larq.cli.main import main
 
@@ -29,17 +32,6 @@ search: {cells: 1, channels: 2, epochs: 12, batch_size: 32, limit: 160, alpha_le
 network: {cells: 1, channels: 4}
 train: {epochs: 12, batch_size: 64, drop_path: 0.3, label_smoothing: 0.1}
 export: {parity_images: 8}
-"""
-
-#: Runs several command lines in one process, which loads TensorFlow once.
-SEVERAL = """
-import contextlib, io, json, sys
-from bnas_larq.cli.main import main
-for args in json.loads(sys.argv[1]):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(args)
-    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
 """
 
 
@@ -101,20 +93,16 @@ def bnas_larq(start) -> Callable[..., Done]:
 
 @pytest.fixture(scope="session")
 def in_one_process() -> Callable[[Sequence[Sequence[object]]], list[Done]]:
-    """Runs several command lines one after the other in one new process."""
+    """Runs several command lines one after the other in this process, which has TensorFlow."""
 
     def run(lines: Sequence[Sequence[object]]) -> list[Done]:
-        arguments = json.dumps([[str(arg) for arg in line] for line in lines])
-        done = subprocess.run(
-            [sys.executable, "-c", SEVERAL, arguments],
-            cwd=ROOT,
-            env=_environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return [Done(*json.loads(line)) for line in done.stdout.splitlines()]
+        ends = []
+        for line in lines:
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                code = main([str(arg) for arg in line])
+            ends.append(Done(code, out.getvalue(), err.getvalue()))
+        return ends
 
     return run
 
@@ -130,10 +118,16 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def finished(bnas_larq, tiny, tmp_path_factory) -> Run:
     """One uninterrupted run. Tests only read its folder; whoever changes it takes a copy."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    done = bnas_larq("run", tiny, "--out", folder)
-    assert done.code == 0, done.err
-    return Run(done, folder)
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # the first worker that needs the run makes it, for all of them
+    folder, said = root / "finished" / "tiny", root / "finished.json"
+    with FileLock(root / "finished.lock"):
+        if not said.exists():
+            done = bnas_larq("run", tiny, "--out", folder)
+            assert done.code == 0, done.err
+            said.write_text(json.dumps(done))
+    return Run(Done(*json.loads(said.read_text())), folder)
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def methods(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def compared(start, bnas_larq, methods, tmp_path_factory):
+def compared(start, in_one_process, methods, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared") / "out"
     process = start("compare", *methods, "--seeds", "3", "--random", "1", "--out", folder)
     run = folder / "runs" / RUNS[0]
@@ -64,12 +64,11 @@ def compared(start, bnas_larq, methods, tmp_path_factory):
     recipe = folder / "recipes" / f"{RUNS[2]}.yaml"
     content = recipe.read_text()
     recipe.write_text(content.replace("channels", "chanels"))
-    half = bnas_larq("compare", "--out", folder, "--resume")
+    (half,) = in_one_process([["compare", "--out", folder, "--resume"]])
     half_result = read_json(folder / "comparison.json")
     recipe.write_text(content)
-    done = bnas_larq(
-        "compare", *methods, "--seeds", "3", "--random", "1", "--out", folder, "--resume"
-    )
+    again = ["compare", *methods, "--seeds", "3", "--random", "1", "--out", folder, "--resume"]
+    (done,) = in_one_process([again])
     assert done.code == 0, done.err
     return Compared(folder, killed_at, half, half_result, done)
 
@@ -333,14 +332,14 @@ def test_a_folder_with_other_things_is_left_alone(refuse, methods, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_without_any_result_the_exit_code_is_2(bnas_larq, compared, tmp_path):
+def test_without_any_result_the_exit_code_is_2(in_one_process, compared, tmp_path):
     """Only a damaged recipe is left of the plan, which fails before TensorFlow is loaded."""
     folder = tmp_path / "out"
     (folder / "recipes").mkdir(parents=True)
     (folder / "recipe.yaml").write_bytes((compared.folder / "recipe.yaml").read_bytes())
     (folder / "plan.json").write_text(json.dumps([read_json(compared.folder / "plan.json")[0]]))
     (folder / "recipes" / f"{RUNS[0]}.yaml").write_text("serach: {}\n")
-    done = bnas_larq("compare", "--out", folder, "--resume")
+    (done,) = in_one_process([["compare", "--out", folder, "--resume"]])
     assert done.code == 2 and len(done.errors) == 1
     assert "No run of the comparison has a result" in done.errors[0]
     assert "did you mean 'search'" in done.errors[0]

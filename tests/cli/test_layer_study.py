@@ -26,7 +26,7 @@ NAMES = ["full-sep_3x3", "binary-sep_3x3", "uncentred-sep_3x3"]
 
 
 @pytest.fixture(scope="module")
-def study(start, bnas_larq, tmp_path_factory):
+def study(start, in_one_process, tmp_path_factory):
     """The folder of a finished study, when its first network was done, and how it ended."""
     root = tmp_path_factory.mktemp("study")
     (root / "study.yaml").write_text(STUDY)
@@ -39,7 +39,7 @@ def study(start, bnas_larq, tmp_path_factory):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     first = (root / "out" / "networks" / NAMES[0] / "state.json").stat().st_mtime_ns
-    done = bnas_larq(*arguments, "--resume")
+    (done,) = in_one_process([[*arguments, "--resume"]])
     assert done.code == 0, done.err
     return root / "out", first, done
 

@@ -9,6 +9,7 @@ rounded to a power of two (all sums of ±2^k are exact), and with the papers' sc
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -60,6 +61,14 @@ def exact_scheme():
         depthwise_quantizer=lambda: ExactScale(centre=False),
     )
     register_scheme("test-exact", exact)
+    yield
+    cache_of.cache_clear()
+
+
+@functools.cache
+def cache_of(dtype: str) -> ComputeCache:
+    """What all cells here share, as those of a supernet do: each function is traced once."""
+    return ComputeCache(dtype)
 
 
 def inputs_of(plan: CellPlan) -> tuple[tf.Tensor, tf.Tensor]:
@@ -78,7 +87,7 @@ def make(plan: CellPlan, scheme: str = "test-exact", space=SPACE, dtype="float32
     sampling = settings.pop("channel_sampling", None)
     keras.utils.set_random_seed(0)
     context = Context("", plan.filters, supernet=True, scheme=scheme, **settings)
-    cell = SearchCell(space, plan, "cifar", context, ComputeCache(dtype), sampling)
+    cell = SearchCell(space, plan, "cifar", context, cache_of(dtype), sampling)
     cell(inputs_of(plan), mixture_of(0, space))
     return cell
 
