@@ -37,8 +37,8 @@ class Augmentation:
             before normalisation, as torchvision's are.
         flip: mirror left to right with probability 0.5.
         random_resized_crop: a box of 8 to 100 % of the area and an aspect ratio of 3/4 to 4/3,
-            scaled back to the image's size (bilinear; the box never shrinks, so nothing needs
-            antialiasing).
+            scaled to the images' size (bilinear). It is cut from the original picture, where that
+            has another size (`bnas_larq.data.training_pipeline` sees to it).
         color_jitter: largest change of (brightness, contrast, saturation, hue); applied in this
             order.
     """
@@ -102,9 +102,9 @@ class Augmentation:
         """
         if self.is_identity:
             return images
-        draws = uniforms(seed, epoch, indices, 7 + 2 * CROP_ATTEMPTS * self.random_resized_crop)
+        draws = uniforms(seed, epoch, indices, 7)
         if self.random_resized_crop:
-            boxes = crop_boxes(draws[:, 7:], draws[:, 0:2], *images.shape[1:3])
+            boxes = random_boxes(indices, *images.shape[1:3], seed=seed, epoch=epoch)
             images = resized_crops(images, boxes)
         flipped = draws[:, 2] < 0.5 if self.flip else None
         if self.crop_padding:
@@ -153,7 +153,24 @@ def flip(images: tf.Tensor, flipped: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(stitched, images.shape)
 
 
-def crop_boxes(attempts: tf.Tensor, corner: tf.Tensor, height: int, width: int) -> tf.Tensor:
+def random_boxes(
+    indices: tf.Tensor,
+    height: int | tf.Tensor,
+    width: int | tf.Tensor,
+    *,
+    seed: int,
+    epoch: int | tf.Tensor,
+) -> tf.Tensor:
+    """The boxes of `Augmentation.random_resized_crop` in pictures of one height and width: int32
+    [batch, 4] of (top, left, height, width). See `Augmentation.apply` for the arguments.
+    """
+    draws = uniforms(seed, epoch, indices, 7 + 2 * CROP_ATTEMPTS)
+    return crop_boxes(draws[:, 7:], draws[:, 0:2], height, width)
+
+
+def crop_boxes(
+    attempts: tf.Tensor, corner: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor
+) -> tf.Tensor:
     """Boxes of random area and aspect ratio: int32 [batch, 4] of (top, left, height, width).
 
     As in torchvision, the first of ten attempts that fits is taken, or else the largest central box
@@ -163,16 +180,19 @@ def crop_boxes(attempts: tf.Tensor, corner: tf.Tensor, height: int, width: int) 
         attempts: [batch, 20] uniform numbers: ten for the area, ten for the aspect ratio.
         corner: [batch, 2] uniform numbers for the upper left corner.
     """
+    height, width = tf.cast(height, tf.int32), tf.cast(width, tf.int32)
     low, high = CROP_AREA
-    area = height * width * (low + (high - low) * attempts[:, :CROP_ATTEMPTS])
+    area = tf.cast(height * width, tf.float32) * (low + (high - low) * attempts[:, :CROP_ATTEMPTS])
     low, high = math.log(CROP_ASPECT[0]), math.log(CROP_ASPECT[1])
     aspect = tf.exp(low + (high - low) * attempts[:, CROP_ATTEMPTS:])
     tall = tf.cast(tf.round(tf.sqrt(area / aspect)), tf.int32)
     wide = tf.cast(tf.round(tf.sqrt(area * aspect)), tf.int32)
     fits = (tall >= 1) & (tall <= height) & (wide >= 1) & (wide <= width)
     first = tf.argmax(tf.cast(fits, tf.int32), axis=1)
-    whole = min(max(width / height, CROP_ASPECT[0]), CROP_ASPECT[1])
-    fallback = (min(height, round(width / whole)), min(width, round(height * whole)))
+    exact_height, exact_width = tf.cast(height, tf.float64), tf.cast(width, tf.float64)
+    whole = tf.clip_by_value(exact_width / exact_height, *CROP_ASPECT)
+    sides = tf.round([exact_width / whole, exact_height * whole])
+    fallback = tf.minimum([height, width], tf.cast(sides, tf.int32))
     any_fits = tf.reduce_any(fits, axis=1)
     tall = tf.where(any_fits, tf.gather(tall, first, batch_dims=1), fallback[0])
     wide = tf.where(any_fits, tf.gather(wide, first, batch_dims=1), fallback[1])

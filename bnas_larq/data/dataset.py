@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 from bnas_larq.data.examples import Examples
-from bnas_larq.data.normalization import STREAM_SAMPLE, Normalization
+from bnas_larq.data.geometry import Geometry
+from bnas_larq.data.normalization import Normalization
 
 TEST_FRACTION = 0.2
 TEST_SEED = 20021108  # fixed: every run has the same test split, whatever its seed
+MEASURED_BYTES = 2_000_000_000  # whatever the memory limit, or it would change the normalisation
 HALVES_SALT = 0x5EA8C4  # keeps the draw of the halves apart from the draw of the validation part
 
 
@@ -36,6 +39,7 @@ class ImageDataset:
         train: trains weights and α.
         validation: for decisions, or None.
         test: used once, by the final evaluation.
+        geometry: how pictures of other sizes get `image_shape` when they are evaluated.
         unsplit: `train` with what was split off it for `validation`; None if nothing was.
     """
 
@@ -45,6 +49,7 @@ class ImageDataset:
     train: Examples
     validation: Examples | None
     test: Examples
+    geometry: Geometry
     unsplit: Examples | None = None
 
     @property
@@ -57,12 +62,12 @@ class ImageDataset:
         return self.train if on == "train" or self.unsplit is None else self.unsplit
 
     def normalization(self) -> Normalization:
-        """Mean and deviation of the training part (of its first 10,000 images if streamed)."""
+        """Mean and deviation of the training part; of large ones, of a sample of 2 GB."""
         return self._normalization
 
     @functools.cached_property
     def _normalization(self) -> Normalization:
-        return Normalization.measure(self.train, STREAM_SAMPLE if self.train.streamed else None)
+        return Normalization.measure(self.train, MEASURED_BYTES // math.prod(self.image_shape))
 
     def search_halves(self, seed: int) -> tuple[Examples, Examples]:
         """Two disjoint halves of `train`: one for the weights, one for α.
@@ -79,6 +84,8 @@ class ImageDataset:
             "num_classes": self.num_classes,
             "class_names": list(self.class_names),
             "image_shape": list(self.image_shape),
+            "evaluation": self.geometry.evaluation,
+            "crop_share": self.geometry.crop_share,
             "sizes": {name: part.num_examples if part else 0 for name, part in parts.items()},
             "fingerprints": {
                 name: part.fingerprint() if part else None for name, part in parts.items()

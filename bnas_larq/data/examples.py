@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import copy
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
@@ -49,30 +50,66 @@ def first_permuted(count: int, limit: int | None, seed: int) -> np.ndarray:
 
 
 class Examples(abc.ABC):
-    """Labelled images of one size.
+    """Labelled images of one size, with random access: an epoch is a full permutation.
+
+    Args:
+        labels: int64 [all], the labels of the whole store.
+        indices: int64 [num_examples], the examples of the store that belong here, and their stable
+            indices; all when None.
+        origin: identifies the store; part of the fingerprint.
 
     Attributes:
         num_examples: their number.
         image_shape: `(height, width, 3)`.
-        labels: int64 [num_examples] in stored order; None if they are known only after reading all
-            images.
-        streamed: whether images are read from disk in every epoch.
+        labels: int64 [num_examples] in stored order.
+        streamed: whether images are read from disk and decoded in every epoch.
+        resized: whether the pictures had other sizes before they got `image_shape`.
     """
 
-    num_examples: int
     image_shape: tuple[int, int, int]
-    labels: np.ndarray | None
     streamed: bool = False
+    resized: bool = False
+
+    def __init__(self, labels: np.ndarray, indices: np.ndarray | None = None, origin: str = ""):
+        self._origin = origin
+        self._all_labels = np.asarray(labels, np.int64)
+        with outside_graphs():
+            self._label_tensor = tf.convert_to_tensor(self._all_labels)
+        self._select(np.arange(len(self._all_labels)) if indices is None else indices)
+
+    def _select(self, indices: np.ndarray) -> None:
+        self.indices = np.asarray(indices, np.int64)
+        self.labels = self._all_labels[self.indices]
+        self.num_examples = len(self.indices)
+        with outside_graphs():
+            self._index_tensor = tf.convert_to_tensor(self.indices)
 
     @abc.abstractmethod
+    def _read(self, index: tf.Tensor) -> tf.Tensor:
+        """The uint8 image [height, width, 3] of a scalar stable index."""
+
+    def subset(self, positions: np.ndarray) -> Examples:
+        """The examples at these positions of the stored order, sharing the images."""
+        part = copy.copy(self)
+        part._select(self.indices[positions])
+        return part
+
     def split(self, fraction: float, seed: int) -> tuple[Examples, Examples]:
-        """Split into two parts, the first of `round(fraction * num_examples)` examples.
+        """Split into two parts with the same share of every class, the first of
+        `round(fraction * num_examples)` examples.
 
         Raises:
             DataError: `fraction` is not between 0 and 1, or a part would be empty.
         """
+        count = self.num_examples
+        if not (0.0 < fraction < 1.0 and 0 < round(fraction * count) < count):
+            raise DataError(
+                f"A split needs at least one example in both parts. Received: {count} examples and "
+                f"the fraction {fraction}. Give more images, or a fraction nearer to 0.5."
+            )
+        chosen = cut(count, fraction, seed, self.labels)
+        return self.subset(np.flatnonzero(chosen)), self.subset(np.flatnonzero(~chosen))
 
-    @abc.abstractmethod
     def epoch(self, seed: int, epoch: int | tf.Tensor, shuffle: bool = True) -> tf.data.Dataset:
         """All examples once: (uint8 image [height, width, 3], int64 label, int64 stable index).
 
@@ -80,10 +117,7 @@ class Examples(abc.ABC):
             seed, epoch: decide the order; the epoch is an integer or a scalar integer tensor.
             shuffle: False gives the stored order, the order of `labels`.
         """
-
-    @abc.abstractmethod
-    def fingerprint(self) -> str:
-        """A hexadecimal SHA-256, equal for equal splits only."""
+        return self._load(tf.data.Dataset.from_tensor_slices(self.order(seed, epoch, shuffle)))
 
     def batches(
         self,
@@ -95,81 +129,11 @@ class Examples(abc.ABC):
         drop_remainder: bool = False,
     ) -> tf.data.Dataset:
         """One epoch in batches: (uint8 [batch, height, width, 3], int64 labels, int64 indices)."""
-        dataset = self.epoch(seed, epoch, shuffle).batch(batch_size, drop_remainder=drop_remainder)
-        count = self.num_examples // batch_size
-        if not drop_remainder:
-            count = -(-self.num_examples // batch_size)
-        return dataset.apply(tf.data.experimental.assert_cardinality(count))
+        return self.epoch(seed, epoch, shuffle).batch(batch_size, drop_remainder=drop_remainder)
 
-    def images_at(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The uint8 images [len(positions), height, width, 3] at positions of the stored order."""
-        positions = np.asarray(positions, np.int64)
-        wanted = set(positions.tolist())
-        read = {}
-        with data_errors():
-            stored = self.epoch(0, 0, shuffle=False).take(int(positions.max(initial=-1)) + 1)
-            for position, (image, _, _) in enumerate(stored):
-                if position in wanted:
-                    read[position] = image.numpy()
-        images = np.empty((len(positions), *self.image_shape), np.uint8)
-        for row, position in enumerate(positions.tolist()):
-            images[row] = read[position]
-        return images
-
-    def check_split(self, fraction: float) -> None:
-        """Raise DataError if a part of a split would be empty."""
-        count = self.num_examples
-        if not (0.0 < fraction < 1.0 and 0 < round(fraction * count) < count):
-            raise DataError(
-                f"A split needs at least one example in both parts. Received: {count} examples and "
-                f"the fraction {fraction}. Give more images, or a fraction nearer to 0.5."
-            )
-
-    def __len__(self) -> int:
-        return self.num_examples
-
-
-class IndexedExamples(Examples):
-    """Examples with random access: an epoch is a full permutation.
-
-    Args:
-        labels: int64 [all], the labels of the whole store.
-        indices: int64 [num_examples], the examples of the store that belong here, and their stable
-            indices; all when None.
-        origin: identifies the store; part of the fingerprint.
-    """
-
-    def __init__(self, labels: np.ndarray, indices: np.ndarray | None = None, origin: str = ""):
-        self._origin = origin
-        self._all_labels = np.asarray(labels, np.int64)
-        if indices is None:
-            indices = np.arange(len(self._all_labels))
-        self.indices = np.asarray(indices, np.int64)
-        self.labels = self._all_labels[self.indices]
-        self.num_examples = len(self.indices)
-        # Pipelines' functions capture eager tensors as inputs. Constants would be copied with every
-        # graph, and images would exceed its limit of 2 GB.
-        with tf.init_scope(), tf.device("CPU:0"):
-            self._index_tensor = tf.convert_to_tensor(self.indices)
-            self._label_tensor = tf.convert_to_tensor(self._all_labels)
-
-    @abc.abstractmethod
-    def subset(self, positions: np.ndarray) -> IndexedExamples:
-        """The examples at these positions of the stored order, sharing the images."""
-
-    @abc.abstractmethod
-    def _read(self, index: tf.Tensor) -> tf.Tensor:
-        """The uint8 image [height, width, 3] of a scalar stable index."""
-
-    def split(self, fraction: float, seed: int) -> tuple[Examples, Examples]:
-        """See `Examples.split`; both parts hold the same share of every class."""
-        self.check_split(fraction)
-        chosen = cut(self.num_examples, fraction, seed, self.labels)
-        return self.subset(np.flatnonzero(chosen)), self.subset(np.flatnonzero(~chosen))
-
-    def epoch(self, seed: int, epoch: int | tf.Tensor, shuffle: bool = True) -> tf.data.Dataset:
-        """See `Examples.epoch`."""
-        return tf.data.Dataset.from_tensor_slices(self.order(seed, epoch, shuffle)).map(
+    def _load(self, indices: tf.data.Dataset) -> tf.data.Dataset:
+        """(images, labels, indices) from a data set of indices or of batches of them."""
+        return indices.map(
             lambda index: (self._read(index), tf.gather(self._label_tensor, index), index),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
@@ -183,7 +147,7 @@ class IndexedExamples(Examples):
         return tf.random.experimental.stateless_shuffle(self._index_tensor, seed=key)
 
     def images_at(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
-        """See `Examples.images_at`."""
+        """The uint8 images [len(positions), height, width, 3] at positions of the stored order."""
         indices = self.indices[np.asarray(positions, np.int64)]
         images = np.empty((len(indices), *self.image_shape), np.uint8)
         with data_errors():
@@ -192,19 +156,22 @@ class IndexedExamples(Examples):
         return images
 
     def fingerprint(self) -> str:
-        """See `Examples.fingerprint`: over origin, indices and labels."""
+        """A hexadecimal SHA-256 over origin, indices and labels, equal for equal splits only."""
         digest = hashlib.sha256(self._origin.encode())
         digest.update(self.indices.astype("<i8").tobytes())
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
 
+    def __len__(self) -> int:
+        return self.num_examples
 
-class InMemoryExamples(IndexedExamples):
+
+class InMemoryExamples(Examples):
     """Examples held as one uint8 tensor, from which whole batches are gathered.
 
     Args:
         images: uint8 [all, height, width, 3].
-        labels, indices, origin: see `IndexedExamples`.
+        labels, indices, origin, resized: see `Examples`.
     """
 
     def __init__(
@@ -213,17 +180,13 @@ class InMemoryExamples(IndexedExamples):
         labels: np.ndarray,
         indices: np.ndarray | None = None,
         origin: str = "",
+        resized: bool = False,
     ):
         super().__init__(labels, indices, origin)
-        with tf.init_scope(), tf.device("CPU:0"):
+        with outside_graphs():
             self._images = tf.convert_to_tensor(images, tf.uint8)
         self.image_shape = tuple(int(size) for size in self._images.shape[1:])
-
-    def subset(self, positions: np.ndarray) -> InMemoryExamples:
-        """See `IndexedExamples.subset`."""
-        return InMemoryExamples(
-            self._images, self._all_labels, self.indices[positions], self._origin
-        )
+        self.resized = resized
 
     def _read(self, index: tf.Tensor) -> tf.Tensor:
         return tf.gather(self._images, index)
@@ -239,15 +202,21 @@ class InMemoryExamples(IndexedExamples):
     ) -> tf.data.Dataset:
         """See `Examples.batches`; a batch is one gather instead of `batch_size` elements."""
         order = tf.data.Dataset.from_tensor_slices(self.order(seed, epoch, shuffle))
-        return order.batch(batch_size, drop_remainder=drop_remainder).map(
-            lambda index: (self._read(index), tf.gather(self._label_tensor, index), index),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
+        return self._load(order.batch(batch_size, drop_remainder=drop_remainder))
 
     def images_at(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         """See `Examples.images_at`."""
-        return tf.gather(self._images, self.indices[np.asarray(positions, np.int64)]).numpy()
+        return self._read(self.indices[np.asarray(positions, np.int64)]).numpy()
+
+
+@contextlib.contextmanager
+def outside_graphs() -> Iterator[None]:
+    """Make eager tensors in main memory, which the functions of pipelines capture as inputs.
+
+    Constants would be copied with every graph, and images would exceed its limit of 2 GB.
+    """
+    with tf.init_scope(), tf.device("CPU:0"):
+        yield
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
-"""A folder of class folders as a data set, in memory if it fits, else read on the fly."""
+"""A folder of class folders as a data set."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,60 +12,54 @@ import numpy as np
 
 from bnas_larq.backend import tf
 from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, Splits
-from bnas_larq.data.examples import IndexedExamples, InMemoryExamples, cut, first_permuted
+from bnas_larq.data.examples import cut, first_permuted, outside_graphs
+from bnas_larq.data.geometry import Geometry
 from bnas_larq.data.images import image_file_size, is_image_name, read_image_file
+from bnas_larq.data.streams import StreamedExamples
 from bnas_larq.errors import DataError
 
 THREADS = 8
 VALIDATION_NAMES = ("validation", "val")
 
 
-class FileExamples(IndexedExamples):
-    """Image files that are decoded in every epoch, for folders too large for memory.
-
-    Pillow decodes them in Python, on the cores that train: small files (32×32) come about thirty
-    times slower than from memory. Raise `memory_limit_mb` of `load_dataset` if memory allows.
+class FileExamples(StreamedExamples):
+    """Image files, decoded by Pillow in Python, on the cores that train: small files (32×32) come
+    about thirty times slower than from memory.
 
     Args:
         paths: all files of the store.
-        size: (height, width) of the decoded images.
-        labels, indices, origin: see `IndexedExamples`.
+        labels, geometry: see `StreamedExamples`.
+        sizes: (height, width) of each file.
     """
-
-    streamed = True
 
     def __init__(
         self,
         paths: Sequence[Path],
         labels: np.ndarray,
-        size: tuple[int, int],
-        indices: np.ndarray | None = None,
-        origin: str = "",
+        sizes: Sequence[tuple[int, int]],
+        geometry: Geometry,
     ):
-        super().__init__(labels, indices, origin)
+        resized = set(sizes) != {geometry.size}
+        super().__init__(labels, geometry, origin=_origin(paths), resized=resized)
         self._paths = paths
-        self.image_shape = (*size, 3)
-
-    def subset(self, positions: np.ndarray) -> FileExamples:
-        """See `IndexedExamples.subset`."""
-        size, indices = self.image_shape[:2], self.indices[positions]
-        return FileExamples(self._paths, self._all_labels, size, indices, self._origin)
+        with outside_graphs():
+            self._sizes = tf.constant(sizes, tf.int32)
 
     def _read(self, index: tf.Tensor) -> tf.Tensor:
-        def read(number: np.int64) -> np.ndarray:
-            return read_image_file(self._paths[int(number)], self.image_shape[:2])
+        def read(number: np.int64, box: np.ndarray | None = None) -> np.ndarray:
+            return read_image_file(self._paths[int(number)], self.geometry, box)
 
-        image = tf.numpy_function(read, [index], tf.uint8, stateful=False)
+        inputs = [index, *self._box(index, tf.gather(self._sizes, index))]
+        image = tf.numpy_function(read, inputs, tf.uint8, stateful=False)
         return tf.ensure_shape(image, self.image_shape)
 
 
 def load_folder(
     data_dir: str | None,
     *,
-    image_size: tuple[int, int] | None,
+    geometry: Geometry,
     limit: int | None,
     seed: int,
-    memory_limit_mb: int,
 ) -> Splits:
     """Read a folder of class folders.
 
@@ -75,7 +70,7 @@ def load_folder(
 
     Raises:
         DataError: the folder is missing or lacks classes, a class folder has no image, an image
-            cannot be read, or images differ in size and `image_size` is None.
+            cannot be read, or images differ in size and `geometry` has none.
     """
     root = _existing(data_dir)
     train_dir = root / "train"
@@ -116,23 +111,17 @@ def load_folder(
             f"The test part needs images. Received: no class folders in {held_out[0]}. Add images "
             "or remove it."
         )
-    size = _common_size([path for part in parts.values() for path in part[0]], image_size)
-    budget = memory_limit_mb * 1_000_000
-    examples = {"validation": None}
-    for name in sorted(parts, key=("train", "validation", "test").index):
-        part_paths, part_labels = parts[name]
-        origin = _origin(part_paths)
-        needed = len(part_paths) * size[0] * size[1] * 3
-        if needed <= budget:
-            budget -= needed
-            images = _decode(part_paths, size)
-            examples[name] = InMemoryExamples(images, part_labels, origin=origin)
-        else:
-            examples[name] = FileExamples(part_paths, part_labels, size, origin=origin)
-    return Splits(names, examples["train"], examples["validation"], examples["test"])
+    sizes = _sizes([path for part in parts.values() for path in part[0]], geometry.size)
+    if geometry.size is None:
+        geometry = dataclasses.replace(geometry, size=next(iter(sizes.values())))
+    examples = {
+        name: FileExamples(paths, labels, [sizes[path] for path in paths], geometry)
+        for name, (paths, labels) in parts.items()
+    }
+    return Splits(names, examples["train"], examples.get("validation"), examples["test"])
 
 
-def _origin(paths: list[Path]) -> str:
+def _origin(paths: Sequence[Path]) -> str:
     """A digest of class folders and file names, independent of the data folder's location."""
     names = "\n".join(f"{path.parent.name}/{path.name}" for path in paths)
     return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
@@ -188,27 +177,17 @@ def _files(class_dirs: list[Path], names: tuple[str, ...]) -> tuple[list[Path], 
     return paths, np.array(labels, np.int64)
 
 
-def _common_size(paths: list[Path], image_size: tuple[int, int] | None) -> tuple[int, int]:
-    """The size of all images. Reads every header, to report bad files before training."""
+def _sizes(paths: list[Path], image_size: tuple[int, int] | None) -> dict[Path, tuple[int, int]]:
+    """(height, width) of each image; DataError if they differ and `image_size` is None.
+
+    Reads every header, to report bad files before training.
+    """
     with ThreadPoolExecutor(THREADS) as pool:
-        sizes = list(pool.map(image_file_size, paths))
-    if image_size is not None:
-        return image_size
-    for path, size in zip(paths, sizes, strict=True):
-        if size != sizes[0]:
+        sizes = dict(zip(paths, pool.map(image_file_size, paths), strict=True))
+    for path, size in sizes.items():
+        if image_size is None and size != sizes[paths[0]]:
             raise DataError(
-                f"Images of one data set must have one size. Received: {sizes[0]} in {paths[0]} "
-                f"and {size} in {path}. Set image_size to resize all of them."
+                f"Images of one data set must have one size. Received: {sizes[paths[0]]} in "
+                f"{paths[0]} and {size} in {path}. Set image_size to resize all of them."
             )
-    return sizes[0]
-
-
-def _decode(paths: list[Path], size: tuple[int, int]) -> np.ndarray:
-    images = np.empty((len(paths), *size, 3), np.uint8)
-
-    def fill(row: int) -> None:
-        images[row] = read_image_file(paths[row], size)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(fill, range(len(paths))))
-    return images
+    return sizes

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from bnas_larq.backend import tf
+from bnas_larq.data.geometry import Geometry
 from bnas_larq.errors import DataError, one_line
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
@@ -34,21 +35,21 @@ def image_file_size(path: Path) -> tuple[int, int]:
         raise _unreadable(path, error) from error
 
 
-def read_image_file(path: Path, size: tuple[int, int] | None) -> np.ndarray:
+def read_image_file(
+    path: Path, geometry: Geometry | None, box: np.ndarray | None = None
+) -> np.ndarray:
     """Read an image file as uint8 [height, width, 3], upright, the first frame, without
     transparency; DataError names an unreadable file.
 
     Args:
-        size: (height, width) to stretch to (bilinear, antialiased); None for the image's own.
+        geometry, box: which part to scale to which size; None for all of it in its own size.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 image = _eight_bit(ImageOps.exif_transpose(image)).convert("RGB")
-                if size is not None and image.size != (size[1], size[0]):
-                    image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-                return np.array(image, np.uint8)
+                return np.array(image, np.uint8) if geometry is None else geometry.apply(image, box)
     except Exception as error:  # Pillow's decoders raise many kinds for damaged files
         raise _unreadable(path, error) from error
 

@@ -8,10 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from bnas_larq.backend import tf
-from bnas_larq.data.examples import Examples, data_errors
+from bnas_larq.data.examples import Examples, data_errors, first_permuted
 from bnas_larq.errors import DataError
-
-STREAM_SAMPLE = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,22 +61,17 @@ class Normalization:
 
     @classmethod
     def measure(cls, examples: Examples, sample: int | None = None) -> Normalization:
-        """Mean and standard deviation of the first `sample` examples (all when None), in stored
-        order.
+        """Mean and standard deviation of `sample` examples drawn evenly; of all when None.
 
         Computed from histograms: exact, and independent of the batch size.
         """
+        examples = examples.subset(first_permuted(examples.num_examples, sample, seed=0))
         counts = np.zeros((3, 256), np.int64)
-        wanted = examples.num_examples if sample is None else min(sample, examples.num_examples)
-        seen = 0
         with data_errors():
             for images, _, _ in examples.batches(512):
-                part = images.numpy()[: wanted - seen]
+                pixels = images.numpy()
                 for channel in range(3):
-                    counts[channel] += np.bincount(part[..., channel].ravel(), minlength=256)
-                seen += len(part)
-                if seen >= wanted:
-                    break
+                    counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
         share = counts / counts.sum(axis=1, keepdims=True)
         values = np.arange(256) / 255.0
         mean = share @ values

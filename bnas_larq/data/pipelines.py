@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from bnas_larq.backend import tf
-from bnas_larq.data.augmentation import Augmentation
+from bnas_larq.data.augmentation import Augmentation, random_boxes
 from bnas_larq.data.examples import Examples
 from bnas_larq.data.normalization import Normalization
 from bnas_larq.errors import DataError
@@ -48,8 +49,12 @@ def training_pipeline(
     """Shuffled, augmented, normalised batches: (float32 [batch, height, width, 3], int64 [batch]).
 
     The last, smaller batch of an epoch is dropped. Batches are prefetched across the end of an
-    epoch, so that training does not wait there for examples in memory. DataError if `batch_size` is
-    below 1 or above the number of examples.
+    epoch, so that training does not wait there for examples in memory. Random resized crops are cut
+    from pictures in their own size.
+
+    Raises:
+        DataError: `batch_size` is below 1 or above the number of examples, or pictures to be
+            cropped are in memory and already resized.
     """
     _check_batch_size(batch_size)
     if batch_size > examples.num_examples:
@@ -58,13 +63,26 @@ def training_pipeline(
             f"for {examples.num_examples} examples. Lower the batch size, or raise the limit."
         )
     augmentation = augmentation or Augmentation()
+    cuts_originals = augmentation.random_resized_crop and examples.resized
+    if cuts_originals and not examples.streamed:
+        raise DataError(
+            "Random resized crops are cut from pictures in their own size. Received: pictures in "
+            "memory, already resized. Load them with keep_originals=True."
+        )
+    after_crops = dataclasses.replace(
+        augmentation, random_resized_crop=augmentation.random_resized_crop and not cuts_originals
+    )
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        def box(index: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+            return random_boxes(index[None], height, width, seed=seed, epoch=number)[0]
+
         def prepare(images: tf.Tensor, labels: tf.Tensor, indices: tf.Tensor):
-            images = augmentation.apply(images, indices, seed=seed, epoch=number)
+            images = after_crops.apply(images, indices, seed=seed, epoch=number)
             return normalization.apply(images), labels
 
-        batches = examples.batches(
+        cropped = examples.cropped(box) if cuts_originals else examples
+        batches = cropped.batches(
             batch_size, seed=seed, epoch=number, shuffle=True, drop_remainder=True
         )
         return batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

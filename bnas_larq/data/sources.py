@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+from PIL import Image
 
 from bnas_larq.backend import tf
 from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, ImageDataset, Splits
 from bnas_larq.data.examples import InMemoryExamples, cut, first_permuted
 from bnas_larq.data.folder import load_folder
+from bnas_larq.data.geometry import CROP_SHARE, RESIZE, Geometry
 from bnas_larq.data.images import resize
+from bnas_larq.data.streams import Memory
 from bnas_larq.data.tfds_source import load_tfds
 from bnas_larq.errors import DataError
 from bnas_larq.settings import DataSettings
@@ -19,10 +24,13 @@ def load_dataset(
     *,
     data_dir: str | None = None,
     image_size: int | tuple[int, int] | None = None,
+    evaluation: str = RESIZE,
+    crop_share: float = CROP_SHARE,
     validation_fraction: float = 0.1,
     seed: int = 0,
     limit: int | None = None,
     memory_limit_mb: int = 2000,
+    keep_originals: bool = False,
 ) -> ImageDataset:
     """Load a data set and split off its validation part.
 
@@ -30,13 +38,21 @@ def load_dataset(
         name: "digits" (scikit-learn's, embedded), "folder" (with `data_dir`), or a TFDS name such
             as "cifar10".
         data_dir: the folder of class folders, or where TFDS keeps prepared data sets.
-        image_size: side, or (height, width), to stretch images to; required if sizes differ.
+        image_size: side, or (height, width), of all images; required if pictures differ in size.
+        evaluation: how a picture of another size gets it, except where training crops at random:
+            "resize" stretches the picture, "center-crop" keeps its proportions and cuts the middle
+            out, `crop_share` of what fits; see `bnas_larq.data.geometry.Geometry`.
+        crop_share: above 0, at most 1; 0.875 is a crop of 224 from a short side of 256.
         validation_fraction: share of the training part that becomes `validation`; 0 for none. A
             data set that has both a validation and a test part keeps its own.
         seed: of the validation split and of `limit`. The test part never depends on it.
         limit: number of training examples to keep, drawn by `seed` before validation is split off.
         memory_limit_mb: parts are kept in memory while they fit into this many megabytes together;
-            others are decoded in every epoch. Loading a part takes twice its size.
+            others are decoded in every epoch. Loading a part takes twice its size. The images of
+            each part and their order are the same either way.
+        keep_originals: for `Augmentation(random_resized_crop=True)`, which cuts from pictures in
+            their own size: where that is another size, training pictures are decoded in every
+            epoch, whatever the memory.
 
     Raises:
         DataError: the data cannot be read as labelled images, or an argument is out of range.
@@ -56,29 +72,41 @@ def load_dataset(
         )
     if limit is not None and limit < 1:
         raise DataError(f"limit counts training examples. Received: {limit}. Omit it to use all.")
-    options = {"image_size": size, "limit": limit, "seed": seed}
+    geometry = Geometry(size, evaluation, crop_share)
+    options = {"geometry": geometry, "limit": limit, "seed": seed}
     if name == "digits":
         splits = load_digits(**options)
     elif name == "folder":
-        splits = load_folder(data_dir, memory_limit_mb=memory_limit_mb, **options)
+        splits = load_folder(data_dir, **options)
     else:
-        splits = load_tfds(name, data_dir=data_dir, memory_limit_mb=memory_limit_mb, **options)
+        splits = load_tfds(name, data_dir=data_dir, **options)
+    memory = Memory(memory_limit_mb)
     train, validation, unsplit = splits.train, splits.validation, None
+    if not (keep_originals and train.resized):
+        train = memory.hold(train)
     if validation_fraction == 0.0:
         validation = None
     elif validation is None:
         unsplit = train
         validation, train = train.split(validation_fraction, seed)
-    names, shape = splits.class_names, train.image_shape
-    return ImageDataset(name, names, shape, train, validation, splits.test, unsplit)
+    else:
+        validation = memory.hold(validation)
+    names, test = splits.class_names, memory.hold(splits.test)
+    geometry = dataclasses.replace(geometry, size=train.image_shape[:2])
+    shape = train.image_shape
+    return ImageDataset(name, names, shape, train, validation, test, geometry, unsplit)
 
 
 def load_described(settings: DataSettings, seed: int) -> ImageDataset:
     """Load the data set of a recipe's section `data`; see `load_dataset` for errors."""
-    return load_dataset(seed=seed, **settings.model_dump(exclude={"augmentation"}))
+    return load_dataset(
+        seed=seed,
+        keep_originals=settings.augmentation.random_resized_crop,
+        **settings.model_dump(exclude={"augmentation"}),
+    )
 
 
-def load_digits(*, image_size: tuple[int, int] | None, limit: int | None, seed: int) -> Splits:
+def load_digits(*, geometry: Geometry, limit: int | None, seed: int) -> Splits:
     """The 1,797 handwritten digits (UCI, Alpaydin and Kaynak 1998) as RGB, 0 to 255.
 
     The test part is a fixed stratified fifth, whatever the seed.
@@ -88,8 +116,11 @@ def load_digits(*, image_size: tuple[int, int] | None, limit: int | None, seed: 
     bunch = datasets.load_digits()
     grey = np.round(bunch.images * (255.0 / 16.0)).astype(np.uint8)
     images = np.repeat(grey[..., None], 3, axis=-1)
-    if image_size is not None and image_size != images.shape[1:3]:
-        images = resize(tf.constant(images), image_size).numpy()
+    if geometry.size not in (None, images.shape[1:3]):
+        if geometry.evaluation == RESIZE:
+            images = resize(tf.constant(images), geometry.size).numpy()
+        else:
+            images = np.stack([geometry.apply(Image.fromarray(image)) for image in images])
     labels = bunch.target.astype(np.int64)
     everything = InMemoryExamples(images, labels)
     test = cut(len(labels), TEST_FRACTION, TEST_SEED, labels)

@@ -1,156 +1,179 @@
-"""One split of a TFDS data set in stored order, streamed or read into memory."""
+"""One split of a TFDS data set: where its records lie, and its pictures in any order."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from absl import logging
+from PIL import Image
 
 from bnas_larq.backend import tf
-from bnas_larq.data.examples import InMemoryExamples, data_errors
-from bnas_larq.data.images import resize
-from bnas_larq.errors import DataError, one_line
+from bnas_larq.data.examples import outside_graphs
+from bnas_larq.data.geometry import Geometry
+from bnas_larq.data.streams import StreamedExamples
+from bnas_larq.errors import DataError
 
-PEEK = 64  # images to look at if a data set does not declare their size
+PEEK = 64  # pictures to look at if a data set does not declare their size
+THREADS = 8
+FRAME = 8 + 4 + 4  # bytes that TFRecord files put around a record: its length and two checksums
 
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """One TFDS split as (uint8 image, int64 label) in stored order, read lazily."""
+    """One TFDS split in stored order."""
 
     builder: Any
     split: str
     image_key: str
     label_key: str
-    size: tuple[int, int] | None = None
-    resizes: bool = False
-
-    @property
-    def num_examples(self) -> int:
-        """Number of examples of the split."""
-        return self.builder.info.splits[self.split].num_examples
 
     @property
     def name(self) -> str:
         """Name, configuration, version and split."""
         return f"{self.builder.info.full_name}/{self.split}"
 
-    def encoded(self, start: int = 0, stop: int | None = None) -> tf.data.Dataset:
-        """(undecoded image, label, int64 position in the split) from `start` to `stop`."""
-        import tensorflow_datasets as tfds
+    @property
+    def files(self) -> list[str]:
+        """Its TFRecord files in order; DataError if it is stored in another format."""
+        stored = self.builder.info.file_format
+        if stored is not None and stored.value != "tfrecord":
+            raise DataError(
+                f"A TFDS data set must be stored as TFRecord files. Received: {self.name}, stored "
+                f"as {stored.value}. Prepare it again with file_format='tfrecord'."
+            )
+        return [str(path) for path in self.builder.info.splits[self.split].filepaths]
 
-        stop = self.num_examples if stop is None else stop
-        with _quiet():
-            dataset = self.builder.as_dataset(
-                split=tfds.core.ReadInstruction(self.split, from_=start, to=stop, unit="abs"),
-                decoders=tfds.decode.PartialDecoding(
-                    {self.image_key: True, self.label_key: True},
-                    decoders={self.image_key: tfds.decode.SkipDecoding()},
-                ),
-                # One file after the other: the stored order is the same on every machine.
-                read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-                shuffle_files=False,
+    @functools.cached_property
+    def index(self) -> RecordIndex:
+        """Place and label of every record. Reads all files once, without decoding pictures.
+
+        Raises:
+            DataError: records are missing, or a label is none of the classes.
+        """
+        with ThreadPoolExecutor(THREADS) as pool:
+            parts = list(pool.map(self._indexed, self.files))
+        lengths, labels = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        declared = self.builder.info.splits[self.split].num_examples
+        if len(labels) != declared:
+            raise DataError(
+                "A split must hold as many examples as its description says. Received: "
+                f"{len(labels)} instead of {declared} from {self.name}. Prepare the data set again."
             )
-        return dataset.enumerate(start).map(
-            lambda position, record: (
-                record[self.image_key],
-                tf.cast(record[self.label_key], tf.int64),
-                position,
+        classes = self.builder.info.features[self.label_key].num_classes
+        unknown = labels[(labels < 0) | (labels >= classes)]
+        if len(unknown):
+            raise DataError(
+                f"Images need labels from 0 to {classes - 1}. Received: {unknown[0]} in "
+                f"{self.name}. Choose another data set, or prepare it again."
             )
+        counts = [len(part_labels) for _, part_labels in parts]
+        offsets = [np.cumsum(sizes + FRAME) - sizes - FRAME for sizes, _ in parts]
+        return RecordIndex(
+            np.repeat(np.arange(len(parts)), counts), np.concatenate(offsets), lengths, labels
         )
 
-    def decode(self, encoded: tf.Tensor) -> tf.Tensor:
-        """An undecoded image as uint8 RGB [height, width, 3], stretched to `size` if `resizes`."""
-        image = self.builder.info.features[self.image_key].decode_example(encoded)
-        channels = image.shape[-1]
+    def _indexed(self, file: str) -> tuple[np.ndarray, np.ndarray]:
+        """(lengths, labels) of the records of one file."""
+        lengths, labels = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for records in tf.data.TFRecordDataset(file).batch(1024):
+            lengths.append(tf.strings.length(records).numpy())
+            labels.append(self._label(records).numpy())
+        return np.concatenate(lengths), np.concatenate(labels)
+
+    def _label(self, records: tf.Tensor) -> tf.Tensor:
+        """Labels of serialised records [batch]."""
+        keys = {self.label_key: tf.io.FixedLenFeature((), tf.int64)}
+        return tf.io.parse_example(records, keys)[self.label_key]
+
+    def is_labelled(self) -> bool:
+        """Whether the first example has a label; TFDS writes -1 for secret ones (ImageNet's
+        test)."""
+        first = tf.data.TFRecordDataset(self.files).take(1).batch(1)
+        return all(int(label) >= 0 for records in first for label in self._label(records))
+
+    def peeked_size(self) -> tuple[int, int]:
+        """The common size of the first pictures, for data sets that declare none."""
+        first = tf.data.TFRecordDataset(self.files).take(PEEK)
+        sizes = {tuple(self.picture(record).shape[:2]) for record in first}
+        if len(sizes) > 1:
+            raise DataError(
+                "Images of one data set must have one size. Received: "
+                f"{' and '.join(map(str, sorted(sizes)[:2]))} in {self.name}. "
+                "Set image_size to resize all of them."
+            )
+        return next(iter(sizes))
+
+    def picture(self, record: tf.Tensor) -> tf.Tensor:
+        """The uint8 picture [height, width, 3] of a serialised record."""
+        keys = {self.image_key: tf.io.FixedLenFeature((), tf.string)}
+        encoded = tf.io.parse_single_example(record, keys)[self.image_key]
+        picture = self.builder.info.features[self.image_key].decode_example(encoded)
+        channels = picture.shape[-1]
         if channels == 1:
-            image = tf.image.grayscale_to_rgb(image)
+            picture = tf.image.grayscale_to_rgb(picture)
         elif channels == 4:
-            image = image[..., :3]
-        if self.size is None:
-            return image
-        if self.resizes and image.shape[:2] != self.size:
-            image = resize(image, self.size)
-        return tf.ensure_shape(image, (*self.size, 3))
+            picture = picture[..., :3]
+        return picture
 
 
-def read_into_memory(records: Records, positions: np.ndarray) -> InMemoryExamples:
-    """Decode the examples at ascending positions of a split.
+@dataclasses.dataclass(frozen=True)
+class RecordIndex:
+    """Of each record: the number of its file, its offset and length in bytes, and its label; all
+    int64 [records]."""
 
-    Raises:
-        DataError: a record is damaged, an image has another size, or a label is missing.
+    files: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
+
+
+class RecordExamples(StreamedExamples):
+    """Records of a split, read one by one where they lie: a fast disk or memory helps.
+
+    Args:
+        records: the split.
+        positions: ascending positions in it of the examples to hold.
+        geometry, resized: see `StreamedExamples`.
     """
-    wanted = np.zeros(records.num_examples, bool)
-    wanted[positions] = True
-    keep = tf.constant(wanted)
-    dataset = records.encoded()
-    if len(positions) < records.num_examples:
-        dataset = dataset.filter(lambda image, label, index: keep[index]).take(len(positions))
-    dataset = dataset.map(
-        lambda image, label, index: (records.decode(image), label),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-    images = np.empty((len(positions), *records.size, 3), np.uint8)
-    labels = np.empty(len(positions), np.int64)
-    row = 0
-    try:
-        with data_errors():
-            for batch, batch_labels in dataset.batch(256).prefetch(2):
-                rows = slice(row, row + len(batch_labels))
-                images[rows], labels[rows] = batch.numpy(), batch_labels.numpy()
-                row += len(batch_labels)
-    except tf.errors.InvalidArgumentError as error:
-        raise DataError(
-            "Every image must be readable and have one size. Received: an image of "
-            f"{records.name} near number {positions[row]} ({one_line(error.message)[:200]}). "
-            "Set image_size, or prepare the data set again."
-        ) from error
-    if row != len(positions):
-        raise DataError(
-            "A split must hold as many examples as its description says. Received: "
-            f"{row} instead of {len(positions)} from {records.name}. Prepare the data set again."
+
+    def __init__(
+        self, records: Records, positions: np.ndarray, geometry: Geometry, *, resized: bool
+    ):
+        index = records.index
+        digest = hashlib.sha256(np.asarray(positions, "<i8").tobytes()).hexdigest()
+        origin = f"{records.name}:{digest}"
+        super().__init__(index.labels[positions], geometry, origin=origin, resized=resized)
+        self._picture = records.picture
+        with outside_graphs():
+            self._files = tf.constant(records.files)
+            self._places = [
+                tf.convert_to_tensor(column[positions])
+                for column in (index.files, index.offsets, index.lengths)
+            ]
+
+    def _read(self, index: tf.Tensor) -> tf.Tensor:
+        picture = self._picture(self._record(index))
+        if self.resized:
+            box = self._box(index, tf.shape(picture)[:2])
+            picture = tf.numpy_function(self._resize, [picture, *box], tf.uint8, stateful=False)
+        return tf.ensure_shape(picture, self.image_shape)
+
+    def _resize(self, picture: np.ndarray, box: np.ndarray | None = None) -> np.ndarray:
+        return self.geometry.apply(Image.fromarray(picture), box)
+
+    def _record(self, index: tf.Tensor) -> tf.Tensor:
+        """The serialised record of a scalar stable index."""
+        file, offset, length = (tf.gather(column, index) for column in self._places)
+        # The public class has no argument for the offset.
+        variant = tf.raw_ops.TFRecordDatasetV2(
+            filenames=[tf.gather(self._files, file)],
+            compression_type="",
+            buffer_size=length + FRAME,
+            byte_offsets=[offset],
         )
-    if labels.size and labels.min() < 0:
-        raise DataError(
-            f"Images need labels. Received: {records.name} with unlabelled images. Choose a "
-            "labelled data set."
-        )
-    digest = hashlib.sha256(np.asarray(positions, "<i8").tobytes()).hexdigest()
-    return InMemoryExamples(images, labels, origin=f"{records.name}:{digest}")
-
-
-def is_labelled(records: Records) -> bool:
-    """Whether the first example has a label; TFDS writes -1 for secret ones (ImageNet's test)."""
-    return all(int(label) >= 0 for _, label, _ in records.encoded(0, 1))
-
-
-def peeked_size(records: Records) -> tuple[int, int]:
-    """The common size of the first images, for data sets that declare none."""
-    sizes = {
-        tuple(records.decode(encoded).shape[:2])
-        for encoded, _, _ in records.encoded(0, min(PEEK, records.num_examples))
-    }
-    if len(sizes) > 1:
-        raise DataError(
-            "Images of one data set must have one size. Received: "
-            f"{' and '.join(map(str, sorted(sizes)[:2]))} in {records.name}. "
-            "Set image_size to resize all of them."
-        )
-    return next(iter(sizes))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence TFDS' warnings about its own deprecated calls."""
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
+        records = tf.data.experimental.from_variant(variant, tf.TensorSpec((), tf.string))
+        return records.take(1).get_single_element()

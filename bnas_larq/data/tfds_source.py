@@ -13,9 +13,9 @@ import numpy as np
 
 from bnas_larq.backend import tf
 from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, Splits
-from bnas_larq.data.examples import Examples, data_errors, first_permuted
-from bnas_larq.data.streams import StreamedExamples
-from bnas_larq.data.tfds_records import Records, is_labelled, peeked_size, read_into_memory
+from bnas_larq.data.examples import cut, data_errors, first_permuted
+from bnas_larq.data.geometry import Geometry
+from bnas_larq.data.tfds_records import RecordExamples, Records
 from bnas_larq.errors import DataError, nearest, one_line
 
 OWN_NAMES = ("digits", "folder")
@@ -25,10 +25,9 @@ def load_tfds(
     name: str,
     *,
     data_dir: str | None,
-    image_size: tuple[int, int] | None,
+    geometry: Geometry,
     limit: int | None,
     seed: int,
-    memory_limit_mb: int,
 ) -> Splits:
     """Read a TFDS data set by its name (`cifar10`, `imagenet2012`, `my_set/config:1.0.0`).
 
@@ -38,12 +37,12 @@ def load_tfds(
 
     Raises:
         DataError: unknown name, not prepared and not downloadable, no image or no class label,
-            images of differing sizes without `image_size`, damaged records.
+            images of differing sizes without a size in `geometry`, damaged records.
     """
     builder = find_builder(name, data_dir)
     try:
         with data_errors():
-            return _load(builder, name, image_size, limit, seed, memory_limit_mb)
+            return _load(builder, name, geometry, limit, seed)
     except tf.errors.OpError as error:
         raise DataError(
             f"A TFDS data set must be readable. Received: {name!r} in {builder.data_path} "
@@ -51,14 +50,7 @@ def load_tfds(
         ) from error
 
 
-def _load(
-    builder: Any,
-    name: str,
-    image_size: tuple[int, int] | None,
-    limit: int | None,
-    seed: int,
-    memory_limit_mb: int,
-) -> Splits:
+def _load(builder: Any, name: str, geometry: Geometry, limit: int | None, seed: int) -> Splits:
     image_key, label_key = image_and_label(builder, name)
     class_names = tuple(builder.info.features[label_key].names)
     if len(class_names) < 2:
@@ -76,41 +68,50 @@ def _load(
             f"A data set needs a split named 'train'. Received: {name} with "
             f"{', '.join(splits) or 'none'}. Choose another data set or configuration."
         )
-    if not is_labelled(splits["train"]):
+    if not splits["train"].is_labelled():
         raise DataError(
             f"Images need labels. Received: {name}, whose training images have none. Choose a "
             "labelled data set."
         )
     held_out = [
-        part for part in ("test", "validation") if part in splits and is_labelled(splits[part])
+        part for part in ("test", "validation") if part in splits and splits[part].is_labelled()
     ]
-    size = image_size or declared_size(builder, image_key) or peeked_size(splits["train"])
-    splits = {
-        part: dataclasses.replace(records, size=size, resizes=image_size is not None)
-        for part, records in splits.items()
-    }
-    streams = {part: StreamedExamples.whole(records) for part, records in splits.items()}
+    declared = declared_size(builder, image_key)
+    resized = geometry.size not in (None, declared)
+    if geometry.size is None:
+        size = declared or splits["train"].peeked_size()
+        geometry = dataclasses.replace(geometry, size=size)
+
+    def examples(part: str, positions: np.ndarray) -> RecordExamples:
+        return RecordExamples(splits[part], positions, geometry, resized=resized)
+
+    def whole(part: str) -> np.ndarray:
+        return np.arange(len(splits[part].index.labels))
+
+    train = whole("train")
     if held_out:
-        train, test = streams["train"], streams[held_out[0]]
+        test = examples(held_out[0], whole(held_out[0]))
     else:
-        # Ranges even if all fits into memory: the test part must not depend on the memory limit.
-        test, train = streams["train"].split(TEST_FRACTION, TEST_SEED)
-    budget = memory_limit_mb * 1_000_000
-
-    def load(part: StreamedExamples, limit: int | None = None) -> Examples:
-        """`limit` examples (all if None), in memory if they fit: first come, first served."""
-        nonlocal budget
-        chosen = first_permuted(part.num_examples, limit, seed)
-        needed = len(chosen) * size[0] * size[1] * 3
-        if needed > budget:
-            return part.first(limit, seed)
-        budget -= needed
-        return read_into_memory(part.records, part.positions()[chosen])
-
-    train = load(train, limit)
-    test = load(test)
-    validation = load(streams["validation"]) if len(held_out) == 2 else None
+        chosen = _fixed_fifth(builder, splits["train"].index.labels)
+        test, train = examples("train", train[chosen]), train[~chosen]
+    train = examples("train", train[first_permuted(len(train), limit, seed)])
+    validation = examples("validation", whole("validation")) if len(held_out) == 2 else None
     return Splits(class_names, train, validation, test)
+
+
+def _fixed_fifth(builder: Any, labels: np.ndarray) -> np.ndarray:
+    """Which records of the training split are the test part: booleans [records].
+
+    TFDS shuffles records when it writes them, so that a range is a fair sample; earlier releases
+    chose it, and their networks must not be tested on what they were trained on. Records in the
+    order of their making may be sorted by class.
+    """
+    if builder.info.disable_shuffling:
+        return cut(len(labels), TEST_FRACTION, TEST_SEED, labels)
+    chosen = np.zeros(len(labels), bool)
+    start = np.random.RandomState(TEST_SEED).randint(len(labels))
+    chosen[(start + np.arange(round(TEST_FRACTION * len(labels)))) % len(labels)] = True
+    return chosen
 
 
 def find_builder(name: str, data_dir: str | None) -> Any:

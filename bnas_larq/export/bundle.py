@@ -17,6 +17,7 @@ from typing import Any
 
 from bnas_larq.backend import keras
 from bnas_larq.costs.accounting import Costs
+from bnas_larq.data.geometry import CROP_SHARE, RESIZE
 from bnas_larq.errors import ExportError, RunError, one_line
 from bnas_larq.export.nested_models import flattened
 from bnas_larq.files import replace_folder, temporary_folder
@@ -41,6 +42,7 @@ class Preprocessing:
         height, width: size of the input in pixels.
         mean, std: of red, green and blue, scaled to [0, 1].
         output: `"logits"` or `"probabilities"`.
+        evaluation, crop_share: see `bnas_larq.data.geometry.Geometry`.
     """
 
     height: int
@@ -48,9 +50,14 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     output: str = "logits"
+    evaluation: str = RESIZE
+    crop_share: float = CROP_SHARE
 
     def to_dict(self) -> dict[str, Any]:
         """The content of preprocessing.json, with the rules spelled out."""
+        part = "stretched"
+        if self.evaluation != RESIZE:
+            part = "unless it has that size, crop_share of its largest central part scaled"
         return {
             "format": "bnas-larq-preprocessing",
             "version": 1,
@@ -60,7 +67,9 @@ class Preprocessing:
             "channel_order": "RGB",
             "layout": "NHWC, one image",
             "dtype": "float32",
-            "resize": "upright, then stretched to height and width: bilinear, antialiased (Pillow)",
+            "resize": f"upright, then {part} to height and width: bilinear, antialiased (Pillow)",
+            "evaluation": self.evaluation,
+            "crop_share": self.crop_share,
             "formula": "(pixel / 255 - mean) / std, pixel 0 to 255",
             "mean": list(self.mean),
             "std": list(self.std),

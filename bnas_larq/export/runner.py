@@ -99,11 +99,22 @@ def prepare(path: str, settings: dict) -> np.ndarray:
         image = image.convert("RGB")
         size = (settings["width"], settings["height"])
         if image.size != size:
-            image = image.resize(size, Image.Resampling.BILINEAR)
+            box = evaluated(*image.size, settings)
+            image = image.resize(size, Image.Resampling.BILINEAR, box)
         pixels = np.asarray(image, np.float32)
     scale = np.float32(1) / (np.float32(255) * np.asarray(settings["std"], np.float32))
     shift = np.asarray(settings["mean"], np.float32) / np.asarray(settings["std"], np.float32)
     return pixels * scale - shift
+
+
+def evaluated(width: int, height: int, settings: dict) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of the part of a picture that the network was evaluated on."""
+    if settings["evaluation"] == "resize":
+        return 0, 0, width, height
+    scale = settings["crop_share"] * min(height / settings["height"], width / settings["width"])
+    tall, wide = min(settings["height"] * scale, height), min(settings["width"] * scale, width)
+    left, top = (width - wide) / 2, (height - tall) / 2
+    return left, top, min(left + wide, width), min(top + tall, height)
 
 
 def softmax(values: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pydantic
 
 from bnas_larq.backend import keras, tf
+from bnas_larq.data.geometry import Geometry
 from bnas_larq.errors import RunError
 from bnas_larq.files import read_model, write_json
 from bnas_larq.genotype import Genotype
@@ -44,6 +45,18 @@ class _Config(NetworkSettings):
         return activation
 
 
+class _Data(pydantic.BaseModel):
+    """The data set, as it described itself; releases before centre crops name no evaluation."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+    evaluation: Literal["resize", "center-crop"] = pydantic.Field(
+        "resize", description="'resize' or 'center-crop'"
+    )
+    crop_share: float = pydantic.Field(
+        0.875, gt=0, le=1, description="a number above 0 and at most 1"
+    )
+
+
 class _Description(pydantic.BaseModel):
     """All of network.json; keys of later releases are ignored."""
 
@@ -54,7 +67,7 @@ class _Description(pydantic.BaseModel):
     normalization: dict[str, list[float]] | None = pydantic.Field(
         None, description="an object of lists of numbers"
     )
-    data: dict[str, Any] | None = pydantic.Field(None, description="an object")
+    data: _Data | None = pydantic.Field(None, description="an object")
 
     @pydantic.model_validator(mode="after")
     def _names_every_class(self) -> _Description:
@@ -80,6 +93,11 @@ class StoredNetwork:
         """The weight file."""
         return self.folder / WEIGHTS
 
+    @property
+    def geometry(self) -> Geometry:
+        """How pictures of other sizes become its input."""
+        return Geometry.described(self.config.input_shape[:2], self.data)
+
     @classmethod
     def load(cls, folder: str | Path) -> StoredNetwork:
         """Read the description of a folder's network; the weights stay on disk.
@@ -93,7 +111,7 @@ class StoredNetwork:
         if not path.is_file():
             raise _untrained(f"{folder} without them")
         described = read_model(
-            path, _Description, _Config, subject=f"A {NETWORK}", remedy="Restore it."
+            path, _Description, _Config, _Data, subject=f"A {NETWORK}", remedy="Restore it."
         )
         config = NetworkConfig.from_dict(described.config.model_dump())
         genotype = Genotype.load(Path(folder) / GENOTYPE)
@@ -103,7 +121,8 @@ class StoredNetwork:
                 f"and {genotype.id} in {folder}. Restore the files."
             )
         names, normalization = tuple(described.class_names), described.normalization or {}
-        return cls(Path(folder), genotype, config, names, normalization, described.data or {})
+        data = described.data.model_dump(exclude_unset=True) if described.data else {}
+        return cls(Path(folder), genotype, config, names, normalization, data)
 
     def save(self) -> None:
         """Write network.json and genotype.json to `folder`, not the weights."""

@@ -222,6 +222,7 @@ def _parity_images(network: _Network, folder: Path | None) -> tuple[np.ndarray, 
     import numpy as np
 
     from bnas_larq.data import Normalization
+    from bnas_larq.data.geometry import Geometry
     from bnas_larq.data.images import is_image_name, read_image_file
     from bnas_larq.export.converter import image_shape
 
@@ -240,7 +241,8 @@ def _parity_images(network: _Network, folder: Path | None) -> tuple[np.ndarray, 
                 f"Received: {len(paths)} images in {folder}, {channels} channels. "
                 "Omit --images to compare on noise."
             )
-        pixels = np.stack([read_image_file(path, (height, width)) for path in paths])
+        geometry = network.stored.geometry if network.stored else Geometry((height, width))
+        pixels = np.stack([read_image_file(path, geometry) for path in paths])
         source = f"images of {folder.name}"
     if channels != 3:  # no normalisation is known for them
         return (pixels / np.float32(255)).astype(np.float32), source
@@ -256,12 +258,15 @@ def _write_bundle(
 
     network.check_described()
     height, width, _ = image_shape(network.model)
-    output = output_kind(network.model)
+    facts = {"output": output_kind(network.model)}
+    if stored := network.stored:
+        geometry = stored.geometry
+        facts |= {"evaluation": geometry.evaluation, "crop_share": geometry.crop_share}
     write_bundle(
         folder,
         tflite,
         labels=network.class_names,
-        preprocessing=Preprocessing(height, width, network.mean, network.std, output),
+        preprocessing=Preprocessing(height, width, network.mean, network.std, **facts),
         card=network.entry.card if network.entry else _card(network),
         report=report,
         overwrite=overwrite,

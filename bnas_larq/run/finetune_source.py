@@ -113,8 +113,9 @@ def finetune_recipe(
 ) -> Recipe:
     """The recipe of a fine-tuning, before its weights are pinned.
 
-    Images get the size and the augmentation that the network was trained with, unless `values` or
-    `overrides` say otherwise; `bnas_larq.settings.FINE_TUNING` is the section `train`.
+    Images get the size, the evaluation and the augmentation that the network was trained with,
+    unless `values` or `overrides` say otherwise; `bnas_larq.settings.FINE_TUNING` is the section
+    `train`.
 
     Args:
         entry: name or folder of a zoo entry, or a run's folder; paths become absolute.
@@ -132,6 +133,8 @@ def finetune_recipe(
         "name": "finetune",
         "data": {
             "image_size": height if height == width else [height, width],
+            "evaluation": source.geometry.evaluation,
+            "crop_share": source.geometry.crop_share,
             "augmentation": _augmentation(source).model_dump(),
         },
         "network": network_settings(source),

@@ -123,7 +123,12 @@ def _data_settings(
                 "A loaded data set's images have their size. "
                 f"Received: image_size={image_size} for {data.image_shape[:2]}. Omit it."
             )
-        settings.update(name=data.name, image_size=list(data.image_shape[:2]))
+        settings.update(
+            name=data.name,
+            image_size=list(data.image_shape[:2]),
+            evaluation=data.geometry.evaluation,
+            crop_share=data.geometry.crop_share,
+        )
     else:
         settings.update(name="folder", data_dir=str(Path(expand_home(data)).resolve()))
         if image_size is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from bnas_larq.costs.accounting import count_costs
 from bnas_larq.data import Normalization
+from bnas_larq.data.geometry import CENTER_CROP
 from bnas_larq.errors import WeightsError, ZooError
 from bnas_larq.files import sha256, write_atomic
 from bnas_larq.networks.network import NetworkConfig
@@ -106,7 +107,8 @@ def import_entry(
 
     def fill(folder: Path) -> Mapping[str, Any]:
         model = imported.load_model()
-        described = (imported.genotype, config, class_names, normalization.to_dict(), {})
+        data = {"evaluation": CENTER_CROP} if config.stem == "imagenet" else {}
+        described = (imported.genotype, config, class_names, normalization.to_dict(), data)
         StoredNetwork(folder, *described).save()
         save_weights(model, folder / WEIGHTS)
         cost = {k: v for k, v in count_costs(model).to_dict().items() if k != "layers"}

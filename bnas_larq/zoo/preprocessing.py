@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.data import Normalization
+from bnas_larq.data.geometry import CENTER_CROP, Geometry
 from bnas_larq.data.images import read_image_file
 from bnas_larq.errors import DataError, ZooError, one_line
 from bnas_larq.zoo import pretrained
@@ -24,7 +26,8 @@ def load_image(path: str | os.PathLike, size: int | tuple[int, int] | None = Non
 
     Args:
         path: a PNG, JPEG, BMP, GIF or WebP file.
-        size: height and width to stretch it to, or one number for both; None keeps its own.
+        size: height and width to stretch it to, or one number for both; None keeps its own, which
+            `preprocess_input` needs for networks that were evaluated on centre crops.
 
     Raises:
         DataError: no such file, or no readable image.
@@ -44,13 +47,17 @@ def load_image(path: str | os.PathLike, size: int | tuple[int, int] | None = Non
     path = Path(path)
     if not path.is_file():
         raise DataError(f"An image is a file. Received: {path}. Check the path.")
-    return read_image_file(path, sizes)
+    return read_image_file(path, None if sizes is None else Geometry(sizes))
 
 
 def preprocess_input(
     images: Any, weights: str | os.PathLike = "imagenet", *, variant: str | None = None
 ) -> Any:
-    """Normalise images as the networks trained on `weights` expect them.
+    """Prepare images as the networks trained on `weights` expect them.
+
+    Where the network was evaluated on centre crops (`data.evaluation: center-crop`), images of
+    another size than its input are cropped and scaled to it, as in that evaluation. Others keep
+    their size: stretch them with `load_image`.
 
     Args:
         images: [..., height, width, 3], uint8 or float with values 0 to 255 (not 0 to 1): a NumPy
@@ -64,7 +71,7 @@ def preprocess_input(
         `(images / 255 - mean) / std` as float32, an array or a tensor like `images`.
 
     Raises:
-        DataError: not images with three channels.
+        DataError: not images with three channels, or a Keras tensor to be cropped.
         ZooError: no such weights are published.
 
     Example:
@@ -79,9 +86,12 @@ def preprocess_input(
             "Images are [..., height, width, 3]. "
             f"Received: shape {tuple(images.shape)}. Convert them to RGB, channels last."
         )
-    normalization = (
-        IMAGENET if weights == "imagenet" else pretrained.find(weights, variant).normalization
-    )
+    normalization = IMAGENET
+    if weights != "imagenet":
+        source = pretrained.find(weights, variant)
+        normalization = source.normalization
+        if source.network.geometry.evaluation == CENTER_CROP:
+            images = _center_crops(images, source.network.geometry)
     if isinstance(images, np.ndarray):
         return normalization.apply(tf.constant(images)).numpy()
     return normalization.apply(images)
@@ -130,6 +140,29 @@ def decode_predictions(
         [(*names[index], float(row[index])) for index in order]
         for row, order in zip(scores, best, strict=True)
     ]
+
+
+def _center_crops(images: Any, geometry: Geometry) -> Any:
+    """Images [..., height, width, 3] at the size of a network, cropped unless they have it."""
+    if tuple(images.shape[-3:-1]) == geometry.size:
+        return images
+
+    def crop(images: np.ndarray) -> np.ndarray:
+        pixels = np.clip(np.rint(images), 0, 255).astype(np.uint8)
+        flat = pixels.reshape(-1, *pixels.shape[-3:])
+        cropped = np.array([geometry.apply(Image.fromarray(picture)) for picture in flat], np.uint8)
+        return cropped.reshape(*pixels.shape[:-3], *geometry.size, 3)
+
+    if isinstance(images, np.ndarray):
+        return crop(images)
+    if not tf.is_tensor(images):
+        raise DataError(
+            "Centre crops cannot be part of a Keras model. Received: a Keras tensor of shape "
+            f"{tuple(images.shape)} for a network that takes {geometry.size}. Prepare the images "
+            "before the model."
+        )
+    cropped = tf.numpy_function(crop, [images], tf.uint8, stateful=False)
+    return tf.ensure_shape(cropped, (*images.shape[:-3], *geometry.size, 3))
 
 
 def _is_tensor(images: Any) -> bool:

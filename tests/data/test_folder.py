@@ -9,6 +9,7 @@ from PIL import Image
 from bnas_larq.backend import tf
 from bnas_larq.data import Normalization, data_errors, load_dataset, training_pipeline
 from bnas_larq.data.folder import FileExamples
+from bnas_larq.data.geometry import Geometry
 from bnas_larq.data.images import read_image_file
 from bnas_larq.errors import DataError
 
@@ -178,7 +179,7 @@ def test_differing_sizes_need_image_size(flat):
 def test_shrinking_is_antialiased(tmp_path):
     board = np.indices((64, 64)).sum(0) % 2 * 255
     Image.fromarray(board.astype(np.uint8)).save(tmp_path / "board.png")
-    found = read_image_file(tmp_path / "board.png", (8, 8)).astype(int)
+    found = read_image_file(tmp_path / "board.png", Geometry((8, 8))).astype(int)
     assert abs(found[2:-2, 2:-2] - 127).max() < 10  # without antialiasing: 0 or 255
 
 

@@ -90,7 +90,8 @@ def test_streamed_and_in_memory_hold_the_same(grey):
     memory = load(grey, "grey_things", validation_fraction=0.0)
     streamed = load(grey, "grey_things", validation_fraction=0.0, memory_limit_mb=0)
     assert isinstance(streamed.train, StreamedExamples) and streamed.describe()["streamed"]
-    assert streamed.train.labels is None and streamed.image_shape == memory.image_shape
+    assert streamed.image_shape == memory.image_shape
+    assert memory.describe()["fingerprints"] == streamed.describe()["fingerprints"]
     for part in ("train", "test"):
         one, other = getattr(memory, part), getattr(streamed, part)
         for first, second in zip(one.batches(7), other.batches(7), strict=True):
@@ -106,12 +107,12 @@ def test_streams_split_into_disjoint_covering_parts(grey, fraction, seed):
     whole = load(grey, "grey_things", validation_fraction=0.0, memory_limit_mb=0).train
     first, second = whole.split(fraction, seed)
     assert len(first) == round(fraction * 60)
-    assert sorted([*first.positions(), *second.positions()]) == list(range(60))
+    assert sorted([*first.indices, *second.indices]) == list(range(60))
     quarter, rest = second.split(0.25, seed + 1)
-    assert sorted([*quarter.positions(), *rest.positions()]) == second.positions().tolist()
+    assert sorted([*quarter.indices, *rest.indices]) == second.indices.tolist()
     for part in (first, quarter, rest):
         stored = [int(index) for _, _, index in part.epoch(0, 0, shuffle=False)]
-        assert stored == part.positions().tolist()
+        assert stored == part.indices.tolist()
         assert len(known(part)) == len(part)
     again = whole.split(fraction, seed)[0]
     assert again.fingerprint() == first.fingerprint() != second.fingerprint()
@@ -125,7 +126,7 @@ def test_a_streamed_epoch_is_a_function_of_seed_and_number(grey):
 
     tf.random.set_seed(1)
     epochs = [order(0, 0), order(0, 1), order(1, 0)]
-    assert all(sorted(found) == train.positions().tolist() for found in epochs)
+    assert all(sorted(found) == train.indices.tolist() for found in epochs)
     assert len({tuple(found) for found in epochs}) == 3
     tf.random.set_seed(2)
     assert order(0, 1) == epochs[1]

@@ -15,6 +15,7 @@ from PIL import Image
 from bnas_larq.backend import keras, tf
 from bnas_larq.costs.accounting import count_costs
 from bnas_larq.data import Normalization
+from bnas_larq.data.geometry import Geometry
 from bnas_larq.data.images import read_image_file
 from bnas_larq.errors import ExportError, RunError
 from bnas_larq.export.bundle import Preprocessing, deployment_card, output_kind, write_bundle
@@ -109,7 +110,7 @@ def test_the_runner_says_what_keras_says(bundle, small_network, pictures):
     assert "numpy" in imported and not imported & {"bnas_larq", "tensorflow", "tf_keras"}
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["image"] for row in rows] == [str(path) for path in pictures]
-    pixels = np.stack([read_image_file(path, (8, 8)) for path in pictures])
+    pixels = np.stack([read_image_file(path, Geometry((8, 8))) for path in pictures])
     expected = np.asarray(small_network(NORMALIZATION.apply(pixels)))
     outputs = np.array([row["outputs"] for row in rows])
     np.testing.assert_allclose(outputs, expected, atol=1e-4, rtol=1e-4)
@@ -119,7 +120,7 @@ def test_the_runner_says_what_keras_says(bundle, small_network, pictures):
 
 def test_the_runner_prints_the_likeliest_classes(bundle, small_network, pictures):
     done = run(bundle, "--top", "2", pictures[0])
-    pixels = read_image_file(pictures[0], (8, 8))
+    pixels = read_image_file(pictures[0], Geometry((8, 8)))
     outputs = small_network(NORMALIZATION.apply(pixels[None]))
     scores = np.asarray(keras.activations.softmax(outputs))[0]
     first, second = np.argsort(-np.asarray(outputs)[0])[:2]
