@@ -88,3 +88,15 @@ def registry() -> Iterator[None]:
     for book, content in zip(books, kept, strict=True):
         book.clear()
         book.update(content)
+
+
+@pytest.fixture(scope="module")
+def tiny_space() -> Iterator[None]:
+    """A space of one node and three candidates, known to recipes as `tiny`: its graphs are built
+    quickly."""
+    from bnas_larq.spaces import SPACES, SearchSpace
+
+    names = ("none", "max_pool_3x3", "bin_conv_3x3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SPACES, "tiny", lambda: SearchSpace("tiny", names, names, nodes=1))
+        yield

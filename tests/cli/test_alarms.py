@@ -8,12 +8,13 @@ from bnas_larq.files import read_lines
 
 
 @pytest.fixture(scope="module")
-def searches(in_one_process, tiny, tmp_path_factory):
+def searches(in_one_process, tiny, tiny_space, tmp_path_factory):
     """Stopped, resumed as it was, and resumed with a warning."""
     folder = tmp_path_factory.mktemp("alarms") / "run"
     # Any α that has moved at all is an alarm, in the first of two epochs.
     line = ["search", tiny, "--set", "search.epochs=2", "--set", "search.alarms.entropy=0.9999999"]
     stop, warn = (["--set", f"search.alarms.action={action}"] for action in ("stop", "warn"))
+    line += ["--set", "search.space=tiny", "--set", "search.zeroise_competes=false"]
     line += ["--out", folder]
     return folder, in_one_process(
         [[*line, *stop], [*line, *stop, "--resume"], [*line, *warn, "--resume"]]

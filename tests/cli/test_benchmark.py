@@ -107,11 +107,12 @@ def test_a_file_is_not_overwritten_unasked(measured):
     ]
 
 
-def test_several_configurations_make_a_table_of_separate_processes(bnas_larq, tmp_path):
+def test_several_configurations_make_a_table_of_separate_processes(in_one_process, tmp_path):
     path = tmp_path / "table.json"
     path.write_text("earlier")
     sizes = "--cells 1,2 --channels 2 --batch-size 4 --image-size 8 --steps 1".split()
-    done = bnas_larq("benchmark", "train-step", "random:3", *sizes, "--output", path, "--overwrite")
+    line = ["benchmark", "train-step", "random:3", *sizes, "--output", path, "--overwrite"]
+    (done,) = in_one_process([line])
     assert done.code == 0, done.err
     records = json.loads(path.read_text())
     assert [record["settings"]["cells"] for record in records] == [1, 2]

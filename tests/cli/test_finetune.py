@@ -94,8 +94,8 @@ def weights(path: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def resumed(start, line, tmp_path_factory):
-    """The folder of a run that was killed in both stages, and what its last process said."""
+def resumed(start, in_one_process, line, tmp_path_factory):
+    """The folder of a run that was killed in both stages, and what was said when it ended."""
     folder = tmp_path_factory.mktemp("killed") / "run"
     checkpoints = folder / "train" / "checkpoints"
 
@@ -112,10 +112,9 @@ def resumed(start, line, tmp_path_factory):
     kill_at(checkpoints / "head" / "epoch-00002")
     assert not list(checkpoints.glob("epoch-*")), "killed too late"
     kill_at(checkpoints / f"epoch-{HEAD_EPOCHS + 2:05d}", "--resume")
-    process = start(*line, "--out", folder, "--resume")
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    return folder, out, err
+    (done,) = in_one_process([[*line, "--out", folder, "--resume"]])
+    assert done.code == 0, done.err
+    return folder, done.out, done.err
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +141,7 @@ def test_its_metrics_have_every_epoch_once_with_the_same_values(resumed, in_pyth
     assert [row["epoch"] for row in ours] == list(range(HEAD_EPOCHS + EPOCHS))
 
 
-def test_the_last_process_went_on_in_the_second_stage(resumed):
+def test_the_last_command_went_on_in_the_second_stage(resumed):
     _, out, err = resumed
     assert out == f"{resumed[0] / 'result.json'}\n"
     assert "search: already done" in err and "head epoch" not in err

@@ -14,6 +14,8 @@ from bnas_larq.recipe import load_recipe
 
 TINY = {
     "data.limit": 160,
+    "search.space": "tiny",
+    "search.zeroise_competes": False,
     "search.cells": 1,
     "search.channels": 2,
     "search.epochs": 1,
@@ -24,8 +26,11 @@ TINY = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("tiny_space")
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tiny_space, tmp_path_factory):
     """A run from images to its result."""
     folder = tmp_path_factory.mktemp("python") / "run"
     with Run.create("quickstart", folder, overrides=TINY) as run:

@@ -1,26 +1,14 @@
-"""A tiny space and made-up data to search in."""
+"""Made-up data to search in."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 
 from bnas_larq.backend import tf
 from bnas_larq.data import EpochPipeline
 from bnas_larq.search import SearchData
-from bnas_larq.spaces import SPACES, SearchSpace
 
-OPERATIONS = ("none", "max_pool_3x3", "bin_conv_3x3")
 STEPS, BATCH = 3, 4
-
-
-@pytest.fixture(scope="module")
-def tiny_space() -> Iterator[None]:
-    """A space of one node and three candidates, known to recipes as `tiny`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SPACES, "tiny", lambda: SearchSpace("tiny", OPERATIONS, OPERATIONS, nodes=1))
-        yield
 
 
 def half(offset: int) -> EpochPipeline:
