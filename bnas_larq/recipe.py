@@ -12,6 +12,7 @@ import yaml
 
 from bnas_larq.errors import RecipeError, first_problem, nearest, one_line
 from bnas_larq.resources import recipe_names, recipe_path
+from bnas_larq.section import Section
 from bnas_larq.settings import (
     DataSettings,
     ExportSettings,
@@ -19,7 +20,6 @@ from bnas_larq.settings import (
     LayerStudySettings,
     NetworkSettings,
     SearchSettings,
-    Section,
     TrainSettings,
 )
 from bnas_larq.text_files import parse_yaml, read_yaml

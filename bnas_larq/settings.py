@@ -8,40 +8,11 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from bnas_larq.errors import nearest
+from bnas_larq.section import Cells, Channels, Count, Decay, Large, Natural, Section, Side
 
 #: The type that binary convolutions are computed in during search and training; see
 #: `bnas_larq.precision`. Evaluation and export use float32.
 Precision = Literal["float32", "bfloat16", "auto"]
-
-
-#: More than any method needs: what is counted is also held in memory, or done one by one.
-Count = Annotated[int, pydantic.Field(gt=0, le=10**6)]
-Natural = Annotated[int, pydantic.Field(ge=0, le=10**6)]
-#: Numbers of examples, and megabytes.
-Large = Annotated[int, pydantic.Field(gt=0, le=10**9)]
-#: The largest size of a network; `bnas_larq.layers.template.check_weights` also limits the whole.
-MAX_CELLS, MAX_CHANNELS, MAX_CLASSES, MAX_SIDE = 1000, 10_000, 100_000, 10_000
-Cells = Annotated[int, pydantic.Field(gt=0, le=MAX_CELLS)]
-Channels = Annotated[int, pydantic.Field(ge=2, le=MAX_CHANNELS)]
-Side = Annotated[int, pydantic.Field(gt=0, le=MAX_SIDE)]
-_Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
-
-
-class Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @pydantic.field_validator("*", mode="before")
-    @classmethod
-    def _of_its_kind(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
-        """No true for 1, which Python takes it for, and no text that no file can hold."""
-        items = value if isinstance(value, list | tuple) else [value]
-        if cls.model_fields[info.field_name].annotation is not bool:
-            if any(isinstance(item, bool) for item in items):
-                raise ValueError("true and false are no numbers and no text")
-        for text in (item for item in items if isinstance(item, str)):
-            if "\0" in text or text.encode(errors="replace").decode() != text:
-                raise ValueError("text must be Unicode without the character NUL")
-        return value
 
 
 class AugmentationSettings(Section):
@@ -233,7 +204,7 @@ class SearchSettings(Section):
     weight_decay: float = pydantic.Field(3e-4, ge=0)
     clip_norm: float | None = pydantic.Field(5.0, gt=0)
     alpha_learning_rate: float = pydantic.Field(3e-4, gt=0)
-    alpha_betas: tuple[_Decay, _Decay] = (0.5, 0.999)
+    alpha_betas: tuple[Decay, Decay] = (0.5, 0.999)
     alpha_weight_decay: float = pydantic.Field(1e-3, ge=0)
     entropy_weight: float = pydantic.Field(1.0, ge=0)
     entropy_tau: float = pydantic.Field(7.7, gt=0)

@@ -38,6 +38,12 @@ def open_regular(path: str | Path) -> BinaryIO:
     return stream
 
 
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can hold a text, and a system's path can be it: no lone surrogates, which stand
+    for bytes of a foreign encoding, and no NUL."""
+    return "\0" not in text and text.encode(errors="replace").decode() == text
+
+
 def read_bytes(path: str | Path, limit: int = MAX_BYTES) -> bytes:
     """The content of a regular file of at most `limit` bytes."""
     with open_regular(path) as stream:

@@ -32,7 +32,7 @@ _ROOMS = (
             "spaces",
             "discretize",
         ),
-        *("settings", "recipe"),
+        *("section", "settings", "recipe"),
         *("resources", "run_folder", "checkpoints", "tables", "console", "pages"),
     ),
     ("backend", "determinism", "precision"),

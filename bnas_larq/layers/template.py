@@ -12,7 +12,7 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers import convolutions
 from bnas_larq.layers.operations import Context
-from bnas_larq.settings import MAX_CELLS, MAX_CHANNELS
+from bnas_larq.section import MAX_CELLS, MAX_CHANNELS
 
 STEMS = ("cifar", "imagenet")
 #: Name of the dense layer on top of every network.

@@ -14,7 +14,7 @@ from bnas_larq.layers.cells import DropPathControl, final_cell
 from bnas_larq.layers.convolutions import check_padding
 from bnas_larq.layers.operations import Context, chain
 from bnas_larq.layers.quantizers import get_scheme
-from bnas_larq.settings import MAX_CLASSES, MAX_SIDE
+from bnas_larq.section import MAX_CLASSES, MAX_SIDE
 
 #: Inputs of at least this height and width get the ImageNet stem, which halves them three times.
 IMAGENET_STEM_FROM = 96

@@ -18,7 +18,7 @@ from bnas_larq.run.comparison_plan import PlannedRun, plan, plan_text
 from bnas_larq.run.creation import override_texts
 from bnas_larq.run.processes import ProcessCrash, run_command
 from bnas_larq.run_folder import RunFolder
-from bnas_larq.settings import Section
+from bnas_larq.section import Section
 
 BUDGET = "compare-cifar10"
 OPTIONS = "options.json"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bnas_larq.errors import BnasLarqError
-from bnas_larq.files import read_record, read_rows
+from bnas_larq.files import read_record, read_rows, visible_files
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.report.comparison_report import run_facts
@@ -222,3 +222,17 @@ def test_cells_that_are_too_large_are_not_drawn(tmp_path):
     with pytest.warns(UserWarning, match="A graph of at most 700 lines .* is drawn. Received: "):
         page = write_report(tmp_path).read_text()
     assert "data:image" not in page and "node 31 =" in page
+
+
+@pytest.mark.parametrize("name", ["a\0b", "caf\udce9"])
+def test_a_run_is_not_begun_under_a_name_that_is_no_text(tmp_path, name):
+    with pytest.raises(BnasLarqError, match="A run's folder has a name of Unicode characters"):
+        RunFolder.check_new(tmp_path / name)
+
+
+def test_names_of_other_encodings_are_escaped_in_a_report(tmp_path):
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    (folder / "na\udcefve.txt").write_text("x")
+    assert visible_files(folder) == [r"na\udcefve.txt"]
+    assert r"Run caf\udce9" in write_report(folder).read_text()

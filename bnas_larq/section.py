@@ -1,0 +1,38 @@
+"""What all sections of a recipe share: fixed keys, and numbers within limits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pydantic
+
+from bnas_larq.text_files import is_text
+
+#: More than any method needs: what is counted is also held in memory, or done one by one.
+Count = Annotated[int, pydantic.Field(gt=0, le=10**6)]
+Natural = Annotated[int, pydantic.Field(ge=0, le=10**6)]
+#: Numbers of examples, and megabytes.
+Large = Annotated[int, pydantic.Field(gt=0, le=10**9)]
+#: The largest size of a network; `bnas_larq.layers.template.check_weights` also limits the whole.
+MAX_CELLS, MAX_CHANNELS, MAX_CLASSES, MAX_SIDE = 1000, 10_000, 100_000, 10_000
+Cells = Annotated[int, pydantic.Field(gt=0, le=MAX_CELLS)]
+Channels = Annotated[int, pydantic.Field(ge=2, le=MAX_CHANNELS)]
+Side = Annotated[int, pydantic.Field(gt=0, le=MAX_SIDE)]
+Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
+
+
+class Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _of_its_kind(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """No true for 1, which Python takes it for, and no text that no file can hold."""
+        items = value if isinstance(value, list | tuple) else [value]
+        if cls.model_fields[info.field_name].annotation is not bool:
+            if any(isinstance(item, bool) for item in items):
+                raise ValueError("true and false are no numbers and no text")
+        for text in (item for item in items if isinstance(item, str)):
+            if not is_text(text):
+                raise ValueError("text must be Unicode without the character NUL")
+        return value
