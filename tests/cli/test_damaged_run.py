@@ -92,8 +92,8 @@ def test_a_damaged_file_is_a_sentence(run, name):
     for damage, content in DAMAGES.items():
         if damage == "nothing" and path.suffix == ".jsonl":
             continue  # a series that has not begun
-        if damage == "a number" and path.suffix == ".csv":
-            continue  # one class
+        if damage in ("a number", "cut off") and path.suffix == ".csv":
+            continue  # a table of one class
         path.write_bytes(content + (b"\n" + series if series else b""))
         with pytest.raises(BnasLarqError) as error:
             READERS[name](run)
