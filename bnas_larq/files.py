@@ -143,10 +143,12 @@ def check_plain_tree(root: Path) -> None:
 
 
 def visible_files(root: Path) -> list[str]:
-    """Names in `root` of all files but hidden ones; `os.walk` tolerates that some vanish."""
+    """Names in `root` of all files but hidden ones, bytes that are no UTF-8 as escapes; `os.walk`
+    tolerates that some vanish."""
     paths = (Path(parent, name) for parent, _, names in os.walk(root) for name in names)
     names = (path.relative_to(root) for path in paths)
-    return sorted(n.as_posix() for n in names if not any(p.startswith(".") for p in n.parts))
+    visible = (n.as_posix() for n in names if not any(p.startswith(".") for p in n.parts))
+    return sorted(name.encode(errors="backslashreplace").decode() for name in visible)
 
 
 def read_json(path: str | Path) -> Any:

@@ -220,7 +220,7 @@ class Genotype:
             return cls.published(text)
         if text.startswith("random:"):
             space, _, seed = text.removeprefix("random:").rpartition(":")
-            if not seed.isdecimal():
+            if not seed.isdecimal() or len(seed) > 18:
                 raise GenotypeError(
                     "A random genotype is `random:SPACE:SEED`, or in BNAS' space `random:SEED`, "
                     f"SEED a number. Received: {text!r}."

@@ -10,6 +10,7 @@ from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.errors import RunError, one_line
 from bnas_larq.files import check_plain_tree, read_record, write_atomic, write_json
 from bnas_larq.run_records import State
+from bnas_larq.text_files import is_text
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -70,6 +71,11 @@ class RunFolder:
         `overwrite`), or is no run folder. Changes nothing.
         """
         path = Path(path)
+        if not is_text(str(path)):
+            raise RunError(
+                "A run's folder has a name of Unicode characters. "
+                f"Received: {str(path)!a}. Choose another --out."
+            )
         if not path.exists() or (path.is_dir() and not _entries(path)):
             return
         if not overwrite:

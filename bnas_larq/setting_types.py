@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from bnas_larq.files import expand_home, is_plain_name
+from bnas_larq.text_files import is_text
 
 #: The type that binary convolutions are computed in during search and training; see
 #: `bnas_larq.precision`. Evaluation and export use float32.
@@ -48,6 +49,6 @@ class Section(pydantic.BaseModel):
             if any(isinstance(item, bool) for item in items):
                 raise ValueError("true and false are no numbers and no text")
         for text in (item for item in items if isinstance(item, str)):
-            if "\0" in text or text.encode(errors="replace").decode() != text:
+            if not is_text(text):
                 raise ValueError("text must be Unicode without the character NUL")
         return value

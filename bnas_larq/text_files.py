@@ -30,12 +30,19 @@ _HUGE_YAML = re.compile(r"(?<![\da-fA-F_:])[\da-fA-F_:]{300}")
 
 def open_regular(path: str | Path) -> BinaryIO:
     """Open a regular file for reading: no folder, device or pipe, which might never end."""
-    # Without O_NONBLOCK, a pipe would wait for its writer.
-    stream = open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK))
+    # Without this flag, which Windows lacks, a pipe would wait for its writer.
+    waits_not = getattr(os, "O_NONBLOCK", 0)
+    stream = open(path, "rb", opener=lambda path, flags: os.open(path, flags | waits_not))
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         stream.close()
         raise OSError("not a regular file")
     return stream
+
+
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can hold a text, and a system's path can be it: no lone surrogates, which stand
+    for bytes of a foreign encoding, and no NUL."""
+    return "\0" not in text and text.encode(errors="replace").decode() == text
 
 
 def read_bytes(path: str | Path, limit: int = MAX_BYTES) -> bytes:

@@ -139,3 +139,9 @@ def test_cells_have_an_upper_limit():
     for cell in (chain(60), everything):
         with pytest.raises(BnasLarqError, match="at most 32 nodes. Received: "):
             Genotype(cell, cell)
+
+
+@pytest.mark.parametrize("seed", ["9" * 5000, "²", "-1", ""])
+def test_random_genotypes_have_a_plain_seed(seed):
+    with pytest.raises(BnasLarqError, match="SEED a number"):
+        Genotype.load(f"random:{seed}")

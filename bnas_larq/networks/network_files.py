@@ -30,9 +30,10 @@ class _Config(NetworkSettings):
     """`NetworkConfig` as it is stored, where numbers are numbers."""
 
     model_config = pydantic.ConfigDict(strict=True)
-    input_shape: tuple[int, int, int] = (32, 32, 3)
+    # Lists, which strict validators of Python values do not take for tuples.
+    input_shape: list[int] = pydantic.Field([32, 32, 3], min_length=3, max_length=3)
     num_classes: int = 10
-    full_precision: tuple[str, ...] = ()
+    full_precision: list[str] = []
     classifier_activation: str | None = None
     #: Files without the key are from releases that always had ReLU.
     preprocess: Literal["auto", "relu", "linear"] = "relu"

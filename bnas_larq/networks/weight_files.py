@@ -129,7 +129,9 @@ def _read(dataset: h5py.Dataset, *, wanted: bool) -> np.ndarray:
     any shape."""
     if not np.issubdtype(dataset.dtype, np.floating) or dataset.shape is None:
         raise ValueError(f"{dataset.name!r} holds no floating-point numbers")
-    values = dataset[()] if wanted else np.broadcast_to(np.float32(0), dataset.shape)
+    if not wanted:
+        return np.broadcast_to(np.float32(0), dataset.shape)
+    values = dataset[()]
     if not np.isfinite(values).all():
         raise ValueError(f"{dataset.name!r} holds NaN or infinity")
     return values

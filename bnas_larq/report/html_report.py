@@ -89,7 +89,8 @@ def write_report(run_path: str | Path) -> Path:
         environment=_pairs(_json(run / "environment.json")),
         files=_table(("file", "bytes"), _files(run)),
     )
-    return write_atomic(run / NAME, page)
+    # Names of files and folders may be bytes of any encoding.
+    return write_atomic(run / NAME, page.encode(errors="backslashreplace"))
 
 
 def _json(path: Path, model: type[pydantic.BaseModel] | None = None) -> dict[str, Any]:

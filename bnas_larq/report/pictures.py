@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,15 +85,17 @@ def intact_or_empty(problems: list[str], read: Callable, *arguments: Any) -> Any
 
 
 def _read_alphas(path: Path, operations: list[str]) -> Rows:
-    """Rows of alphas.jsonl for a picture; none if α are not of these operations."""
+    """Rows of alphas.jsonl for a picture; none if a cell's α are not of these operations."""
     rows = read_rows(path, Alphas)
-    shapes = {(len(row[kind]), len(row[kind][0])) for row in rows for kind in ("normal", "reduce")}
-    if len(shapes) > 1 or any(edges > _MAX_EDGES for edges, _ in shapes):
+    cells = [(row["normal"], row["reduce"]) for row in rows]
+    edges = {len(cell) for pair in cells for cell in pair}
+    operations_of_rows = {tuple(len(cell[0]) for cell in pair) for pair in cells}
+    if len(edges) > 1 or max(edges, default=0) > _MAX_EDGES or len(operations_of_rows) > 1:
         raise RunError(
-            "α of both cells are drawn if they have the same edges and operations on each line, at "
-            f"most {_MAX_EDGES} edges. Received: {sorted(shapes)[:4]} in {path}. Restore it."
+            f"α are drawn of at most {_MAX_EDGES} edges, as many in each cell and on each line, "
+            f"with the same operations. Received: {path}, which has others. Restore the file."
         )
-    return rows if all(columns == len(operations) for _, columns in shapes) else []
+    return rows if operations_of_rows <= {(len(operations), len(operations))} else []
 
 
 def read_confusion(path: str | Path) -> tuple[list[list[int]], list[str]] | None:
@@ -101,7 +104,7 @@ def read_confusion(path: str | Path) -> tuple[list[list[int]], list[str]] | None
     The first row, the first column or both hold the class names; without them classes are numbered.
     """
     try:
-        rows = [row for row in csv.reader(read_text(path).splitlines(keepends=True)) if row]
+        rows = [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if row]
         both = len(rows) == len(rows[0]) and not rows[0][0].strip().isdigit()
         header = both or len(rows) == len(rows[0]) + 1
         first = both or len(rows[0]) == len(rows) + 1
@@ -111,7 +114,7 @@ def read_confusion(path: str | Path) -> tuple[list[list[int]], list[str]] | None
         return None
     if any(len(row) != len(counts) for row in counts) or len(names) not in (0, len(counts)):
         return None
-    if any(not 0 <= count < 10**12 for row in counts for count in row):
+    if not counts or any(not 0 <= count < 10**12 for row in counts for count in row):
         return None
     return counts, names or [str(number) for number in range(len(counts))]
 

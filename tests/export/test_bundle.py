@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -153,6 +154,34 @@ def test_the_runner_ends_with_one_sentence(bundle, pictures, tmp_path, case):
     assert len(errors) == 1 and errors[0].startswith("Error: ")
     if case == "tampered":
         assert "is not the file that was exported" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(
+            ("preprocessing.json", text)
+            for text in (b"[1]", b"{}", b"[" * 100_000, b"\xff", b"null")
+        ),
+        ("preprocessing.json", b'{"height": "8"}'),
+        ("labels.txt", b"one\n"),
+        ("SHA256SUMS", b"\xff\n"),
+    ],
+)
+def test_the_runner_refuses_damaged_files(bundle, pictures, tmp_path, name, content):
+    """With checksums that fit them: whoever changes a file can change its sum."""
+    folder = shutil.copytree(bundle, tmp_path / "copy")
+    (folder / name).write_bytes(content)
+    if name != "SHA256SUMS":
+        sums = [
+            line for line in (bundle / "SHA256SUMS").read_text().splitlines() if name not in line
+        ]
+        sums.append(f"{hashlib.sha256(content).hexdigest()}  {name}")
+        (folder / "SHA256SUMS").write_text("\n".join(sums))
+    done = run(folder, pictures[0])
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert (done.returncode, done.stdout, len(errors)) == (2, "", 1), done.stderr[-500:]
+    assert errors[0].startswith("Error: ")
 
 
 def test_nothing_is_overwritten_unasked(exported, tmp_path):

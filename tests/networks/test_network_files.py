@@ -110,3 +110,39 @@ def test_networks_of_earlier_releases_keep_their_relu(tmp_path):
     del values["config"]["preprocess"]
     path.write_text(json.dumps(values))
     assert StoredNetwork.load(tmp_path).config.preprocess == "relu"
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"cells": 10**9}, "at most 1,000 cells|less than or equal"),
+        ({"channels": 10**9}, "at most 1,000 cells|less than or equal"),
+        ({"input_shape": [10**9, 8, 3]}, "at most 10,000"),
+        ({"num_classes": 10**9}, "names all"),
+        ({"classifier_activation": "get"}, "an activation that Keras knows"),
+        ({"classifier_activation": "serialize"}, "an activation that Keras knows"),
+        ({"cells": True}, "'cells' must be valid"),
+    ],
+)
+def test_impossible_sizes_are_refused_before_anything_is_built(stored, change, rule):
+    path = stored.folder / "network.json"
+    values = read_json(path)
+    write_json(path, {**values, "config": {**values["config"], **change}})
+    with pytest.raises(BnasLarqError, match=rule):
+        StoredNetwork.load(stored.folder)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        {"cells": 10**9},
+        {"channels": 10**9},
+        {"num_classes": 10**9},
+        {"cells": 1000, "channels": 10_000},
+        {"input_shape": (10**9, 8, 3)},
+        {"classifier_activation": "get"},
+    ],
+)
+def test_networks_beyond_any_memory_are_not_built(size):
+    with pytest.raises(BnasLarqError, match="at most|No network of more than|activation is one"):
+        build_network(Genotype.published("bnas_cifar"), **size)

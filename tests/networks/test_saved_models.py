@@ -249,3 +249,39 @@ def test_what_is_no_saved_model_is_a_sentence(model, tmp_path):
     (tmp_path / "text.txt").write_text("x")
     with pytest.raises(BnasLarqError, match="ends with .h5 or .keras"):
         load_saved_model(tmp_path / "text.txt")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_layers_larger_than_the_file_are_not_allocated(suffix, tmp_path):
+    """A billion units, of which the file holds sixteen."""
+    path = tmp_path / f"model{suffix}"
+    keras.Sequential([keras.layers.Dense(16, input_shape=(8,))]).save(path)
+    load_saved_model(path)
+    with pytest.raises(BnasLarqError, match="describes more weights than it holds"):
+        load_saved_model(rewritten(path, replacing('"units": 16', '"units": 1000000000')))
+
+
+def test_data_sets_larger_than_the_file_are_not_read(tmp_path):
+    path = tmp_path / "model.h5"
+    keras.Sequential([keras.layers.Dense(16, input_shape=(8,))]).save(path)
+    with h5py.File(path, "r+") as file:
+        file.create_dataset("huge", (900_000_000,), "f4")
+    with pytest.raises(BnasLarqError, match="'huge' claims 3,600,000,000 bytes, which are not"):
+        load_saved_model(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_weights_that_are_not_finite_are_refused(suffix, tmp_path):
+    model = keras.Sequential([keras.layers.Dense(2, input_shape=(3,))])
+    model.layers[0].bias.assign([0.0, np.nan])
+    model.save(tmp_path / f"model{suffix}")
+    with pytest.raises(BnasLarqError, match="weights are finite numbers. Received: .*bias"):
+        load_saved_model(tmp_path / f"model{suffix}")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"units": ' + "9" * 5000 + "}", "[", b"\xff"])
+def test_a_damaged_configuration_is_a_sentence(text, tmp_path):
+    with h5py.File(tmp_path / "model.h5", "w") as file:
+        file.attrs["model_config"] = text
+    with pytest.raises(BnasLarqError, match="must be whole"):
+        load_saved_model(tmp_path / "model.h5")

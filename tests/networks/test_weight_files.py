@@ -303,3 +303,13 @@ def test_what_is_no_numbers_is_refused(file, value):
         group[name] = value
     with pytest.raises(WeightsError, match="holds no floating-point numbers"):
         load_weights(network(), file)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(trained, file, value):
+    with h5py.File(file, "r+") as content:
+        content["classifier/classifier/bias:0"][1] = value
+    before = values(trained)
+    with pytest.raises(WeightsError, match="'/classifier/.*bias:0' holds NaN or infinity"):
+        load_weights(trained, file)
+    assert_same(trained, before)

@@ -73,3 +73,21 @@ def test_options_that_give_no_comparison(methods, settings, wrong):
 def test_a_comparison_is_resumed_or_replaced(methods):
     with pytest.raises(RunError, match="resumed or replaced"):
         Comparison.create(methods, resume=True, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "failures.json", "options.json"])
+@pytest.mark.parametrize("content", ["[" * 100_000, "3", '[{"name": 1}]', '{"seeds": [true]}', "{"])
+def test_a_damaged_comparison_is_a_sentence(
+    methods, settings, tmp_path, monkeypatch, name, content
+):
+    monkeypatch.setattr(ComparisonRequest, "check", lambda request: None)
+    Comparison.create(methods, tmp_path / "out", **settings).close()
+    (tmp_path / "out" / name).write_text(content)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match=f"{name}"):
+        if name == "options.json":
+            Comparison.create(methods, tmp_path / "out", **settings, resume=True)
+        with Comparison.open(tmp_path / "out") as comparison:
+            comparison.write()
+    after = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert before == after

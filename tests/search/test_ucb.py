@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from bnas_larq.errors import BnasLarqError
+from bnas_larq.errors import BnasLarqError, RunError
 from bnas_larq.search.ucb import UcbTable
 
 
@@ -227,3 +227,17 @@ def test_state_round_trips_through_json_at_any_draw(draws):
 def test_impossible_bandits_are_refused(alive, settings, message):
     with pytest.raises(BnasLarqError, match=message):
         UcbTable(alive, **settings)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"round": "x"}, {"drawn": -1}, {"alive": [[True]]}, {"alive": None}, {"credits": []}),
+        {"credits": [[[float("nan")]] * 4] * 4},
+    ],
+)
+def test_the_state_of_another_table_is_refused(change):
+    bandit = table(edges=4, operations=4, rounds=2, floor=2, seed=9)
+    for state in ({**bandit.state(), **change}, None, [], {}):
+        with pytest.raises(RunError, match="table of credits must be the one"):
+            bandit.restore(state)

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras_tuner
 
-from bnas_larq.errors import RunError, one_line
+from bnas_larq.errors import BnasLarqError, RunError, one_line
 from bnas_larq.files import is_plain_name, read_json, write_json
 from bnas_larq.search.tuning.encoding import Encoding
 
@@ -65,13 +65,18 @@ class DurableOracle(keras_tuner.Oracle):
         for path in (project / STATE, *project.glob("trial_*/trial.json")):
             read_json(path)
         try:
-            super().reload()
+            self._reload()
+        except BnasLarqError:
+            raise
         except Exception as error:  # whatever is missing or of another type
             raise RunError(
                 f"keras-tuner's state must be what it wrote. Received: {project} "
                 f"({type(error).__name__}: {one_line(error)[:120]}). "
                 "Restore the folder, or delete it to repeat the search; trained trials are kept."
             ) from error
+
+    def _reload(self) -> None:
+        super().reload()
         for trial_id in self.trials:  # names the trial's folder
             if not is_plain_name(str(trial_id)):
                 raise RunError(

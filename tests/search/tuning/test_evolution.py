@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 from types import SimpleNamespace
 
 import pytest
 
+from bnas_larq.errors import RunError
 from bnas_larq.files import read_lines
 from bnas_larq.search.tuning.encoding import Encoding
 from bnas_larq.search.tuning.evolution import EvolutionOracle, mutate
@@ -144,3 +146,15 @@ def test_a_small_space_is_tried_out_and_then_the_search_ends(found, tmp_path):
     result = found(tmp_path, oracle="evolution", trials=50, population=3, sample=2, space=space)
     # Per cell 2 states, and a convolution, because Zeroise alone carries no signal.
     assert result.epoch <= 4 and result.genotype.count("bin_conv_3x3") == 2
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "[" * 100_000, '{"trials": 3}', None])
+@pytest.mark.parametrize("name", ["oracle.json", "trial_00/trial.json"])
+def test_a_damaged_state_is_a_sentence(oracle, tmp_path, name, content):
+    tried(oracle(max_trials=10), 0.5)
+    path = tmp_path / "tuner" / name.replace("00", f"{0:02d}")
+    assert path.is_file()
+    path.unlink()
+    os.mkfifo(path) if content is None else path.write_text(content)
+    with pytest.raises(RunError, match="Received: .*tuner"):
+        oracle(max_trials=10).reload()
