@@ -15,11 +15,13 @@ different function. Without the last row and column, which no window reaches, th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.export.nested_models import calls
+from bnas_larq.export.tensor_facts import gives_signs
 from bnas_larq.layers.binary_convolution import BinaryConv2D
 
 
@@ -29,9 +31,9 @@ def overhangs(layer: keras.layers.Layer) -> bool:
         type(layer) not in (lq.layers.QuantConv2D, BinaryConv2D)
         or layer.padding != "same"
         or layer.groups != 1
-        or layer.input_quantizer is None
         or layer.kernel_quantizer is None
         or keras.backend.get_value(layer.pad_values) != 0
+        or not _reads_signs(layer)
     ):
         return False
     height, width = (
@@ -39,6 +41,11 @@ def overhangs(layer: keras.layers.Layer) -> bool:
         for size, dilation in zip(layer.kernel_size, layer.dilation_rate, strict=True)
     )
     return any(height > shape[0] or width > shape[1] for shape in _input_shapes(layer))
+
+
+def _reads_signs(layer: lq.layers.QuantConv2D) -> bool:
+    sources = [node.keras_inputs[0].node.layer for node in layer.inbound_nodes]
+    return layer.input_quantizer is not None or any(map(gives_signs, sources))
 
 
 def _input_shapes(layer: keras.layers.Layer) -> list[tuple[int, int, int]]:
@@ -62,8 +69,9 @@ class _OnePaddedConv2D(lq.layers.QuantConv2D):
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         outputs = super().call(inputs)
         # LCE folds a constant behind a convolution into its bias, whatever its shape, and its
-        # kernels then refuse the file. The reshape, which costs nothing, keeps the two apart.
-        flat = tf.reshape(outputs, [-1, outputs.shape[1] * outputs.shape[2], outputs.shape[3]])
+        # kernels then refuse the file. The reshape, which costs nothing, keeps the two apart; one
+        # that only drops axes of size 1 would not, as on a map that is one pixel high.
+        flat = tf.reshape(outputs, [-1, math.prod(outputs.shape[1:]), 1])
         surplus = self.surplus.get(str(inputs.shape[1:]), 0.0)
         return self.after(tf.reshape(flat - surplus, [-1, *outputs.shape[1:]]))
 
@@ -75,7 +83,7 @@ class _OnePaddedConv2D(lq.layers.QuantConv2D):
         for shape in _input_shapes(original):
             probe = tf.ones([1, *shape])
             surplus = super().call(probe) - linear(probe)
-            self.surplus[str(probe.shape[1:])] = tf.reshape(surplus, [1, -1, surplus.shape[-1]])
+            self.surplus[str(probe.shape[1:])] = tf.reshape(surplus, [1, -1, 1])
 
 
 def with_exact_padding(model: keras.Model) -> tuple[keras.Model, list[str]]:

@@ -72,10 +72,14 @@ def _output_facts(layer: keras.layers.Layer, read: list[TensorFacts]) -> TensorF
     if isinstance(layer, DROPPED):
         return read[0]
     common = common_facts(read)
-    is_quantizer = isinstance(layer, lq.quantizers.Quantizer)
-    function = layer if is_quantizer else getattr(layer, "activation", None)
     zeros = common.zeros and isinstance(layer, _KEEP_ZEROS)
-    return TensorFacts(is_sign(function), common.constant, zeros)
+    return TensorFacts(gives_signs(layer), common.constant, zeros)
+
+
+def gives_signs(layer: keras.layers.Layer) -> bool:
+    """Whether a layer ends in a sign."""
+    is_quantizer = isinstance(layer, lq.quantizers.Quantizer)
+    return is_sign(layer if is_quantizer else getattr(layer, "activation", None))
 
 
 def is_sign(function: Any) -> bool:

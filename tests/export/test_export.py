@@ -13,6 +13,7 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import ExportError
 from bnas_larq.export.converter import convert
 from bnas_larq.export.exporter import export_network
+from bnas_larq.export.layer_precision import judge
 from bnas_larq.export.padding import overhangs, with_exact_padding
 from bnas_larq.export.parity import check_agreement, check_parity
 from bnas_larq.export.tflite_file import read_convolutions
@@ -95,6 +96,40 @@ def test_kernels_larger_than_the_map_export_exactly(size, kernel_size, dilation,
     content = convert(model)
     assert [record.binary for record in read_convolutions(content, model)] == [True]
     images = np.random.default_rng(0).normal(size=(4, size, size, 5)).astype(np.float32)
+    assert check_parity(model, content, images).max_abs_difference < 1e-4
+
+
+@pytest.mark.parametrize("size", [(1, 4), (4, 1), (1, 1)])
+def test_maps_one_pixel_high_or_wide_export_exactly(size):
+    """All kinds of binary convolutions beside each other, without ReLU."""
+    settings = {"padding": "same", "kernel_quantizer": "ste_sign"}
+
+    def binary(kernel_size=3, **more):
+        more = {"input_quantizer": "ste_sign", **settings, **more}
+        return lq.layers.QuantConv2D(5, kernel_size, **more)
+
+    image = keras.Input((*size, 8))
+    branches = [
+        binary()(image),
+        keras.layers.BatchNormalization()(binary(use_bias=False)(image)),
+        binary()(binary()(image)),
+        binary(strides=2)(image),
+        binary(dilation_rate=2)(image),
+        binary((3, 1))(image),
+        binary((1, 3))(image),
+        # Its sign is a layer of its own.
+        binary(input_quantizer=None)(lq.quantizers.SteSign()(image)),
+    ]
+    depthwise = {"input_quantizer": "ste_sign", "depthwise_quantizer": "ste_sign"}
+    branches.append(lq.layers.QuantDepthwiseConv2D(3, padding="same", **depthwise)(image))
+    outputs = keras.layers.Concatenate()([keras.layers.Flatten()(branch) for branch in branches])
+    model = keras.Model(image, outputs)
+    content = convert(model)
+    judged = {name: verdict.binary for name, verdict in judge(model).items()}
+    records = read_convolutions(content, model)
+    assert {record.name: record.binary for record in records} == judged
+    assert sum(judged.values()) == 9
+    images = np.random.default_rng(0).normal(size=(4, *size, 8)).astype(np.float32)
     assert check_parity(model, content, images).max_abs_difference < 1e-4
 
 

@@ -7,14 +7,18 @@ import pytest
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.data import Normalization, load_dataset
 from bnas_larq.determinism import make_deterministic
 from bnas_larq.files import read_lines
 from bnas_larq.genotype import Genotype
+from bnas_larq.layers.cells import DropPath
 from bnas_larq.layers.template import CLASSIFIER
-from bnas_larq.networks.network import build_network
+from bnas_larq.networks.network import NetworkConfig, build_network
+from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.networks.optimizers import latent_kernels
+from bnas_larq.recipe import Recipe
 from bnas_larq.settings import FINE_TUNING, FineTuneSettings, TrainSettings
-from bnas_larq.training.recipe_training import fine_tune_network
+from bnas_larq.training.recipe_training import fine_tune_network, train_stored
 
 CELL = [[("bin_conv_3x3", 0), ("bin_conv_3x3", 1)]]
 STEPS, BATCH = 3, 8
@@ -181,3 +185,17 @@ def test_clearing_the_checkpoints_clears_those_of_both_stages(whole):
     assert [epoch for epoch, _ in checkpoints.candidates()] == [4, 3]
     head = Checkpoints(checkpoints.folder / "head")
     assert [epoch for epoch, _ in head.candidates()] == [2, 1]
+
+
+def test_drop_path_follows_the_recipes_seed(tmp_path):
+    data = load_dataset("digits", limit=40, validation_fraction=0.0)
+    train = {"epochs": 1, "batch_size": 20, "drop_path": 0.5}
+    config = NetworkConfig(input_shape=data.image_shape, channels=2, cells=1)
+    stored = StoredNetwork(
+        tmp_path, Genotype(CELL, CELL), config, data.class_names, Normalization().to_dict(), {}
+    )
+    model = build_network(stored.genotype, config, drop_path=True)
+    recipe = Recipe.model_validate({"seed": 7, "train": train})
+    train_stored(stored, model, recipe, data)
+    drops = [layer for layer in model.layers if isinstance(layer, DropPath)]
+    assert len(drops) == 2 and {int(layer.control.seed) for layer in drops} == {7}

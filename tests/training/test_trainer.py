@@ -169,6 +169,7 @@ def test_training_lowers_the_loss_and_goes_on_after_a_kill_with_the_same_bits(tm
             validation_data=validation,
             folder=folder,
             callbacks=callbacks,
+            seed=3,
         )
         return model
 
