@@ -76,6 +76,14 @@ def authors(shared: Path) -> Callable:
     return open_file
 
 
+@pytest.fixture(scope="session")
+def varied_pictures(tmp_path_factory):
+    """A small ImageNet, `tests/varied_pictures.py`: `load_dataset(**varied_pictures.source(kind))`
+    with the kind "tfds" or "folder".
+    """
+    return _sibling("varied_pictures").VariedPictures(tmp_path_factory.mktemp("varied"))
+
+
 @pytest.fixture
 def registry() -> Iterator[None]:
     """Forgets what a test registers."""

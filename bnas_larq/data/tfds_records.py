@@ -67,8 +67,8 @@ class Records:
         unknown = labels[(labels < 0) | (labels >= classes)]
         if len(unknown):
             raise DataError(
-                f"Images need labels from 0 to {classes - 1}. Received: {unknown[0]} in "
-                f"{self.name}. Choose another data set, or prepare it again."
+                f"Every image needs a label from 0 to {classes - 1}. Received: another one in "
+                f"{self.name} ({unknown[0]}). Prepare the data set again, or choose a labelled one."
             )
         counts = [len(part_labels) for _, part_labels in parts]
         offsets = [np.cumsum(sizes + FRAME) - sizes - FRAME for sizes, _ in parts]

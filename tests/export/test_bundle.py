@@ -40,12 +40,12 @@ FILES = [
 ]
 
 
-def write(folder, content, **options):
+def write(folder, content, facts=(), **options):
     return write_bundle(
         folder,
         content,
         labels=LABELS,
-        preprocessing=Preprocessing(8, 8, NORMALIZATION.mean, NORMALIZATION.std),
+        preprocessing=Preprocessing(8, 8, NORMALIZATION.mean, NORMALIZATION.std, **dict(facts)),
         card="# a card\n",
         report=REPORT,
         **options,
@@ -117,6 +117,22 @@ def test_the_runner_says_what_keras_says(bundle, small_network, pictures):
     np.testing.assert_allclose(outputs, expected, atol=1e-4, rtol=1e-4)
     scores = np.array([row["scores"] for row in rows])
     np.testing.assert_allclose(scores, keras.activations.softmax(tf.constant(expected)), atol=1e-4)
+
+
+def test_the_runner_cuts_out_what_the_network_was_evaluated_on(
+    exported, small_network, pictures, tmp_path
+):
+    facts = {"evaluation": "center-crop", "crop_share": 0.8}
+    folder = write(tmp_path / "cropped", exported, facts)
+    settings = json.loads((folder / "preprocessing.json").read_text())
+    assert {key: settings[key] for key in facts} == facts and "crop_share" in settings["resize"]
+    done = run(folder, "--json", *pictures)
+    assert done.returncode == 0, done.stderr
+    geometry = Geometry((8, 8), **facts)
+    pixels = np.stack([read_image_file(path, geometry) for path in pictures])
+    expected = np.asarray(small_network(NORMALIZATION.apply(pixels)))
+    outputs = [json.loads(line)["outputs"] for line in done.stdout.splitlines()]
+    np.testing.assert_allclose(outputs, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_runner_prints_the_likeliest_classes(bundle, small_network, pictures):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras, tf
+from bnas_larq.data.geometry import Geometry
 from bnas_larq.errors import BnasLarqError, RunError
 from bnas_larq.files import read_json, write_json
 from bnas_larq.genotype import Genotype
@@ -40,6 +41,7 @@ def test_round_trip(stored, trained):
     assert stored.config == trained[1]
     assert stored.class_names == ("a", "b", "c")
     assert (stored.normalization["mean"], stored.data) == ([0.5], {"name": "x"})
+    assert stored.geometry == Geometry((8, 8), "resize")
     np.testing.assert_allclose(stored.load_model()(IMAGES), trained[0](IMAGES), atol=1e-6)
 
 
@@ -87,6 +89,8 @@ def test_unknown_settings_are_refused(stored):
     [
         {"normalization": [1]},
         {"data": "x"},
+        {"data": {"evaluation": "zoom"}},
+        {"data": {"evaluation": "center-crop", "crop_share": 2}},
         {"config": {"cells": "5"}},
         {"config": {"input_shape": [8, 8, 3], "full_precision": [1]}},
         {"config": {"input_shape": [8, 8, 3], "classifier_activation": "nothing"}},

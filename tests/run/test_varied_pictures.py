@@ -1,0 +1,91 @@
+"""A small ImageNet through a run: crops from the originals, and evaluation on centre crops."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bnas_larq import Run
+from bnas_larq.backend import keras, tf
+from bnas_larq.errors import DataError
+from bnas_larq.files import read_json
+from bnas_larq.networks.network_files import StoredNetwork
+from bnas_larq.recipe import parse_recipe
+from bnas_larq.run.finetune_source import finetune_recipe
+from bnas_larq.zoo.preprocessing import preprocess_input
+
+SIZE = 96
+
+
+@pytest.fixture(scope="module", params=["tfds", "folder"])
+def run(request, varied_pictures, tmp_path_factory) -> Run:
+    """Two steps of 8 images and an evaluation."""
+    recipe = parse_recipe(
+        {
+            "name": "varied",
+            "genotype": "bnas_imagenet",
+            "data": {
+                **varied_pictures.source(request.param),
+                "image_size": SIZE,
+                "evaluation": "center-crop",
+                "limit": 16,
+                "validation_fraction": 0,
+                "augmentation": {"random_resized_crop": True, "flip": True},
+            },
+            "network": {"cells": 1, "channels": 4, "stem": "imagenet"},
+            "train": {"epochs": 1, "batch_size": 8},
+            "export": {"enabled": False},
+        }
+    )
+    with Run.create(recipe, tmp_path_factory.mktemp("varied") / "run") as run:
+        run.run()
+    return run
+
+
+def test_a_small_imagenet_is_trained_and_evaluated(run):
+    assert run.inputs.data.train.streamed  # its originals are needed
+    network = StoredNetwork.load(run.folder.path)
+    assert network.config.stem == "imagenet" and network.config.num_classes == 1000
+    assert run.result["test"]["examples"] == 12
+    data = read_json(run.folder / "network.json")["data"]
+    assert (data["evaluation"], data["crop_share"]) == ("center-crop", 0.875)
+    assert network.geometry == run.inputs.data.geometry
+
+
+def test_preprocess_input_gives_the_pixels_of_the_evaluation(run, varied_pictures):
+    test, folder = run.inputs.data.test, run.folder.path
+    evaluated = np.concatenate([images.numpy() for images, _ in run.inputs.batches(test)])
+    shapes = set()
+    for label, expected in zip(test.labels, evaluated, strict=True):
+        jpeg = varied_pictures.jpeg("test", label)
+        if run.inputs.data.name == "folder":
+            original = np.array(Image.open(io.BytesIO(jpeg)))
+        else:
+            original = tf.io.decode_image(jpeg).numpy()
+        shapes.add(original.shape)
+        np.testing.assert_array_equal(preprocess_input(original, folder), expected)
+        for same in (original.astype("float32"), original[None], tf.constant(original)):
+            prepared = np.reshape(preprocess_input(same, folder), expected.shape)
+            np.testing.assert_array_equal(prepared, expected)
+    assert len(shapes) > 8
+    pictures = tf.data.Dataset.from_tensors(original).map(lambda p: preprocess_input(p, folder))
+    assert pictures.element_spec.shape == (SIZE, SIZE, 3)
+    np.testing.assert_array_equal(next(iter(pictures)), expected)
+
+
+def test_images_of_the_networks_size_are_only_normalised(run):
+    ready = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    expected = run.inputs.normalization.apply(ready)
+    np.testing.assert_array_equal(preprocess_input(ready, run.folder.path), expected)
+    inputs = keras.Input((SIZE, SIZE, 3))
+    assert preprocess_input(inputs, run.folder.path).shape == inputs.shape
+    with pytest.raises(DataError, match="Centre crops cannot be part of a Keras model"):
+        preprocess_input(keras.Input((50, 50, 3)), run.folder.path)
+
+
+def test_a_fine_tuning_evaluates_alike(run):
+    data = finetune_recipe(run.folder.path, {}).data
+    assert (data.image_size, data.evaluation, data.crop_share) == (SIZE, "center-crop", 0.875)
