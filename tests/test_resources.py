@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from bnas_larq.errors import RecipeError
-from bnas_larq.resources import recipe_names, recipe_path, recipes_dir, zoo_dir
+from bnas_larq.errors import BnasLarqError, RecipeError
+from bnas_larq.resources import (
+    keras_home,
+    recipe_names,
+    recipe_path,
+    recipes_dir,
+    zoo_dir,
+    zoos,
+)
 
 
 def test_folders_exist_and_hold_no_python():
@@ -28,3 +35,13 @@ def test_an_unknown_recipe_is_answered_with_the_nearest(name):
         recipe_path(name)
     if name == "quickstrat":
         assert "did you mean 'quickstart'?" in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "asked"), [("KERAS_HOME", keras_home), ("BNAS_LARQ_ZOO", zoos)])
+def test_a_variable_may_name_a_home_folder_that_exists(monkeypatch, name, asked):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv(name, "~/other")
+    assert "/home/me/other" in str(asked())
+    monkeypatch.setenv(name, "~nobody-here/other")
+    with pytest.raises(BnasLarqError, match="home folder that exists. Received: '~nobody-here/o"):
+        asked()
