@@ -31,8 +31,8 @@ class Section(pydantic.BaseModel):
         items = value if isinstance(value, list | tuple) else [value]
         if cls.model_fields[info.field_name].annotation is not bool:
             if any(isinstance(item, bool) for item in items):
-                raise ValueError("true and false are no numbers and no text")
+                raise ValueError("a number or text, not true or false")
         for text in (item for item in items if isinstance(item, str)):
             if not is_text(text):
-                raise ValueError("text must be Unicode without the character NUL")
+                raise ValueError("Unicode text without the character NUL")
         return value

@@ -106,7 +106,7 @@ def test_a_description_of_other_kinds_is_a_sentence(stored, change):
         ({"num_classes": 10**9}, "names all"),
         ({"classifier_activation": "get"}, "an activation that Keras knows"),
         ({"classifier_activation": "serialize"}, "an activation that Keras knows"),
-        ({"cells": True}, "'cells' must be valid"),
+        ({"cells": True}, "'cells' must be a number"),
     ],
 )
 def test_impossible_sizes_are_refused_before_anything_is_built(stored, change, rule):
