@@ -182,7 +182,7 @@ class UcbState(_Record):
 
     round: _Count
     drawn: _Count
-    alive: list[list[bool]]
+    alive: list[list[bool | Annotated[int, pydantic.Field(ge=0, le=1)]]]
     credits: list[list[list[FiniteFloat]]]
 
 

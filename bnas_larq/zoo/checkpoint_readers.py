@@ -247,7 +247,7 @@ def _check_zip(path: Path) -> None:
         members = archive.infolist()
     unpacked, packed = sum(member.file_size for member in members), path.stat().st_size
     _check_size(path, unpacked)
-    if unpacked > _MOST_UNPACKED * packed + 2**20:
+    if unpacked > _MOST_UNPACKED * packed + 2**24:
         raise _damaged(path, f"{unpacked:,} bytes packed into {packed:,}")
     if len({member.filename for member in members}) != len(members):
         raise _damaged(path, "two members of the same name")

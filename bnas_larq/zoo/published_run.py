@@ -60,7 +60,7 @@ class FinishedRun:
                 )
         recipe = load_recipe(run / RECIPE)
         environment: dict[str, Any] = {}
-        if (run / "environment.json").is_file():
+        if (run / "environment.json").exists():
             environment = read_model(
                 run / "environment.json",
                 _Environment,

@@ -182,7 +182,7 @@ def test_any_number_is_drawn_or_left_out(finished, tmp_path, name):
 def test_nothing_is_rewritten_before_all_is_read(refuse, run, name, damage):
     (run / name).write_bytes(DAMAGES[damage])
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert name in refuse("report", run)
+    assert name.partition(".")[0] in refuse("report", run)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
