@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bnas_larq.backend import tf
+from bnas_larq.backend import close_iterators_at_exit, tf
 from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, Splits
 from bnas_larq.data.examples import IndexedExamples, InMemoryExamples, cut, first_permuted
 from bnas_larq.data.images import image_file_size, is_image_name, read_image_file
@@ -42,6 +42,7 @@ class FileExamples(IndexedExamples):
         origin: str = "",
     ):
         super().__init__(labels, indices, origin)
+        close_iterators_at_exit()
         self._paths = paths
         self.image_shape = (*size, 3)
 
