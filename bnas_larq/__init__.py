@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from bnas_larq.lazy import lazy_names
+from bnas_larq.lazy import lazy_classes, lazy_names
 
 # Larq needs Keras 2, which TensorFlow provides only if this is set before `tf.keras` is touched:
 # importing bnas_larq before `from tensorflow import keras` is enough. `backend` checks it.
@@ -32,5 +32,42 @@ _HOMES = {
     "register_operation": "bnas_larq.layers.operations",
     "solve_budget": "bnas_larq.costs.budget_solver",
 }
+
+#: Classes that saved models may name, by a module that registers them; only those of the first two
+#: without the namespace.
+_CLASSES = {
+    "bnas_larq.backend": (
+        # Larq's own.
+        *("QuantConv1D", "QuantConv2D", "QuantConv2DTranspose", "QuantConv3D", "QuantDense"),
+        *("QuantConv3DTranspose", "QuantDepthwiseConv2D", "QuantLocallyConnected1D"),
+        *("QuantLocallyConnected2D", "QuantSeparableConv1D", "QuantSeparableConv2D"),
+        *("ApproxSign", "DoReFa", "MagnitudeAwareSign", "NoOp", "SteHeaviside", "SteSign"),
+        *("SteTern", "SwishSign", "approx_sign", "dorefa_quantizer", "magnitude_aware_sign"),
+        *("ste_heaviside", "ste_sign", "ste_tern", "swish_sign", "WeightClip", "weight_clip"),
+        *("Bop", "CaseOptimizer", "FlipRatio", "flip_ratio", "hard_tanh", "leaky_tanh"),
+    ),
+    "bnas_larq.layers": (
+        *("BinaryConv2D", "CenterClip", "DepthwiseQuantizer", "DropPath", "EdgewiseConv2D"),
+        *("FactorizedReduction", "Magnitude", "PCNNProjection", "PlainBatchNormalization"),
+        *("ProjectionLoss", "RepeatChannels", "SignScale", "SymmetricPooling2D"),
+        *("SymmetricQuantConv2D", "Zeroise"),
+    ),
+    "bnas_larq.networks.optimizers": ("CoupledAdam", "CoupledSGD"),
+    "bnas_larq.training.trainer": ("OneCycle", "OneCycleMomentum"),
+    "bnas_larq.costs.expected_cost": ("ExpectedCost",),
+    "bnas_larq.supernet.super_net": (
+        *("AnnealedEntropy", "Concrete", "FirstOrder", "FixedPath", "GumbelHard", "SecondOrder"),
+        *("SingleLevel", "Softmax", "SuperNet", "TemperatureSchedule"),
+    ),
+}
+lazy_classes(
+    {
+        f"{package}{name}": home
+        for home, names in _CLASSES.items()
+        for name in names
+        for package in ("", "bnas_larq>")
+        if package or home in ("bnas_larq.backend", "bnas_larq.layers")
+    }
+)
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, _HOMES)

@@ -7,7 +7,11 @@ Other modules import `tf`, `keras` and `lq` from here.
 
 from __future__ import annotations
 
+import atexit
+import functools
+import gc
 import itertools
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -24,6 +28,10 @@ if not tf.keras.Model.__module__.startswith("tf_keras."):
         'Put `import os; os.environ["TF_USE_LEGACY_KERAS"] = "1"` before the first import of '
         "tensorflow, or import bnas_larq first."
     )
+
+# Larq also imports `tensorflow.keras` by name: TensorFlow chose what that is when it was imported,
+# perhaps before `TF_USE_LEGACY_KERAS` was set.
+sys.modules.setdefault("tensorflow.keras", tf.keras)
 
 import larq as lq  # noqa: E402
 
@@ -56,9 +64,13 @@ def _free_gradients() -> None:
             # Loaded models register theirs while executing eagerly.
             if name and name.startswith(_CUSTOM) and not tf.executing_eagerly():
                 graph = tf.compat.v1.get_default_graph()
-                graph._custom_gradients = [*getattr(graph, "_custom_gradients", ()), candidate]
+                if not hasattr(graph, "_custom_gradients"):
+                    graph._custom_gradients = []
+                graph._custom_gradients.append(candidate)
                 gradient = weakref.ref(candidate, lambda _: self._registry.pop(name, None))
-                candidate = lambda *arguments: gradient()(*arguments)  # noqa: E731
+                candidate = tf.autograph.experimental.do_not_convert(
+                    lambda *arguments: gradient()(*arguments)
+                )
             super().register(candidate, name)
 
     ops.gradient_registry.__class__ = GraphGradients
@@ -96,6 +108,20 @@ def with_gradient(
     return output
 
 
+@functools.cache
+def close_iterators_at_exit() -> None:
+    """Close all iterators over data sets before Python ends. A thread of TensorFlow that calls
+    Python later never returns, and TensorFlow waits for it."""
+    from tensorflow.python.data.ops.iterator_ops import OwnedIterator
+
+    def close() -> None:
+        for candidate in gc.get_objects():
+            if type(candidate) is OwnedIterator:
+                candidate._iterator_resource = None
+
+    atexit.register(close)
+
+
 def xplane_protocol() -> ModuleType:
     """The format of `tf.profiler`'s traces, which `tf` does not export."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
@@ -103,4 +129,13 @@ def xplane_protocol() -> ModuleType:
     return xplane_pb2
 
 
-__all__ = ["NAMESPACE", "keras", "lq", "register", "tf", "with_gradient", "xplane_protocol"]
+__all__ = [
+    "NAMESPACE",
+    "close_iterators_at_exit",
+    "keras",
+    "lq",
+    "register",
+    "tf",
+    "with_gradient",
+    "xplane_protocol",
+]

@@ -1,11 +1,16 @@
-"""Package attributes that are imported on first use (PEP 562), so that light parts need no
-TensorFlow."""
+"""What is imported on first use, so that light parts need no TensorFlow: package attributes
+(PEP 562), and the classes that saved Keras models name."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
+
+#: Where Keras 2 keeps the classes that it finds by name.
+_REGISTRY = "tf_keras.src.saving.object_registration"
 
 
 def lazy_names(
@@ -19,3 +24,34 @@ def lazy_names(
         return getattr(importlib.import_module(homes[name]), name)
 
     return get, lambda: sorted(homes), sorted(homes)
+
+
+def lazy_classes(homes: Mapping[str, str]) -> None:
+    """Let `load_model` of Keras 2 find classes that are not imported yet; `homes` maps the name of
+    each, as files hold it, to a module that registers it."""
+
+    class Objects(dict):
+        def __contains__(self, name: object) -> bool:
+            if not super().__contains__(name) and name in homes:
+                importlib.import_module(homes[name])
+            return super().__contains__(name)
+
+    def extend(registry: Any) -> None:
+        registry._GLOBAL_CUSTOM_OBJECTS = Objects(registry._GLOBAL_CUSTOM_OBJECTS)
+
+    class Finder:
+        """Extends the registry once it is imported."""
+
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+            if name != _REGISTRY:
+                return None
+            sys.meta_path.remove(self)
+            spec = importlib.util.find_spec(name)
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: (execute(module), extend(module))
+            return spec
+
+    if _REGISTRY in sys.modules:
+        extend(sys.modules[_REGISTRY])
+    else:
+        sys.meta_path.insert(0, Finder())

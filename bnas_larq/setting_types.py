@@ -47,11 +47,7 @@ class Section(pydantic.BaseModel):
         items = value if isinstance(value, list | tuple) else [value]
         if cls.model_fields[info.field_name].annotation is not bool:
             if any(isinstance(item, bool) for item in items):
-<<<<<<< HEAD:bnas_larq/setting_types.py
-                raise ValueError("something other than true or false")
-=======
                 raise ValueError("a number or text, not true or false")
->>>>>>> h/readers:bnas_larq/section.py
         for text in (item for item in items if isinstance(item, str)):
             if not is_text(text):
                 raise ValueError("Unicode text without the character NUL")

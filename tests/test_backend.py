@@ -1,16 +1,22 @@
 """Keras 2 whatever is imported first, or a sentence, in processes of their own; functions with a
-gradient of their own."""
+gradient of their own, and that they keep no model alive."""
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 
-from bnas_larq.backend import tf, with_gradient
+from bnas_larq.backend import keras, tf, with_gradient
+from bnas_larq.genotype import Genotype
+from bnas_larq.networks.network import build_network
+from bnas_larq.spaces import SearchSpace
+from bnas_larq.supernet.super_net import SuperNet
 
 ROOT = Path(__file__).parents[1]
 
@@ -102,3 +108,54 @@ def test_the_gradient_has_a_gradient():
             product = tripled(x, y)
         slope = inner.gradient(product, x)
     assert float(outer.gradient(slope, y)) == 3.0
+
+
+# -- models that are gone --------------------------------------------------------------------------
+
+
+@tf.custom_gradient
+def doubled(x):
+    return 2.0 * x, lambda upstream: 4.0 * upstream
+
+
+@pytest.mark.parametrize("function", [doubled, lambda x: tripled(x, x)], ids=["tf", "ours"])
+def test_a_graph_with_gradients_of_its_own_dies_with_its_function(function):
+    from tensorflow.python.framework import ops
+
+    gc.collect()  # what earlier tests left
+    registered = set(ops.gradient_registry.list())
+    traced = tf.function(function, autograph=False)
+    graph = weakref.ref(traced.get_concrete_function(tf.TensorSpec([2])).graph)
+    assert set(ops.gradient_registry.list()) > registered
+    del traced
+    gc.collect()
+    assert graph() is None
+    assert set(ops.gradient_registry.list()) == registered
+
+
+def searched():
+    net = SuperNet(SearchSpace.bnas(), 3, cells=1, channels=2, input_shape=(8, 8, 3))
+    net.compile()
+    half = tf.ones([2, 8, 8, 3]), tf.zeros([2], tf.int32)
+    net.fit(tf.data.Dataset.from_tensors((half, half)), verbose=0)
+    return net
+
+
+def trained():
+    cell = [[("bin_conv_3x3", 0), ("bin_dil_conv_3x3", 1)]]
+    size = {"input_shape": (8, 8, 3), "num_classes": 3, "channels": 4, "cells": 1}
+    net = build_network(Genotype(cell, cell), drop_path=True, **size)
+    net.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    net.fit(tf.ones([2, 8, 8, 3]), tf.zeros([2], tf.int32), verbose=0)
+    return net
+
+
+@pytest.mark.parametrize("make", [searched, trained])
+def test_nothing_of_a_deleted_model_stays(make):
+    net = make()
+    parts = [net, net.train_function, *net.variables, *net.submodules]
+    references = [weakref.ref(part) for part in parts]
+    del net, parts
+    keras.backend.clear_session()
+    gc.collect()
+    assert [reference() for reference in references if reference() is not None] == []

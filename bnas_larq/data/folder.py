@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bnas_larq.backend import tf
+from bnas_larq.backend import close_iterators_at_exit, tf
 from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, Splits
 from bnas_larq.data.examples import cut, first_permuted, outside_graphs
 from bnas_larq.data.geometry import Geometry
@@ -41,6 +41,7 @@ class FileExamples(StreamedExamples):
     ):
         resized = set(sizes) != {geometry.size}
         super().__init__(labels, geometry, origin=_origin(paths), resized=resized)
+        close_iterators_at_exit()
         self._paths = paths
         with outside_graphs():
             self._sizes = tf.constant(sizes, tf.int32)

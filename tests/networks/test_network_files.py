@@ -125,11 +125,7 @@ def test_networks_of_earlier_releases_keep_their_relu(tmp_path):
         ({"num_classes": 10**9}, "names all"),
         ({"classifier_activation": "get"}, "an activation that Keras knows"),
         ({"classifier_activation": "serialize"}, "an activation that Keras knows"),
-<<<<<<< HEAD
-        ({"cells": True}, "'cells' must be something other than true or false"),
-=======
         ({"cells": True}, "'cells' must be a number"),
->>>>>>> h/readers
     ],
 )
 def test_impossible_sizes_are_refused_before_anything_is_built(stored, change, rule):
