@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -12,6 +12,9 @@ from bnas_larq.errors import nearest
 #: The type that binary convolutions are computed in during search and training; see
 #: `bnas_larq.precision`. Evaluation and export use float32.
 Precision = Literal["float32", "bfloat16", "auto"]
+
+
+ColorValue = Annotated[int, pydantic.Field(ge=0, le=255)]
 
 
 class Section(pydantic.BaseModel):
@@ -36,6 +39,7 @@ class DataSettings(Section):
     validation_fraction: float = pydantic.Field(0.1, ge=0, lt=1)
     limit: int | None = pydantic.Field(None, gt=0)
     memory_limit_mb: int = pydantic.Field(2000, gt=0)
+    background: tuple[ColorValue, ColorValue, ColorValue] = (255, 255, 255)
     augmentation: AugmentationSettings = AugmentationSettings()
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
+from bnas_larq.data.decoding import WHITE
 from bnas_larq.data.examples import Examples
 from bnas_larq.data.normalization import STREAM_SAMPLE, Normalization
+from bnas_larq.errors import DataError
 
 TEST_FRACTION = 0.2
 TEST_SEED = 20021108  # fixed: every run has the same test split, whatever its seed
+#: Controls, lone surrogates (bytes of a file name that are not UTF-8), line separators.
+UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
 HALVES_SALT = 0x5EA8C4  # keeps the draw of the halves apart from the draw of the validation part
 
 
@@ -23,6 +29,7 @@ class Splits:
     train: Examples
     validation: Examples | None
     test: Examples
+    test_files: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +43,8 @@ class ImageDataset:
         train: trains weights and α.
         validation: for decisions, or None.
         test: used once, by the final evaluation.
+        test_files: the file of each test image, in the data set's folder; None if they have none.
+        background: red, green and blue, 0 to 255, behind transparent images.
     """
 
     name: str
@@ -44,6 +53,8 @@ class ImageDataset:
     train: Examples
     validation: Examples | None
     test: Examples
+    test_files: tuple[str, ...] | None = None
+    background: tuple[int, int, int] = WHITE
 
     @property
     def num_classes(self) -> int:
@@ -78,4 +89,16 @@ class ImageDataset:
                 name: part.fingerprint() if part else None for name, part in parts.items()
             },
             "streamed": self.train.streamed,
+            **({} if self.background == WHITE else {"background": list(self.background)}),
         }
+
+
+def check_class_names(names: Sequence[str], source: str) -> None:
+    """Raise DataError for a name that cannot be written to files or shown on a terminal."""
+    for name in names:
+        if any(unicodedata.category(character) in UNPRINTABLE for character in name):
+            received = name.encode("utf-8", "surrogateescape")
+            raise DataError(
+                "A class has a name of printable UTF-8 text. "
+                f"Received: {received!r} in {source}. Rename it."
+            )

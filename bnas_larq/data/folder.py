@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,12 +12,11 @@ import numpy as np
 
 from bnas_larq.backend import tf
 from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, Splits
+from bnas_larq.data.decoding import WHITE
 from bnas_larq.data.examples import IndexedExamples, InMemoryExamples, cut, first_permuted
-from bnas_larq.data.images import image_file_size, is_image_name, read_image_file
+from bnas_larq.data.folder_scan import FolderScan
+from bnas_larq.data.images import THREADS, read_image_file
 from bnas_larq.errors import DataError
-
-THREADS = 8
-VALIDATION_NAMES = ("validation", "val")
 
 
 class FileExamples(IndexedExamples):
@@ -29,6 +29,7 @@ class FileExamples(IndexedExamples):
         paths: all files of the store.
         size: (height, width) of the decoded images.
         labels, indices, origin: see `IndexedExamples`.
+        background: see `read_image_file`.
     """
 
     streamed = True
@@ -40,19 +41,24 @@ class FileExamples(IndexedExamples):
         size: tuple[int, int],
         indices: np.ndarray | None = None,
         origin: str = "",
+        background: tuple[int, int, int] = WHITE,
     ):
         super().__init__(labels, indices, origin)
         self._paths = paths
+        self._background = background
         self.image_shape = (*size, 3)
 
     def subset(self, positions: np.ndarray) -> FileExamples:
         """See `IndexedExamples.subset`."""
         size, indices = self.image_shape[:2], self.indices[positions]
-        return FileExamples(self._paths, self._all_labels, size, indices, self._origin)
+        return FileExamples(
+            self._paths, self._all_labels, size, indices, self._origin, self._background
+        )
 
     def _read(self, index: tf.Tensor) -> tf.Tensor:
         def read(number: np.int64) -> np.ndarray:
-            return read_image_file(self._paths[int(number)], self.image_shape[:2])
+            path = self._paths[int(number)]
+            return read_image_file(path, self.image_shape[:2], self._background)
 
         image = tf.numpy_function(read, [index], tf.uint8, stateful=False)
         return tf.ensure_shape(image, self.image_shape)
@@ -65,41 +71,26 @@ def load_folder(
     limit: int | None,
     seed: int,
     memory_limit_mb: int,
+    background: tuple[int, int, int] = WHITE,
 ) -> Splits:
     """Read a folder of class folders.
 
-    `data_dir` holds `train/` and `test/`, each with one folder per class, and optionally
-    `validation/` or `val/`, which is the test part if there is no `test/`. Or it holds the class
-    folders itself, and a fixed stratified fifth becomes the test part. Hidden files and files that
-    are not images are skipped.
+    `data_dir` holds a folder for training and one for test (`PART_NAMES`), each with one folder per
+    class, and optionally one for validation, which is the test part if there is no other. Or it
+    holds the class folders itself, and a fixed stratified fifth becomes the test part. A file is an
+    image if Pillow decodes it, whatever its suffix; a warning counts the others.
 
     Raises:
-        DataError: the folder is missing or lacks classes, a class folder has no image, an image
-            cannot be read, or images differ in size and `image_size` is None.
+        DataError: the folder is missing or lacks classes, a class folder has no image or a name
+            that cannot be printed, an image cannot be read, or images differ in size and
+            `image_size` is None.
     """
     root = _existing(data_dir)
-    train_dir = root / "train"
-    separate = train_dir.is_dir() and bool(_class_folders(train_dir))
-    class_dirs = _class_folders(train_dir if separate else root)
-    names = tuple(folder.name for folder in class_dirs)
-    # Folders named like splits, but without class folders, would pass for two classes.
-    if len(names) < 2 or {"train"} < set(names) <= {"train", "test", *VALIDATION_NAMES}:
-        raise DataError(
-            "A folder data set needs at least two class folders with images in them. "
-            f"Received: {', '.join(names) or 'none'} in {train_dir if separate else root}. "
-            "Put the images into one folder per class."
-        )
-    paths, labels = _files(class_dirs, names)
-    held_out = [
-        root / name for name in ("test", *VALIDATION_NAMES) if separate and (root / name).is_dir()
-    ]
-    parts = {}
-    if held_out:
-        parts["test"] = _files(_class_folders(held_out[0]), names)
-        if held_out[0].name == "test" and len(held_out) > 1:
-            parts["validation"] = _files(_class_folders(held_out[1]), names)
-        kept = np.arange(len(paths))
-    else:
+    scan = FolderScan(root)
+    parts = {part: scan.read(folder) for part, folder in scan.part_dirs.items()}
+    paths, labels = parts["train"]
+    kept = np.arange(len(paths))
+    if "test" not in parts:
         chosen = cut(len(paths), TEST_FRACTION, TEST_SEED, labels)
         if not chosen.any():
             raise DataError(
@@ -113,10 +104,11 @@ def load_folder(
 
     if not len(parts["test"][0]):
         raise DataError(
-            f"The test part needs images. Received: no class folders in {held_out[0]}. Add images "
-            "or remove it."
+            "The test part needs images. "
+            f"Received: no class folders in {scan.part_dirs['test']}. Add images or remove it."
         )
-    size = _common_size([path for part in parts.values() for path in part[0]], image_size)
+    size = image_size or scan.common_size([path for part in parts.values() for path in part[0]])
+    scan.report(background)
     budget = memory_limit_mb * 1_000_000
     examples = {"validation": None}
     for name in sorted(parts, key=("train", "validation", "test").index):
@@ -125,17 +117,16 @@ def load_folder(
         needed = len(part_paths) * size[0] * size[1] * 3
         if needed <= budget:
             budget -= needed
-            images = _decode(part_paths, size)
+            images = _decode(part_paths, size, background)
             examples[name] = InMemoryExamples(images, part_labels, origin=origin)
         else:
-            examples[name] = FileExamples(part_paths, part_labels, size, origin=origin)
-    return Splits(names, examples["train"], examples["validation"], examples["test"])
-
-
-def _origin(paths: list[Path]) -> str:
-    """A digest of class folders and file names, independent of the data folder's location."""
-    names = "\n".join(f"{path.parent.name}/{path.name}" for path in paths)
-    return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+            examples[name] = FileExamples(
+                part_paths, part_labels, size, origin=origin, background=background
+            )
+    test_files = tuple(_escaped(path.relative_to(root)) for path in parts["test"][0])
+    return Splits(
+        scan.names, examples["train"], examples["validation"], examples["test"], test_files
+    )
 
 
 def _existing(data_dir: str | None) -> Path:
@@ -153,61 +144,24 @@ def _existing(data_dir: str | None) -> Path:
     return root
 
 
-def _class_folders(folder: Path) -> list[Path]:
-    return sorted(
-        (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")),
-        key=lambda entry: entry.name,
-    )
+def _origin(paths: list[Path]) -> str:
+    """A digest of class folders and file names, independent of the data folder's location."""
+    names = "\n".join(f"{path.parent.name}/{path.name}" for path in paths)
+    return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _files(class_dirs: list[Path], names: tuple[str, ...]) -> tuple[list[Path], np.ndarray]:
-    """The image files of class folders, sorted, and their labels by `names`."""
-    paths: list[Path] = []
-    labels: list[int] = []
-    for folder in class_dirs:
-        if folder.name not in names:
-            raise DataError(
-                f"Held-out images need classes that training has. Received: {folder}. Known: "
-                f"{', '.join(names)}."
-            )
-        images = sorted(
-            (
-                path
-                for path in folder.rglob("*")
-                if is_image_name(path.relative_to(folder)) and path.is_file()
-            ),
-            key=lambda path: path.relative_to(folder).as_posix(),
-        )
-        if not images:
-            raise DataError(
-                f"Every class folder needs images. Received: {folder}, which has none. Add images "
-                "or remove it."
-            )
-        paths += images
-        labels += [names.index(folder.name)] * len(images)
-    return paths, np.array(labels, np.int64)
+def _escaped(path: Path) -> str:
+    """A relative path as text; bytes that are not UTF-8 as in Python, `caf\\xe9.png`."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
-def _common_size(paths: list[Path], image_size: tuple[int, int] | None) -> tuple[int, int]:
-    """The size of all images. Reads every header, to report bad files before training."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        sizes = list(pool.map(image_file_size, paths))
-    if image_size is not None:
-        return image_size
-    for path, size in zip(paths, sizes, strict=True):
-        if size != sizes[0]:
-            raise DataError(
-                f"Images of one data set must have one size. Received: {sizes[0]} in {paths[0]} "
-                f"and {size} in {path}. Set image_size to resize all of them."
-            )
-    return sizes[0]
-
-
-def _decode(paths: list[Path], size: tuple[int, int]) -> np.ndarray:
+def _decode(
+    paths: list[Path], size: tuple[int, int], background: tuple[int, int, int]
+) -> np.ndarray:
     images = np.empty((len(paths), *size, 3), np.uint8)
 
     def fill(row: int) -> None:
-        images[row] = read_image_file(paths[row], size)
+        images[row] = read_image_file(paths[row], size, background)
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(fill, range(len(paths))))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from bnas_larq.backend import tf
 from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, ImageDataset, Splits
-from bnas_larq.data.examples import InMemoryExamples, cut, first_permuted
+from bnas_larq.data.decoding import WHITE
+from bnas_larq.data.examples import Examples, InMemoryExamples, cut, first_permuted
 from bnas_larq.data.folder import load_folder
 from bnas_larq.data.images import resize
 from bnas_larq.data.tfds_source import load_tfds
@@ -23,6 +29,7 @@ def load_dataset(
     seed: int = 0,
     limit: int | None = None,
     memory_limit_mb: int = 2000,
+    background: tuple[int, int, int] = WHITE,
 ) -> ImageDataset:
     """Load a data set and split off its validation part.
 
@@ -36,7 +43,9 @@ def load_dataset(
         seed: of the validation split and of `limit`. The test part never depends on it.
         limit: number of training examples to keep, drawn by `seed` before validation is split off.
         memory_limit_mb: parts are kept in memory while they fit into this many megabytes together;
-            others are decoded in every epoch. Loading a part takes twice its size.
+            others are decoded in every epoch. Loading a part takes twice its size, and what eight
+            threads decode; of pictures above 16 megapixels, one is decoded at a time.
+        background: red, green and blue, 0 to 255, behind transparent images.
 
     Raises:
         DataError: the data cannot be read as labelled images, or an argument is out of range.
@@ -56,25 +65,73 @@ def load_dataset(
         )
     if limit is not None and limit < 1:
         raise DataError(f"limit counts training examples. Received: {limit}. Omit it to use all.")
+    background = tuple(background)
     options = {"image_size": size, "limit": limit, "seed": seed}
     if name == "digits":
         splits = load_digits(**options)
-    elif name == "folder":
-        splits = load_folder(data_dir, memory_limit_mb=memory_limit_mb, **options)
     else:
-        splits = load_tfds(name, data_dir=data_dir, memory_limit_mb=memory_limit_mb, **options)
+        options |= {"memory_limit_mb": memory_limit_mb, "background": background}
+        if name == "folder":
+            splits = load_folder(data_dir, **options)
+        else:
+            splits = load_tfds(name, data_dir=data_dir, **options)
     train, validation = splits.train, splits.validation
     if validation_fraction == 0.0:
         validation = None
     elif validation is None:
         validation, train = train.split(validation_fraction, seed)
-    names, shape = splits.class_names, train.image_shape
-    return ImageDataset(name, names, shape, train, validation, splits.test)
+    names = splits.class_names
+    _warn_of_empty_classes(names, train)
+    parts = (train, validation, splits.test)
+    return ImageDataset(
+        name, names, train.image_shape, *parts, splits.test_files, background=background
+    )
+
+
+def _warn_of_empty_classes(names: Sequence[str], train: Examples) -> None:
+    if train.labels is None:
+        return
+    present = set(train.labels.tolist())
+    missing = [name for label, name in enumerate(names) if label not in present]
+    if missing:
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        warnings.warn(
+            f"data: {len(missing)} of {len(names)} classes have no training image, and are never "
+            f"predicted: {', '.join(missing[:10])}{more}. Add images or remove these classes.",
+            stacklevel=3,
+        )
 
 
 def load_described(settings: DataSettings, seed: int) -> ImageDataset:
     """Load the data set of a recipe's section `data`; see `load_dataset` for errors."""
     return load_dataset(seed=seed, **settings.model_dump(exclude={"augmentation"}))
+
+
+def load_moved(
+    settings: DataSettings, seed: int, data_dir: str | Path, described: Mapping[str, Any]
+) -> ImageDataset:
+    """Load a recipe's data set from where it is now.
+
+    Args:
+        described: what `ImageDataset.describe` said of it.
+
+    Raises:
+        DataError: as of `load_dataset`, or other test images than described.
+    """
+    if settings.name == "digits":
+        raise DataError(
+            f"The embedded digits are in no folder. Received: {data_dir}. Omit --data-dir."
+        )
+    settings = settings.model_copy(update={"data_dir": str(data_dir)})
+    data = load_described(settings, seed)
+    recorded = (described.get("fingerprints") or {}).get("test")
+    if recorded not in (None, data.test.fingerprint()):
+        raise DataError(
+            "Images that were moved must be the same. "
+            f"Received: other test images in {data_dir} than the network was trained beside. "
+            "Correct --data-dir."
+        )
+    return data
 
 
 def load_digits(*, image_size: tuple[int, int] | None, limit: int | None, seed: int) -> Splits:

@@ -107,7 +107,11 @@ class StreamedExamples(Examples):
 
             stored = tf.data.Dataset.from_tensors(tf.cast(epoch, tf.int64)).flat_map(shuffled)
         dataset = stored.map(
-            lambda image, label, index: (self.records.decode(image), label, index),
+            lambda image, label, index: (
+                self.records.decode(image),
+                self.records.checked(label),
+                index,
+            ),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )

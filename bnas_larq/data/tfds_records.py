@@ -12,8 +12,9 @@ import numpy as np
 from absl import logging
 
 from bnas_larq.backend import tf
+from bnas_larq.data.decoding import WHITE
 from bnas_larq.data.examples import InMemoryExamples, data_errors
-from bnas_larq.data.images import resize
+from bnas_larq.data.images import composite, resize
 from bnas_larq.errors import DataError, one_line
 
 PEEK = 64  # images to look at if a data set does not declare their size
@@ -29,6 +30,7 @@ class Records:
     label_key: str
     size: tuple[int, int] | None = None
     resizes: bool = False
+    background: tuple[int, int, int] = WHITE
 
     @property
     def num_examples(self) -> int:
@@ -64,6 +66,18 @@ class Records:
             )
         )
 
+    def checked(self, label: tf.Tensor) -> tf.Tensor:
+        """The label, or an error of TensorFlow's that `data_errors` knows."""
+        classes = self.builder.info.features[self.label_key].num_classes
+        message = (
+            f"DataError: Every image needs a label from 0 to {classes - 1}. Received: another one "
+            f"in {self.name}. Prepare the data set again, or choose a labelled one."
+        )
+        with tf.control_dependencies(
+            [tf.debugging.Assert((label >= 0) & (label < classes), [message])]
+        ):
+            return tf.identity(label)
+
     def decode(self, encoded: tf.Tensor) -> tf.Tensor:
         """An undecoded image as uint8 RGB [height, width, 3], stretched to `size` if `resizes`."""
         image = self.builder.info.features[self.image_key].decode_example(encoded)
@@ -71,7 +85,7 @@ class Records:
         if channels == 1:
             image = tf.image.grayscale_to_rgb(image)
         elif channels == 4:
-            image = image[..., :3]
+            image = composite(image, self.background)
         if self.size is None:
             return image
         if self.resizes and image.shape[:2] != self.size:
@@ -92,7 +106,7 @@ def read_into_memory(records: Records, positions: np.ndarray) -> InMemoryExample
     if len(positions) < records.num_examples:
         dataset = dataset.filter(lambda image, label, index: keep[index]).take(len(positions))
     dataset = dataset.map(
-        lambda image, label, index: (records.decode(image), label),
+        lambda image, label, index: (records.decode(image), records.checked(label)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
@@ -115,11 +129,6 @@ def read_into_memory(records: Records, positions: np.ndarray) -> InMemoryExample
         raise DataError(
             "A split must hold as many examples as its description says. Received: "
             f"{row} instead of {len(positions)} from {records.name}. Prepare the data set again."
-        )
-    if labels.size and labels.min() < 0:
-        raise DataError(
-            f"Images need labels. Received: {records.name} with unlabelled images. Choose a "
-            "labelled data set."
         )
     digest = hashlib.sha256(np.asarray(positions, "<i8").tobytes()).hexdigest()
     return InMemoryExamples(images, labels, origin=f"{records.name}:{digest}")

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import socket
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bnas_larq.backend import tf
-from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, Splits
+from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, Splits, check_class_names
+from bnas_larq.data.decoding import WHITE
 from bnas_larq.data.examples import Examples, data_errors, first_permuted
 from bnas_larq.data.streams import StreamedExamples
 from bnas_larq.data.tfds_records import Records, is_labelled, peeked_size, read_into_memory
 from bnas_larq.errors import DataError, nearest, one_line
 
 OWN_NAMES = ("digits", "folder")
+MAX_CLASSES = 100_000
+RECORD_BYTES = 16  # that a TFRecord takes besides its content
 
 
 def load_tfds(
@@ -29,6 +34,7 @@ def load_tfds(
     limit: int | None,
     seed: int,
     memory_limit_mb: int,
+    background: tuple[int, int, int] = WHITE,
 ) -> Splits:
     """Read a TFDS data set by its name (`cifar10`, `imagenet2012`, `my_set/config:1.0.0`).
 
@@ -43,7 +49,7 @@ def load_tfds(
     builder = find_builder(name, data_dir)
     try:
         with data_errors():
-            return _load(builder, name, image_size, limit, seed, memory_limit_mb)
+            return _load(builder, name, image_size, limit, seed, memory_limit_mb, background)
     except tf.errors.OpError as error:
         raise DataError(
             f"A TFDS data set must be readable. Received: {name!r} in {builder.data_path} "
@@ -58,19 +64,25 @@ def _load(
     limit: int | None,
     seed: int,
     memory_limit_mb: int,
+    background: tuple[int, int, int],
 ) -> Splits:
     image_key, label_key = image_and_label(builder, name)
-    class_names = tuple(builder.info.features[label_key].names)
-    if len(class_names) < 2:
+    labels = builder.info.features[label_key]
+    count = labels.num_classes
+    if not 2 <= count <= MAX_CLASSES:
+        rule = "at least two classes" if count < 2 else f"at most {MAX_CLASSES:,} classes"
         raise DataError(
-            f"A data set needs at least two classes. Received: {name} with {len(class_names)}. "
-            "Choose another one."
+            f"A data set needs {rule}. Received: {name} with {count}. Choose another one."
         )
+    class_names = tuple(labels.names)
+    check_class_names(class_names, name)
     splits = {
-        split: Records(builder, split, image_key, label_key)
+        split: Records(builder, split, image_key, label_key, background=background)
         for split in builder.info.splits
         if builder.info.splits[split].num_examples
     }
+    for records in splits.values():
+        _check_count(records)
     if "train" not in splits:
         raise DataError(
             f"A data set needs a split named 'train'. Received: {name} with "
@@ -123,21 +135,18 @@ def find_builder(name: str, data_dir: str | None) -> Any:
     """
     import tensorflow_datasets as tfds
 
+    folder = None if data_dir is None else Path(data_dir).expanduser()
     try:
-        if data_dir is not None and (Path(data_dir).expanduser() / "dataset_info.json").is_file():
-            return tfds.builder_from_directory(Path(data_dir).expanduser())
-        builder = tfds.builder(name, data_dir=data_dir)
+        with _own_features_only():
+            if folder is not None and (folder / "dataset_info.json").is_file():
+                return tfds.builder_from_directory(folder)
+            builder = tfds.builder(name, data_dir=data_dir)
+    except DataError:
+        raise
     except tfds.core.DatasetNotFoundError as error:
-        known = {*OWN_NAMES, *tfds.list_builders(with_community_datasets=False)}
-        if data_dir is not None and Path(data_dir).expanduser().is_dir():
-            known |= {
-                entry.name for entry in Path(data_dir).expanduser().iterdir() if entry.is_dir()
-            }
-        hint = nearest(name, known)
-        if not hint.startswith("did you mean"):
-            hint = "see https://www.tensorflow.org/datasets for the known names."
         raise DataError(
-            f"The data set must be 'digits', 'folder' or a TFDS name. Received: {name!r}; {hint}"
+            "The data set must be 'digits', 'folder' or a TFDS name. "
+            f"Received: {name!r}; {_hint(name, folder)}"
         ) from error
     except Exception as error:  # foreign code: damaged descriptions fail in many ways
         raise DataError(
@@ -156,6 +165,56 @@ def find_builder(name: str, data_dir: str | None) -> Any:
             f"({one_line(error)[:200]}). Set --data-dir to the prepared data set."
         ) from error
     return builder
+
+
+@contextlib.contextmanager
+def _own_features_only() -> Iterator[None]:
+    """Have TFDS refuse features of other modules, which it would import if a file names them."""
+    import tensorflow_datasets as tfds
+
+    connector = tfds.features.FeatureConnector
+    original, find = vars(connector)["cls_from_name"], connector.cls_from_name
+
+    def find_own(class_name: str) -> Any:
+        if not class_name.startswith("tensorflow_datasets.core.features."):
+            raise DataError(
+                "A TFDS data set has features of TFDS alone. "
+                f"Received: {class_name!r} in its features.json. Choose another data set."
+            )
+        return find(class_name)
+
+    connector.cls_from_name = staticmethod(find_own)
+    try:
+        yield
+    finally:
+        connector.cls_from_name = original
+
+
+def _hint(name: str, folder: Path | None) -> str:
+    """The way out of an unknown name; `folder` is where data sets are."""
+    import tensorflow_datasets as tfds
+
+    known = {*OWN_NAMES, *tfds.list_builders(with_community_datasets=False)}
+    if folder is not None and folder.is_dir():
+        prepared = sorted((folder / name).glob("**/dataset_info.json"))
+        if prepared:
+            return f"TFDS does not find it by this name. Give --data-dir {prepared[-1].parent}."
+        known |= {entry.name for entry in folder.iterdir() if entry.is_dir()} - {name}
+    hint = nearest(name, known)
+    if hint.startswith("did you mean"):
+        return hint
+    return "see https://www.tensorflow.org/datasets for the known names."
+
+
+def _check_count(records: Records) -> None:
+    """DataError for a split of more examples than its files have room for, before memory is."""
+    split = records.builder.info.splits[records.split]
+    size = sum(tf.io.gfile.stat(str(path)).length for path in split.filepaths)
+    if not 0 <= records.num_examples * RECORD_BYTES <= size:
+        raise DataError(
+            "A split must hold as many examples as its description says. Received: "
+            f"{records.num_examples} in {size} bytes of {records.name}. Prepare the data set again."
+        )
 
 
 def _check_network(builder: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ def export_target(
     out: Path | None = None,
     bundle: Path | None = None,
     images: Path | None = None,
+    data_dir: str | None = None,
     overwrite: bool = False,
     **facts: Any,
 ) -> tuple[dict[str, Any], list[Path]]:
@@ -56,6 +58,7 @@ def export_target(
         out: the file. A run without `out` and `images` does its stage `export` instead.
         bundle: folder of the deploy bundle.
         images: folder of images to compare on; None: noise.
+        data_dir: where a run's images are now, if they were moved.
         overwrite: convert again, and replace earlier files.
         facts: what a saved Keras model does not tell: `labels`, a text file with one class on each
             line; `mean` and `std` of red, green and blue, scaled to [0, 1].
@@ -74,7 +77,7 @@ def export_target(
         check_bundle(bundle, overwrite=overwrite)
     if target.kind is Kind.RUN and out is None and images is None:
         out = target.path / "model.tflite"
-        tflite, report = _export_run(target.path, overwrite)
+        tflite, report = _export_run(target.path, overwrite, data_dir)
         network = _load(target) if bundle else None
     else:
         network = _load(target, **facts)
@@ -97,6 +100,7 @@ class _Network:
         model: its Keras model, with weights.
         class_names, mean, std: None where nobody told them.
         stored: its description, unless it is a saved Keras model.
+        background: behind transparent images.
         entry: the zoo entry it is.
         recipe, test: of a run, and its metrics on the test split, if it was evaluated.
     """
@@ -107,6 +111,7 @@ class _Network:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     stored: StoredNetwork | None = None
+    background: tuple[int, ...] = (255, 255, 255)
     entry: Entry | None = None
     recipe: Recipe | None = None
     test: Mapping[str, Any] | None = None
@@ -159,6 +164,8 @@ def _load(
         normalization = Normalization.from_dict(stored.normalization)
         mean, std = normalization.mean, normalization.std
     origin: dict[str, Any] = {"stored": stored, "entry": target.entry}
+    if background := stored.data.get("background"):
+        origin["background"] = tuple(background)
     if target.kind is Kind.RUN and (target.path / "recipe.yaml").is_file():
         folder = RunFolder(target.path)
         origin |= {"recipe": recipe_of(folder), "test": folder.facts("evaluate").get("test")}
@@ -175,11 +182,14 @@ def _read_labels(path: Path) -> list[str]:
         ) from error
 
 
-def _export_run(folder: Path, overwrite: bool) -> tuple[bytes, dict[str, Any]]:
+def _export_run(
+    folder: Path, overwrite: bool, data_dir: str | None
+) -> tuple[bytes, dict[str, Any]]:
     """Do the run's stage `export`, on test images, unless it is done."""
     from bnas_larq.run.recipe_run import Run
 
     with Run.open(folder) as run:
+        run.inputs.data_dir = data_dir
         run.export(again=overwrite)
         run.report()
         report, path = read_json(run.folder / "export.json"), run.folder / "model.tflite"
@@ -220,7 +230,7 @@ def _parity_images(network: _Network, folder: Path | None) -> tuple[np.ndarray, 
     import numpy as np
 
     from bnas_larq.data import Normalization
-    from bnas_larq.data.images import is_image_name, read_image_file
+    from bnas_larq.data.images import image_header, list_files, read_image_file
     from bnas_larq.export.converter import image_shape
 
     height, width, channels = image_shape(network.model)
@@ -229,16 +239,17 @@ def _parity_images(network: _Network, folder: Path | None) -> tuple[np.ndarray, 
         pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         source = "pictures of random noise"
     else:
-        paths = sorted(
-            path for path in folder.rglob("*") if is_image_name(path.relative_to(folder))
-        )[:PARITY_IMAGES]
+        files, _ = list_files(folder)
+        paths = list(itertools.islice(filter(image_header, files), PARITY_IMAGES))
         if not paths or channels != 3:
             raise ExportError(
                 "The comparison needs at least one image file, and a network for three channels. "
                 f"Received: {len(paths)} images in {folder}, {channels} channels. "
                 "Omit --images to compare on noise."
             )
-        pixels = np.stack([read_image_file(path, (height, width)) for path in paths])
+        pixels = np.stack(
+            [read_image_file(path, (height, width), network.background) for path in paths]
+        )
         source = f"images of {folder.name}"
     if channels != 3:  # no normalisation is known for them
         return (pixels / np.float32(255)).astype(np.float32), source
@@ -259,7 +270,9 @@ def _write_bundle(
         folder,
         tflite,
         labels=network.class_names,
-        preprocessing=Preprocessing(height, width, network.mean, network.std, output),
+        preprocessing=Preprocessing(
+            height, width, network.mean, network.std, output, network.background
+        ),
         card=network.entry.card if network.entry else _card(network),
         report=report,
         overwrite=overwrite,

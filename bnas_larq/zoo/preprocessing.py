@@ -19,12 +19,17 @@ IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 IMAGENET_CLASSES = 1000
 
 
-def load_image(path: str | os.PathLike, size: int | tuple[int, int] | None = None) -> np.ndarray:
+def load_image(
+    path: str | os.PathLike,
+    size: int | tuple[int, int] | None = None,
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> np.ndarray:
     """Read an image file as uint8 [height, width, 3], upright and without transparency.
 
     Args:
-        path: a PNG, JPEG, BMP, GIF or WebP file.
+        path: a PNG, JPEG, TIFF, WebP or other file that Pillow decodes itself.
         size: height and width to stretch it to, or one number for both; None keeps its own.
+        background: red, green and blue behind what is transparent.
 
     Raises:
         DataError: no such file, or no readable image.
@@ -44,7 +49,7 @@ def load_image(path: str | os.PathLike, size: int | tuple[int, int] | None = Non
     path = Path(path)
     if not path.is_file():
         raise DataError(f"An image is a file. Received: {path}. Check the path.")
-    return read_image_file(path, sizes)
+    return read_image_file(path, sizes, background)
 
 
 def preprocess_input(
