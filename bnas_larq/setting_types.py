@@ -34,6 +34,7 @@ MAX_CELLS, MAX_CHANNELS, MAX_CLASSES, MAX_SIDE = 1000, 10_000, 100_000, 10_000
 Cells = Annotated[int, pydantic.Field(gt=0, le=MAX_CELLS)]
 Channels = Annotated[int, pydantic.Field(ge=2, le=MAX_CHANNELS)]
 Side = Annotated[int, pydantic.Field(gt=0, le=MAX_SIDE)]
+ColorValue = Annotated[int, pydantic.Field(ge=0, le=255)]
 Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
 
 

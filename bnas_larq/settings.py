@@ -11,6 +11,7 @@ from bnas_larq.errors import nearest
 from bnas_larq.setting_types import (
     Cells,
     Channels,
+    ColorValue,
     Count,
     Decay,
     Large,
@@ -40,6 +41,7 @@ class DataSettings(Section):
             proportions but not the margins, as ImageNet networks are measured. Random resized
             crops are cut from the original picture with either.
         crop_share: of `center-crop`: the share of the largest central part that is kept.
+        background: red, green and blue behind transparent pictures.
     """
 
     name: str = "digits"
@@ -50,6 +52,7 @@ class DataSettings(Section):
     validation_fraction: float = pydantic.Field(0.1, ge=0, lt=1)
     limit: Large | None = None
     memory_limit_mb: Large = 2000
+    background: tuple[ColorValue, ColorValue, ColorValue] = (255, 255, 255)
     augmentation: AugmentationSettings = AugmentationSettings()
 
     @pydantic.model_validator(mode="after")

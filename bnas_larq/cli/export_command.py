@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bnas_larq.cli.options import NAME_OR_PATH, PATH, PathType
+from bnas_larq.cli.options import NAME_OR_PATH, PATH, PathType, moved_images
 from bnas_larq.console import print_result
 
 
@@ -23,6 +23,7 @@ from bnas_larq.console import print_result
     type=PathType(path_type=Path, exists=True, file_okay=False),
     help="Images to compare file and Keras on. Default: the run's test images, else noise.",
 )
+@moved_images
 @click.option("--labels", type=PATH, help="Classes of a saved Keras model, one on each line.")
 @click.option("--mean", nargs=3, type=float, help="Its mean of red, green, blue, from 0 to 1.")
 @click.option("--std", nargs=3, type=float, help="Its deviation of red, green, blue.")
@@ -44,6 +45,13 @@ def command(target: str, lint: bool, as_json: bool, **options: Any) -> None:
             "Received: --labels, --mean or --std."
         )
     writes = options["out"] or options["bundle"]
+    if options["data_dir"] and (
+        network.kind is not Kind.RUN or lint or options["out"] or options["images"]
+    ):
+        raise click.UsageError(
+            "--data-dir says where the test images are that a run's model.tflite is compared on. "
+            "Received: --data-dir with another TARGET, or with --lint, --out or --images."
+        )
     if lint:
         if writes:
             raise click.UsageError("--lint writes nothing. Received: --out or --bundle with it.")

@@ -74,6 +74,12 @@ recipe_options = with_options(
 )
 
 
+#: Adds the option of commands that need a run's images.
+moved_images = click.option(
+    "--data-dir", help="Where the run's images are now, if they were moved since."
+)
+
+
 def resolve(
     recipe: str,
     overrides: Sequence[str],
@@ -105,8 +111,9 @@ def with_named(overrides: Sequence[str], named: Mapping[str, Any]) -> list[str]:
     return [*overrides, *override_texts(given)]
 
 
-def open_run(text: str, *, lock: bool = True) -> Run:
-    """The run in a folder, locked until the command ends unless `lock` is False.
+def open_run(text: str, *, lock: bool = True, data_dir: str | None = None) -> Run:
+    """The run in a folder, locked until the command ends unless `lock` is False; its images are in
+    `data_dir`, if that is given.
 
     Raises:
         ZooError: `text` names no run.
@@ -118,7 +125,9 @@ def open_run(text: str, *, lock: bool = True) -> Run:
     target = find_target(text, (Kind.RUN,), f"`bnas-larq {command}`")
     from bnas_larq.run.recipe_run import Run
 
-    return closed_at_the_end(Run.open(target.path, lock=lock))
+    run = closed_at_the_end(Run.open(target.path, lock=lock))
+    run.inputs.data_dir = data_dir
+    return run
 
 
 def closed_at_the_end(run: Any) -> Any:

@@ -12,6 +12,7 @@ import click
 from bnas_larq.cli.options import (
     NAME_OR_PATH,
     closed_at_the_end,
+    moved_images,
     open_run,
     recipe_options,
     resolve,
@@ -99,13 +100,14 @@ def _created(
 
 @click.command()
 @click.argument("folder", type=NAME_OR_PATH, metavar="RUN")
-def evaluate(folder: str) -> None:
+@moved_images
+def evaluate(folder: str, data_dir: str | None) -> None:
     """Evaluate the network of the folder RUN on the test split.
 
-    Writes predictions.csv and confusion.csv. The test split is touched once: a run that was
-    evaluated before answers with its stored result.
+    Writes predictions.csv (with file names, for a folder of images) and confusion.csv. The test
+    split is touched once: a run that was evaluated before answers with its stored result.
     """
-    run = open_run(folder)
+    run = open_run(folder, data_dir=data_dir)
     run.evaluate()
     run.report()
     print_result(json.dumps(run.folder.facts("evaluate")["test"]))

@@ -13,7 +13,7 @@ from bnas_larq.data.pipelines import (
     evaluation_dataset,
     training_pipeline,
 )
-from bnas_larq.data.sources import load_dataset, load_described
+from bnas_larq.data.sources import load_dataset, load_described, load_moved
 
 __all__ = [
     "EVALUATION_BATCH",
@@ -27,5 +27,6 @@ __all__ = [
     "evaluation_dataset",
     "load_dataset",
     "load_described",
+    "load_moved",
     "training_pipeline",
 ]

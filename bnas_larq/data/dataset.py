@@ -6,15 +6,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 from bnas_larq.data.examples import Examples
 from bnas_larq.data.geometry import Geometry
 from bnas_larq.data.normalization import Normalization
+from bnas_larq.errors import DataError
 
 TEST_FRACTION = 0.2
 TEST_SEED = 20021108  # fixed: every run has the same test split, whatever its seed
 MEASURED_BYTES = 2_000_000_000  # whatever the memory limit, or it would change the normalisation
+#: Controls, lone surrogates (bytes of a file name that are not UTF-8), line separators.
+UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
 HALVES_SALT = 0x5EA8C4  # keeps the draw of the halves apart from the draw of the validation part
 
 
@@ -26,6 +31,7 @@ class Splits:
     train: Examples
     validation: Examples | None
     test: Examples
+    test_files: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +47,7 @@ class ImageDataset:
         test: used once, by the final evaluation.
         geometry: how pictures of other sizes get `image_shape` when they are evaluated.
         unsplit: `train` with what was split off it for `validation`; None if nothing was.
+        test_files: the file of each test image, in the data set's folder; None if they have none.
     """
 
     name: str
@@ -51,6 +58,7 @@ class ImageDataset:
     test: Examples
     geometry: Geometry
     unsplit: Examples | None = None
+    test_files: tuple[str, ...] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -84,11 +92,21 @@ class ImageDataset:
             "num_classes": self.num_classes,
             "class_names": list(self.class_names),
             "image_shape": list(self.image_shape),
-            "evaluation": self.geometry.evaluation,
-            "crop_share": self.geometry.crop_share,
+            **self.geometry.describe(),
             "sizes": {name: part.num_examples if part else 0 for name, part in parts.items()},
             "fingerprints": {
                 name: part.fingerprint() if part else None for name, part in parts.items()
             },
             "streamed": self.train.streamed,
         }
+
+
+def check_class_names(names: Sequence[str], source: str) -> None:
+    """Raise DataError for a name that cannot be written to files or shown on a terminal."""
+    for name in names:
+        if any(unicodedata.category(character) in UNPRINTABLE for character in name):
+            received = name.encode("utf-8", "surrogateescape")
+            raise DataError(
+                "A class has a name of printable UTF-8 text. "
+                f"Received: {received!r} in {source}. Rename it."
+            )

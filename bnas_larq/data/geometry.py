@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bnas_larq.data.decoding import WHITE
 from bnas_larq.errors import DataError
 
 RESIZE, CENTER_CROP = "resize", "center-crop"
@@ -26,6 +27,7 @@ class Geometry:
             `crop_share`.
         crop_share: above 0, at most 1; 0.875 is ImageNet's usual short side of 256 and centre crop
             of 224.
+        background: red, green and blue, 0 to 255, behind what is transparent.
 
     Raises:
         DataError: an unknown evaluation, a crop share out of range, or a centre crop without size.
@@ -38,6 +40,7 @@ class Geometry:
     size: tuple[int, int] | None
     evaluation: str = RESIZE
     crop_share: float = CROP_SHARE
+    background: tuple[int, int, int] = WHITE
 
     def __post_init__(self) -> None:
         if self.evaluation not in (RESIZE, CENTER_CROP) or not 0 < self.crop_share <= 1:
@@ -55,7 +58,13 @@ class Geometry:
     @classmethod
     def described(cls, size: tuple[int, int], data: Mapping[str, Any]) -> Geometry:
         """The geometry of a data set's description; earlier releases always stretched."""
-        return cls(size, data.get("evaluation", RESIZE), data.get("crop_share", CROP_SHARE))
+        rules = data.get("evaluation", RESIZE), data.get("crop_share", CROP_SHARE)
+        return cls(size, *rules, tuple(data.get("background", WHITE)))
+
+    def describe(self) -> dict[str, Any]:
+        """All but the size, for `described`."""
+        rules = {"evaluation": self.evaluation, "crop_share": self.crop_share}
+        return {**rules, "background": list(self.background)}
 
     def box(self, height: int, width: int) -> tuple[float, float, float, float]:
         """(top, left, height, width) of the part of a picture that is evaluated."""
@@ -69,14 +78,14 @@ class Geometry:
         """Scale a part of an RGB picture to `size` (bilinear, antialiased).
 
         Args:
-            picture: returned as it is if it has this size and `box` is None.
+            picture: returned as it is if it has this size, or `size` is None, and `box` is None.
             box: (top, left, height, width) of the part; None takes the one that is evaluated.
 
         Returns:
-            uint8 [*size, 3].
+            uint8 [*size, 3], or of the picture's size.
         """
         width, height = picture.size
-        if box is not None or (height, width) != self.size:
+        if box is not None or self.size not in (None, (height, width)):
             top, left, tall, wide = self.box(height, width) if box is None else map(float, box)
             # Rounding must not lead beyond the picture, which Pillow refuses.
             edges = (left, top, min(left + wide, width), min(top + tall, height))

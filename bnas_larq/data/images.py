@@ -2,56 +2,90 @@
 
 from __future__ import annotations
 
-import warnings
+import os
+from collections import Counter
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from bnas_larq.backend import tf
+from bnas_larq.data.decoding import SUFFIXES, Header, decoded, read_header
 from bnas_larq.data.geometry import Geometry
 from bnas_larq.errors import DataError, one_line
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
-ROTATING_ORIENTATIONS = frozenset({5, 6, 7, 8})  # EXIF values that swap height and width
-EXIF_ORIENTATION = 0x0112
+THREADS = 8  # that read images side by side
 
 
-def is_image_name(path: Path) -> bool:
-    """Whether a path, relative to its class folder, is an image and not hidden."""
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
-
-
-def image_file_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image file, from its header; DataError names an unreadable file."""
+def shown_entries(folder: Path) -> list[Path]:
+    """What a folder holds, by name, but for hidden entries; DataError if it cannot be read."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            # image.getexif() would decode all pixels of a PNG.
-            if Image.Image.getexif(image).get(EXIF_ORIENTATION) in ROTATING_ORIENTATIONS:
-                return width, height
-            return height, width
-    except Exception as error:  # Pillow's decoders raise many kinds for damaged files
-        raise _unreadable(path, error) from error
+        entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    except OSError as error:
+        _unreadable_folder(error)
+    return [entry for entry in entries if not entry.name.startswith(".")]
 
 
-def read_image_file(
-    path: Path, geometry: Geometry | None, box: np.ndarray | None = None
-) -> np.ndarray:
-    """Read an image file as uint8 [height, width, 3], upright, the first frame, without
-    transparency; DataError names an unreadable file.
+def list_files(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """The files in a folder and below it by name, and how many others there are of each kind.
 
-    Args:
-        geometry, box: which part to scale to which size; None for all of it in its own size.
+    Links are followed, but into no folder twice and to none above; hidden files are left out.
+    DataError names a folder that cannot be read.
+    """
+    entered = {str(parent) for parent in folder.resolve().parents}
+    files, others = [], Counter()
+    for directory, folders, names in os.walk(folder, onerror=_unreadable_folder, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in entered:
+            folders.clear()
+            others["folder linked again"] += 1
+            continue
+        entered.add(real)
+        others["hidden"] += sum(name.startswith(".") for name in (*folders, *names))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in (Path(directory, name) for name in names if not name.startswith(".")):
+            if path.is_file():
+                files.append(path)
+            else:
+                others["broken link or device"] += 1
+    return sorted(files, key=lambda path: path.relative_to(folder).as_posix()), +others
+
+
+def image_header(path: Path) -> Header | None:
+    """What an image file's header says; None for a file that is no image.
+
+    DataError names an unreadable file whose suffix is an image's.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image = _eight_bit(ImageOps.exif_transpose(image)).convert("RGB")
-                return np.array(image, np.uint8) if geometry is None else geometry.apply(image, box)
+        return read_header(path)
+    except Exception as error:  # Pillow's decoders raise many kinds for damaged files
+        if path.suffix.lower() in SUFFIXES:
+            raise _unreadable(path, error) from error
+        return None
+
+
+def read_image_file(path: Path, geometry: Geometry, box: np.ndarray | None = None) -> np.ndarray:
+    """Read an image file as uint8 [height, width, 3]; DataError names an unreadable file.
+
+    The first frame, upright. 16 bits a channel become 8; a picture whose values are all below 4096
+    is taken for one of 12 bits.
+
+    Args:
+        geometry, box: see `Geometry.apply`.
+    """
+    try:
+        with decoded(path, geometry.background) as image:
+            return geometry.apply(image, box)
     except Exception as error:  # Pillow's decoders raise many kinds for damaged files
         raise _unreadable(path, error) from error
+
+
+def composite(image: tf.Tensor, background: tuple[int, int, int]) -> tf.Tensor:
+    """A uint8 image [height, width, 4] with transparency as [height, width, 3]."""
+    colours, alpha = tf.split(tf.cast(image, tf.float32), [3, 1], axis=-1)
+    behind = tf.constant(background, tf.float32)
+    return tf.cast(tf.round(behind + (colours - behind) * (alpha / 255.0)), tf.uint8)
 
 
 def resize(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
@@ -60,15 +94,17 @@ def resize(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey images scaled to 8 bits, where Pillow would clip to white."""
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+def _unreadable_folder(error: OSError) -> NoReturn:
+    raise DataError(
+        f"Every folder of images must be readable. Received: {one_line(error)}. "
+        "Change its permissions or remove it."
+    ) from error
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(
-        f"Every image must be readable. Received: {path} ({one_line(error)}). Repair or remove "
-        "this file."
-    )
+    rule, way_out = "Every image must be readable", "Repair or remove this file"
+    if isinstance(error, Image.DecompressionBombError):
+        rule, way_out = "An image has at most 178 million pixels", "Shrink or remove this file"
+    elif "MAX_TEXT" in str(error):
+        rule, way_out = "A PNG holds at most 1 MB of text", "Save this file without its metadata"
+    return DataError(f"{rule}. Received: {path} ({one_line(error)}). {way_out}.")

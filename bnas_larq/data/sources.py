@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from bnas_larq.backend import tf
 from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, ImageDataset, Splits
-from bnas_larq.data.examples import InMemoryExamples, cut, first_permuted
+from bnas_larq.data.decoding import WHITE
+from bnas_larq.data.examples import Examples, InMemoryExamples, cut, first_permuted
 from bnas_larq.data.folder import load_folder
 from bnas_larq.data.geometry import CROP_SHARE, RESIZE, Geometry
 from bnas_larq.data.images import resize
@@ -31,6 +36,7 @@ def load_dataset(
     limit: int | None = None,
     memory_limit_mb: int = 2000,
     keep_originals: bool = False,
+    background: tuple[int, int, int] = WHITE,
 ) -> ImageDataset:
     """Load a data set and split off its validation part.
 
@@ -48,11 +54,13 @@ def load_dataset(
         seed: of the validation split and of `limit`. The test part never depends on it.
         limit: number of training examples to keep, drawn by `seed` before validation is split off.
         memory_limit_mb: parts are kept in memory while they fit into this many megabytes together;
-            others are decoded in every epoch. Loading a part takes twice its size. The images of
+            others are decoded in every epoch. Loading a part takes twice its size, and what eight
+            threads decode; of pictures above 16 megapixels, one is decoded at a time. The images of
             each part and their order are the same either way.
         keep_originals: for `Augmentation(random_resized_crop=True)`, which cuts from pictures in
             their own size: where that is another size, training pictures are decoded in every
             epoch, whatever the memory.
+        background: red, green and blue, 0 to 255, behind transparent images.
 
     Raises:
         DataError: the data cannot be read as labelled images, or an argument is out of range.
@@ -72,7 +80,7 @@ def load_dataset(
         )
     if limit is not None and limit < 1:
         raise DataError(f"limit counts training examples. Received: {limit}. Omit it to use all.")
-    geometry = Geometry(size, evaluation, crop_share)
+    geometry = Geometry(size, evaluation, crop_share, tuple(background))
     options = {"geometry": geometry, "limit": limit, "seed": seed}
     if name == "digits":
         splits = load_digits(**options)
@@ -92,9 +100,23 @@ def load_dataset(
     else:
         validation = memory.hold(validation)
     names, test = splits.class_names, memory.hold(splits.test)
-    geometry = dataclasses.replace(geometry, size=train.image_shape[:2])
+    _warn_of_empty_classes(names, train)
     shape = train.image_shape
-    return ImageDataset(name, names, shape, train, validation, test, geometry, unsplit)
+    geometry = dataclasses.replace(geometry, size=shape[:2])
+    parts, files = (train, validation, test), splits.test_files
+    return ImageDataset(name, names, shape, *parts, geometry, unsplit, files)
+
+
+def _warn_of_empty_classes(names: Sequence[str], train: Examples) -> None:
+    present = set(train.labels.tolist())
+    missing = [name for label, name in enumerate(names) if label not in present]
+    if missing:
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        warnings.warn(
+            f"data: {len(missing)} of {len(names)} classes have no training image, and are never "
+            f"predicted: {', '.join(missing[:10])}{more}. Add images or remove these classes.",
+            stacklevel=3,
+        )
 
 
 def load_described(settings: DataSettings, seed: int) -> ImageDataset:
@@ -104,6 +126,33 @@ def load_described(settings: DataSettings, seed: int) -> ImageDataset:
         keep_originals=settings.augmentation.random_resized_crop,
         **settings.model_dump(exclude={"augmentation"}),
     )
+
+
+def load_moved(
+    settings: DataSettings, seed: int, data_dir: str | Path, described: Mapping[str, Any]
+) -> ImageDataset:
+    """Load a recipe's data set from where it is now.
+
+    Args:
+        described: what `ImageDataset.describe` said of it.
+
+    Raises:
+        DataError: as of `load_dataset`, or other test images than described.
+    """
+    if settings.name == "digits":
+        raise DataError(
+            f"The embedded digits are in no folder. Received: {data_dir}. Omit --data-dir."
+        )
+    settings = settings.model_copy(update={"data_dir": str(data_dir)})
+    data = load_described(settings, seed)
+    recorded = (described.get("fingerprints") or {}).get("test")
+    if recorded not in (None, data.test.fingerprint()):
+        raise DataError(
+            "Images that were moved must be the same. "
+            f"Received: other test images in {data_dir} than the network was trained beside. "
+            "Correct --data-dir."
+        )
+    return data
 
 
 def load_digits(*, geometry: Geometry, limit: int | None, seed: int) -> Splits:

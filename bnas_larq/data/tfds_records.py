@@ -12,8 +12,10 @@ import numpy as np
 from PIL import Image
 
 from bnas_larq.backend import tf
+from bnas_larq.data.decoding import WHITE
 from bnas_larq.data.examples import outside_graphs
 from bnas_larq.data.geometry import Geometry
+from bnas_larq.data.images import composite
 from bnas_larq.data.streams import StreamedExamples
 from bnas_larq.errors import DataError
 
@@ -30,6 +32,7 @@ class Records:
     split: str
     image_key: str
     label_key: str
+    background: tuple[int, int, int] = WHITE
 
     @property
     def name(self) -> str:
@@ -116,7 +119,7 @@ class Records:
         if channels == 1:
             picture = tf.image.grayscale_to_rgb(picture)
         elif channels == 4:
-            picture = picture[..., :3]
+            picture = composite(picture, self.background)
         return picture
 
 

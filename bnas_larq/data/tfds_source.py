@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import socket
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bnas_larq.backend import tf
-from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, Splits
+from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, Splits, check_class_names
 from bnas_larq.data.examples import cut, data_errors, first_permuted
 from bnas_larq.data.geometry import Geometry
 from bnas_larq.data.tfds_records import RecordExamples, Records
 from bnas_larq.errors import DataError, nearest, one_line
+from bnas_larq.files import expand_home
 
 OWN_NAMES = ("digits", "folder")
+MAX_CLASSES = 100_000
 
 
 def load_tfds(
@@ -52,14 +56,17 @@ def load_tfds(
 
 def _load(builder: Any, name: str, geometry: Geometry, limit: int | None, seed: int) -> Splits:
     image_key, label_key = image_and_label(builder, name)
-    class_names = tuple(builder.info.features[label_key].names)
-    if len(class_names) < 2:
+    labels = builder.info.features[label_key]
+    count = labels.num_classes
+    if not 2 <= count <= MAX_CLASSES:
+        rule = "at least two classes" if count < 2 else f"at most {MAX_CLASSES:,} classes"
         raise DataError(
-            f"A data set needs at least two classes. Received: {name} with {len(class_names)}. "
-            "Choose another one."
+            f"A data set needs {rule}. Received: {name} with {count}. Choose another one."
         )
+    class_names = tuple(labels.names)
+    check_class_names(class_names, name)
     splits = {
-        split: Records(builder, split, image_key, label_key)
+        split: Records(builder, split, image_key, label_key, geometry.background)
         for split in builder.info.splits
         if builder.info.splits[split].num_examples
     }
@@ -124,21 +131,18 @@ def find_builder(name: str, data_dir: str | None) -> Any:
     """
     import tensorflow_datasets as tfds
 
+    folder = None if data_dir is None else Path(expand_home(data_dir))
     try:
-        if data_dir is not None and (Path(data_dir).expanduser() / "dataset_info.json").is_file():
-            return tfds.builder_from_directory(Path(data_dir).expanduser())
-        builder = tfds.builder(name, data_dir=data_dir)
+        with _own_features_only():
+            if folder is not None and (folder / "dataset_info.json").is_file():
+                return tfds.builder_from_directory(folder)
+            builder = tfds.builder(name, data_dir=data_dir)
+    except DataError:
+        raise
     except tfds.core.DatasetNotFoundError as error:
-        known = {*OWN_NAMES, *tfds.list_builders(with_community_datasets=False)}
-        if data_dir is not None and Path(data_dir).expanduser().is_dir():
-            known |= {
-                entry.name for entry in Path(data_dir).expanduser().iterdir() if entry.is_dir()
-            }
-        hint = nearest(name, known)
-        if not hint.startswith("did you mean"):
-            hint = "see https://www.tensorflow.org/datasets for the known names."
         raise DataError(
-            f"The data set must be 'digits', 'folder' or a TFDS name. Received: {name!r}; {hint}"
+            "The data set must be 'digits', 'folder' or a TFDS name. "
+            f"Received: {name!r}; {_hint(name, folder)}"
         ) from error
     except Exception as error:  # foreign code: damaged descriptions fail in many ways
         raise DataError(
@@ -157,6 +161,45 @@ def find_builder(name: str, data_dir: str | None) -> Any:
             f"({one_line(error)[:200]}). Set --data-dir to the prepared data set."
         ) from error
     return builder
+
+
+@contextlib.contextmanager
+def _own_features_only() -> Iterator[None]:
+    """Have TFDS refuse features of other modules, which it would import if a file names them."""
+    import tensorflow_datasets as tfds
+
+    connector = tfds.features.FeatureConnector
+    original, find = vars(connector)["cls_from_name"], connector.cls_from_name
+
+    def find_own(class_name: str) -> Any:
+        if not class_name.startswith("tensorflow_datasets.core.features."):
+            raise DataError(
+                "A TFDS data set has features of TFDS alone. "
+                f"Received: {class_name!r} in its features.json. Choose another data set."
+            )
+        return find(class_name)
+
+    connector.cls_from_name = staticmethod(find_own)
+    try:
+        yield
+    finally:
+        connector.cls_from_name = original
+
+
+def _hint(name: str, folder: Path | None) -> str:
+    """The way out of an unknown name; `folder` is where data sets are."""
+    import tensorflow_datasets as tfds
+
+    known = {*OWN_NAMES, *tfds.list_builders(with_community_datasets=False)}
+    if folder is not None and folder.is_dir():
+        prepared = sorted((folder / name).glob("**/dataset_info.json"))
+        if prepared:
+            return f"TFDS does not find it by this name. Give --data-dir {prepared[-1].parent}."
+        known |= {entry.name for entry in folder.iterdir() if entry.is_dir()} - {name}
+    hint = nearest(name, known)
+    if hint.startswith("did you mean"):
+        return hint
+    return "see https://www.tensorflow.org/datasets for the known names."
 
 
 def _check_network(builder: Any) -> None:

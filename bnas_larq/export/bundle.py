@@ -17,16 +17,17 @@ from typing import Any
 
 from bnas_larq.backend import keras
 from bnas_larq.costs.accounting import Costs
+from bnas_larq.data import decoding
 from bnas_larq.data.geometry import CROP_SHARE, RESIZE
 from bnas_larq.errors import ExportError, RunError, one_line
 from bnas_larq.export.nested_models import flattened
 from bnas_larq.files import replace_folder, temporary_folder
 from bnas_larq.pages import render
 
-MODEL, SUMS = "model.tflite", "SHA256SUMS"
+MODEL, SUMS, DECODING = "model.tflite", "SHA256SUMS", "decoding.py"
 #: The files of a bundle.
 FILES = frozenset(
-    {MODEL, "labels.txt", "preprocessing.json", "card.md", "run.py", "README.md", SUMS}
+    {MODEL, "labels.txt", "preprocessing.json", "card.md", "run.py", DECODING, "README.md", SUMS}
 )
 #: Larger differences come from a sign, not from rounding alone.
 _FLIPPED = 1e-4
@@ -42,7 +43,7 @@ class Preprocessing:
         height, width: size of the input in pixels.
         mean, std: of red, green and blue, scaled to [0, 1].
         output: `"logits"` or `"probabilities"`.
-        evaluation, crop_share: see `bnas_larq.data.geometry.Geometry`.
+        evaluation, crop_share, background: see `bnas_larq.data.geometry.Geometry`.
     """
 
     height: int
@@ -52,6 +53,7 @@ class Preprocessing:
     output: str = "logits"
     evaluation: str = RESIZE
     crop_share: float = CROP_SHARE
+    background: Sequence[int] = decoding.WHITE
 
     def to_dict(self) -> dict[str, Any]:
         """The content of preprocessing.json, with the rules spelled out."""
@@ -70,6 +72,7 @@ class Preprocessing:
             "resize": f"upright, then {part} to height and width: bilinear, antialiased (Pillow)",
             "evaluation": self.evaluation,
             "crop_share": self.crop_share,
+            "background": list(self.background),
             "formula": "(pixel / 255 - mean) / std, pixel 0 to 255",
             "mean": list(self.mean),
             "std": list(self.std),
@@ -112,6 +115,7 @@ def write_bundle(
         "preprocessing.json": json.dumps(preprocessing.to_dict(), indent=1) + "\n",
         "card.md": card,
         "run.py": _RUNNER.read_text(encoding="utf-8"),
+        DECODING: Path(decoding.__file__).read_text(encoding="utf-8"),
         "README.md": render(
             "bundle_readme.md", **names, report=report, images=images, flipped=_FLIPPED
         ),

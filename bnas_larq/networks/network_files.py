@@ -21,6 +21,7 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.layers.template import is_activation
 from bnas_larq.networks.network import NetworkConfig, build_network
 from bnas_larq.networks.weight_files import load_weights
+from bnas_larq.setting_types import ColorValue
 from bnas_larq.settings import NetworkSettings
 
 NETWORK, GENOTYPE, WEIGHTS = "network.json", "genotype.json", "weights.h5"
@@ -55,6 +56,9 @@ class _Data(pydantic.BaseModel):
     )
     crop_share: float = pydantic.Field(
         0.875, gt=0, le=1, description="a number above 0 and at most 1"
+    )
+    background: list[ColorValue] = pydantic.Field(
+        [255, 255, 255], min_length=3, max_length=3, description="red, green and blue, 0 to 255"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ def export_target(
     out: Path | None = None,
     bundle: Path | None = None,
     images: Path | None = None,
+    data_dir: str | None = None,
     overwrite: bool = False,
     **facts: Any,
 ) -> tuple[dict[str, Any], list[Path]]:
@@ -58,6 +60,7 @@ def export_target(
         out: the file. A run without `out` and `images` does its stage `export` instead.
         bundle: folder of the deploy bundle.
         images: folder of images to compare on; None: noise.
+        data_dir: where a run's images are now, if they were moved.
         overwrite: convert again, and replace earlier files.
         facts: what a saved Keras model does not tell: `labels`, a text file with one class on each
             line; `mean` and `std` of red, green and blue, scaled to [0, 1].
@@ -76,7 +79,7 @@ def export_target(
         check_bundle(bundle, overwrite=overwrite)
     if target.kind is Kind.RUN and out is None and images is None:
         out = target.path / "model.tflite"
-        tflite, report = _export_run(target.path, overwrite)
+        tflite, report = _export_run(target.path, overwrite, data_dir)
         network = _load(target) if bundle else None
     else:
         network = _load(target, **facts)
@@ -177,11 +180,14 @@ def _read_labels(path: Path) -> list[str]:
         ) from error
 
 
-def _export_run(folder: Path, overwrite: bool) -> tuple[bytes, dict[str, Any]]:
+def _export_run(
+    folder: Path, overwrite: bool, data_dir: str | None
+) -> tuple[bytes, dict[str, Any]]:
     """Do the run's stage `export`, on test images, unless it is done."""
     from bnas_larq.run.recipe_run import Run
 
     with Run.open(folder) as run:
+        run.inputs.data_dir = data_dir
         run.export(again=overwrite)
         run.report()
         report, path = read_record(run.folder / "export.json", Export), run.folder / "model.tflite"
@@ -223,7 +229,7 @@ def _parity_images(network: _Network, folder: Path | None) -> tuple[np.ndarray, 
 
     from bnas_larq.data import Normalization
     from bnas_larq.data.geometry import Geometry
-    from bnas_larq.data.images import is_image_name, read_image_file
+    from bnas_larq.data.images import image_header, list_files, read_image_file
     from bnas_larq.export.converter import image_shape
 
     height, width, channels = image_shape(network.model)
@@ -232,9 +238,8 @@ def _parity_images(network: _Network, folder: Path | None) -> tuple[np.ndarray, 
         pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         source = "pictures of random noise"
     else:
-        paths = sorted(
-            path for path in folder.rglob("*") if is_image_name(path.relative_to(folder))
-        )[:PARITY_IMAGES]
+        files, _ = list_files(folder)
+        paths = list(itertools.islice(filter(image_header, files), PARITY_IMAGES))
         if not paths or channels != 3:
             raise ExportError(
                 "The comparison needs at least one image file, and a network for three channels. "
@@ -260,8 +265,7 @@ def _write_bundle(
     height, width, _ = image_shape(network.model)
     facts = {"output": output_kind(network.model)}
     if stored := network.stored:
-        geometry = stored.geometry
-        facts |= {"evaluation": geometry.evaluation, "crop_share": geometry.crop_share}
+        facts |= stored.geometry.describe()
     write_bundle(
         folder,
         tflite,

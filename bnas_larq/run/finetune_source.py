@@ -133,8 +133,7 @@ def finetune_recipe(
         "name": "finetune",
         "data": {
             "image_size": height if height == width else [height, width],
-            "evaluation": source.geometry.evaluation,
-            "crop_share": source.geometry.crop_share,
+            **source.geometry.describe(),
             "augmentation": _augmentation(source).model_dump(),
         },
         "network": network_settings(source),

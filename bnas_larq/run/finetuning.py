@@ -126,8 +126,7 @@ def _data_settings(
         settings.update(
             name=data.name,
             image_size=list(data.image_shape[:2]),
-            evaluation=data.geometry.evaluation,
-            crop_share=data.geometry.crop_share,
+            **data.geometry.describe(),
         )
     else:
         settings.update(name="folder", data_dir=str(Path(expand_home(data)).resolve()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from bnas_larq.backend import tf
@@ -17,6 +18,7 @@ from bnas_larq.data import (
     bilevel_pipeline,
     evaluation_dataset,
     load_described,
+    load_moved,
     training_pipeline,
 )
 from bnas_larq.genotype import Genotype
@@ -38,7 +40,12 @@ class RunInputs:
         folder: the run's folder.
         recipe: the resolved recipe.
         data: the recipe's data set, if it is loaded already.
+
+    Attributes:
+        data_dir: where the images are now; set it if they were moved after the training.
     """
+
+    data_dir: str | Path | None = None
 
     def __init__(self, folder: RunFolder, recipe: Recipe, data: ImageDataset | None = None) -> None:
         self.folder = folder
@@ -49,7 +56,10 @@ class RunInputs:
     @cached_property
     def data(self) -> ImageDataset:
         """The recipe's data set."""
-        return load_described(self.recipe.data, self.recipe.seed)
+        if self.data_dir is None:
+            return load_described(self.recipe.data, self.recipe.seed)
+        trained = StoredNetwork.load(self.folder.path)
+        return load_moved(self.recipe.data, self.recipe.seed, self.data_dir, trained.data)
 
     @cached_property
     def source(self) -> StoredNetwork:

@@ -306,8 +306,9 @@ class Run:
     def _evaluate(self) -> dict[str, Any]:
         data = self.inputs.data
         evaluation = evaluate_network(self.network(), self.inputs.batches(data.test))
-        evaluation.write_predictions(self.folder / "predictions.csv", data.class_names)
-        evaluation.write_confusion(self.folder / "confusion.csv", data.class_names)
+        folder, names = self.folder, data.class_names
+        evaluation.write_predictions(folder / "predictions.csv", names, data.test_files)
+        evaluation.write_confusion(folder / "confusion.csv", names)
         metrics = evaluation.metrics()
         say(f"evaluate: test accuracy {metrics['accuracy']:.4f} on {metrics['examples']} images")
         return {"test": metrics}

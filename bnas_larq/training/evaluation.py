@@ -51,17 +51,24 @@ class Evaluation:
         top5 = {"top5_accuracy": self.top(5)} if self.logits.shape[1] > 5 else {}
         return {"accuracy": self.top(1), **top5, "loss": float(loss), "examples": len(self.labels)}
 
-    def write_predictions(self, path: Path, class_names: Sequence[str]) -> None:
-        """CSV in stored order: index, label, prediction, confidence (softmax), correct."""
+    def write_predictions(
+        self, path: Path, class_names: Sequence[str], files: Sequence[str] | None = None
+    ) -> None:
+        """CSV in stored order: index, label, prediction, confidence (softmax), correct, and with
+        `files` the file of each example.
+        """
         shifted = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
         confidence = (shifted / shifted.sum(axis=1, keepdims=True)).max(axis=1)
-        rows = [
+        rows: list[tuple[object, ...]] = [("index", "label", "prediction", "confidence", "correct")]
+        rows += [
             (index, class_names[label], class_names[guess], f"{share:.6f}", int(label == guess))
             for index, (label, guess, share) in enumerate(
                 zip(self.labels, self.predictions, confidence, strict=True)
             )
         ]
-        write_atomic(path, _csv([("index", "label", "prediction", "confidence", "correct"), *rows]))
+        if files is not None:
+            rows = [(*row, name) for row, name in zip(rows, ("file", *files), strict=True)]
+        write_atomic(path, _csv(rows))
 
     def write_confusion(self, path: Path, class_names: Sequence[str]) -> None:
         """CSV of the confusion matrix: true classes in rows, predicted ones in columns."""

@@ -21,13 +21,18 @@ IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 IMAGENET_CLASSES = 1000
 
 
-def load_image(path: str | os.PathLike, size: int | tuple[int, int] | None = None) -> np.ndarray:
+def load_image(
+    path: str | os.PathLike,
+    size: int | tuple[int, int] | None = None,
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> np.ndarray:
     """Read an image file as uint8 [height, width, 3], upright and without transparency.
 
     Args:
-        path: a PNG, JPEG, BMP, GIF or WebP file.
+        path: a PNG, JPEG, TIFF, WebP or other file that Pillow decodes itself.
         size: height and width to stretch it to, or one number for both; None keeps its own, which
             `preprocess_input` needs for networks that were evaluated on centre crops.
+        background: red, green and blue behind what is transparent.
 
     Raises:
         DataError: no such file, or no readable image.
@@ -47,7 +52,7 @@ def load_image(path: str | os.PathLike, size: int | tuple[int, int] | None = Non
     path = Path(path)
     if not path.is_file():
         raise DataError(f"An image is a file. Received: {path}. Check the path.")
-    return read_image_file(path, None if sizes is None else Geometry(sizes))
+    return read_image_file(path, Geometry(sizes, background=background))
 
 
 def preprocess_input(

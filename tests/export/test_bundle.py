@@ -33,6 +33,7 @@ FILES = [
     "README.md",
     "SHA256SUMS",
     "card.md",
+    "decoding.py",
     "labels.txt",
     "model.tflite",
     "preprocessing.json",
@@ -69,6 +70,8 @@ def pictures(tmp_path_factory):
     exif[0x0112] = 6  # lies on its side
     colours.save(folder / "turned.jpg", exif=exif)
     colours.convert("RGBA").save(folder / "transparent.png")
+    Image.new("RGBA", (9, 9), (9, 9, 9, 0)).save(folder / "hidden colours.png")
+    Image.fromarray(np.full((9, 9), 4000, np.uint16)).save(folder / "12 bits.png")
     colours.convert("P").save(folder / "palette.gif")
     deep = generator.integers(0, 65536, (12, 9)).astype(np.uint16)
     Image.fromarray(deep).save(folder / "deep grey.png")
@@ -107,6 +110,7 @@ def test_the_folder_holds_what_a_device_needs(bundle, exported):
 def test_the_runner_says_what_keras_says(bundle, small_network, pictures):
     done = run(bundle, "--json", *pictures)
     assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in bundle.iterdir()) == FILES  # and nothing compiled
     imported = {line.rsplit("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "numpy" in imported and not imported & {"bnas_larq", "tensorflow", "tf_keras"}
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -146,13 +150,18 @@ def test_the_runner_prints_the_likeliest_classes(bundle, small_network, pictures
     assert done.stdout == f"{pictures[0]}: {', '.join(expected)}\n"
 
 
-@pytest.mark.parametrize("case", ["no image", "no file", "bomb", "tampered", "no sums"])
+@pytest.mark.parametrize("case", ["no image", "no file", "eps", "bomb", "tampered", "no sums"])
 def test_the_runner_ends_with_one_sentence(bundle, pictures, tmp_path, case):
     folder = tmp_path / "copy"
     folder.mkdir()
     for path in bundle.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     image = {"no image": folder / "run.py", "no file": folder / "absent.png"}.get(case, pictures[0])
+    if case == "eps":
+        image = folder / "eps.png"  # which Pillow gives to Ghostscript
+        image.write_bytes(
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n"
+        )
     if case == "bomb":
         image = folder / "bomb.bmp"
         Image.new("RGB", (1, 1)).save(image)
