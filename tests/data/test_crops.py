@@ -58,12 +58,21 @@ def batches(data, augmentation=CROPS, start_epoch=0):
 
 def expected_crops(data, epoch: int, original) -> np.ndarray:
     """One epoch of crops of the original pictures, made one by one."""
-    crops = []
-    for _, label, index in data.train.epoch(3, epoch):
-        picture = original("train", int(label))
-        (box,) = random_boxes(index[None], picture.height, picture.width, seed=3, epoch=epoch)
-        crops.append(MIDDLE.apply(picture, box.numpy()))
-    return np.stack(crops)
+    pictures = [original("train", label) for label in data.train.labels]
+    sizes = tf.constant([(picture.height, picture.width) for picture in pictures])
+    order = data.train.order(3, epoch, shuffle=True)
+
+    def boxes(number: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices(order).map(
+            lambda index: random_boxes(
+                index[None], *tf.unstack(tf.gather(sizes, index)), seed=3, epoch=number
+            )[0]
+        )
+
+    drawn = tf.data.Dataset.range(epoch, epoch + 1).flat_map(boxes)
+    return np.stack(
+        [MIDDLE.apply(pictures[i], box.numpy()) for i, box in zip(order, drawn, strict=True)]
+    )
 
 
 @pytest.mark.parametrize("limit_mb", [0, 2000])
