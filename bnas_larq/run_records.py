@@ -48,7 +48,8 @@ class _Stage(_Record):
 
 
 class _Evaluation(_Stage):
-    test: _Metrics = pydantic.Field(description="metrics of the test part")
+    # Its values are compared with those of the weights when a run is published.
+    test: dict[str, Any]
 
 
 class State(_Record):
