@@ -11,12 +11,12 @@ from typing import Any, get_args
 import pydantic
 import yaml
 
+from bnas_larq.data_settings import DataSettings
 from bnas_larq.errors import RecipeError, first_problem, nearest, one_line
 from bnas_larq.files import expand_home
 from bnas_larq.resources import recipe_names, recipe_path
 from bnas_larq.setting_types import PlainName, Section, UserPath
 from bnas_larq.settings import (
-    DataSettings,
     ExportSettings,
     FineTuneSettings,
     LayerStudySettings,

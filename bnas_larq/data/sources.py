@@ -20,8 +20,8 @@ from bnas_larq.data.geometry import CROP_SHARE, RESIZE, Geometry
 from bnas_larq.data.images import resize
 from bnas_larq.data.streams import Memory
 from bnas_larq.data.tfds_source import load_tfds
+from bnas_larq.data_settings import DataSettings
 from bnas_larq.errors import DataError
-from bnas_larq.settings import DataSettings
 
 
 def load_dataset(

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any, NamedTuple
 
+from bnas_larq.data_settings import DataSettings
 from bnas_larq.recipe import Recipe
-from bnas_larq.settings import DataSettings, SearchSettings
+from bnas_larq.settings import SearchSettings
 
 #: Keys of `search` that a budget must give, and all that it may give.
 NEEDED_KEYS = ("cells", "channels", "epochs", "batch_size")

@@ -9,6 +9,7 @@ from typing import Any
 
 from bnas_larq.backend import keras
 from bnas_larq.data import ImageDataset, Normalization
+from bnas_larq.data_settings import AugmentationSettings
 from bnas_larq.errors import RecipeError, RunError, WeightsError
 from bnas_larq.files import sha256
 from bnas_larq.networks.network import build_network
@@ -17,7 +18,7 @@ from bnas_larq.networks.weight_files import load_weights
 from bnas_larq.recipe import Recipe, merge_values, override_recipe, parse_recipe
 from bnas_larq.run.targets import find_source
 from bnas_larq.run_folder import RunFolder
-from bnas_larq.settings import FINE_TUNING, AugmentationSettings, FineTuneSettings, NetworkSettings
+from bnas_larq.settings import FINE_TUNING, FineTuneSettings, NetworkSettings
 from bnas_larq.text_files import read_yaml
 
 

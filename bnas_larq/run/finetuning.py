@@ -8,12 +8,13 @@ from typing import Any
 
 from bnas_larq.backend import keras
 from bnas_larq.data import ImageDataset
+from bnas_larq.data_settings import AugmentationSettings
 from bnas_larq.errors import DataError
 from bnas_larq.files import expand_home
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.run.finetune_source import finetune_recipe
 from bnas_larq.run.recipe_run import Run
-from bnas_larq.settings import FINE_TUNING, AugmentationSettings
+from bnas_larq.settings import FINE_TUNING
 from bnas_larq.zoo.entries import Entry
 
 

@@ -232,8 +232,7 @@ class Run:
             say(genotype.pretty())
             return {"searched": False, "genotype": genotype.id}
         settings, search_data = recipe.search, None
-        # Trials of keras-tuner are final networks on the whole training part.
-        if in_supernet(settings):
+        if in_supernet(settings):  # keras-tuner's trials are final networks on the whole part
             settings = inputs.with_precision("search", settings)
             search_data = inputs.search_data()
         searcher = make_searcher(inputs, settings)
