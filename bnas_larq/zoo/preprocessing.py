@@ -160,7 +160,7 @@ def _center_crops(images: Any, geometry: Geometry) -> Any:
 
     if isinstance(images, np.ndarray):
         return crop(images)
-    if not tf.is_tensor(images):
+    if not isinstance(images, tf.Tensor):  # a Keras tensor
         raise DataError(
             "Centre crops cannot be part of a Keras model. Received: a Keras tensor of shape "
             f"{tuple(images.shape)} for a network that takes {geometry.size}. Prepare the images "
