@@ -65,7 +65,9 @@ def image_header(path: Path) -> Header | None:
         return None
 
 
-def read_image_file(path: Path, geometry: Geometry, box: np.ndarray | None = None) -> np.ndarray:
+def read_image_file(
+    path: Path, geometry: Geometry = Geometry(None), box: np.ndarray | None = None  # noqa: B008
+) -> np.ndarray:
     """Read an image file as uint8 [height, width, 3]; DataError names an unreadable file.
 
     The first frame, upright. 16 bits a channel become 8; a picture whose values are all below 4096

@@ -132,12 +132,13 @@ def test_the_bundle_of_a_run_predicts_as_the_run_did(done, places):
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     outputs = json.loads(ran.stdout)["outputs"]
     from bnas_larq.data import Normalization
+    from bnas_larq.data.geometry import Geometry
     from bnas_larq.data.images import read_image_file
     from bnas_larq.networks.network_files import StoredNetwork
 
     stored = StoredNetwork.load(places / "run")
     image = Normalization.from_dict(stored.normalization).apply(
-        read_image_file(pixels, (8, 8))[None]
+        read_image_file(pixels, Geometry((8, 8)))[None]
     )
     np.testing.assert_allclose(outputs, stored.load_model()(image)[0], atol=1e-4)
 

@@ -68,7 +68,7 @@ def test_train_and_test_folders(separate):
     dataset = load(separate)
     assert dataset.train.num_examples + dataset.validation.num_examples == 16
     assert dataset.test.labels.tolist() == [0, 0, 1, 1]
-    expected = read_image_file(separate / "test" / "pear" / "0.png", None)
+    expected = read_image_file(separate / "test" / "pear" / "0.png")
     np.testing.assert_array_equal(dataset.test.images_at([2])[0], expected)
 
 
@@ -119,7 +119,7 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     draw(tmp_path / "image.png", mode=mode)
     with Image.open(tmp_path / "image.png") as image:
         expected = np.array(image.convert("RGB"))
-    found = read_image_file(tmp_path / "image.png", None)
+    found = read_image_file(tmp_path / "image.png")
     assert found.shape == (5, 6, 3) and found.dtype == np.uint8
     np.testing.assert_array_equal(found, expected)
 
@@ -127,7 +127,7 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
 def test_sixteen_bit_grey_keeps_its_range(tmp_path):
     ramp = np.linspace(0, 65535, 30).astype(np.uint16).reshape(5, 6)
     Image.fromarray(ramp).save(tmp_path / "image.png")
-    found = read_image_file(tmp_path / "image.png", None)
+    found = read_image_file(tmp_path / "image.png")
     np.testing.assert_array_equal(found[..., 0], ramp >> 8)
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from bnas_larq.data import decoding
+from bnas_larq.data.geometry import Geometry
 from bnas_larq.data.images import image_header, read_image_file
 from bnas_larq.errors import DataError
 
@@ -48,7 +49,7 @@ def test_no_program_is_started_for_a_picture(tmp_path, ghostscript, suffix):
     path = tmp_path / f"picture{suffix}"
     path.write_bytes(EPS)
     with pytest.raises(DataError, match=f"must be readable. Received: {path}"):
-        read_image_file(path, None)
+        read_image_file(path)
     assert not ghostscript.exists()
     if suffix in decoding.SUFFIXES:
         with pytest.raises(DataError, match="must be readable"):
@@ -63,7 +64,7 @@ def test_the_content_tells_the_format(tmp_path, format):
         pytest.skip(f"Pillow without {format}")
     path = tmp_path / "picture.anything"
     Image.new("RGB", (32, 16), (200, 100, 50)).save(path, format)
-    pixels = read_image_file(path, None)
+    pixels = read_image_file(path)
     assert image_header(path).size == pixels.shape[:2]
     assert abs(pixels[4, 8].astype(int) - (200, 100, 50)).max() < 4
 
@@ -76,7 +77,7 @@ def test_header_and_pixels_agree_on_what_is_upright(tmp_path, orientation, suffi
     path = tmp_path / f"turned.{suffix}"
     Image.new("RGB", (16, 8)).save(path, exif=exif)
     expected = (16, 8) if orientation >= 5 else (8, 16)
-    assert image_header(path).size == read_image_file(path, None).shape[:2] == expected
+    assert image_header(path).size == read_image_file(path).shape[:2] == expected
 
 
 @pytest.mark.parametrize("orientation, shape", [(6, (16, 8, 3)), (1, (8, 16, 3)), (77, (8, 16, 3))])
@@ -87,7 +88,7 @@ def test_odd_exif_numbers_leave_the_pixels_alone(tmp_path, orientation, shape):
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<Iii", 0, -1, 0)
     path = tmp_path / "odd.jpg"
     Image.new("RGB", (16, 8)).save(path, exif=exif)
-    assert read_image_file(path, None).shape == shape and image_header(path).size == shape[:2]
+    assert read_image_file(path).shape == shape and image_header(path).size == shape[:2]
 
 
 def test_an_orientation_that_is_no_number_means_upright(tmp_path):
@@ -95,7 +96,7 @@ def test_an_orientation_that_is_no_number_means_upright(tmp_path):
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<Iii", 0, -1, 0)
     path = tmp_path / "odd.jpg"
     Image.new("RGB", (16, 8)).save(path, exif=exif)
-    assert read_image_file(path, None).shape == (8, 16, 3)
+    assert read_image_file(path).shape == (8, 16, 3)
 
 
 @pytest.mark.parametrize("channels, colour_type", [(1, 0), (3, 2), (4, 6)])
@@ -106,7 +107,7 @@ def test_deep_pngs_keep_their_upper_eight_bits(tmp_path, bits, channels, colour_
     path = tmp_path / "deep.png"
     path.write_bytes(sixteen_bit_png(values, colour_type))
     expected = np.broadcast_to(values[..., :3] >> (bits - 8), (5, 6, 3))
-    np.testing.assert_array_equal(read_image_file(path, None), expected)
+    np.testing.assert_array_equal(read_image_file(path), expected)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
@@ -120,14 +121,16 @@ def test_hidden_colours_do_not_become_pixels(tmp_path, mode):
         options["transparency"] = (0, 0, 0) if mode == "RGB" else 0
     image.save(path, **options)
     assert image_header(path).transparent
-    assert read_image_file(path, None).min() == 255
-    np.testing.assert_array_equal(read_image_file(path, None, (10, 20, 30))[0, 0], (10, 20, 30))
+    assert read_image_file(path).min() == 255
+    np.testing.assert_array_equal(
+        read_image_file(path, Geometry(None, background=(10, 20, 30)))[0, 0], (10, 20, 30)
+    )
 
 
 def test_half_transparent_pixels_are_mixed(tmp_path):
     Image.new("RGBA", (1, 1), (200, 100, 0, 128)).save(tmp_path / "image.png")
     mixed = [round(255 + (value - 255) * 128 / 255) for value in (200, 100, 0)]
-    assert read_image_file(tmp_path / "image.png", None)[0, 0].tolist() == mixed
+    assert read_image_file(tmp_path / "image.png")[0, 0].tolist() == mixed
 
 
 def test_floating_point_pixels_are_refused_for_what_they_are(tmp_path):
@@ -143,7 +146,7 @@ def test_pictures_that_pillow_takes_for_bombs_are_too_large(tmp_path):
     content = bytearray(path.read_bytes())
     content[18:26] = (14_000).to_bytes(4, "little") * 2  # width and height in its header
     path.write_bytes(content)
-    for read in (image_header, lambda path: read_image_file(path, None)):
+    for read in (image_header, lambda path: read_image_file(path)):
         with pytest.raises(DataError, match="at most 178 million pixels. Received: .*huge.bmp"):
             read(path)
 
@@ -153,11 +156,11 @@ def test_long_texts_of_a_png_are_named(tmp_path):
     text.add_text("workflow", "x" * 2**21, zip=True)
     Image.new("RGB", (4, 4)).save(path, pnginfo=text)
     with pytest.raises(DataError, match="at most 1 MB of text. .*text.png .*without its metadata"):
-        read_image_file(path, None)
+        read_image_file(path)
     text = PngImagePlugin.PngInfo()
     text.add_text("workflow", "x" * 2**21)  # not compressed
     Image.new("RGB", (4, 4)).save(path, pnginfo=text)
-    assert read_image_file(path, None).shape == (4, 4, 3)
+    assert read_image_file(path).shape == (4, 4, 3)
 
 
 def test_of_large_pictures_one_is_decoded_at_a_time(tmp_path, monkeypatch):
