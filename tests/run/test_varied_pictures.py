@@ -15,6 +15,7 @@ from bnas_larq.files import read_json
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.recipe import parse_recipe
 from bnas_larq.run.finetune_source import finetune_recipe
+from bnas_larq.run.searchers import make_searcher
 from bnas_larq.zoo.preprocessing import preprocess_input
 
 SIZE = 96
@@ -84,6 +85,29 @@ def test_images_of_the_networks_size_are_only_normalised(run):
     assert preprocess_input(inputs, run.folder.path).shape == inputs.shape
     with pytest.raises(DataError, match="Centre crops cannot be part of a Keras model"):
         preprocess_input(keras.Input((50, 50, 3)), run.folder.path)
+
+
+@pytest.mark.parametrize("kind", ["tfds", "folder"])
+def test_a_small_imagenet_is_searched_with_its_stem(kind, varied_pictures, tmp_path):
+    """The CIFAR stem would leave the first cell at the pictures' resolution."""
+    recipe = parse_recipe(
+        {
+            "data": {
+                **varied_pictures.source(kind),
+                "image_size": SIZE,
+                "evaluation": "center-crop",
+                "limit": 16,
+                "validation_fraction": 0,
+                "augmentation": {"random_resized_crop": True},
+            },
+            "search": {"cells": 1, "channels": 4, "epochs": 1, "batch_size": 8},
+        }
+    )
+    with Run.create(recipe, tmp_path / "run", stages=("search",)) as run:
+        run.search()
+        supernet = make_searcher(run.inputs, recipe.search).supernet
+    assert supernet.get_config()["stem"] == run.inputs.network_config.stem == "imagenet"
+    assert run.genotype.provenance["select"] == "final"
 
 
 def test_a_fine_tuning_evaluates_alike(run):
