@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,11 +25,13 @@ raise SystemExit(3)
 
 
 def test_an_endless_stream_does_not_keep_a_process_alive(tmp_path):
+    # Large, so that some are being read when the process ends.
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
-        for index in range(40):
-            pixels = np.random.default_rng(index).integers(0, 256, (200, 200, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+        Image.fromarray(pixels).save(tmp_path / name / "0.png", compress_level=1)
+        for index in range(1, 20):
+            shutil.copy(tmp_path / name / "0.png", tmp_path / name / f"{index}.png")
     done = subprocess.run(
         [sys.executable, "-c", READ],
         cwd=tmp_path,
