@@ -4,6 +4,8 @@ stateless generators draw per tensor, so that an image's numbers would depend on
 
 from __future__ import annotations
 
+import numpy as np
+
 from bnas_larq.backend import tf
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -34,7 +36,8 @@ def uniforms(seed: int, epoch: int | tf.Tensor, indices: tf.Tensor, count: int) 
     xor = tf.bitwise.bitwise_xor
     key = xor(mix(tf.constant(seed % 2**64, tf.uint64)), tf.cast(epoch, tf.uint64))
     key = mix(xor(mix(key), tf.cast(indices, tf.uint64)))
-    steps = tf.constant([(step * GOLDEN) % 2**64 for step in range(count)], tf.uint64)
+    # As an array: inside graphs TensorFlow would read a list by way of float64, and lose bits.
+    steps = tf.constant(np.array([(step * GOLDEN) % 2**64 for step in range(count)], np.uint64))
     bits = mix(key[:, None] + steps[None, :])
     # float32 holds 24 bits exactly, so that 1.0 is never reached.
     bits = tf.bitwise.right_shift(bits, tf.constant(40, tf.uint64))
