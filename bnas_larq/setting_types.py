@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 
@@ -46,7 +46,8 @@ class Section(pydantic.BaseModel):
     def _of_its_kind(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         """No true for 1, which Python takes it for, and no text that no file can hold."""
         items = value if isinstance(value, list | tuple) else [value]
-        if cls.model_fields[info.field_name].annotation is not bool:
+        annotation = cls.model_fields[info.field_name].annotation
+        if bool not in (annotation, *get_args(annotation)):
             if any(isinstance(item, bool) for item in items):
                 raise ValueError("a number or text, not true or false")
         for text in (item for item in items if isinstance(item, str)):

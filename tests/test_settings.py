@@ -145,3 +145,9 @@ def test_cells_have_an_upper_limit():
 def test_random_genotypes_have_a_plain_seed(seed):
     with pytest.raises(BnasLarqError, match="SEED a number"):
         Genotype.load(f"random:{seed}")
+
+
+@pytest.mark.parametrize("value", [True, False, None])
+def test_an_optional_switch_is_one(value):
+    recipe = parse_recipe({"search": {"shortcut": value}})
+    assert recipe.search.shortcut is value

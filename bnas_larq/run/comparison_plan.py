@@ -118,7 +118,6 @@ def plan(
                 f"Received: --set {key}. Use METHODS and --seeds."
             )
     shared = load_budget(budget, [override for override in overrides if _is_shared(_key(override))])
-    images = _training_images(shared.data)
     named: dict[str, dict[str, Any]] = {}
     for method in methods:
         values = load_values(method)
@@ -129,6 +128,7 @@ def plan(
                 f"Received: {name!r}{' twice' if name in named else ''}. Set its key `name`."
             )
         named[name] = values
+    images = _training_images(shared.data)
     runs: list[PlannedRun] = []
     for index, seed in enumerate(seeds):
         runs += [_method_run(name, named[name], shared, seed, overrides, images) for name in named]
