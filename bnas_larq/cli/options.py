@@ -76,7 +76,9 @@ recipe_options = with_options(
 
 #: Adds the option of commands that need a run's images.
 moved_images = click.option(
-    "--data-dir", help="Where the run's images are now, if they were moved since."
+    "--data-dir",
+    type=NAME_OR_PATH,
+    help="Where the run's images are now, if they were moved since.",
 )
 
 

@@ -344,7 +344,9 @@ def test_a_tensor_must_not_contradict_the_shape():
     message = r"Received: a tensor of \(9, 9, 3\) with input_shape=\(8, 8, 3\)"
     with pytest.raises(BnasLarqError, match=message):
         small(input_tensor=keras.Input((9, 9, 3)))
-    with pytest.raises(BnasLarqError, match=r"all known. Received: \(None, None, 3\)"):
+    with pytest.raises(
+        BnasLarqError, match=r"all known and at most 10,000. Received: \(None, None, 3\)"
+    ):
         build_network(Genotype.published("bnas_cifar"), input_tensor=keras.Input((None, None, 3)))
 
 
@@ -426,7 +428,7 @@ def test_an_automatic_stem_follows_a_new_size_and_another_does_not():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_classes": 1}, "at least two classes. Received: num_classes=1"),
+        ({"num_classes": 1}, "at least two classes, and at most 100,000. Received: num_classes=1"),
         ({"cells": 0}, "at least one cell .* Received: cells=0"),
         ({"channels": 1}, "two channels .* Received: cells=20, channels=1"),
         ({"stem_groups": 2}, "CIFAR stem.*has no groups. Received: stem_groups=2"),
@@ -436,7 +438,7 @@ def test_an_automatic_stem_follows_a_new_size_and_another_does_not():
         ({"padding": "symetric"}, "Received: 'symetric'; did you mean 'symmetric'"),
         ({"scheme": "sign-scal"}, "Received: 'sign-scal'; did you mean 'sign-scale'"),
         ({"input_shape": (32, 32)}, r"\(height, width, channels\).* Received: \(32, 32\)"),
-        ({"input_shape": (None, 32, 3)}, "all known. Received"),
+        ({"input_shape": (None, 32, 3)}, "all known and at most 10,000. Received"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

@@ -149,7 +149,7 @@ def test_the_recipe_repeats_how_the_source_was_trained(small_network, tmp_path, 
     assert not recipe.data.augmentation.flip
     assert recipe.data.image_size == 8
     assert (recipe.network.cells, recipe.network.channels) == (1, 2)
-    assert recipe.train.optimizer == "adam" and recipe.finetune.binary_multiplier == 0.3
+    assert recipe.train.optimizer == "adam" and recipe.finetune.binary_multiplier == 1.0
     (folder / "recipe.yaml").write_text("extends: quickstart\n")
     with pytest.warns(UserWarning, match="cannot be read as a recipe"):
         assert not finetune_recipe(folder, {}).data.augmentation.flip
