@@ -274,7 +274,7 @@ class FineTuneSettings(Section):
         head_learning_rate: Adam's rate in them.
         binary_multiplier: learning rate of latent binary kernels, as a share of
             `train.learning_rate`. Below 1 fewer signs flip at once; the only measurement here, on a
-            source of five epochs, preferred 1 (docs/cifar10-proxy.md).
+            source of five epochs, preferred 1 (docs/measurements.md).
     """
 
     entry: UserPath
