@@ -19,7 +19,13 @@ import click
 
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype, genotype_file
-from bnas_larq.recipe import Recipe, load_recipe, override_recipe, parse_recipe
+from bnas_larq.recipe import (
+    Recipe,
+    check_keys_are_read,
+    load_recipe,
+    override_recipe,
+    parse_recipe,
+)
 from bnas_larq.run.targets import find_source
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.spaces import SearchSpace
@@ -119,8 +125,10 @@ def check_request(
             )
 
 
-def check_free(recipe: Recipe, path: Path, *, overwrite: bool) -> None:
-    """Raise RunError unless a new run may be written to `path`; nothing is touched."""
+def check_new(recipe: Recipe, path: Path, *, overwrite: bool) -> None:
+    """Raise RunError unless a new run may be written to `path`, and RecipeError if it sets a key
+    that would change nothing (which runs of earlier releases may do); nothing is touched."""
+    check_keys_are_read(recipe)
     if recipe.data.name == "folder":
         RunFolder.check_outside(path, recipe.data.data_dir)
     RunFolder.check_new(path, overwrite=overwrite)

@@ -19,10 +19,10 @@ from bnas_larq.files import write_json
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.network_files import StoredNetwork
-from bnas_larq.recipe import Recipe, check_keys_are_read
+from bnas_larq.recipe import Recipe
 from bnas_larq.report.html_report import write_report
 from bnas_larq.run.creation import (
-    check_free,
+    check_new,
     check_request,
     check_same_recipe,
     environment,
@@ -116,14 +116,14 @@ class Run:
                 recipe, or another process works in it.
             BnasLarqError: the recipe names what does not exist, or does not fit the data.
         """
-        check_keys_are_read(recipe := resolve_recipe(recipe, overrides))
+        recipe = resolve_recipe(recipe, overrides)
         path = Path(out) if out is not None else Path("runs") / recipe.name
         resumed = resume and (path / "recipe.yaml").is_file()
         check_request(recipe, path, stages, resume=resume, overwrite=overwrite)
         recipe = pin_source(recipe, path)
         if resumed:
             return cls._resumed(recipe, path, data, settings)
-        check_free(recipe, path, overwrite=overwrite)
+        check_new(recipe, path, overwrite=overwrite)
         if resume:
             say(f"nothing to resume in {path}: a new run begins")
         inputs = RunInputs(RunFolder(path), recipe, data)

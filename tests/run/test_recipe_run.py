@@ -75,6 +75,7 @@ def test_it_resumes_with_its_own_recipe_only(finished):
     [
         ({"train.epoch": 1}, {}, RecipeError, "did you mean 'epochs'"),
         ({"search.batch_size": 1000}, {}, DataError, "batch size 1000"),
+        ({"train.momentum": 0.5}, {}, RecipeError, "Received: train.momentum 0.5. Adam has none"),
         ({"train.epochs": 1}, {"stages": ("train",)}, RunError, "Training needs a genotype"),
         ({}, {"resume": True, "overwrite": True}, RunError, "Give one of them"),
     ],
