@@ -20,9 +20,9 @@ from bnas_larq.data.geometry import Geometry
 from bnas_larq.data.tfds_records import RecordExamples, Records
 from bnas_larq.errors import DataError, nearest, one_line
 from bnas_larq.files import expand_home
+from bnas_larq.setting_types import MAX_CLASSES
 
 OWN_NAMES = ("digits", "folder")
-MAX_CLASSES = 100_000
 
 
 def load_tfds(

@@ -181,12 +181,19 @@ def test_another_genotype_is_recognised(tmp_path):
         import_checkpoint(tmp_path / "a.npz", "bnas_cifar")
 
 
-def test_a_claim_of_great_size_costs_no_memory(tmp_path):
-    """Shapes are compared before anything is built."""
+@pytest.mark.parametrize(
+    ("claimed", "error", "message"),
+    [
+        (500, WeightsError, "with 500 channels. Received: .* in place of"),
+        (10**6, BnasLarqError, "10,000 channels. Received: .* channels=1000000"),
+    ],
+)
+def test_a_claim_of_great_size_costs_no_memory(tmp_path, claimed, error, message):
+    """Sizes have limits, and shapes are compared, before anything is built."""
     tensors = small_checkpoint(channels=2)
-    tensors["stem.op.0.weight"] = np.ones((3 * 10**6, 1, 1, 1), np.float32)
+    tensors["stem.op.0.weight"] = np.ones((3 * claimed, 1, 1, 1), np.float32)
     np.savez_compressed(tmp_path / "a.npz", **tensors)
-    with pytest.raises(BnasLarqError, match="10,000 channels. Received: .* channels=1000000"):
+    with pytest.raises(error, match=message):
         import_checkpoint(tmp_path / "a.npz", "bnas_cifar")
 
 
