@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pydantic
 import yaml
@@ -19,11 +19,11 @@ from bnas_larq.setting_types import PlainName, Section, UserPath
 from bnas_larq.settings import (
     ExportSettings,
     FineTuneSettings,
-    LayerStudySettings,
     NetworkSettings,
     SearchSettings,
     TrainSettings,
 )
+from bnas_larq.study_settings import AblationSettings, LayerStudySettings
 from bnas_larq.text_files import parse_yaml, read_yaml
 
 #: Recipes that extend one another, and sections inside one another: more than any recipe needs.
@@ -37,7 +37,7 @@ class Recipe(Section):
         description: one line for `bnas-larq recipes list`.
         genotype: skip the search and use this one: a file, a published name or `random:SEED`.
         finetune: start from another network's weights, genotype and size; None for new weights.
-        layer_study: a study instead of a single network; None for a plain run.
+        layer_study, ablation: a study instead of a single network; None for a plain run.
     """
 
     name: PlainName = "recipe"
@@ -51,7 +51,14 @@ class Recipe(Section):
     train: TrainSettings = TrainSettings()
     finetune: FineTuneSettings | None = None
     layer_study: LayerStudySettings | None = None
+    ablation: AblationSettings | None = None
     export: ExportSettings = ExportSettings()
+
+    @property
+    def study(self) -> str | None:
+        """The section that makes it a study; None for a plain run."""
+        kinds = ("layer_study", "ablation")
+        return next((kind for kind in kinds if getattr(self, kind) is not None), None)
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML; the inverse of `load_recipe`."""
@@ -128,15 +135,21 @@ def check_keys_are_read(recipe: Recipe) -> None:
         )
 
 
-def known_keys(model: type[pydantic.BaseModel] = Recipe, prefix: str = "") -> list[str]:
-    """All dotted keys of a recipe, such as `search.epochs`."""
+def known_keys(
+    model: type[pydantic.BaseModel] = Recipe, prefix: str = "", *, lists: bool = False
+) -> list[str]:
+    """All dotted keys of a recipe, such as `search.epochs`; with `lists` also those of sections in
+    a list, such as `ablation.rows.name`, which no override can name."""
     keys = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
         # An optional section is a union with None.
-        for kind in (field.annotation, *get_args(field.annotation)):
+        kinds = [field.annotation]
+        if lists or get_origin(field.annotation) is not list:
+            kinds += get_args(field.annotation)
+        for kind in kinds:
             if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
-                keys += known_keys(kind, f"{prefix}{name}.")
+                keys += known_keys(kind, f"{prefix}{name}.", lists=lists)
     return keys
 
 
@@ -172,9 +185,10 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
         first = first_problem(error)
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            section, _, last = key.rpartition(".")
-            start = f"{section}." if section else ""
-            siblings = [k[len(start) :] for k in known_keys() if k.startswith(start)]
+            *sections, last = first["loc"]
+            # Numbers are places in a list, such as `ablation.rows.0`.
+            start = "".join(f"{part}." for part in sections if isinstance(part, str))
+            siblings = [k[len(start) :] for k in known_keys(lists=True) if k.startswith(start)]
             raise RecipeError(
                 f"A recipe has fixed keys. Received: {key!r}; "
                 f"{nearest(last, [k for k in siblings if '.' not in k])}"

@@ -297,22 +297,6 @@ FINE_TUNING: Mapping[str, Any] = {
 }
 
 
-class LayerStudySettings(Section):
-    """Networks of one kind of layer alone (BNAS, arXiv 2002.06963).
-
-    Each is trained with the sections `network` and `train`; the row decides `network.scheme`.
-
-    Attributes:
-        layers: the table's columns; any registered operation is allowed, too.
-        precisions: the table's rows. `binary` is the papers' Sign+Scale, which centres latent
-            kernels over their input channels. A depthwise kernel has one, and becomes 0:
-            `uncentred`, for separable layers only, leaves depthwise kernels as they are.
-    """
-
-    layers: tuple[str, ...] = ("conv_3x3", "conv_5x5", "dil_3x3", "dil_5x5", "sep_3x3", "sep_5x5")
-    precisions: tuple[Literal["full", "binary", "uncentred"], ...] = ("full", "binary", "uncentred")
-
-
 class ExportSettings(Section):
     """Conversion to Larq Compute Engine at the end of a run."""
 

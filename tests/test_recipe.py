@@ -21,9 +21,9 @@ from bnas_larq.settings import (
     FINE_TUNING,
     CostTermSettings,
     FineTuneSettings,
-    LayerStudySettings,
     SearchSettings,
 )
+from bnas_larq.study_settings import AblationSettings, LayerStudySettings
 
 
 @pytest.fixture
@@ -95,6 +95,7 @@ def test_a_resolved_recipe_names_every_setting():
         search=SearchSettings(cost=CostTermSettings(target=1)),
         finetune=FineTuneSettings(entry="other"),
         layer_study=LayerStudySettings(),
+        ablation=AblationSettings(rows=[{"name": "a"}, {"name": "b"}]),
     )
     values = yaml.safe_load(whole.to_yaml())
     for key in known_keys():
@@ -107,6 +108,12 @@ def test_known_keys_reach_into_sections():
     keys = known_keys()
     assert {"seed", "search.epochs", "data.augmentation.color_jitter"} <= set(keys)
     assert len(keys) == len(set(keys))
+
+
+def test_a_misspelt_key_in_a_list_of_sections():
+    rows = [{"name": "a"}, {"name": "b", "chnages": {}}]
+    with pytest.raises(RecipeError, match="'ablation.rows.1.chnages'; did you mean 'changes'"):
+        parse_recipe({"ablation": {"rows": rows}})
 
 
 def test_recipes_do_not_change():
