@@ -32,7 +32,7 @@ _ROOMS = (
             "spaces",
             "discretize",
         ),
-        *("setting_types", "data_settings", "settings", "recipe"),
+        *("setting_types", "data_settings", "train_settings", "settings", "recipe"),
         *("resources", "run_folder", "checkpoints", "tables", "console", "pages"),
     ),
     ("backend", "determinism", "precision"),
