@@ -261,10 +261,11 @@ def plan_text(budget: Recipe, runs: Sequence[PlannedRun]) -> str:
     """What will be run, and how each method's own settings are scaled to the budget."""
     keys = ", ".join(f"{key} {getattr(budget.search, key)}" for key in BUDGET_KEYS)
     network, train = budget.network, budget.train
+    epochs = " + ".join(str(stage.epochs) for stage in budget.plan)
     lines = [
         f"budget {budget.name}: search: {keys}",
         f"  network: cells {network.cells}, channels {network.channels}, scheme {network.scheme}; "
-        f"train: epochs {train.epochs}, batch_size {train.batch_size}",
+        f"train: epochs {epochs}, batch_size {train.batch_size}",
         "",
     ]
     for method in dict.fromkeys(run.method for run in runs):
