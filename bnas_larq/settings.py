@@ -14,8 +14,10 @@ from bnas_larq.setting_types import (
     Decay,
     Large,
     Natural,
+    OptionalShortcut,
     Precision,
     Section,
+    Shortcut,
     UserPath,
 )
 from bnas_larq.train_settings import TrainSettings
@@ -182,7 +184,7 @@ class SearchSettings(Section):
         mixed_precision: type of the candidates' binary convolutions; `auto` takes bfloat16 if a
             short measurement finds it faster.
         stem: of the supernet, as in the section `network`; `auto` by the size of the images.
-        shortcut: whether its cells have BNAS' inter-cell shortcut; None as in the search space.
+        shortcut: of its cells, as in the section `network`; None as in the search space.
         select: genotype of the epoch with the supernet's best held-out accuracy, or of the last;
             without a validation part always of the last.
         limit: number of training examples to search on, both halves together; None for all.
@@ -193,7 +195,7 @@ class SearchSettings(Section):
     cells: Cells = 8
     channels: Channels = 16
     stem: Literal["auto", "cifar", "imagenet"] = "auto"
-    shortcut: bool | None = None
+    shortcut: OptionalShortcut = None
     epochs: Count = 50
     batch_size: Count = 64
     learning_rate: float = pydantic.Field(0.025, gt=0)
@@ -230,10 +232,11 @@ class NetworkSettings(Section):
 
     cells: Cells = 20
     channels: Channels = 36
+    reductions: list[Natural] | None = None
     stem: Literal["auto", "cifar", "imagenet"] = "auto"
     stem_groups: Count = 1
     padding: Literal["same", "symmetric"] = "same"
-    shortcut: bool = True
+    shortcut: Shortcut = "conv"
     preprocess: Literal["auto", "relu", "linear"] = "auto"
     scheme: str = "sign-scale"
 
