@@ -53,13 +53,38 @@ class Recipe(Section):
     layer_study: LayerStudySettings | None = None
     export: ExportSettings = ExportSettings()
 
+    @property
+    def has_genotype(self) -> bool:
+        """Whether its network is made of a genotype's cells."""
+        return self.network.kind == "cells"
+
     def to_yaml(self) -> str:
         """The resolved recipe as YAML; the inverse of `load_recipe`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+#: Keys of the section `network` that one kind of network has and the other has not.
+_CELL_KEYS = ("cells", "channels", "stem_groups", "padding", "shortcut", "preprocess")
+_RESIDUAL_KEYS = (
+    *("widths", "blocks", "transition", "strided_blocks", "block_order", "nonlinearity"),
+)
+
 #: Keys that some recipes do not read: when, and what to do instead.
 _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
+    **{
+        key: (
+            lambda recipe: recipe.network.kind == "residual",
+            "A residual network has no cells. Remove it, or set network.kind to cells",
+        )
+        for key in ("genotype", "layer_study", *map("network.{}".format, _CELL_KEYS))
+    },
+    **{
+        f"network.{key}": (
+            lambda recipe: recipe.network.kind == "cells",
+            "Cells have no such blocks. Remove it, or set network.kind to residual",
+        )
+        for key in _RESIDUAL_KEYS
+    },
     "train.momentum": (
         lambda recipe: recipe.train.optimizer == "adam" or recipe.train.schedule == "one-cycle",
         "Adam has none and one-cycle sets its own. Remove it, or use sgd with cosine or constant",

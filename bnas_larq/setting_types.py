@@ -36,6 +36,10 @@ Channels = Annotated[int, pydantic.Field(ge=2, le=MAX_CHANNELS)]
 Side = Annotated[int, pydantic.Field(gt=0, le=MAX_SIDE)]
 ColorValue = Annotated[int, pydantic.Field(ge=0, le=255)]
 Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
+#: Choices of residual networks; see `bnas_larq.networks.residual_network.ResidualConfig`.
+Transition = Literal["pool", "depthwise", "pool-conv", "blur-conv"]
+BlockOrder = Literal["sign-conv-act-bn-add", "sign-conv-bn-add-act", "bn-sign-conv-act-add"]
+Nonlinearity = Literal["none", "relu", "prelu", "rprelu"]
 
 
 class Section(pydantic.BaseModel):

@@ -9,14 +9,17 @@ import pydantic
 
 from bnas_larq.errors import nearest
 from bnas_larq.setting_types import (
+    BlockOrder,
     Cells,
     Channels,
     Count,
     Decay,
     Large,
     Natural,
+    Nonlinearity,
     Precision,
     Section,
+    Transition,
     UserPath,
 )
 
@@ -222,16 +225,27 @@ class SearchSettings(Section):
 
 
 class NetworkSettings(Section):
-    """Size of the final network; see `bnas_larq.networks.network.NetworkConfig`."""
+    """Size of the final network. With kind `cells` it is a genotype's, see
+    `bnas_larq.networks.network.NetworkConfig`; with `residual` there is nothing to search, see
+    `bnas_larq.networks.residual_network.ResidualConfig`. The keys of one kind are refused with the
+    other.
+    """
 
+    kind: Literal["cells", "residual"] = "cells"
     cells: Cells = 20
     channels: Channels = 36
-    stem: Literal["auto", "cifar", "imagenet"] = "auto"
+    stem: Literal["auto", "cifar", "imagenet", "quicknet"] = "auto"
     stem_groups: Count = 1
     padding: Literal["same", "symmetric"] = "same"
     shortcut: bool = True
     preprocess: Literal["auto", "relu", "linear"] = "auto"
     scheme: str = "sign-scale"
+    widths: tuple[Channels, ...] = (32, 64, 128)
+    blocks: tuple[Cells, ...] = (2, 3, 3)
+    transition: Transition = "pool"
+    strided_blocks: bool = False
+    block_order: BlockOrder = "sign-conv-act-bn-add"
+    nonlinearity: Nonlinearity = "relu"
 
 
 class TrainSettings(Section):

@@ -66,9 +66,9 @@ def resolve_recipe(
         recipe = override_recipe(recipe.model_dump(), overrides) if overrides else recipe
     else:
         recipe = load_recipe(recipe, overrides)
-    if recipe.genotype is None:
+    if needs_search(recipe):
         SearchSpace.named(recipe.search.space)
-    else:
+    elif recipe.genotype is not None:
         Genotype.load(recipe.genotype)
     return _with_absolute_paths(recipe)
 
@@ -95,7 +95,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
 
 def needs_search(recipe: Recipe) -> bool:
     """Whether the genotype is still to be found."""
-    return recipe.genotype is None and recipe.finetune is None
+    return recipe.has_genotype and recipe.genotype is None and recipe.finetune is None
 
 
 def check_request(
