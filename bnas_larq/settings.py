@@ -232,6 +232,10 @@ class NetworkSettings(Section):
     shortcut: bool = True
     preprocess: Literal["auto", "relu", "linear"] = "auto"
     scheme: str = "sign-scale"
+    activations: Literal["sign", "relu", "leaky-clip", "clip", "tanh"] = "sign"
+    kernels: Literal["binary", "real"] = "binary"
+    activation_gradient: Literal["ste", "approx", "annealed"] = "ste"
+    activation_clip: float = pydantic.Field(1.0, gt=0)
 
 
 class TrainSettings(Section):

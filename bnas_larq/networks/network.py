@@ -10,6 +10,7 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers import template
+from bnas_larq.layers.activations import AnnealingControl, SchemeOptions
 from bnas_larq.layers.cells import DropPathControl, final_cell
 from bnas_larq.layers.convolutions import check_padding
 from bnas_larq.layers.operations import Context, chain
@@ -37,6 +38,8 @@ class NetworkConfig:
         preprocess: `"relu"` or `"linear"`, what follows the convolutions that preprocess a cell's
             inputs; `"auto"`: `linear` for genotypes whose convolutions have no ReLU (BNAS-UCB).
         scheme: binarisation scheme, a registered name.
+        activations, kernels, activation_gradient, activation_clip: what is changed about it, see
+            `bnas_larq.layers.activations.SchemeOptions`.
         full_precision: name patterns of convolutions whose kernel stays in full precision.
         classifier_activation: activation of the classifier; None for logits.
 
@@ -61,6 +64,10 @@ class NetworkConfig:
     shortcut: bool = True
     preprocess: str = "auto"
     scheme: str = "sign-scale"
+    activations: str = "sign"
+    kernels: str = "binary"
+    activation_gradient: str = "ste"
+    activation_clip: float = 1.0
     full_precision: tuple[str, ...] = ()
     classifier_activation: str | None = None
     _stem_is_auto: bool = dataclasses.field(default=False, init=False, repr=False, compare=False)
@@ -86,7 +93,7 @@ class NetworkConfig:
                 f"Received: classifier_activation={activation!r}."
             )
         check_padding(self.padding)
-        get_scheme(self.scheme)
+        get_scheme(self.scheme, self._scheme_options())
         if self.preprocess not in PREPROCESSINGS:
             raise BnasLarqError(
                 f"A network's preprocess is one of {', '.join(PREPROCESSINGS)}. "
@@ -112,14 +119,20 @@ class NetworkConfig:
             return self.preprocess == "relu"
         return has_relu(operations)
 
+    def _scheme_options(self, annealing: AnnealingControl | None = None) -> SchemeOptions:
+        keys = (self.activations, self.kernels, self.activation_gradient, self.activation_clip)
+        return SchemeOptions(*keys, annealing)
+
     def context(self) -> Context:
-        """What all its layers share; `Context.at` adds the name of each."""
+        """What all layers of one network share; `Context.at` adds the name of each."""
+        annealing = AnnealingControl() if self.activation_gradient == "annealed" else None
         return Context(
             "",
             self.channels,
             padding=self.padding,
             scheme=self.scheme,
             full_precision=self.full_precision,
+            options=self._scheme_options(annealing),
         )
 
     def to_dict(self) -> dict[str, Any]:
