@@ -154,19 +154,24 @@ def check_keys_are_read(recipe: Recipe) -> None:
 
 def check_plan(recipe: Recipe) -> None:
     """Raise RecipeError for stages in a recipe that trains otherwise."""
+    tuned = recipe.genotype is None and recipe.search.searcher == "tuner"
     others = {
         "finetune": (recipe.finetune is not None, "which is a plan of its own"),
         "layer_study": (recipe.layer_study is not None, "whose rows decide what is binary"),
-        "search.searcher tuner": (
-            recipe.genotype is None and recipe.search.searcher == "tuner",
-            "whose trials train in one stage",
-        ),
+        "search.searcher tuner": (tuned, "whose trials train in one stage without a teacher"),
     }
     for section, (present, reason) in others.items():
-        if recipe.train.stages and present:
+        key = "stages" if recipe.train.stages or not tuned else "teacher"
+        if present and getattr(recipe.train, key):
             raise RecipeError(
                 "A recipe trains in stages, or has a section that trains otherwise. "
-                f"Received: train.stages and {section}, {reason}. Remove one of them."
+                f"Received: train.{key} and {section}, {reason}. Remove one of them."
+            )
+    for stage in recipe.plan:
+        if stage.teacher and stage.teacher.cache and stage.mixup:
+            raise RecipeError(
+                "A teacher's outputs are kept for views of single images. "
+                f"Received: teacher.cache with mixup {stage.mixup}. Remove one of them."
             )
 
 

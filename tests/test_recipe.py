@@ -22,6 +22,7 @@ from bnas_larq.settings import CostTermSettings, LayerStudySettings, SearchSetti
 from bnas_larq.train_settings import (
     FINE_TUNING,
     FineTuneSettings,
+    TeacherSettings,
     TrainSettings,
     WeightDecay,
     training_plan,
@@ -93,7 +94,7 @@ def test_round_trip_of_a_recipe_with_every_kind_of_value(write):
 
 
 def test_a_resolved_recipe_names_every_setting():
-    train = TrainSettings(weight_decay=WeightDecay())
+    train = TrainSettings(weight_decay=WeightDecay(), teacher=TeacherSettings(model="other"))
     stage = training_plan(train)[0].model_copy(update={"augmentation": AugmentationSettings()})
     whole = Recipe(
         train=train.model_copy(update={"stages": (stage,)}),

@@ -290,9 +290,8 @@ class Run:
         for stage in recipe.plan:
             inputs.with_precision("train", stage)
         seconds = self.stages.recorded_seconds("train")
-        accuracy = train_stored(
-            described, recipe, data, self._callbacks("train"), inputs.load_start
-        )
+        loaders = inputs.load_start, inputs.load_teacher
+        accuracy = train_stored(described, recipe, data, self._callbacks("train"), *loaders)
         return {"validation_accuracy": accuracy, "earlier_seconds": seconds}
 
     def evaluate(self) -> None:

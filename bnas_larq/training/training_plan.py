@@ -13,6 +13,7 @@ from bnas_larq.errors import RecipeError
 from bnas_larq.networks.network_files import WEIGHTS
 from bnas_larq.networks.weight_files import load_weights, save_weights
 from bnas_larq.train_settings import PREVIOUS, TrainStage
+from bnas_larq.training.teachers import Teacher
 from bnas_larq.training.trainer import train_network
 
 
@@ -20,6 +21,7 @@ def train_plan(
     plan: Sequence[TrainStage],
     network: Callable[[TrainStage], keras.Model],
     batches: Callable[[TrainStage], EpochPipeline],
+    teacher: Callable[[TrainStage], Teacher | None] = lambda stage: None,
     *,
     validation_data: tf.data.Dataset | None,
     folder: Path,
@@ -37,6 +39,7 @@ def train_plan(
         network: a stage's network, at random or with the weights that it starts from outside the
             plan; with drop-path layers if it has a rate.
         batches: a stage's training data.
+        teacher: what a stage learns from, if it does.
         validation_data, folder, callbacks: as of `train_network`, where the errors are listed, too.
         seed: of drop-path's masks, and of the first weights in every stage but the first, whose
             network the caller seeds.
@@ -68,6 +71,7 @@ def train_plan(
             checkpoints=place,
             first_epoch=sum(earlier.epochs for earlier in plan[:number]),
             stage=stage.name if len(plan) > 1 else None,
+            teacher=teacher(stage),
             seed=seed,
         )
         if place is not whole:
