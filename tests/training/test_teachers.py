@@ -15,7 +15,7 @@ from bnas_larq.layers.batch_norm import batch_norm
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.recipe import check_plan, parse_recipe
-from bnas_larq.train_settings import TeacherSettings
+from bnas_larq.train_settings import TeacherSettings, TrainSettings
 from bnas_larq.training.recipe_training import train_stored
 from bnas_larq.training.teacher_outputs import TeacherOutputs
 from bnas_larq.training.teachers import (
@@ -85,10 +85,10 @@ def test_equal_attention_has_a_gradient():
     assert np.isfinite(tape.gradient(distance, features)).all()
 
 
-def distilled(settings, *, own=Normalization(), activation=None, mixup=0.0):
-    """A compiled student and its teacher; both see images normalised as `Normalization()`."""
-    teacher = Teacher(network(4, activation, seed=1), settings, own)
-    loss = make_loss(parse_recipe({"train": {"mixup": mixup}}).train, 3)
+def distilled(settings):
+    """A compiled student and its teacher."""
+    teacher = Teacher(network(4, seed=1), settings)
+    loss = make_loss(TrainSettings(), 3)
     model = Distilled(network(2), teacher, loss)
     model.compile(
         optimizer=keras.optimizers.SGD(0.0),
@@ -154,10 +154,9 @@ def test_a_teacher_gets_images_as_it_was_trained():
 def test_a_softmax_is_undone():
     """Logits are known up to a constant."""
     teacher = Teacher(network(2, "softmax"), TeacherSettings(model="x"))
-    logits, plain = teacher.predict(IMAGES), network(2).predict_on_batch(IMAGES)
-    np.testing.assert_allclose(
-        logits - logits.mean(1, keepdims=True), plain - plain.mean(1, keepdims=True), atol=1e-5
-    )
+    logits = teacher.predict(IMAGES), network(2).predict_on_batch(IMAGES)
+    centred = [part - part.mean(1, keepdims=True) for part in logits]
+    np.testing.assert_allclose(*centred, atol=1e-5)
 
 
 def test_layers_that_do_not_fit_are_refused():
