@@ -19,10 +19,10 @@ from bnas_larq.resources import recipe_names, recipe_path
 from bnas_larq.setting_types import PlainName, Section, UserPath
 from bnas_larq.settings import (
     ExportSettings,
-    LayerStudySettings,
     NetworkSettings,
     SearchSettings,
 )
+from bnas_larq.study_settings import AblationSettings, LayerStudySettings
 from bnas_larq.text_files import parse_yaml, read_yaml
 from bnas_larq.train_settings import (
     UNREAD_IN_STAGE,
@@ -43,7 +43,7 @@ class Recipe(Section):
         description: one line for `bnas-larq recipes list`.
         genotype: skip the search and use this one: a file, a published name or `random:SEED`.
         finetune: start from another network's weights, genotype and size; None for new weights.
-        layer_study: a study instead of a single network; None for a plain run.
+        layer_study, ablation: a study instead of a single network; None for a plain run.
     """
 
     name: PlainName = "recipe"
@@ -57,7 +57,14 @@ class Recipe(Section):
     train: TrainSettings = TrainSettings()
     finetune: FineTuneSettings | None = None
     layer_study: LayerStudySettings | None = None
+    ablation: AblationSettings | None = None
     export: ExportSettings = ExportSettings()
+
+    @property
+    def study(self) -> str | None:
+        """The section that makes it a study; None for a plain run."""
+        kinds = ("layer_study", "ablation")
+        return next((kind for kind in kinds if getattr(self, kind) is not None), None)
 
     @property
     def plan(self) -> tuple[TrainStage, ...]:
@@ -176,11 +183,12 @@ def check_plan(recipe: Recipe) -> None:
 
 
 def known_keys(model: type[pydantic.BaseModel] = Recipe, prefix: str = "") -> list[str]:
-    """All dotted keys of a recipe, such as `search.epochs`."""
+    """All dotted keys of a recipe, such as `search.epochs`, with those of sections in a list, such
+    as `train.stages.epochs`."""
     keys = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
-        # An optional section is a union with None.
+        # An optional section is a union with None, and there are lists of sections.
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
                 keys += known_keys(kind, f"{prefix}{name}.")

@@ -14,8 +14,10 @@ from bnas_larq.setting_types import (
     Decay,
     Large,
     Natural,
+    OptionalShortcut,
     Precision,
     Section,
+    Shortcut,
     UserPath,
 )
 from bnas_larq.train_settings import TrainSettings
@@ -182,7 +184,7 @@ class SearchSettings(Section):
         mixed_precision: type of the candidates' binary convolutions; `auto` takes bfloat16 if a
             short measurement finds it faster.
         stem: of the supernet, as in the section `network`; `auto` by the size of the images.
-        shortcut: whether its cells have BNAS' inter-cell shortcut; None as in the search space.
+        shortcut: of its cells, as in the section `network`; None as in the search space.
         select: genotype of the epoch with the supernet's best held-out accuracy, or of the last;
             without a validation part always of the last.
         limit: number of training examples to search on, both halves together; None for all.
@@ -193,7 +195,7 @@ class SearchSettings(Section):
     cells: Cells = 8
     channels: Channels = 16
     stem: Literal["auto", "cifar", "imagenet"] = "auto"
-    shortcut: bool | None = None
+    shortcut: OptionalShortcut = None
     epochs: Count = 50
     batch_size: Count = 64
     learning_rate: float = pydantic.Field(0.025, gt=0)
@@ -230,28 +232,13 @@ class NetworkSettings(Section):
 
     cells: Cells = 20
     channels: Channels = 36
+    reductions: list[Natural] | None = None
     stem: Literal["auto", "cifar", "imagenet"] = "auto"
     stem_groups: Count = 1
     padding: Literal["same", "symmetric"] = "same"
-    shortcut: bool = True
+    shortcut: Shortcut = "conv"
     preprocess: Literal["auto", "relu", "linear"] = "auto"
     scheme: str = "sign-scale"
-
-
-class LayerStudySettings(Section):
-    """Networks of one kind of layer alone (BNAS, arXiv 2002.06963).
-
-    Each is trained with the sections `network` and `train`; the row decides `network.scheme`.
-
-    Attributes:
-        layers: the table's columns; any registered operation is allowed, too.
-        precisions: the table's rows. `binary` is the papers' Sign+Scale, which centres latent
-            kernels over their input channels. A depthwise kernel has one, and becomes 0:
-            `uncentred`, for separable layers only, leaves depthwise kernels as they are.
-    """
-
-    layers: tuple[str, ...] = ("conv_3x3", "conv_5x5", "dil_3x3", "dil_5x5", "sep_3x3", "sep_5x5")
-    precisions: tuple[Literal["full", "binary", "uncentred"], ...] = ("full", "binary", "uncentred")
 
 
 class ExportSettings(Section):

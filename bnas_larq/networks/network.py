@@ -15,7 +15,7 @@ from bnas_larq.layers.convolutions import check_padding
 from bnas_larq.layers.operations import Context, chain
 from bnas_larq.layers.quantizers import get_scheme
 from bnas_larq.setting_types import MAX_CLASSES, MAX_SIDE
-from bnas_larq.spaces import has_relu
+from bnas_larq.spaces import has_relu, shortcut_kind
 
 PREPROCESSINGS = ("auto", "relu", "linear")
 
@@ -28,12 +28,18 @@ class NetworkConfig:
         input_shape: (height, width, channels) of the images.
         num_classes: outputs of the classifier.
         channels: channels of the first cell's nodes (the papers' C).
-        cells: number of cells; cells//3 and 2·cells//3 are reduction cells.
+        cells: number of cells.
+        reductions: numbers of the cells, from 0, that halve the resolution and double the channels;
+            None for cells//3 and 2·cells//3.
         stem: `"cifar"`, `"imagenet"`, or `"auto"`: by the size of the input, resolved at once and
             again by `replace` with another size. A file keeps the stem that its weights need.
         stem_groups: groups of the ImageNet stem's second and third convolution (BNAS v2).
         padding: `"same"` (exports to 1 bit) or `"symmetric"` (for imported weights).
-        shortcut: whether each cell's output gets the previous cell's output added.
+        shortcut: how the previous cell's output is added to each cell's, one of
+            `bnas_larq.spaces.SHORTCUTS`. In a reduction cell it passes `"conv"`: a full-precision
+            2×2 convolution (BNAS); `"pool"`: a 2×2 average pool, its channels twice, each times a
+            learned scale (no MACs); `"depthwise"`: a full-precision depthwise 2×2 convolution.
+            `"none"`: nothing is added.
         preprocess: `"relu"` or `"linear"`, what follows the convolutions that preprocess a cell's
             inputs; `"auto"`: `linear` for genotypes whose convolutions have no ReLU (BNAS-UCB).
         scheme: binarisation scheme, a registered name.
@@ -55,10 +61,11 @@ class NetworkConfig:
     num_classes: int = 10
     channels: int = 36
     cells: int = 20
+    reductions: tuple[int, ...] | None = None
     stem: str = "auto"
     stem_groups: int = 1
     padding: str = "same"
-    shortcut: bool = True
+    shortcut: str = "conv"
     preprocess: str = "auto"
     scheme: str = "sign-scale"
     full_precision: tuple[str, ...] = ()
@@ -68,6 +75,7 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_shape", tuple(self.input_shape))
         object.__setattr__(self, "full_precision", tuple(self.full_precision))
+        object.__setattr__(self, "shortcut", shortcut_kind(self.shortcut))
         if not 2 <= self.num_classes <= MAX_CLASSES:
             raise BnasLarqError(
                 f"A classifier needs at least two classes, and at most {MAX_CLASSES:,}. "
@@ -95,7 +103,10 @@ class NetworkConfig:
         if self.stem == "auto":
             object.__setattr__(self, "stem", template.resolve_stem("auto", self.input_shape))
             object.__setattr__(self, "_stem_is_auto", True)
-        template.plan_cells(self.cells, self.channels, self.stem)
+        if self.reductions is not None:
+            object.__setattr__(self, "reductions", tuple(self.reductions))
+            template.check_resolution(self.reductions, self.stem, self.input_shape)
+        self.plan_cells()
         template.check_stem_groups(self.stem, self.channels, self.stem_groups)
 
     def replace(self, **settings: Any) -> NetworkConfig:
@@ -111,6 +122,10 @@ class NetworkConfig:
         if self.preprocess != "auto":
             return self.preprocess == "relu"
         return has_relu(operations)
+
+    def plan_cells(self) -> list[template.CellPlan]:
+        """Place and size of each cell."""
+        return template.plan_cells(self.cells, self.channels, self.stem, self.reductions)
 
     def context(self) -> Context:
         """What all its layers share; `Context.at` adds the name of each."""
@@ -190,7 +205,8 @@ def build_network(
         settings = {"input_shape": _image_shape(input_tensor, settings), **settings}
     _check_keys(settings)
     config = config.replace(**settings) if config else NetworkConfig(**settings)
-    template.check_weights(config.cells, config.channels, config.num_classes)
+    plans = config.plan_cells()
+    template.check_weights(plans, config.num_classes)
     context = config.context()
     control = DropPathControl() if drop_path else None
     images = keras.Input(config.input_shape, name="image") if input_tensor is None else input_tensor
@@ -201,7 +217,7 @@ def build_network(
     else:
         older = newer = chain(template.cifar_stem(config.channels, context), images)
     relu = config.preprocess_relu(genotype.operations)
-    for plan in template.plan_cells(config.cells, config.channels, config.stem):
+    for plan in plans:
         cell = genotype.reduce if plan.reduction else genotype.normal
         output = final_cell(
             cell,
@@ -209,7 +225,7 @@ def build_network(
             (older, newer),
             stem=config.stem,
             context=context,
-            with_shortcut=config.shortcut,
+            shortcut_kind=config.shortcut,
             preprocess_relu=relu,
             drop_path=control,
         )

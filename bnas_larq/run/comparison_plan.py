@@ -27,7 +27,7 @@ TEMPLATE_KEYS = ("stem", "shortcut", "scheme")
 #: Method of the rows of random genotypes.
 RANDOM = "random"
 #: Keys that differ between the runs of a comparison.
-_RUN_KEYS = ("name", "seed", "genotype", "finetune", "layer_study")
+_RUN_KEYS = ("name", "seed", "genotype", "finetune", "layer_study", "ablation")
 #: Keys of `search.tuner` that plan.json repeats: no budget gives them.
 _TUNER_KEYS = ("oracle", "trials", "epochs")
 
@@ -180,7 +180,7 @@ def _method_run(
     images: int,
 ) -> PlannedRun:
     own = parse_recipe(values)
-    for key in ("finetune", "layer_study"):
+    for key in ("finetune", "layer_study", "ablation"):
         if getattr(own, key) is not None:
             raise RecipeError(
                 "A comparison takes searches and given genotypes. "

@@ -114,16 +114,16 @@ def check_request(
 
     Raises:
         RunError: contradicting flags, or a training without a genotype.
-        RecipeError: a single step of a layer study.
+        RecipeError: a single step of a study.
     """
     if resume and overwrite:
         raise RunError(
             "A run is either resumed or replaced. Received: --resume and --overwrite. "
             "Give one of them."
         )
-    if recipe.layer_study is not None and "study" not in stages:
+    if recipe.study is not None and "study" not in stages:
         raise RecipeError(
-            "A layer study is run as a whole. Received: a recipe with layer_study for one step. "
+            f"A study is run as a whole. Received: a recipe with {recipe.study} for one step. "
             "Use `bnas-larq run`."
         )
     if needs_search(recipe) and set(stages) == {"train"}:
