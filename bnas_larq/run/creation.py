@@ -60,7 +60,8 @@ def resolve_recipe(
         overrides: `{"a.b": value}`, or texts `a.b=value`.
 
     Raises:
-        RecipeError: no such recipe, an unknown key, or an impossible value.
+        RecipeError: no such recipe, an unknown key, an impossible value, or stages in a recipe that
+            trains otherwise.
         BnasLarqError: an unknown search space, genotype or network.
     """
     overrides = override_texts(overrides)
@@ -72,6 +73,7 @@ def resolve_recipe(
         SearchSpace.named(recipe.search.space)
     else:
         Genotype.load(recipe.genotype)
+    check_plan(recipe)
     return _with_absolute_paths(recipe)
 
 
@@ -137,7 +139,6 @@ def check_request(
 def check_new(recipe: Recipe, path: Path, *, overwrite: bool) -> None:
     """Raise RunError unless a new run may be written to `path`, and RecipeError if it sets a key
     that would change nothing (which runs of earlier releases may do); nothing is touched."""
-    check_plan(recipe)
     check_keys_are_read(recipe)
     if recipe.data.name == "folder":
         RunFolder.check_outside(path, recipe.data.data_dir)
