@@ -85,6 +85,7 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
     **{
         f"train.{key}": (partial(_no_stage_reads, unread=unread), remedy)
         for key, (unread, remedy) in UNREAD_IN_STAGE.items()
+        if key in TrainSettings.model_fields
     },
     "train.binary_multiplier": (
         lambda recipe: recipe.finetune is not None,

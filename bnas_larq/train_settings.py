@@ -332,4 +332,16 @@ UNREAD_IN_STAGE = {
         lambda stage: stage.schedule == "one-cycle",
         "One-cycle begins with a rise of its own. Remove it, or choose another schedule",
     ),
+    "label_smoothing": (
+        lambda stage: stage.teacher is not None and not stage.teacher.cross_entropy,
+        "The labels do not count. Remove it, or set teacher.cross_entropy",
+    ),
+    "binary_multiplier": (
+        lambda stage: stage.kernels == "real",
+        "No kernel of the stage is binary. Remove it",
+    ),
+    "start_sha256": (
+        lambda stage: not stage.starts_elsewhere,
+        "The stage starts from no other network. Remove it, or set start",
+    ),
 }

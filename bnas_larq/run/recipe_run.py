@@ -287,7 +287,7 @@ class Run:
             tuned = described.genotype.provenance["train"]
             changed = ", ".join(f"{key} {value}" for key, value in tuned.items())
             say(f"train: as its trial: {changed}")
-        for stage in recipe.plan:
+        for stage in {stage.mixed_precision: stage for stage in recipe.plan}.values():
             inputs.with_precision("train", stage)
         seconds = self.stages.recorded_seconds("train")
         loaders = inputs.load_start, inputs.load_teacher

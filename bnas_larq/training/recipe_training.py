@@ -132,9 +132,11 @@ def train_stored(
                 recipe.seed,
                 data.geometry.describe(),
             )
-            before = sum(earlier.epochs for earlier in plan[: plan.index(stage)])
-            epochs = range(before, before + stage.epochs)
-            outputs.fill(sorted({epoch % stage.teacher.views for epoch in epochs}))
+            first = sum(earlier.epochs for earlier in plan[: plan.index(stage)])
+            # Batches are read ahead, and BatchNorm may be estimated with those behind the last.
+            steps = examples.num_examples // stage.batch_size
+            last = first + stage.epochs + stage.reestimate_batch_norm // steps
+            outputs.fill(sorted({n % stage.teacher.views for n in range(first, last + 1)}))
             attach = outputs.lookup
         shapes = examples, normalization, data.num_classes
         return stage_pipeline(stage, recipe, *shapes, attach=attach)

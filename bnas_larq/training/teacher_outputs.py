@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import warnings
 from collections.abc import Iterable, Mapping
@@ -69,6 +70,7 @@ class TeacherOutputs:
         self.folder = Path(folder) / key[:32]
         self._order = np.argsort(examples.indices)
         self._sorted = examples.indices[self._order]
+        self._classes = teacher.model.output_shape[-1]
         self._read: dict[int, np.ndarray] = {}
 
     def fill(self, views: Iterable[int]) -> None:
@@ -88,7 +90,7 @@ class TeacherOutputs:
     def lookup(self, view: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
         """Logits [batch, classes] of stable indices in a view that was filled, in a pipeline."""
         logits = tf.numpy_function(self._rows, [view, indices], tf.float32, stateful=False)
-        return tf.ensure_shape(logits, [indices.shape[0], self.teacher.model.output_shape[-1]])
+        return tf.ensure_shape(logits, [indices.shape[0], self._classes])
 
     def _rows(self, view: np.ndarray, indices: np.ndarray) -> np.ndarray:
         view = int(view)
@@ -122,11 +124,12 @@ class TeacherOutputs:
             normalization=self.teacher.shared,
             augmentation=self.augmentation,
         )
+        header, shape = io.BytesIO(), (self.examples.num_examples, self._classes)
+        facts = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(header, facts)
+        rows = (self.teacher.predict(batch).astype("<f4").tobytes() for batch in images)
         with data_errors():
-            logits = np.concatenate([self.teacher.predict(batch) for batch in images])
-        content = io.BytesIO()
-        np.save(content, logits.astype(np.float32), allow_pickle=False)
-        path = write_atomic(self._path(view), content.getvalue())
+            path = write_atomic(self._path(view), itertools.chain([header.getvalue()], rows))
         known = {**self._described(), path.name: sha256(path)}
         write_json(self.folder / DESCRIPTION, {"facts": self.facts, "sha256": known})
 
