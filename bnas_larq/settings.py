@@ -8,16 +8,19 @@ import pydantic
 
 from bnas_larq.errors import nearest
 from bnas_larq.setting_types import (
+    BlockOrder,
     Cells,
     Channels,
     Count,
     Decay,
     Large,
     Natural,
+    Nonlinearity,
     OptionalShortcut,
     Precision,
     Section,
     Shortcut,
+    Transition,
     UserPath,
 )
 from bnas_larq.train_settings import TrainSettings
@@ -228,17 +231,28 @@ class SearchSettings(Section):
 
 
 class NetworkSettings(Section):
-    """Size of the final network; see `bnas_larq.networks.network.NetworkConfig`."""
+    """Size of the final network. With kind `cells` it is a genotype's, see
+    `bnas_larq.networks.network.NetworkConfig`; with `residual` there is nothing to search, see
+    `bnas_larq.networks.residual_network.ResidualConfig`. The keys of one kind are refused with the
+    other.
+    """
 
+    kind: Literal["cells", "residual"] = "cells"
     cells: Cells = 20
     channels: Channels = 36
     reductions: list[Natural] | None = None
-    stem: Literal["auto", "cifar", "imagenet"] = "auto"
+    stem: Literal["auto", "cifar", "imagenet", "quicknet"] = "auto"
     stem_groups: Count = 1
     padding: Literal["same", "symmetric"] = "same"
     shortcut: Shortcut = "conv"
     preprocess: Literal["auto", "relu", "linear"] = "auto"
     scheme: str = "sign-scale"
+    widths: tuple[Channels, ...] = (32, 64, 128)
+    blocks: tuple[Cells, ...] = (2, 3, 3)
+    transition: Transition = "pool"
+    strided_blocks: bool = False
+    block_order: BlockOrder = "sign-conv-act-bn-add"
+    nonlinearity: Nonlinearity = "relu"
 
 
 class ExportSettings(Section):

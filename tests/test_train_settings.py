@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from bnas_larq.errors import RecipeError
-from bnas_larq.recipe import check_keys_are_read, check_plan, parse_recipe
+from bnas_larq.recipe import parse_recipe
+from bnas_larq.recipe_checks import check_keys_are_read, check_plan
 from bnas_larq.train_settings import FineTuneSettings, TrainSettings, training_plan
 
 

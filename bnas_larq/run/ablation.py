@@ -13,8 +13,9 @@ from bnas_larq.costs.cost_walk import planned_costs
 from bnas_larq.errors import BnasLarqError, RecipeError
 from bnas_larq.files import write_atomic, write_json
 from bnas_larq.genotype import Genotype
-from bnas_larq.networks.network import NetworkConfig
-from bnas_larq.recipe import Recipe, check_keys_are_read, load_recipe, merge_values, parse_recipe
+from bnas_larq.networks.network import NetworkConfig, config_of_kind
+from bnas_larq.recipe import Recipe, load_recipe, merge_values, parse_recipe
+from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.report import comparison_report as report
 from bnas_larq.run.creation import resolve_recipe
 from bnas_larq.run.study import Study
@@ -96,11 +97,12 @@ class Ablation(Study):
         """Write the recipes of rows that have none yet, with the channels that they get."""
         budget = None
         for name, recipe, genotype in row_recipes(self.recipe):
-            config = NetworkConfig(
-                input_shape=self.study.inputs.data.image_shape,
-                num_classes=self.study.inputs.data.num_classes,
+            settings = {
+                "input_shape": self.study.inputs.data.image_shape,
+                "num_classes": self.study.inputs.data.num_classes,
                 **recipe.network.model_dump(),
-            )
+            }
+            config = config_of_kind("cells", settings)
             if budget is None:
                 budget = planned_costs(genotype, config).ops_honest
             elif self.recipe.ablation.tolerance is not None:

@@ -21,12 +21,11 @@ from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype, genotype_file
 from bnas_larq.recipe import (
     Recipe,
-    check_keys_are_read,
-    check_plan,
     load_recipe,
     override_recipe,
     parse_recipe,
 )
+from bnas_larq.recipe_checks import check_keys_are_read, check_plan
 from bnas_larq.run.targets import STAGE, WEIGHT_KINDS, find_source, find_target
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.spaces import SearchSpace
@@ -69,9 +68,9 @@ def resolve_recipe(
         recipe = override_recipe(recipe.model_dump(), overrides) if overrides else recipe
     else:
         recipe = load_recipe(recipe, overrides)
-    if recipe.genotype is None:
+    if needs_search(recipe):
         SearchSpace.named(recipe.search.space)
-    else:
+    elif recipe.genotype is not None:
         Genotype.load(recipe.genotype)
     check_plan(recipe)
     return _with_absolute_paths(recipe)
@@ -106,7 +105,7 @@ def _with_absolute_path(text: str, digest: str | None) -> tuple[str, str | None]
 
 def needs_search(recipe: Recipe) -> bool:
     """Whether the genotype is still to be found."""
-    return recipe.genotype is None and recipe.finetune is None
+    return recipe.has_genotype and recipe.genotype is None and recipe.finetune is None
 
 
 def check_request(

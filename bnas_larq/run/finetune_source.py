@@ -80,7 +80,9 @@ def check_out(recipe: Recipe, out: str | Path) -> None:
 
 def network_settings(source: StoredNetwork) -> dict[str, Any]:
     """The section `network` of a recipe that describes a trained network."""
-    return {key: getattr(source.config, key) for key in NetworkSettings.model_fields}
+    config = source.config
+    own = [key for key in NetworkSettings.model_fields if key in config.settings()]
+    return {"kind": config.kind, **{key: getattr(config, key) for key in own}}
 
 
 def with_new_head(source: StoredNetwork, data: ImageDataset, folder: str | Path) -> StoredNetwork:

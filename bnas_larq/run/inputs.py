@@ -22,7 +22,8 @@ from bnas_larq.data import (
     training_pipeline,
 )
 from bnas_larq.genotype import Genotype
-from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.networks.base_config import BaseConfig
+from bnas_larq.networks.network import config_of_kind
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.networks.weight_files import load_weights
 from bnas_larq.precision import recorded_precision
@@ -86,7 +87,7 @@ class RunInputs:
         return Augmentation(**self.recipe.data.augmentation.model_dump())
 
     @property
-    def network_config(self) -> NetworkConfig:
+    def network_config(self) -> BaseConfig:
         """Size of the final network, from the recipe and the data.
 
         Raises:
@@ -94,11 +95,9 @@ class RunInputs:
         """
         if self.recipe.finetune is not None:
             return with_new_head(self.source, self.data, self.folder.path).config
-        return NetworkConfig(
-            input_shape=self.data.image_shape,
-            num_classes=self.data.num_classes,
-            **self.recipe.network.model_dump(),
-        )
+        images = {"input_shape": self.data.image_shape, "num_classes": self.data.num_classes}
+        network = self.recipe.network
+        return config_of_kind(network.kind, {**network.model_dump(), **images})
 
     def batches(self, examples: Examples) -> tf.data.Dataset:
         """Examples once, in stored order, for evaluation."""

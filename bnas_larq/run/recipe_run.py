@@ -185,9 +185,9 @@ class Run:
     # -- results -----------------------------------------------------------------------------------
 
     @property
-    def genotype(self) -> Genotype:
-        """The run's genotype, once it is found or given."""
-        return Genotype.load(self.folder / "genotype.json")
+    def genotype(self) -> Genotype | None:
+        """The run's genotype, once it is found or given; None for a network without cells."""
+        return Genotype.load(self.folder / "genotype.json") if self.recipe.has_genotype else None
 
     def network(self) -> keras.Model:
         """The trained network."""
@@ -219,8 +219,8 @@ class Run:
         return self.folder / "result.json"
 
     def search(self) -> None:
-        """Search a genotype, or take the one that the recipe or its source names."""
-        self.stages.do("search", self._search)
+        """Search a genotype, or take the one that the recipe or its source names, if it has one."""
+        self.stages.do("search", self._search if self.recipe.has_genotype else dict)
 
     def _search(self) -> dict[str, Any]:
         recipe, inputs = self.recipe, self.inputs
@@ -254,10 +254,10 @@ class Run:
         }
 
     def train(self) -> None:
-        """Train the genotype's network."""
+        """Train the network."""
         if not needs_search(self.recipe) and not self.stages.is_done("search"):
             self.search()
-        if not (self.folder / "genotype.json").is_file():
+        if self.recipe.has_genotype and not (self.folder / "genotype.json").is_file():
             raise RunError(
                 "Training needs a genotype. "
                 f"Received: {self.folder.path}, whose search is not done. Search first."
@@ -281,7 +281,7 @@ class Run:
         images = data.training_examples(recipe.train.on).num_examples
         say(
             f"train: {earlier}{last.epochs} epochs of {images:,} images of "
-            f"{data.name}, genotype {described.genotype.id}"
+            f"{data.name}, {described.body}"
         )
         if recipe is not self.recipe:
             tuned = described.genotype.provenance["train"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class FinishedRun:
                 f"metrics of {len(self.epochs)} epochs in train/metrics.jsonl, "
                 f"not of the {epochs} that {RECIPE} asks for"
             )
-        for key in NetworkSettings.model_fields:
+        for key in filter(partial(hasattr, config), NetworkSettings.model_fields):
             wanted, own = getattr(recipe.network, key), getattr(config, key)
             if wanted not in (own, "auto"):  # a stem that follows the images
                 yield f"a network of {key} {own!r}, and {wanted!r} in its {RECIPE}"

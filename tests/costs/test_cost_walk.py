@@ -10,6 +10,7 @@ from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers import operations
 from bnas_larq.networks.network import NetworkConfig, build_network
+from bnas_larq.networks.residual_network import ResidualConfig
 from bnas_larq.spaces import SHORTCUTS
 
 SMALL = {"input_shape": (8, 8, 3), "num_classes": 4, "channels": 2, "cells": 3}
@@ -114,3 +115,21 @@ def test_dead_branches_of_bnas_a():
 def test_unknown_settings_are_refused():
     with pytest.raises(BnasLarqError, match="Received: 'chanels'; did you mean 'channels'"):
         planned_costs(Genotype.published("bnas_cifar"), chanels=3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"transition": "blur-conv", "nonlinearity": "rprelu"},
+        {"transition": "depthwise", "strided_blocks": True, "block_order": "sign-conv-bn-add-act"},
+        {"stem": "quicknet", "full_precision": ("block1_0_*",), "widths": (4, 8)},
+    ],
+)
+def test_residual_networks_cost_what_they_are_built_of(settings):
+    size = {"input_shape": (16, 16, 3), "widths": (4, 12), "blocks": (1, 2)}
+    config = ResidualConfig(**{**size, **settings})
+    planned, counted = planned_costs(None, config), count_costs(build_network(None, config))
+    assert planned.name == counted.name
+    assert {layer.name: layer for layer in planned.layers} == {
+        layer.name: layer for layer in counted.layers
+    }

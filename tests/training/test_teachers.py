@@ -14,7 +14,8 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.layers.batch_norm import batch_norm
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.networks.network_files import StoredNetwork
-from bnas_larq.recipe import check_plan, parse_recipe
+from bnas_larq.recipe import parse_recipe
+from bnas_larq.recipe_checks import check_plan
 from bnas_larq.train_settings import TeacherSettings, TrainSettings
 from bnas_larq.training.recipe_training import train_stored
 from bnas_larq.training.teacher_outputs import TeacherOutputs
