@@ -41,18 +41,25 @@ def train_plan(
         batches: a stage's training data.
         teacher: what a stage learns from, if it does.
         validation_data, folder, callbacks: as of `train_network`, where the errors are listed, too.
-        seed: of drop-path's masks, and of the first weights in every stage but the first, whose
-            network the caller seeds.
+        seed: of drop-path's masks, and of random weights in later stages; the caller has seeded
+            those of the first.
+
+    Raises:
+        RecipeError: as of `freeze`, before anything is trained.
     """
     whole = Checkpoints(folder / "checkpoints")
     places = [*(Checkpoints(whole.folder / stage.name) for stage in plan[:-1]), whole]
     # A checkpoint includes all that earlier stages did.
     begun = [n for n, place in enumerate(places) if any(place.folder.glob("epoch-*"))]
     first = begun[-1] if begun else 0
+    # A mistake in a later stage shows at once.
+    doubtful = [s for s in plan[first + 1 :] if s.freeze or s.starts_elsewhere]
+    for stage in doubtful:
+        freeze(network(stage), stage)
     for number in range(first, len(plan)):
         stage, place = plan[number], places[number]
-        if number:
-            # Whatever stages this process has trained before.
+        if number or doubtful:
+            # Whatever networks this process has built before.
             keras.utils.set_random_seed(seed)
         model = network(stage)
         if stage.start == PREVIOUS and (number > first or not begun):

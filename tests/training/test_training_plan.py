@@ -189,6 +189,12 @@ def test_patterns_that_make_no_sense_are_refused(patterns, message):
         freeze(network(), stage)
 
 
+def test_a_later_stage_is_checked_before_the_first_trains(tmp_path):
+    with pytest.raises(RecipeError, match="in the stage 'stage2', which names none"):
+        train(tmp_path, {"stages": [{}, {"freeze": ["konv*"]}]})
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_statistics_are_estimated_again_with_the_last_weights(tmp_path):
     """Means of the batches' own: of the convolution's output, with Bessel's correction."""
     model, _ = train(tmp_path, {"reestimate_batch_norm": 2, "epochs": 1})
