@@ -84,7 +84,8 @@ class Distilled(keras.Model):
         images, labels, *logits = data
         known = self.lesson.known(images, *logits)
         with tf.GradientTape() as tape:
-            outputs = self.lesson.student(images, training=True)
+            # A model of one output returns no list.
+            outputs = tf.nest.flatten(self.lesson.student(images, training=True))
             loss = self.lesson.loss(labels, outputs, known)
             loss = tf.add_n([loss, *self.losses])
         self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
@@ -113,7 +114,8 @@ class _Lesson:
         """The teacher's outputs, which no gradient enters."""
         if logits is not None:
             return [logits]
-        outputs, *attended = self.known_points(self.teacher.images(images), training=False)
+        points = self.known_points(self.teacher.images(images), training=False)
+        outputs, *attended = tf.nest.flatten(points)
         return [self.teacher.logits(outputs), *attended]
 
     def loss(
