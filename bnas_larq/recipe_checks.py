@@ -48,6 +48,14 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         )
         for key in _RESIDUAL_KEYS
     },
+    "network.activation_gradient": (
+        lambda recipe: recipe.network.activations != "sign",
+        "Only the sign has it. Remove it, or set network.activations to sign",
+    ),
+    "network.activation_clip": (
+        lambda recipe: recipe.network.activations in ("relu", "tanh"),
+        "These activations have no bound. Remove it, or set network.activations",
+    ),
     "search.temperature": (
         lambda recipe: recipe.search.relaxation == "softmax",
         "The relaxation softmax has none. Remove it, or set search.relaxation",

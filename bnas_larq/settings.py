@@ -247,6 +247,10 @@ class NetworkSettings(Section):
     shortcut: Shortcut = "conv"
     preprocess: Literal["auto", "relu", "linear"] = "auto"
     scheme: str = "sign-scale"
+    activations: Literal["sign", "relu", "leaky-clip", "clip", "tanh"] = "sign"
+    kernels: Literal["binary", "real"] = "binary"
+    activation_gradient: Literal["ste", "approx", "annealed"] = "ste"
+    activation_clip: float = pydantic.Field(1.0, gt=0)
     widths: tuple[Channels, ...] = (32, 64, 128)
     blocks: tuple[Cells, ...] = (2, 3, 3)
     transition: Transition = "pool"

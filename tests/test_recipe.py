@@ -391,6 +391,11 @@ def test_a_folder_is_refused(tmp_path):
         (["train.momentum=0.8"], "train.momentum"),
         (["train.momentum=0.8", "train.schedule=cosine", "train.optimizer=adam"], "train.momentum"),
         (["train.restart_epochs=5"], "train.restart_epochs"),
+        (
+            ["network.activations=clip", "network.activation_gradient=approx"],
+            "network.activation_gradient",
+        ),
+        (["network.activations=relu", "network.activation_clip=2"], "network.activation_clip"),
         (["search.temperature=[5.0,1.0]"], "search.temperature"),
         (["search.temperature_decay=exponential"], "search.temperature_decay"),
         (["search.entropy_weight=0", "search.entropy_tau=3"], "search.entropy_tau"),
@@ -413,6 +418,8 @@ def test_a_key_that_would_change_nothing_is_refused(overrides, key):
     "overrides",
     [
         ["train.momentum=0.8", "train.schedule=cosine", "train.restart_epochs=50"],
+        ["network.activation_gradient=annealed", "network.activation_clip=2"],
+        ["network.activations=clip", "network.activation_clip=2"],
         ["search.relaxation=concrete", "search.temperature=[5.0,1.0]"],
         ["search.gamma=3", "search.entropy_tau=3"],
         ["search.searcher=bandit", "search.bandit.rounds=1"],

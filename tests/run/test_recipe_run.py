@@ -59,7 +59,7 @@ def test_single_steps_of_an_opened_run_are_done_once(finished, capsys):
 
 
 def test_stages_start_and_learn_from_other_runs(finished, tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="bnas_larq")
     source = finished.folder.path
     cache = tmp_path / "cache"
     teacher = {"model": str(source), "views": 1, "cache": str(cache)}

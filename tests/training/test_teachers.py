@@ -228,7 +228,7 @@ def test_logits_are_those_of_the_augmented_images(tmp_path, digits, expert):
 
 
 def test_views_are_computed_once_and_kept_apart(tmp_path, digits, expert, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="bnas_larq")
     outputs_of(tmp_path, digits, expert).fill([0, 1])
     assert "view 2 of 60 images" in caplog.text
     caplog.clear()
