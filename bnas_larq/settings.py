@@ -98,12 +98,12 @@ class TunerSettings(Section):
 
 def _tunable_values(key: str, allowed: Any) -> Any:
     """Choices or limits of one setting, converted to its type; ValueError for invalid ones."""
-    fixed = ("epochs", "on", "stages")
+    fixed = ("epochs", "on", "stages", "teacher")
     known = [name for name in TrainSettings.model_fields if name not in fixed]
     if key not in known:
         hint = nearest(key, known).rstrip("?.")
         raise ValueError(
-            f"{key!r} cannot be tuned, only keys of train except epochs, on and stages ({hint})"
+            f"{key!r} cannot be tuned, only keys of train except {', '.join(fixed)} ({hint})"
         )
 
     def value(given: Any) -> Any:

@@ -23,6 +23,7 @@ from bnas_larq.study_settings import AblationSettings, LayerStudySettings
 from bnas_larq.train_settings import (
     FINE_TUNING,
     FineTuneSettings,
+    TeacherSettings,
     TrainSettings,
     WeightDecay,
     training_plan,
@@ -94,7 +95,7 @@ def test_round_trip_of_a_recipe_with_every_kind_of_value(write):
 
 
 def test_a_resolved_recipe_names_every_setting():
-    train = TrainSettings(weight_decay=WeightDecay())
+    train = TrainSettings(weight_decay=WeightDecay(), teacher=TeacherSettings(model="other"))
     stage = training_plan(train)[0].model_copy(update={"augmentation": AugmentationSettings()})
     whole = Recipe(
         train=train.model_copy(update={"stages": (stage,)}),

@@ -18,6 +18,7 @@ from bnas_larq.precision import recorded_precision
 from bnas_larq.train_settings import StageSettings, WeightDecay
 from bnas_larq.training.batch_norm_statistics import ReestimateBatchNorm
 from bnas_larq.training.schedules import OneCycleMomentum, learning_rate
+from bnas_larq.training.teachers import Distilled, Teacher
 
 #: Metrics of the progress line.
 SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy")
@@ -131,6 +132,7 @@ def train_network(
     checkpoints: Checkpoints | None = None,
     first_epoch: int = 0,
     stage: str | None = None,
+    teacher: Teacher | None = None,
     until: int | None = None,
     seed: int = 0,
 ) -> None:
@@ -145,6 +147,7 @@ def train_network(
         checkpoints: default in `folder`.
         first_epoch: number of epochs that another stage trained before those of `settings`.
         stage: its name in metrics.jsonl, if there are others.
+        teacher: what `settings.teacher` names.
         until: stop after this epoch, without changing the schedules; a later call continues.
         seed: of drop-path's masks.
 
@@ -153,9 +156,12 @@ def train_network(
     """
     epochs = first_epoch + settings.epochs if until is None else until
     steps = settings.epochs * steps_per_epoch
+    loss = make_loss(settings, model.output_shape[-1])
+    if teacher is not None:
+        model = Distilled(model, teacher, loss)
     model.compile(
         optimizer=make_optimizer(settings, steps_per_epoch, model),
-        loss=make_loss(settings, model.output_shape[-1]),
+        loss=loss,
         metrics=[make_accuracy(settings)],
     )
     reestimation = []

@@ -243,7 +243,9 @@ def _portable(recipe: Recipe) -> Recipe:
     source = recipe.genotype
     if source is not None and source not in PUBLISHED and not source.startswith("random:"):
         changes["genotype"] = GENOTYPE
-    changes["train"] = with_sources(recipe.train, lambda text, digest: (Path(text).name, digest))
+    changes["train"] = with_sources(
+        recipe.train, lambda text, digest: (Path(text).name, digest), lambda cache: None
+    )
     if recipe.finetune is not None:
         entry = Path(recipe.finetune.entry).name
         changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})

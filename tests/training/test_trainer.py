@@ -20,6 +20,7 @@ from bnas_larq.training.schedules import OneCycle, OneCycleMomentum
 from bnas_larq.training.trainer import (
     AnnealingSchedule,
     DropPathSchedule,
+    make_accuracy,
     make_loss,
     make_optimizer,
     train_network,
@@ -118,6 +119,20 @@ def test_label_smoothing(smoothing, shape):
     loss = make_loss(TrainSettings(label_smoothing=smoothing), 3)
     logits = tf.constant(np.log([p, p]), tf.float32)
     assert float(loss(tf.constant(labels.reshape(shape)), logits)) == pytest.approx(expected)
+
+
+def test_shares_of_classes():
+    """Mixup's labels: cross-entropy with each class, and accuracy by the larger share."""
+    p = np.array([1 / 8, 2 / 8, 5 / 8])
+    shares = np.array([[0.0, 0.25, 0.75], [0.75, 0.25, 0.0]], np.float32)
+    settings, logits = TrainSettings(mixup=0.2), tf.constant(np.log([p, p]), tf.float32)
+    expected = np.mean([-(row * np.log(p)).sum() for row in shares])
+    assert float(make_loss(settings, 3)(tf.constant(shares), logits)) == pytest.approx(expected)
+    accuracy = make_accuracy(settings)
+    accuracy.update_state(tf.constant(shares), logits)
+    assert float(accuracy.result()) == 0.5
+    accuracy.update_state(tf.constant([2, 2]), logits)  # of validation
+    assert float(accuracy.result()) == 0.75
 
 
 # -- optimizer -------------------------------------------------------------------------------------
