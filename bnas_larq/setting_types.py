@@ -45,6 +45,10 @@ _SHORTCUTS = Literal["conv", "pool", "depthwise", "none"]
 Shortcut = Annotated[_SHORTCUTS | bool, pydantic.AfterValidator(_shortcut)]
 OptionalShortcut = Annotated[_SHORTCUTS | bool | None, pydantic.AfterValidator(_shortcut)]
 Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
+#: Choices of residual networks; see `bnas_larq.networks.residual_network.ResidualConfig`.
+Transition = Literal["pool", "depthwise", "pool-conv", "blur-conv"]
+BlockOrder = Literal["sign-conv-act-bn-add", "sign-conv-bn-add-act", "bn-sign-conv-act-add"]
+Nonlinearity = Literal["none", "relu", "prelu", "rprelu"]
 
 
 class Section(pydantic.BaseModel):

@@ -1,9 +1,9 @@
 """Costs of a network that is not built: its layers are walked through by shape alone, which is ten
 times as fast as building the Keras graph.
 
-The walk mirrors `bnas_larq.layers.cells.final_cell`. For a genotype it gives the costs of
-`count_costs(build_network(genotype, config))`, layer for layer; tests hold the two together. For a
-search space it gives the costs of all candidates.
+The walk mirrors `bnas_larq.layers.cells.final_cell` and `build_residual_network`. For a network it
+gives the costs of `count_costs(build_network(genotype, config))`, layer for layer; tests hold the
+two together. For a search space it gives the costs of all candidates.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from bnas_larq.costs.accounting import Costs, layer_cost
+from bnas_larq.costs.accounting import Costs, LayerCost, layer_cost
 from bnas_larq.costs.multiplications import FULL_PRECISION, Multiplications, bits_behind
 from bnas_larq.genotype import Cell, Edge, Genotype
 from bnas_larq.layers import template
 from bnas_larq.layers.cells import edge_context, live_edges, used_states
 from bnas_larq.layers.operations import Chain, Context, PlusInput, build_layer, build_operation
-from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.networks.base_config import BaseConfig
+from bnas_larq.networks.network import NetworkConfig, check_genotype
+from bnas_larq.networks.residual_network import ResidualConfig, parts
 from bnas_larq.spaces import NO_SHORTCUT, SearchSpace
 
 
@@ -96,8 +98,8 @@ class NetworkCosts:
 
 
 def planned_costs(
-    genotype: Genotype,
-    config: NetworkConfig | None = None,
+    genotype: Genotype | None,
+    config: BaseConfig | None = None,
     *,
     dead_branches: bool = False,
     cache: dict | None = None,
@@ -120,6 +122,10 @@ def planned_costs(
         >>> costs.binary_macs, costs.full_precision_macs, costs.bytes
         (1081344, 1380992, 47396)
     """
+    check_genotype(genotype, config)
+    if isinstance(config, ResidualConfig):
+        config = config.replace(**settings)
+        return Costs(config.model_name, tuple(_residual_layers(config)))
     config = config.replace(**settings) if config else NetworkConfig.from_dict(settings)
     network = walk_network(genotype.cells, config, dead_branches=dead_branches, cache=cache)
     alive = _alive_cells(genotype, config, [cell.plan for cell in network.cells])
@@ -131,6 +137,19 @@ def planned_costs(
             layers += [layer for chain in cell.chains for layer in chain.layers]
     layers += network.classifier.layers
     return Costs(f"bnas_{genotype.id.replace('-', '_')}", tuple(layers))
+
+
+def _residual_layers(config: ResidualConfig) -> Iterator[LayerCost]:
+    state = State(config.input_shape)
+    for part in parts(config):
+        chains = [_walk_chain(part.name, part.layers, state)]
+        chains.append(_walk_chain(part.name, part.shortcut or (), state))
+        # Sums are in full precision.
+        chains.append(_walk_chain(part.name, part.behind, State(chains[0].output.shape)))
+        state = chains[-1].output
+        yield from (layer for costs in chains for layer in costs.layers)
+    top = template.classifier(config.num_classes, config.classifier_activation)
+    yield from _walk_chain(template.CLASSIFIER, top, state).layers
 
 
 def candidate_cells(space: SearchSpace) -> tuple[Cell, Cell]:

@@ -10,6 +10,7 @@ from typing import Any
 from bnas_larq.backend import keras
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers import convolutions
+from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
 from bnas_larq.layers.batch_norm import BATCH_NORM, PlainBatchNormalization, batch_norm
 from bnas_larq.layers.convolutions import RepeatChannels
 from bnas_larq.layers.quantizers import get_scheme
@@ -36,6 +37,7 @@ class Context:
         supernet: candidates of the supernet have BatchNorm without scale and offset, also behind
             each pool, so that their magnitudes stay comparable while they compete.
         scheme: binarisation scheme of binary convolutions, a registered name.
+        options: what is changed about the scheme.
         full_precision: patterns (as in a shell) of the names of convolutions whose kernel stays
             full precision.
         shared: layers without trainable weights that all candidates of a state share; the supernet
@@ -59,6 +61,7 @@ class Context:
     full_precision: tuple[str, ...] = ()
     shared: dict | None = dataclasses.field(default=None, compare=False)
     edges: int = 1
+    options: SchemeOptions = UNCHANGED
 
     def at(
         self, name: str, filters: int, strides: int = 1, shared: dict | None = None, edges: int = 1
@@ -96,7 +99,7 @@ class Context:
         return [layer for layer in layers if layer is not None]
 
     def _sign(self) -> keras.layers.Layer | None:
-        quantizer = get_scheme(self.scheme).input_quantizer()
+        quantizer = get_scheme(self.scheme, self.options).input_quantizer()
         return quantizer and keras.layers.Activation(quantizer, name=f"{self.name}_sign")
 
     def binary_conv(
@@ -200,6 +203,7 @@ class Context:
             "input_scheme": None if self.supernet else self.scheme,
             "kernel_scheme": None if keeps else self.scheme,
             "edges": self.edges,
+            "options": self.options,
         }
 
     def _split_strides(self, dilation: int) -> tuple[list[keras.layers.Layer], int, int]:

@@ -11,6 +11,7 @@ from typing import Any
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.pages import render
+from bnas_larq.recipe import Recipe
 from bnas_larq.zoo.published_run import FinishedRun
 from bnas_larq.zoo.variants import VARIANTS, Variant
 
@@ -37,7 +38,7 @@ def model_card(
         right=round(metrics["accuracy"] * metrics["examples"]),
         notes=notes,
         recipe=recipe,
-        train=recipe.train,
+        stages=_stages(recipe),
         finetune=recipe.finetune,
         began_with=run.began_with,
         variant=variant,
@@ -67,7 +68,8 @@ def model_card(
 def unusual(config: NetworkConfig) -> str:
     """Settings of the template that differ from the usual, as `; padding symmetric`."""
     usual = NetworkConfig()
-    keys = ("reductions", "stem_groups", "padding", "shortcut", "scheme", "full_precision")
+    keys = ("reductions", "stem_groups", "padding", "shortcut", "scheme", "activations", "kernels")
+    keys += ("activation_gradient", "activation_clip", "full_precision")
     own = {key: value for key in keys if (value := getattr(config, key)) != getattr(usual, key)}
     return f"; {_pairs(own)}" if own else ""
 
@@ -94,6 +96,23 @@ def difference(variant: Variant, network: StoredNetwork) -> str:
             "or other reduction cells: their results do not hold for it."
         )
     return ""
+
+
+def _stages(recipe: Recipe) -> list[str]:
+    """A line on each stage of the training, but a fine-tuning's head."""
+    stages = recipe.plan if recipe.finetune is None else recipe.plan[-1:]
+    lines = []
+    for stage in stages:
+        decay = stage.weight_decay
+        decay = f"{decay:g}" if isinstance(decay, float) else _pairs(decay.model_dump())
+        own = _pairs({**stage.network_settings, "from": stage.start})
+        lines.append(
+            f"{f' ({stage.name}; {own})' if len(stages) > 1 else ''}: {stage.epochs} epochs, "
+            f"batch {stage.batch_size}, {stage.optimizer}, learning rate {stage.learning_rate:g} "
+            f"({stage.schedule}), weight decay {decay}, drop-path {stage.drop_path:g}, "
+            f"label smoothing {stage.label_smoothing:g}"
+        )
+    return lines
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -10,6 +10,7 @@ from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers import operations
 from bnas_larq.networks.network import NetworkConfig, build_network
+from bnas_larq.networks.residual_network import ResidualConfig
 from bnas_larq.spaces import SHORTCUTS
 
 SMALL = {"input_shape": (8, 8, 3), "num_classes": 4, "channels": 2, "cells": 3}
@@ -45,6 +46,9 @@ def own_operation(registry):
         ((ZEROS, ZEROS), {"shortcut": False}),
         ((OWN, OWN), {"channels": 5}),
         ((SKIPPED, SEPARABLE), {"scheme": "pcnn"}),
+        ((SKIPPED, SEPARABLE), {"scheme": "pcnn", "kernels": "real", "activations": "clip"}),
+        ((SEPARABLE, SKIPPED), {"activations": "relu", "activation_clip": 2.0}),
+        ((SEPARABLE, SKIPPED), {"activation_gradient": "annealed"}),
         ((SEPARABLE, SKIPPED), {"scheme": "full-precision", "channels": 3}),
         ((SEPARABLE, SEPARABLE), {"padding": "symmetric"}),
     ],
@@ -57,6 +61,33 @@ def test_equal_to_the_built_network(own_operation, genotype, settings):
     assert {layer.name: layer for layer in plan.layers} == by_name
     assert len(plan.layers) == len(built.layers)
     assert plan.name == built.name
+
+
+@pytest.mark.parametrize("scheme", ["sign-scale", "pcnn"])
+def test_real_operands_are_full_precision(scheme):
+    """A MAC is 1-bit if both operands are; a weight takes a bit if its kernel is binary."""
+    genotype = Genotype(SEPARABLE, SKIPPED)
+    binary, real, reals, relu = (
+        planned_costs(genotype, **SMALL, scheme=scheme, **settings)
+        for settings in (
+            {},
+            {"kernels": "real"},
+            {"kernels": "real", "activations": "tanh"},
+            {"activations": "relu"},
+        )
+    )
+    macs = binary.binary_macs + binary.full_precision_macs
+    for costs in (real, reals, relu):
+        assert (costs.binary_macs, costs.full_precision_macs) == (0, macs)
+        assert costs.parameters == binary.parameters
+    assert relu.bytes == binary.bytes
+    held = sum(layer.trainable_parameters for layer in real.layers)
+    norms = sum(
+        layer.parameters - layer.trainable_parameters
+        for layer in real.layers
+        if layer.kind == "BatchNormalization"
+    )
+    assert real.bytes == reals.bytes == 4 * (held + norms)
 
 
 def test_a_cache_changes_nothing():
@@ -114,3 +145,21 @@ def test_dead_branches_of_bnas_a():
 def test_unknown_settings_are_refused():
     with pytest.raises(BnasLarqError, match="Received: 'chanels'; did you mean 'channels'"):
         planned_costs(Genotype.published("bnas_cifar"), chanels=3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"transition": "blur-conv", "nonlinearity": "rprelu"},
+        {"transition": "depthwise", "strided_blocks": True, "block_order": "sign-conv-bn-add-act"},
+        {"stem": "quicknet", "full_precision": ("block1_0_*",), "widths": (4, 8)},
+    ],
+)
+def test_residual_networks_cost_what_they_are_built_of(settings):
+    size = {"input_shape": (16, 16, 3), "widths": (4, 12), "blocks": (1, 2)}
+    config = ResidualConfig(**{**size, **settings})
+    planned, counted = planned_costs(None, config), count_costs(build_network(None, config))
+    assert planned.name == counted.name
+    assert {layer.name: layer for layer in planned.layers} == {
+        layer.name: layer for layer in counted.layers
+    }

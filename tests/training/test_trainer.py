@@ -15,11 +15,11 @@ from bnas_larq.layers.binary_convolution import BinaryConv2D
 from bnas_larq.layers.cells import DropPath
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
-from bnas_larq.settings import TrainSettings
+from bnas_larq.train_settings import TrainSettings
+from bnas_larq.training.schedules import OneCycle, OneCycleMomentum
 from bnas_larq.training.trainer import (
+    AnnealingSchedule,
     DropPathSchedule,
-    OneCycle,
-    OneCycleMomentum,
     make_loss,
     make_optimizer,
     train_network,
@@ -29,11 +29,11 @@ CELL = [[("bin_conv_3x3", 0), ("max_pool_3x3", 1)]]
 STEPS, BATCH = 4, 8
 
 
-def network(drop_path=False, seed=1):
+def network(drop_path=False, seed=1, **settings):
     """One cell of one node with two edges, for 8×8 images of two classes."""
     keras.utils.set_random_seed(seed)
     size = {"input_shape": (8, 8, 3), "num_classes": 2, "channels": 2, "cells": 1}
-    return build_network(Genotype(CELL, CELL), drop_path=drop_path, **size)
+    return build_network(Genotype(CELL, CELL), drop_path=drop_path, **size, **settings)
 
 
 def batches(epoch):
@@ -87,6 +87,22 @@ def test_a_network_without_drop_path_needs_no_schedule():
     assert schedule.controls == []
 
 
+def test_annealed_signs_follow_the_optimizers_step():
+    """From 0 linearly to 1 over 40 steps, one progress for the network; none without such signs."""
+    for gradient, controls in (("annealed", 1), ("ste", 0)):
+        model = network(activation_gradient=gradient)
+        model.compile(optimizer=CoupledSGD(0.1), loss="mse")
+        schedule = AnnealingSchedule(40)
+        schedule.set_model(model)
+        schedule.on_train_begin()
+        assert len(schedule.controls) == controls
+        for step, progress in ((0, 0.0), (10, 0.25), (40, 1.0), (50, 1.0)):
+            model.optimizer.iterations.assign(step)
+            schedule.on_train_batch_begin(0)
+            for control in schedule.controls:
+                assert float(control.progress) == progress
+
+
 # -- loss ------------------------------------------------------------------------------------------
 
 
@@ -108,7 +124,7 @@ def test_label_smoothing(smoothing, shape):
 
 
 def test_the_recipes_defaults_are_one_cycle_sgd():
-    optimizer = make_optimizer(TrainSettings(), 100)
+    optimizer = make_optimizer(TrainSettings(), 100, network())
     assert isinstance(optimizer, CoupledSGD)
     assert (optimizer.l2, optimizer.clip_norm) == (3e-6, None)
     rate, momentum = optimizer._learning_rate, optimizer.momentum_schedule
@@ -121,14 +137,14 @@ def test_cosine_sgd_keeps_its_momentum():
     settings = TrainSettings(
         schedule="cosine", restart_epochs=50, weight_decay=3e-5, clip_norm=5.0, momentum=0.8
     )
-    optimizer = make_optimizer(settings, 100)
+    optimizer = make_optimizer(settings, 100, network())
     assert isinstance(optimizer, CoupledSGD) and optimizer.momentum_schedule is None
     assert (optimizer.momentum, optimizer.l2, optimizer.clip_norm) == (0.8, 3e-5, 5.0)
 
 
 def test_adam():
     settings = TrainSettings(optimizer="adam", schedule="constant", learning_rate=0.002)
-    optimizer = make_optimizer(settings, 100)
+    optimizer = make_optimizer(settings, 100, network())
     assert isinstance(optimizer, CoupledAdam)
     assert float(optimizer.learning_rate) == pytest.approx(0.002)
     assert optimizer.l2 == 3e-6
@@ -147,9 +163,12 @@ class KillAfterFirstEpoch(keras.callbacks.Callback):
             raise Killed
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_training_lowers_the_loss_and_goes_on_after_a_kill_with_the_same_bits(tmp_path, precision):
-    """A binary network with drop-path: masks, momentum and rate all follow the step."""
+@pytest.mark.parametrize(("precision", "gradient"), [("float32", "ste"), ("bfloat16", "annealed")])
+def test_training_lowers_the_loss_and_goes_on_after_a_kill_with_the_same_bits(
+    tmp_path, precision, gradient
+):
+    """A binary network with drop-path: masks, momentum, rate and the sign's gradient all follow the
+    step."""
     make_deterministic(0)
     settings = TrainSettings(
         epochs=3,
@@ -173,10 +192,11 @@ def test_training_lowers_the_loss_and_goes_on_after_a_kill_with_the_same_bits(tm
         )
         return model
 
-    whole = train(network(drop_path=True), tmp_path / "whole")
+    kind = {"drop_path": True, "activation_gradient": gradient}
+    whole = train(network(**kind), tmp_path / "whole")
     with pytest.raises(Killed):
-        train(network(drop_path=True), tmp_path / "cut", KillAfterFirstEpoch())
-    again = train(network(drop_path=True, seed=2), tmp_path / "cut")
+        train(network(**kind), tmp_path / "cut", KillAfterFirstEpoch())
+    again = train(network(seed=2, **kind), tmp_path / "cut")
 
     for one, other in zip(again.weights, whole.weights, strict=True):
         assert one.numpy().tobytes() == other.numpy().tobytes(), one.name
