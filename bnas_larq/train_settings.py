@@ -21,7 +21,7 @@ class WeightDecay(Section):
     """L2 decay by kind of weight; see `bnas_larq.networks.optimizers.weight_kinds`.
 
     Attributes:
-        binary: latent kernels of binary convolutions.
+        binary: latent kernels of binary convolutions; a stage whose kernels are real has none.
         kernels: all other kernels but the classifier's.
         batch_norm: scales and offsets of BatchNorm.
         head: kernel and bias of the classifier.

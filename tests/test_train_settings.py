@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from bnas_larq.errors import RecipeError
-from bnas_larq.recipe import parse_recipe
+from bnas_larq.recipe import load_recipe, parse_recipe
 from bnas_larq.recipe_checks import check_keys_are_read, check_plan
-from bnas_larq.train_settings import FineTuneSettings, TrainSettings, training_plan
+from bnas_larq.run.creation import override_texts
+from bnas_larq.train_settings import FineTuneSettings, TrainSettings, TrainStage, training_plan
 
 
 def plan_of(stages, **train):
@@ -31,6 +32,16 @@ def test_a_stage_may_set_what_is_the_default():
     assert again.plan == recipe.plan and again == recipe
     assert yaml.safe_load(recipe.to_yaml())["train"]["stages"] == [
         {"epochs": 600, "clip_norm": None}
+    ]
+
+
+def test_stages_in_python_are_overrides():
+    stages = [TrainStage(kernels="real", epochs=3), TrainStage(weight_decay={"head": 1e-4})]
+    recipe = load_recipe("quickstart", override_texts({"train.stages": stages}))
+    assert recipe.train.stages == tuple(stages)
+    assert [stage.own_keys for stage in recipe.train.stages] == [
+        {"kernels", "epochs"},
+        {"weight_decay"},
     ]
 
 
