@@ -91,6 +91,11 @@ def difference(variant: Variant, network: StoredNetwork) -> str:
             f"which is made for {'×'.join(map(str, papers.input_shape))}: their results do not "
             "hold for it."
         )
+    if (config.shortcut, config.reductions) != (papers.shortcut, None):
+        return (
+            f"It has the cells and the size of the papers' {variant.factory}, but another shortcut "
+            "or other reduction cells: their results do not hold for it."
+        )
     return ""
 
 

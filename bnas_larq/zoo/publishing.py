@@ -174,10 +174,11 @@ def _variant(
         if origin.variant is not None:
             return origin.variant
     config = network.config
-    own = (network.genotype.id, config.cells, config.channels, config.stem_groups)
+    own = (network.genotype.id, config.cells, config.channels, config.stem_groups, config.shortcut)
     for known in VARIANTS.values():
         groups = known.stem_groups if config.stem == "imagenet" else 1
-        if (known.load_genotype().id, known.cells, known.channels, groups) == own:
+        size = (known.cells, known.channels, groups, known.shortcut)
+        if (known.load_genotype().id, *size) == own and config.reductions is None:
             return known.name
     return None
 

@@ -122,11 +122,12 @@ def small(cell, **settings):
     [
         (("identity", "bin_dil_conv_3x3_linear"), {}, set()),
         (("identity", "bin_conv_3x3_linear"), {"input_shape": (7, 7, 3), "scheme": "pcnn"}, set()),
+        (("bin_res_conv_3x3", "bin_res_dil_conv_5x5"), {"shortcut": "pool"}, set()),
         # Larq Compute Engine has no 1-bit depthwise kernel: those stay float, and compute the same.
         (("bin_sep_conv_3x3", "bin_dil_sep_conv_5x5"), {}, {"depthwise"}),
         (("bin_sep_conv_3x3", "identity"), {"scheme": "sign-scale-centred"}, {"depthwise"}),
     ],
-    ids=["skip", "pcnn", "separable", "blind"],
+    ids=["skip", "pcnn", "residual", "separable", "blind"],
 )
 def test_further_operations_and_schemes_compute_the_same_in_the_file(
     operations, settings, float_kinds, tmp_path
