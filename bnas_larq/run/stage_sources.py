@@ -12,7 +12,8 @@ from bnas_larq.files import sha256
 from bnas_larq.networks.saved_models import load_saved_model
 from bnas_larq.networks.weight_files import load_weights, save_weights
 from bnas_larq.run.targets import STAGE, WEIGHT_KINDS, Kind, Target, find_target
-from bnas_larq.train_settings import TeacherSettings, TrainStage
+from bnas_larq.teacher_settings import TeacherSettings
+from bnas_larq.train_settings import TrainStage
 from bnas_larq.training import Teacher
 
 

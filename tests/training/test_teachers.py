@@ -16,7 +16,8 @@ from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.recipe import parse_recipe
 from bnas_larq.recipe_checks import check_plan
-from bnas_larq.train_settings import TeacherSettings, TrainSettings
+from bnas_larq.teacher_settings import TeacherSettings
+from bnas_larq.train_settings import TrainSettings
 from bnas_larq.training.recipe_training import train_stored
 from bnas_larq.training.teacher_outputs import TeacherOutputs
 from bnas_larq.training.teachers import (
