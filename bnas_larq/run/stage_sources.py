@@ -71,7 +71,7 @@ def load_teacher(settings: TeacherSettings, shared: Normalization, data: ImageDa
             )
     shapes = [tuple(part.shape[1:]) for part in (*model.inputs, *model.outputs)]
     # A side that is None takes any.
-    sides = [own or side for own, side in zip(shapes[0], data.image_shape, strict=False)]
+    sides = [wanted or side for wanted, side in zip(shapes[0], data.image_shape, strict=False)]
     if [tuple(sides), *shapes[1:]] != [data.image_shape, (data.num_classes,)]:
         raise RecipeError(
             "A teacher takes the images of the run and knows their classes. Received: "
