@@ -49,8 +49,9 @@ _CLASSES = {
     "bnas_larq.layers": (
         *("AnnealedSign", "BinaryConv2D", "BoundedApproxSign", "CenterClip", "DepthwiseQuantizer"),
         *("DropPath", "EdgewiseConv2D", "FactorizedReduction", "HeldProjection", "Magnitude"),
-        *("PCNNProjection", "PlainBatchNormalization", "ProjectionLoss", "RealActivation"),
-        *("RepeatChannels", "SignScale", "SymmetricPooling2D", "SymmetricQuantConv2D", "Zeroise"),
+        *("MixedPrecisionConv2D", "PCNNProjection", "PlainBatchNormalization", "ProjectionLoss"),
+        *("RealActivation", "RepeatChannels", "SignScale", "SymmetricPooling2D"),
+        *("SymmetricQuantConv2D", "Zeroise"),
     ),
     "bnas_larq.networks.optimizers": ("CoupledAdam", "CoupledSGD"),
     "bnas_larq.training.trainer": ("OneCycle", "OneCycleMomentum"),

@@ -222,7 +222,8 @@ class SearchSettings(Section):
 
 
 class NetworkSettings(Section):
-    """Size of the final network; see `bnas_larq.networks.network.NetworkConfig`."""
+    """Size of the final network and how it is binarised; see
+    `bnas_larq.networks.network.NetworkConfig`."""
 
     cells: Cells = 20
     channels: Channels = 36
@@ -246,8 +247,9 @@ class TrainSettings(Section):
             once the search has chosen; no validation accuracy is measured then.
         restart_epochs: epochs from one restart of `cosine` to the next; None for none.
         momentum: of `sgd` with `cosine` or `constant`; one-cycle moves it between 0.85 and 0.95.
-        mixed_precision: type of binary convolutions while training; `auto` takes bfloat16 if a
-            short measurement finds it faster. The trained network is a float32 one either way.
+        mixed_precision: type of binary convolutions, or the real ones in their place, while
+            training; `auto` takes bfloat16 if a short measurement finds it faster. The trained
+            network is a float32 one either way.
     """
 
     on: Literal["train", "all"] = "train"

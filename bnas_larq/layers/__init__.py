@@ -5,7 +5,7 @@ Importing any of its modules registers all layers, operations and schemes.
 
 from bnas_larq.backend import keras
 from bnas_larq.layers.activations import AnnealedSign, BoundedApproxSign, RealActivation
-from bnas_larq.layers.binary_convolution import BinaryConv2D
+from bnas_larq.layers.binary_convolution import BinaryConv2D, MixedPrecisionConv2D
 from bnas_larq.layers.cells import DropPath
 from bnas_larq.layers.convolutions import SymmetricPooling2D, SymmetricQuantConv2D, Zeroise
 from bnas_larq.layers.operations import FactorizedReduction
@@ -17,6 +17,7 @@ from bnas_larq.layers.quantizers import CenterClip, DepthwiseQuantizer, SignScal
 _BARE_NAMES = (
     *(BinaryConv2D, DropPath, FactorizedReduction, SymmetricPooling2D, SymmetricQuantConv2D),
     *(Zeroise, CenterClip, DepthwiseQuantizer, Magnitude, PCNNProjection, ProjectionLoss),
-    *(SignScale, AnnealedSign, BoundedApproxSign, HeldProjection, RealActivation),
+    *(SignScale, AnnealedSign, BoundedApproxSign, HeldProjection, MixedPrecisionConv2D),
+    RealActivation,
 )
 keras.utils.get_custom_objects().update({part.__name__: part for part in _BARE_NAMES})
