@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
-from functools import reduce
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,13 +18,17 @@ from bnas_larq.resources import recipe_names, recipe_path
 from bnas_larq.setting_types import PlainName, Section, UserPath
 from bnas_larq.settings import (
     ExportSettings,
-    FineTuneSettings,
-    LayerStudySettings,
     NetworkSettings,
     SearchSettings,
-    TrainSettings,
 )
+from bnas_larq.study_settings import AblationSettings, LayerStudySettings
 from bnas_larq.text_files import parse_yaml, read_yaml
+from bnas_larq.train_settings import (
+    FineTuneSettings,
+    TrainSettings,
+    TrainStage,
+    training_plan,
+)
 
 #: Recipes that extend one another, and sections inside one another: more than any recipe needs.
 _MAX_PARENTS, _MAX_SECTIONS = 20, 4
@@ -37,7 +41,7 @@ class Recipe(Section):
         description: one line for `bnas-larq recipes list`.
         genotype: skip the search and use this one: a file, a published name or `random:SEED`.
         finetune: start from another network's weights, genotype and size; None for new weights.
-        layer_study: a study instead of a single network; None for a plain run.
+        layer_study, ablation: a study instead of a single network; None for a plain run.
     """
 
     name: PlainName = "recipe"
@@ -51,97 +55,37 @@ class Recipe(Section):
     train: TrainSettings = TrainSettings()
     finetune: FineTuneSettings | None = None
     layer_study: LayerStudySettings | None = None
+    ablation: AblationSettings | None = None
     export: ExportSettings = ExportSettings()
+
+    @property
+    def study(self) -> str | None:
+        """The section that makes it a study; None for a plain run."""
+        kinds = ("layer_study", "ablation")
+        return next((kind for kind in kinds if getattr(self, kind) is not None), None)
+
+    @property
+    def plan(self) -> tuple[TrainStage, ...]:
+        """The stages of the training, each with all its keys."""
+        return training_plan(self.train, self.finetune)
+
+    @property
+    def has_genotype(self) -> bool:
+        """Whether its network is made of a genotype's cells."""
+        return self.network.kind == "cells"
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML; the inverse of `load_recipe`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-#: Keys that some recipes do not read: when, and what to do instead.
-_UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
-    "train.momentum": (
-        lambda recipe: recipe.train.optimizer == "adam" or recipe.train.schedule == "one-cycle",
-        "Adam has none and one-cycle sets its own. Remove it, or use sgd with cosine or constant",
-    ),
-    "train.restart_epochs": (
-        lambda recipe: recipe.train.schedule != "cosine",
-        "Only the schedule cosine restarts. Remove it, or set train.schedule to cosine",
-    ),
-    "network.activation_gradient": (
-        lambda recipe: recipe.network.activations != "sign",
-        "Only the sign has it. Remove it, or set network.activations to sign",
-    ),
-    "network.activation_clip": (
-        lambda recipe: recipe.network.activations in ("relu", "tanh"),
-        "These activations have no bound. Remove it, or set network.activations",
-    ),
-    "search.temperature": (
-        lambda recipe: recipe.search.relaxation == "softmax",
-        "The relaxation softmax has none. Remove it, or set search.relaxation",
-    ),
-    "search.temperature_decay": (
-        lambda recipe: recipe.search.relaxation == "softmax",
-        "The relaxation softmax has no temperature. Remove it, or set search.relaxation",
-    ),
-    "search.entropy_tau": (
-        lambda recipe: recipe.search.entropy_weight == 0,
-        "The entropy term's weight is 0. Remove it, or set search.entropy_weight",
-    ),
-    "search.gamma": (
-        lambda recipe: not recipe.search.zeroise_competes,
-        "Zeroise may not be chosen. Remove it, or set search.zeroise_competes to true",
-    ),
-    "search.bandit.exploration": (
-        lambda recipe: True,
-        "Candidates have been drawn equally often when one is abandoned. Remove it",
-    ),
-    **{
-        f"search.bandit.{key}": (
-            lambda recipe: recipe.search.searcher != "bandit",
-            "The searcher draws no paths. Remove it, or set search.searcher to bandit",
-        )
-        for key in ("rounds", "floor", "finish_epochs", "credit_examples")
-    },
-    "finetune.head_learning_rate": (
-        lambda recipe: recipe.finetune is not None and recipe.finetune.head_epochs == 0,
-        "The head is not trained alone. Remove it, or set finetune.head_epochs",
-    ),
-}
-
-
-def unread_keys(recipe: Recipe) -> dict[str, Any]:
-    """Keys that are set, unlike their defaults, but change nothing in this recipe, with the
-    default of each."""
-    unread = {}
-    for key, (is_unread, _) in _UNREAD.items():
-        *path, name = key.split(".")
-        section = reduce(getattr, path, recipe)
-        default = section and type(section).model_fields[name].default
-        if section and getattr(section, name) != default and is_unread(recipe):
-            unread[key] = default
-    tuned = recipe.search.tuner.hyperparameters if recipe.search.searcher == "tuner" else {}
-    for key in map("train.{}".format, tuned):
-        if key in _UNREAD and _UNREAD[key][0](recipe):
-            unread[key] = None
-    return unread
-
-
-def check_keys_are_read(recipe: Recipe) -> None:
-    """Raise RecipeError for a key that is set but would change nothing."""
-    for key in unread_keys(recipe):
-        value = reduce(getattr, key.split("."), recipe)
-        raise RecipeError(
-            f"A recipe sets only what its run reads. Received: {key} {value}. {_UNREAD[key][1]}."
-        )
-
-
 def known_keys(model: type[pydantic.BaseModel] = Recipe, prefix: str = "") -> list[str]:
-    """All dotted keys of a recipe, such as `search.epochs`."""
+    """All dotted keys of a recipe, such as `search.epochs`, with those of sections in a list, such
+    as `train.stages.epochs`."""
     keys = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
-        # An optional section is a union with None.
+        # An optional section is a union with None, and there are lists of sections.
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
                 keys += known_keys(kind, f"{prefix}{name}.")
@@ -178,21 +122,33 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(values)
     except pydantic.ValidationError as error:
         first = first_problem(error)
-        key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            section, _, last = key.rpartition(".")
-            start = f"{section}." if section else ""
+            *section, last = first["loc"]
+            section, start = _known_key(section), ""
+            if section:
+                start = f"{re.sub(r'[.][0-9]+', '', section)}."
+                section = f"{section}."
             siblings = [k[len(start) :] for k in known_keys() if k.startswith(start)]
             raise RecipeError(
-                f"A recipe has fixed keys. Received: {key!r}; "
-                f"{nearest(last, [k for k in siblings if '.' not in k])}"
+                f"A recipe has fixed keys. Received: {section + str(last)!r}; "
+                f"{nearest(str(last), [k for k in siblings if '.' not in k])}"
             ) from error
-        # Pydantic appends the members of a union, such as `data.image_size.int`.
-        key = max((k for k in known_keys() if f"{key}.".startswith(f"{k}.")), key=len, default=key)
+        key = re.sub(r"([.][0-9]+)+$", "", _known_key(first["loc"]))
         raise RecipeError(
             f"A recipe's {key!r} must be valid: {first['msg']}. "
             f"Received: {first['input']!r}. Correct the value."
         ) from error
+
+
+def _known_key(location: Iterable[str | int]) -> str:
+    """The known key nearest to a problem's location, with the numbers of a list's items: pydantic
+    also names members of a union, as in `data.image_size.int`."""
+    known, path, parts = set(known_keys()), [], []
+    for part in location:
+        if isinstance(part, int) or ".".join([*path, part]) in known:
+            path += [part] if isinstance(part, str) else []
+            parts.append(str(part))
+    return ".".join(parts)
 
 
 def _read(source: str | Path) -> tuple[dict[str, Any], Path]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
 
 from bnas_larq.errors import nearest
 from bnas_larq.setting_types import (
+    BlockOrder,
     Cells,
     Channels,
     Count,
     Decay,
     Large,
     Natural,
+    Nonlinearity,
+    OptionalShortcut,
     Precision,
     Section,
+    Shortcut,
+    Transition,
     UserPath,
 )
+from bnas_larq.train_settings import TrainSettings
 
 
 class BanditSettings(Section):
@@ -93,18 +98,22 @@ class TunerSettings(Section):
 
 def _tunable_values(key: str, allowed: Any) -> Any:
     """Choices or limits of one setting, converted to its type; ValueError for invalid ones."""
-    known = [name for name in TrainSettings.model_fields if name not in ("epochs", "on")]
+    fixed = ("epochs", "on", "stages", "teacher")
+    known = [name for name in TrainSettings.model_fields if name not in fixed]
     if key not in known:
         hint = nearest(key, known).rstrip("?.")
         raise ValueError(
-            f"{key!r} cannot be tuned, only keys of train except epochs and on ({hint})"
+            f"{key!r} cannot be tuned, only keys of train except {', '.join(fixed)} ({hint})"
         )
 
     def value(given: Any) -> Any:
         try:
-            return getattr(TrainSettings.model_validate({key: given}), key)
+            valid = getattr(TrainSettings.model_validate({key: given}), key)
         except pydantic.ValidationError as error:
             raise ValueError(f"train.{key} cannot be {given!r}") from error
+        if isinstance(valid, Section):
+            raise ValueError(f"train.{key} is tuned as a number, not as {given!r}")
+        return valid
 
     if isinstance(allowed, list):
         choices = [value(choice) for choice in allowed]
@@ -178,7 +187,7 @@ class SearchSettings(Section):
         mixed_precision: type of the candidates' binary convolutions; `auto` takes bfloat16 if a
             short measurement finds it faster.
         stem: of the supernet, as in the section `network`; `auto` by the size of the images.
-        shortcut: whether its cells have BNAS' inter-cell shortcut; None as in the search space.
+        shortcut: of its cells, as in the section `network`; None as in the search space.
         select: genotype of the epoch with the supernet's best held-out accuracy, or of the last;
             without a validation part always of the last.
         limit: number of training examples to search on, both halves together; None for all.
@@ -189,7 +198,7 @@ class SearchSettings(Section):
     cells: Cells = 8
     channels: Channels = 16
     stem: Literal["auto", "cifar", "imagenet"] = "auto"
-    shortcut: bool | None = None
+    shortcut: OptionalShortcut = None
     epochs: Count = 50
     batch_size: Count = 64
     learning_rate: float = pydantic.Field(0.025, gt=0)
@@ -222,101 +231,32 @@ class SearchSettings(Section):
 
 
 class NetworkSettings(Section):
-    """Size of the final network and how it is binarised; see
-    `bnas_larq.networks.network.NetworkConfig`."""
+    """Size of the final network, and how it is binarised. With kind `cells` it is a genotype's, see
+    `bnas_larq.networks.network.NetworkConfig`; with `residual` there is nothing to search, see
+    `bnas_larq.networks.residual_network.ResidualConfig`. The keys of one kind are refused with the
+    other.
+    """
 
+    kind: Literal["cells", "residual"] = "cells"
     cells: Cells = 20
     channels: Channels = 36
-    stem: Literal["auto", "cifar", "imagenet"] = "auto"
+    reductions: list[Natural] | None = None
+    stem: Literal["auto", "cifar", "imagenet", "quicknet"] = "auto"
     stem_groups: Count = 1
     padding: Literal["same", "symmetric"] = "same"
-    shortcut: bool = True
+    shortcut: Shortcut = "conv"
     preprocess: Literal["auto", "relu", "linear"] = "auto"
     scheme: str = "sign-scale"
     activations: Literal["sign", "relu", "leaky-clip", "clip", "tanh"] = "sign"
     kernels: Literal["binary", "real"] = "binary"
     activation_gradient: Literal["ste", "approx", "annealed"] = "ste"
     activation_clip: float = pydantic.Field(1.0, gt=0)
-
-
-class TrainSettings(Section):
-    """Training of the final network; defaults are BNAS' CIFAR-10 settings.
-
-    Attributes:
-        on: the training part, or `all`: the images that `data.validation_fraction` held out too,
-            once the search has chosen; no validation accuracy is measured then.
-        restart_epochs: epochs from one restart of `cosine` to the next; None for none.
-        momentum: of `sgd` with `cosine` or `constant`; one-cycle moves it between 0.85 and 0.95.
-        mixed_precision: type of binary convolutions, or the real ones in their place, while
-            training; `auto` takes bfloat16 if a short measurement finds it faster. The trained
-            network is a float32 one either way.
-    """
-
-    on: Literal["train", "all"] = "train"
-    epochs: Count = 600
-    batch_size: Count = 256
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
-    restart_epochs: Count | None = None
-    learning_rate: float = pydantic.Field(0.05, gt=0)
-    momentum: float = pydantic.Field(0.9, ge=0, lt=1)
-    weight_decay: float = pydantic.Field(3e-6, ge=0)
-    clip_norm: float | None = pydantic.Field(None, gt=0)
-    drop_path: float = pydantic.Field(0.2, ge=0, lt=1)
-    label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
-    mixed_precision: Precision = "float32"
-
-
-class FineTuneSettings(Section):
-    """Fine-tuning of another network's weights (`bnas_larq.training.recipe_training`).
-
-    The new head is trained alone, then the whole network for `train.epochs` more.
-
-    Attributes:
-        entry: the source: a zoo entry's name, or a folder of an entry or a run.
-        sha256: of the source's weight file; other weights are refused. None takes what is there,
-            and a run records its hash.
-        head_epochs: epochs of the new head alone, before `train.epochs`; 0 for none.
-        head_learning_rate: Adam's rate in them.
-        binary_multiplier: learning rate of latent binary kernels, as a share of
-            `train.learning_rate`. Below 1 fewer signs flip at once; the only measurement here, on a
-            source of five epochs, preferred 1 (docs/measurements.md).
-    """
-
-    entry: UserPath
-    sha256: str | None = pydantic.Field(None, pattern="^[0-9a-f]{64}$")
-    head_epochs: Natural = 3
-    head_learning_rate: float = pydantic.Field(0.005, gt=0)
-    binary_multiplier: float = pydantic.Field(1.0, ge=0)
-
-
-#: Defaults of the section `train` for fine-tuning: Adam, because its steps do not depend on the
-#: scale of a latent kernel's gradient, with a rate that decays to 0.
-FINE_TUNING: Mapping[str, Any] = {
-    "epochs": 10,
-    "batch_size": 32,
-    "optimizer": "adam",
-    "schedule": "cosine",
-    "learning_rate": 0.001,
-    "weight_decay": 0.0,
-    "drop_path": 0.0,
-}
-
-
-class LayerStudySettings(Section):
-    """Networks of one kind of layer alone (BNAS, arXiv 2002.06963).
-
-    Each is trained with the sections `network` and `train`; the row decides `network.scheme`.
-
-    Attributes:
-        layers: the table's columns; any registered operation is allowed, too.
-        precisions: the table's rows. `binary` is the papers' Sign+Scale, which centres latent
-            kernels over their input channels. A depthwise kernel has one, and becomes 0:
-            `uncentred`, for separable layers only, leaves depthwise kernels as they are.
-    """
-
-    layers: tuple[str, ...] = ("conv_3x3", "conv_5x5", "dil_3x3", "dil_5x5", "sep_3x3", "sep_5x5")
-    precisions: tuple[Literal["full", "binary", "uncentred"], ...] = ("full", "binary", "uncentred")
+    widths: tuple[Channels, ...] = (32, 64, 128)
+    blocks: tuple[Cells, ...] = (2, 3, 3)
+    transition: Transition = "pool"
+    strided_blocks: bool = False
+    block_order: BlockOrder = "sign-conv-act-bn-add"
+    nonlinearity: Nonlinearity = "relu"
 
 
 class ExportSettings(Section):

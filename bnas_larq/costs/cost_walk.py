@@ -1,9 +1,9 @@
 """Costs of a network that is not built: its layers are walked through by shape alone, which is ten
 times as fast as building the Keras graph.
 
-The walk mirrors `bnas_larq.layers.cells.final_cell`. For a genotype it gives the costs of
-`count_costs(build_network(genotype, config))`, layer for layer; tests hold the two together. For a
-search space it gives the costs of all candidates.
+The walk mirrors `bnas_larq.layers.cells.final_cell` and `build_residual_network`. For a network it
+gives the costs of `count_costs(build_network(genotype, config))`, layer for layer; tests hold the
+two together. For a search space it gives the costs of all candidates.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from bnas_larq.backend import keras
-from bnas_larq.costs.accounting import Costs, layer_cost
+from bnas_larq.costs.accounting import Costs, LayerCost, layer_cost
 from bnas_larq.costs.multiplications import FULL_PRECISION, Multiplications, bits_behind
 from bnas_larq.genotype import Cell, Edge, Genotype
 from bnas_larq.layers import template
 from bnas_larq.layers.cells import edge_context, live_edges, used_states
-from bnas_larq.layers.operations import Context, build_layer, build_operation
-from bnas_larq.networks.network import NetworkConfig
-from bnas_larq.spaces import SearchSpace
+from bnas_larq.layers.operations import Chain, Context, PlusInput, build_layer, build_operation
+from bnas_larq.networks.base_config import BaseConfig
+from bnas_larq.networks.network import NetworkConfig, check_genotype
+from bnas_larq.networks.residual_network import ResidualConfig, parts
+from bnas_larq.spaces import NO_SHORTCUT, SearchSpace
 
 
 class State(NamedTuple):
@@ -97,8 +98,8 @@ class NetworkCosts:
 
 
 def planned_costs(
-    genotype: Genotype,
-    config: NetworkConfig | None = None,
+    genotype: Genotype | None,
+    config: BaseConfig | None = None,
     *,
     dead_branches: bool = False,
     cache: dict | None = None,
@@ -121,6 +122,10 @@ def planned_costs(
         >>> costs.binary_macs, costs.full_precision_macs, costs.bytes
         (1081344, 1380992, 47396)
     """
+    check_genotype(genotype, config)
+    if isinstance(config, ResidualConfig):
+        config = config.replace(**settings)
+        return Costs(config.model_name, tuple(_residual_layers(config)))
     config = config.replace(**settings) if config else NetworkConfig.from_dict(settings)
     network = walk_network(genotype.cells, config, dead_branches=dead_branches, cache=cache)
     alive = _alive_cells(genotype, config, [cell.plan for cell in network.cells])
@@ -132,6 +137,19 @@ def planned_costs(
             layers += [layer for chain in cell.chains for layer in chain.layers]
     layers += network.classifier.layers
     return Costs(f"bnas_{genotype.id.replace('-', '_')}", tuple(layers))
+
+
+def _residual_layers(config: ResidualConfig) -> Iterator[LayerCost]:
+    state = State(config.input_shape)
+    for part in parts(config):
+        chains = [_walk_chain(part.name, part.layers, state)]
+        chains.append(_walk_chain(part.name, part.shortcut or (), state))
+        # Sums are in full precision.
+        chains.append(_walk_chain(part.name, part.behind, State(chains[0].output.shape)))
+        state = chains[-1].output
+        yield from (layer for costs in chains for layer in costs.layers)
+    top = template.classifier(config.num_classes, config.classifier_activation)
+    yield from _walk_chain(template.CLASSIFIER, top, state).layers
 
 
 def candidate_cells(space: SearchSpace) -> tuple[Cell, Cell]:
@@ -172,7 +190,7 @@ def walk_network(
     older, newer = stems[0].output, stems[-1].output
     relu = config.preprocess_relu({edge.op for cell in cells for node in cell for edge in node})
     walked = []
-    for plan in template.plan_cells(config.cells, config.channels, config.stem):
+    for plan in config.plan_cells():
         cell = cells[plan.reduction]
         costs = _walk_cell(cell, plan, (older, newer), config, context, relu, dead_branches, cache)
         walked.append(costs)
@@ -193,7 +211,9 @@ def _alive_cells(
         cell = genotype.cells[plan.reduction]
         inputs = used_states(cell) & {0, 1}
         # A first node of zeros takes its shape from the newer input if it has no other source.
-        if (config.shortcut and plan.index > 0) or (not inputs and not live_edges(cell[0])):
+        if (config.shortcut != NO_SHORTCUT and plan.index > 0) or (
+            not inputs and not live_edges(cell[0])
+        ):
             inputs |= {1}
         alive |= {plan.index - 2 + state for state in inputs}
     return alive
@@ -209,9 +229,7 @@ def _walk_cell(
     dead_branches: bool,
     cache: dict,
 ) -> CellCosts:
-    def walk(
-        name: str, state: State, layers: Callable[[], Sequence[keras.layers.Layer]], *kind: Any
-    ) -> ChainCosts:
+    def walk(name: str, state: State, layers: Callable[[], Chain], *kind: Any) -> ChainCosts:
         """The chain `name`; chains of one kind differ in their names only, and are walked once."""
         # The patterns of `full_precision` tell layers apart by name.
         key = (state, context.at("", plan.filters), config.full_precision and name, *kind)
@@ -238,17 +256,21 @@ def _walk_cell(
             layers = partial(build_operation, edge.op, place)
             edges[node, edge] = walk(place.name, state, layers, "operation", edge.op, place.strides)
     shortcut = None
-    if config.shortcut and plan.index > 0:
-        layers = partial(template.shortcut, plan, len(cell), context)
-        kind = ("shortcut", len(cell), plan.reduction)
+    if config.shortcut != NO_SHORTCUT and plan.index > 0:
+        layers = partial(template.shortcut, plan, len(cell), context, config.shortcut)
+        kind = ("shortcut", len(cell), plan.reduction, config.shortcut)
         shortcut = walk(f"{plan.name}_shortcut", states[1], layers, *kind)
     output = State((rows, columns, len(cell) * plan.filters))
     return CellCosts(plan, tuple(inputs), edges, shortcut, output)
 
 
-def _walk_chain(name: str, chain: Sequence[keras.layers.Layer], state: State) -> ChainCosts:
+def _walk_chain(name: str, chain: Chain, state: State) -> ChainCosts:
     source, layers = state, []
     for layer in chain:
+        if isinstance(layer, PlusInput):
+            layers += _walk_chain(name, layer.layers, source).layers
+            state = State(state.shape)
+            continue
         shape = (None, *state.shape)
         if not layer.built:
             build_layer(layer, shape)

@@ -7,17 +7,24 @@ from bnas_larq.backend import keras
 from bnas_larq.layers.activations import AnnealedSign, BoundedApproxSign, RealActivation
 from bnas_larq.layers.binary_convolution import BinaryConv2D, MixedPrecisionConv2D
 from bnas_larq.layers.cells import DropPath
-from bnas_larq.layers.convolutions import SymmetricPooling2D, SymmetricQuantConv2D, Zeroise
+from bnas_larq.layers.convolutions import (
+    RepeatChannels,
+    SymmetricPooling2D,
+    SymmetricQuantConv2D,
+    Zeroise,
+)
 from bnas_larq.layers.operations import FactorizedReduction
 from bnas_larq.layers.projection import HeldProjection, Magnitude, PCNNProjection, ProjectionLoss
 from bnas_larq.layers.quantizers import CenterClip, DepthwiseQuantizer, SignScale
+from bnas_larq.layers.residual_blocks import BlurPool2D, RPReLU
 
 # In .h5 files, nested models name their layers, and larq its quantizers and constraints, without
 # the namespace that `register` gives them.
 _BARE_NAMES = (
     *(BinaryConv2D, DropPath, FactorizedReduction, SymmetricPooling2D, SymmetricQuantConv2D),
     *(Zeroise, CenterClip, DepthwiseQuantizer, Magnitude, PCNNProjection, ProjectionLoss),
-    *(SignScale, AnnealedSign, BoundedApproxSign, HeldProjection, MixedPrecisionConv2D),
-    RealActivation,
+    *(SignScale, RepeatChannels, BlurPool2D, RPReLU),
+    *(AnnealedSign, BoundedApproxSign, HeldProjection, RealActivation),
+    MixedPrecisionConv2D,
 )
 keras.utils.get_custom_objects().update({part.__name__: part for part in _BARE_NAMES})

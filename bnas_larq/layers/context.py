@@ -17,6 +17,15 @@ from bnas_larq.layers.quantizers import get_scheme
 
 
 @dataclasses.dataclass(frozen=True)
+class PlusInput:
+    """A link of a chain of layers: the sum of what stands before it and of the chain's own input,
+    brought to the same shape by `layers`. `add` is the layer that adds."""
+
+    add: keras.layers.Add
+    layers: tuple[keras.layers.Layer, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Context:
     """Settings of one operation, from which it makes its layers.
 
@@ -159,6 +168,23 @@ class Context:
     def keeps_full_precision(self, name: str) -> bool:
         """Whether a pattern keeps the convolution `name` in full precision."""
         return any(fnmatchcase(name, pattern) for pattern in self.full_precision)
+
+    def plus_input(self) -> PlusInput:
+        """The sum with the operation's own input; strides average it, 2×2."""
+        layers = []
+        if self.strides > 1:
+            name = f"{self.name}_input_pool"
+            pool = keras.layers.AveragePooling2D(self.strides, padding="same", name=name)
+            layers.append(self.common(f"input_pool{self.strides}", lambda: pool))
+        if self.edges > 1:
+            layers.append(RepeatChannels(self.edges, name=f"{self.name}_repeat"))
+        return PlusInput(keras.layers.Add(name=f"{self.name}_plus_input"), tuple(layers))
+
+    def prelu(self) -> keras.layers.PReLU:
+        """PReLU with one slope per channel, at first 0.25 (arXiv 1502.01852)."""
+        slope = keras.initializers.Constant(0.25)
+        name = f"{self.name}_prelu"
+        return keras.layers.PReLU(slope, shared_axes=[1, 2], name=name)
 
     def relu(self) -> keras.layers.ReLU:
         """ReLU."""

@@ -1,7 +1,7 @@
 """A trained network in a folder, as runs and zoo entries hold it.
 
-`network.json` (size, class names, normalisation, data), `genotype.json` and `weights.h5` suffice to
-build the network again and to prepare images for it.
+`network.json` (size, class names, normalisation, data), the `genotype.json` of a network of cells,
+and `weights.h5` suffice to build the network again and to prepare images for it.
 """
 
 from __future__ import annotations
@@ -19,21 +19,24 @@ from bnas_larq.errors import RunError
 from bnas_larq.files import read_model, write_json
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.template import is_activation
-from bnas_larq.networks.network import NetworkConfig, build_network
+from bnas_larq.networks.base_config import BaseConfig
+from bnas_larq.networks.network import build_network, config_of_kind
 from bnas_larq.networks.weight_files import load_weights
-from bnas_larq.setting_types import ColorValue
+from bnas_larq.setting_types import Cells, Channels, ColorValue
 from bnas_larq.settings import NetworkSettings
 
 NETWORK, GENOTYPE, WEIGHTS = "network.json", "genotype.json", "weights.h5"
 
 
 class _Config(NetworkSettings):
-    """`NetworkConfig` as it is stored, where numbers are numbers."""
+    """A network's configuration of any kind as it is stored, where numbers are numbers."""
 
     model_config = pydantic.ConfigDict(strict=True)
     # Lists, which strict validators of Python values do not take for tuples.
     input_shape: list[int] = pydantic.Field([32, 32, 3], min_length=3, max_length=3)
     num_classes: int = 10
+    widths: list[Channels] = [32, 64, 128]
+    blocks: list[Cells] = [2, 3, 3]
     full_precision: list[str] = []
     classifier_activation: str | None = None
     #: Files without the key are from releases that always had ReLU.
@@ -87,8 +90,8 @@ class StoredNetwork:
     """A trained network in a folder; `load_model` builds it."""
 
     folder: Path
-    genotype: Genotype
-    config: NetworkConfig
+    genotype: Genotype | None  # None unless it is made of cells
+    config: BaseConfig
     class_names: tuple[str, ...]  # one per output
     normalization: Mapping[str, Sequence[float]]  # see `bnas_larq.data.Normalization`
     data: Mapping[str, Any]  # description of the data set it was trained on; may be empty
@@ -97,6 +100,11 @@ class StoredNetwork:
     def weights(self) -> Path:
         """The weight file."""
         return self.folder / WEIGHTS
+
+    @property
+    def body(self) -> str:
+        """What it is made of, in words."""
+        return f"genotype {self.genotype.id}" if self.genotype else self.config.size
 
     @property
     def geometry(self) -> Geometry:
@@ -118,9 +126,9 @@ class StoredNetwork:
         described = read_model(
             path, _Description, _Config, _Data, subject=f"A {NETWORK}", remedy="Restore it."
         )
-        config = NetworkConfig.from_dict(described.config.model_dump())
-        genotype = Genotype.load(Path(folder) / GENOTYPE)
-        if described.genotype not in (None, genotype.id):
+        config = config_of_kind(described.config.kind, described.config.model_dump())
+        genotype = Genotype.load(Path(folder) / GENOTYPE) if config.kind == "cells" else None
+        if genotype and described.genotype not in (None, genotype.id):
             raise RunError(
                 f"{NETWORK} and {GENOTYPE} must belong together. Received: {described.genotype} "
                 f"and {genotype.id} in {folder}. Restore the files."
@@ -130,16 +138,17 @@ class StoredNetwork:
         return cls(Path(folder), genotype, config, names, normalization, data)
 
     def save(self) -> None:
-        """Write network.json and genotype.json to `folder`, not the weights."""
+        """Write network.json and, of a network of cells, genotype.json to `folder`; no weights."""
         description = {
-            "config": self.config.to_dict(),
-            "genotype": self.genotype.id,
+            "config": {"kind": self.config.kind, **self.config.to_dict()},
+            "genotype": self.genotype and self.genotype.id,
             "class_names": list(self.class_names),
             "normalization": dict(self.normalization),
             "data": dict(self.data),
         }
         write_json(self.folder / NETWORK, description)
-        self.genotype.save(self.folder / GENOTYPE)
+        if self.genotype is not None:
+            self.genotype.save(self.folder / GENOTYPE)
 
     def load_model(self, *, new_top: bool = False, **settings: Any) -> keras.Model:
         """Build the network and load its weights.

@@ -21,15 +21,16 @@ from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype, genotype_file
 from bnas_larq.recipe import (
     Recipe,
-    check_keys_are_read,
     load_recipe,
     override_recipe,
     parse_recipe,
 )
-from bnas_larq.run.targets import find_source
+from bnas_larq.recipe_checks import check_keys_are_read, check_plan
+from bnas_larq.run.targets import STAGE, WEIGHT_KINDS, find_source, find_target
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.text_files import read_yaml
+from bnas_larq.train_settings import with_sources
 
 PACKAGES = (
     *("bnas-larq", "tensorflow", "tf-keras", "larq", "larq-compute-engine"),
@@ -58,7 +59,8 @@ def resolve_recipe(
         overrides: `{"a.b": value}`, or texts `a.b=value`.
 
     Raises:
-        RecipeError: no such recipe, an unknown key, or an impossible value.
+        RecipeError: no such recipe, an unknown key, an impossible value, or stages in a recipe that
+            trains otherwise.
         BnasLarqError: an unknown search space, genotype or network.
     """
     overrides = override_texts(overrides)
@@ -66,10 +68,11 @@ def resolve_recipe(
         recipe = override_recipe(recipe.model_dump(), overrides) if overrides else recipe
     else:
         recipe = load_recipe(recipe, overrides)
-    if recipe.genotype is None:
+    if needs_search(recipe):
         SearchSpace.named(recipe.search.space)
-    else:
+    elif recipe.genotype is not None:
         Genotype.load(recipe.genotype)
+    check_plan(recipe)
     return _with_absolute_paths(recipe)
 
 
@@ -85,6 +88,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     if recipe.finetune is not None and Path(recipe.finetune.entry).is_dir():
         entry = find_source(recipe.finetune.entry).reference
         changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})
+    changes["train"] = with_sources(recipe.train, _with_absolute_path, os.path.abspath)
     cost = recipe.search.cost
     if cost is not None and cost.table is not None:
         table = str(Path(cost.table).resolve())
@@ -93,9 +97,15 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
+def _with_absolute_path(text: str, digest: str | None) -> tuple[str, str | None]:
+    if Path(text).exists():
+        text = find_target(text, WEIGHT_KINDS, STAGE).reference
+    return text, digest
+
+
 def needs_search(recipe: Recipe) -> bool:
     """Whether the genotype is still to be found."""
-    return recipe.genotype is None and recipe.finetune is None
+    return recipe.has_genotype and recipe.genotype is None and recipe.finetune is None
 
 
 def check_request(
@@ -105,16 +115,16 @@ def check_request(
 
     Raises:
         RunError: contradicting flags, or a training without a genotype.
-        RecipeError: a single step of a layer study.
+        RecipeError: a single step of a study.
     """
     if resume and overwrite:
         raise RunError(
             "A run is either resumed or replaced. Received: --resume and --overwrite. "
             "Give one of them."
         )
-    if recipe.layer_study is not None and "study" not in stages:
+    if recipe.study is not None and "study" not in stages:
         raise RecipeError(
-            "A layer study is run as a whole. Received: a recipe with layer_study for one step. "
+            f"A study is run as a whole. Received: a recipe with {recipe.study} for one step. "
             "Use `bnas-larq run`."
         )
     if needs_search(recipe) and set(stages) == {"train"}:
@@ -135,17 +145,21 @@ def check_new(recipe: Recipe, path: Path, *, overwrite: bool) -> None:
 
 
 def pin_source(recipe: Recipe, path: Path) -> Recipe:
-    """The recipe, if it fine-tunes, with the SHA-256 of the weights that it starts from.
+    """The recipe with the SHA-256 of all weights that its training starts or learns from.
 
     Raises:
         ZooError, RunError: there is no such network, or the run's folder `path` would replace it.
     """
-    if recipe.finetune is None:
+    named = any(stage.starts_elsewhere or stage.teacher for stage in recipe.plan)
+    if recipe.finetune is None and not named:
         return recipe
     from bnas_larq.run.finetune_source import check_out, pin_weights
+    from bnas_larq.run.stage_sources import pinned
 
     check_out(recipe, path)
-    return recipe.model_copy(update={"finetune": pin_weights(recipe.finetune)})
+    train = with_sources(recipe.train, pinned, str)
+    finetune = recipe.finetune and pin_weights(recipe.finetune)
+    return recipe.model_copy(update={"train": train, "finetune": finetune})
 
 
 def recipe_of(folder: RunFolder) -> Recipe:

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bnas_larq.backend import tf
+from bnas_larq.backend import keras, tf
 from bnas_larq.console import say
 from bnas_larq.data import (
     EVALUATION_BATCH,
@@ -22,15 +22,20 @@ from bnas_larq.data import (
     training_pipeline,
 )
 from bnas_larq.genotype import Genotype
-from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.networks.base_config import BaseConfig
+from bnas_larq.networks.network import config_of_kind
 from bnas_larq.networks.network_files import StoredNetwork
+from bnas_larq.networks.weight_files import load_weights
 from bnas_larq.precision import recorded_precision
 from bnas_larq.recipe import Recipe
 from bnas_larq.run.creation import needs_search
 from bnas_larq.run.finetune_source import load_source, with_new_head
+from bnas_larq.run.stage_sources import load_start, load_teacher
 from bnas_larq.run.stages import Stages
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.search import SearchData
+from bnas_larq.train_settings import TeacherSettings, TrainStage
+from bnas_larq.training import Teacher
 
 
 class RunInputs:
@@ -82,7 +87,7 @@ class RunInputs:
         return Augmentation(**self.recipe.data.augmentation.model_dump())
 
     @property
-    def network_config(self) -> NetworkConfig:
+    def network_config(self) -> BaseConfig:
         """Size of the final network, from the recipe and the data.
 
         Raises:
@@ -90,11 +95,9 @@ class RunInputs:
         """
         if self.recipe.finetune is not None:
             return with_new_head(self.source, self.data, self.folder.path).config
-        return NetworkConfig(
-            input_shape=self.data.image_shape,
-            num_classes=self.data.num_classes,
-            **self.recipe.network.model_dump(),
-        )
+        images = {"input_shape": self.data.image_shape, "num_classes": self.data.num_classes}
+        network = self.recipe.network
+        return config_of_kind(network.kind, {**network.model_dump(), **images})
 
     def batches(self, examples: Examples) -> tf.data.Dataset:
         """Examples once, in stored order, for evaluation."""
@@ -162,6 +165,19 @@ class RunInputs:
             half.split(share, self.recipe.seed)[0] if share < 1 else half
             for half, share in zip(halves, shares, strict=True)
         ]
+
+    def load_start(self, stage: TrainStage, model: keras.Model) -> None:
+        """Load the weights that a stage starts from; errors as of `load_start` and `load_source`.
+        A fine-tuning has a new head."""
+        if self.recipe.finetune is None:
+            load_start(stage, model)
+        else:
+            load_weights(model, self.source.weights, without_top=True)
+
+    def load_teacher(self, settings: TeacherSettings, shared: Normalization) -> Teacher:
+        """What a stage learns from, for images that are normalised so; errors as of
+        `load_teacher`."""
+        return load_teacher(settings, shared, self.data)
 
     def training_recipe(self) -> Recipe:
         """The recipe, with the best trial's training settings where keras-tuner searched some."""

@@ -31,7 +31,6 @@ from bnas_larq.run.creation import (
     recipe_of,
     resolve_recipe,
 )
-from bnas_larq.run.finetune_source import with_source_weights
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.searchers import (
     check_inputs,
@@ -186,9 +185,9 @@ class Run:
     # -- results -----------------------------------------------------------------------------------
 
     @property
-    def genotype(self) -> Genotype:
-        """The run's genotype, once it is found or given."""
-        return Genotype.load(self.folder / "genotype.json")
+    def genotype(self) -> Genotype | None:
+        """The run's genotype, once it is found or given; None for a network without cells."""
+        return Genotype.load(self.folder / "genotype.json") if self.recipe.has_genotype else None
 
     def network(self) -> keras.Model:
         """The trained network."""
@@ -220,8 +219,8 @@ class Run:
         return self.folder / "result.json"
 
     def search(self) -> None:
-        """Search a genotype, or take the one that the recipe or its source names."""
-        self.stages.do("search", self._search)
+        """Search a genotype, or take the one that the recipe or its source names, if it has one."""
+        self.stages.do("search", self._search if self.recipe.has_genotype else dict)
 
     def _search(self) -> dict[str, Any]:
         recipe, inputs = self.recipe, self.inputs
@@ -255,10 +254,10 @@ class Run:
         }
 
     def train(self) -> None:
-        """Train the genotype's network."""
+        """Train the network."""
         if not needs_search(self.recipe) and not self.stages.is_done("search"):
             self.search()
-        if not (self.folder / "genotype.json").is_file():
+        if self.recipe.has_genotype and not (self.folder / "genotype.json").is_file():
             raise RunError(
                 "Training needs a genotype. "
                 f"Received: {self.folder.path}, whose search is not done. Search first."
@@ -268,7 +267,6 @@ class Run:
     def _train(self) -> dict[str, Any]:
         inputs, data = self.inputs, self.inputs.data
         recipe = inputs.training_recipe()
-        settings, tuning = recipe.train, recipe.finetune
         described = StoredNetwork(
             self.folder.path,
             self.genotype,
@@ -278,25 +276,23 @@ class Run:
             data.describe(),
         )
         described.save()
-        drop_path = settings.drop_path > 0
-        if tuning is None:
-            model = build_network(described.genotype, described.config, drop_path=drop_path)
-        else:
-            model = with_source_weights(inputs.source, described, drop_path=drop_path)
-        images = data.training_examples(settings.on).num_examples
-        heads = "" if tuning is None else f"{tuning.head_epochs} epochs of the head, then "
+        *stages, last = recipe.plan
+        earlier = "".join(f"{stage.epochs} epochs of {stage.name}, then " for stage in stages)
+        images = data.training_examples(recipe.train.on).num_examples
         say(
-            f"train: {heads}{settings.epochs} epochs of {images:,} images of "
-            f"{data.name}, genotype {described.genotype.id}"
+            f"train: {earlier}{last.epochs} epochs of {images:,} images of "
+            f"{data.name}, {described.body}"
         )
         if recipe is not self.recipe:
             tuned = described.genotype.provenance["train"]
             changed = ", ".join(f"{key} {value}" for key, value in tuned.items())
             say(f"train: as its trial: {changed}")
-        inputs.with_precision("train", settings)
-        earlier = self.stages.recorded_seconds("train")
-        accuracy = train_stored(described, model, recipe, data, self._callbacks("train"))
-        return {"validation_accuracy": accuracy, "earlier_seconds": earlier}
+        for stage in {stage.mixed_precision: stage for stage in recipe.plan}.values():
+            inputs.with_precision("train", stage)
+        seconds = self.stages.recorded_seconds("train")
+        loaders = inputs.load_start, inputs.load_teacher
+        accuracy = train_stored(described, recipe, data, self._callbacks("train"), *loaders)
+        return {"validation_accuracy": accuracy, "earlier_seconds": seconds}
 
     def evaluate(self) -> None:
         """Evaluate on the test split, once."""

@@ -6,11 +6,13 @@ Every number comes from the run or from the evaluation at publishing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.pages import render
+from bnas_larq.recipe import Recipe
 from bnas_larq.zoo.published_run import FinishedRun
 from bnas_larq.zoo.variants import VARIANTS, Variant
 
@@ -37,7 +39,7 @@ def model_card(
         right=round(metrics["accuracy"] * metrics["examples"]),
         notes=notes,
         recipe=recipe,
-        train=recipe.train,
+        stages=_stages(recipe),
         finetune=recipe.finetune,
         began_with=run.began_with,
         variant=variant,
@@ -67,7 +69,7 @@ def model_card(
 def unusual(config: NetworkConfig) -> str:
     """Settings of the template that differ from the usual, as `; padding symmetric`."""
     usual = NetworkConfig()
-    keys = ("stem_groups", "padding", "shortcut", "scheme", "activations", "kernels")
+    keys = ("reductions", "stem_groups", "padding", "shortcut", "scheme", "activations", "kernels")
     keys += ("activation_gradient", "activation_clip", "full_precision")
     own = {key: value for key in keys if (value := getattr(config, key)) != getattr(usual, key)}
     return f"; {_pairs(own)}" if own else ""
@@ -89,7 +91,33 @@ def difference(variant: Variant, network: StoredNetwork) -> str:
             f"which is made for {'×'.join(map(str, papers.input_shape))}: their results do not "
             "hold for it."
         )
+    if (config.shortcut, config.reductions) != (papers.shortcut, None):
+        return (
+            f"It has the cells and the size of the papers' {variant.factory}, but another shortcut "
+            "or other reduction cells: their results do not hold for it."
+        )
     return ""
+
+
+def _stages(recipe: Recipe) -> list[str]:
+    """A line on each stage of the training, but a fine-tuning's head."""
+    stages = recipe.plan if recipe.finetune is None else recipe.plan[-1:]
+    lines = []
+    for stage in stages:
+        decay = stage.weight_decay
+        decay = f"{decay:g}" if isinstance(decay, float) else _pairs(decay.model_dump())
+        facts = dict(stage.network_settings)
+        if len(stages) > 1:
+            facts |= {"stage": stage.name, "from": Path(stage.start).name}
+        if stage.teacher:
+            facts["teacher"] = Path(stage.teacher.model).name
+        lines.append(
+            f"{f' ({_pairs(facts)})' if facts else ''}: {stage.epochs} epochs, "
+            f"batch {stage.batch_size}, {stage.optimizer}, learning rate {stage.learning_rate:g} "
+            f"({stage.schedule}), weight decay {decay}, drop-path {stage.drop_path:g}, "
+            f"label smoothing {stage.label_smoothing:g}"
+        )
+    return lines
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:

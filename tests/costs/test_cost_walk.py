@@ -10,6 +10,8 @@ from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers import operations
 from bnas_larq.networks.network import NetworkConfig, build_network
+from bnas_larq.networks.residual_network import ResidualConfig
+from bnas_larq.spaces import SHORTCUTS
 
 SMALL = {"input_shape": (8, 8, 3), "num_classes": 4, "channels": 2, "cells": 3}
 LARGE = {"input_shape": (96, 97, 3), "num_classes": 4, "cells": 2}
@@ -35,6 +37,8 @@ def own_operation(registry):
     [
         ("bnas_cifar", {"shortcut": False, "cells": 4}),
         ("bnas_imagenet", {**LARGE, "channels": 8, "stem_groups": 4, "padding": "symmetric"}),
+        ("bnas_imagenet", {"shortcut": "pool", "cells": 5}),
+        ("bnas_cifar", {**LARGE, "shortcut": "depthwise", "cells": 4, "channels": 5}),
         ("random:6", {**LARGE, "channels": 5, "classifier_activation": "softmax"}),
         ("random:1", {"full_precision": ("cell1_*",), "scheme": "sign-scale-plain"}),
         # whole cells and the newer stem reach no output: nobody reads the newer input
@@ -88,9 +92,10 @@ def test_real_operands_are_full_precision(scheme):
 
 def test_a_cache_changes_nothing():
     cache = {}
-    for genotype_settings in ({"cells": 5}, {"cells": 6}, {"cells": 5, "channels": 6}):
+    sizes = [{"cells": 5}, {"cells": 6}, {"cells": 5, "channels": 6}]
+    for own in (*sizes, *({"shortcut": kind} for kind in SHORTCUTS)):
         genotype = Genotype.published("bnas_imagenet")
-        settings = {**SMALL, **genotype_settings}
+        settings = {**SMALL, **own}
         fresh = planned_costs(genotype, **settings)
         assert planned_costs(genotype, cache=cache, **settings) == fresh
 
@@ -140,3 +145,21 @@ def test_dead_branches_of_bnas_a():
 def test_unknown_settings_are_refused():
     with pytest.raises(BnasLarqError, match="Received: 'chanels'; did you mean 'channels'"):
         planned_costs(Genotype.published("bnas_cifar"), chanels=3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"transition": "blur-conv", "nonlinearity": "rprelu"},
+        {"transition": "depthwise", "strided_blocks": True, "block_order": "sign-conv-bn-add-act"},
+        {"stem": "quicknet", "full_precision": ("block1_0_*",), "widths": (4, 8)},
+    ],
+)
+def test_residual_networks_cost_what_they_are_built_of(settings):
+    size = {"input_shape": (16, 16, 3), "widths": (4, 12), "blocks": (1, 2)}
+    config = ResidualConfig(**{**size, **settings})
+    planned, counted = planned_costs(None, config), count_costs(build_network(None, config))
+    assert planned.name == counted.name
+    assert {layer.name: layer for layer in planned.layers} == {
+        layer.name: layer for layer in counted.layers
+    }

@@ -52,6 +52,23 @@ def test_everything_but_stem_shortcut_and_classifier_is_one_bit(tmp_path):
     assert {row["named_by"] for row in report["convolutions"]} == {"kernel"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "precise"),
+    [("pool", []), ("depthwise", ["cell1_shortcut_conv", "cell2_shortcut_conv"])],
+)
+def test_cheap_shortcuts_compute_the_same_in_the_file(kind, precise, tmp_path):
+    """With odd sizes on the way: 9×9, 5×5, 3×3."""
+    model = small([("max_pool_3x3", 0), ("bin_conv_3x3", 1)], shortcut=kind, input_shape=(9, 9, 3))
+    for weight in model.weights:
+        if "shortcut_scale" in weight.name:
+            weight.assign(np.random.default_rng(3).uniform(0.5, 1.5, weight.shape))
+    images = np.random.default_rng(2).normal(size=(8, 9, 9, 3)).astype(np.float32)
+    report = export_network(model, tmp_path / "model.tflite", images)
+    assert report["parity"]["max_abs_difference"] < 1e-4
+    assert sorted(report["not_binary_because"]) == [*precise, "classifier", "stem_conv"]
+    assert all("by design" in reason for reason in report["not_binary_because"].values())
+
+
 @pytest.mark.parametrize("gradient", ["ste", "approx", "annealed"])
 def test_the_signs_gradient_changes_nothing_in_the_file(gradient):
     model = small([("bin_conv_3x3", 0)], cells=1, activation_gradient=gradient, activation_clip=2.0)
@@ -105,11 +122,12 @@ def small(cell, **settings):
     [
         (("identity", "bin_dil_conv_3x3_linear"), {}, set()),
         (("identity", "bin_conv_3x3_linear"), {"input_shape": (7, 7, 3), "scheme": "pcnn"}, set()),
+        (("bin_res_conv_3x3", "bin_res_dil_conv_5x5"), {"shortcut": "pool"}, set()),
         # Larq Compute Engine has no 1-bit depthwise kernel: those stay float, and compute the same.
         (("bin_sep_conv_3x3", "bin_dil_sep_conv_5x5"), {}, {"depthwise"}),
         (("bin_sep_conv_3x3", "identity"), {"scheme": "sign-scale-centred"}, {"depthwise"}),
     ],
-    ids=["skip", "pcnn", "separable", "blind"],
+    ids=["skip", "pcnn", "residual", "separable", "blind"],
 )
 def test_further_operations_and_schemes_compute_the_same_in_the_file(
     operations, settings, float_kinds, tmp_path

@@ -1,0 +1,190 @@
+"""The parts of residual backbones: stems, transitions between resolutions, and blocks of one
+convolution with a shortcut around it.
+
+Sources: Bi-Real Net (arXiv 1808.00278), QuickNet (arXiv 2011.09398) as in larq_zoo,
+ReActNet (arXiv 2003.03488).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from bnas_larq.backend import keras, register, tf
+from bnas_larq.layers import convolutions
+from bnas_larq.layers.batch_norm import batch_norm
+from bnas_larq.layers.context import Context
+from bnas_larq.layers.convolutions import RepeatChannels
+
+#: Where PReLU and RPReLU start, as in PyTorch and ReActNet; Keras' own PReLU starts at 0.
+_SLOPE = 0.25
+
+
+@register
+class RPReLU(keras.layers.PReLU):
+    """ReActNet's activation (arXiv 2003.03488, eq. 4): PReLU with a learned shift before and behind
+    it, x − γ + ζ where x > γ and β(x − γ) + ζ elsewhere. One γ = 0, ζ = 0 and β = 0.25 per channel.
+
+    Input and output shape: [batch, height, width, channels].
+
+    Example:
+        >>> RPReLU()(tf.constant([-4.0, 4.0], shape=[1, 1, 1, 2])).numpy().ravel().tolist()
+        [-1.0, 4.0]
+    """
+
+    def __init__(self, **kwargs) -> None:
+        own = {"alpha_initializer": keras.initializers.Constant(_SLOPE), "shared_axes": [1, 2]}
+        super().__init__(**{**own, **kwargs})
+
+    def build(self, input_shape) -> None:
+        super().build(input_shape)
+        channels = [input_shape[-1]]
+        self.shift_before = self.add_weight("shift_before", channels, initializer="zeros")
+        self.shift_behind = self.add_weight("shift_behind", channels, initializer="zeros")
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return super().call(inputs - self.shift_before) + self.shift_behind
+
+
+@register
+class BlurPool2D(keras.layers.DepthwiseConv2D):
+    """Every second pixel of an image blurred by the fixed kernel [1, 2, 1]ᵀ[1, 2, 1] / 16 (arXiv
+    1904.11486). The kernel never trains, whatever `trainable` is.
+
+    Input shape: [batch, height, width, channels]. Output shape: [batch, ⌈height/2⌉, ⌈width/2⌉,
+    channels].
+
+    Example:
+        >>> BlurPool2D()(tf.ones([1, 5, 5, 1])).numpy()[0, 1, 1].tolist()
+        [1.0]
+    """
+
+    def __init__(self, **kwargs) -> None:
+        fixed = {"kernel_size": 3, "strides": 2, "padding": "same", "use_bias": False}
+        super().__init__(**{**kwargs, **fixed})
+
+    def build(self, input_shape) -> None:
+        row = np.array([1.0, 2.0, 1.0], np.float32) / 4
+        kernel = np.broadcast_to(np.outer(row, row)[..., None, None], (3, 3, input_shape[-1], 1))
+        self.depthwise_kernel = self.add_weight(
+            "depthwise_kernel",
+            kernel.shape,
+            initializer=keras.initializers.Constant(kernel),
+            trainable=False,
+        )
+        self.bias, self.built = None, True
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A piece of a backbone, from the tensor in front of it to the one behind it.
+
+    Attributes:
+        name: prefix of its layers' names.
+        layers: one after the other.
+        shortcut: layers around them, whose output is added; empty for the identity, None for none.
+        behind: layers behind the sum.
+    """
+
+    name: str
+    layers: Sequence[keras.layers.Layer]
+    shortcut: Sequence[keras.layers.Layer] | None = None
+    behind: Sequence[keras.layers.Layer] = ()
+
+    @property
+    def sum_name(self) -> str:
+        """Name of the layer that adds; the last layer of a block is always `<name>_out`."""
+        return f"{self.name}_add" if self.behind else f"{self.name}_out"
+
+
+def stem(kind: str, context: Context) -> Part:
+    """From the image to the first block's channels, in full precision and without ReLU at the end,
+    because blocks may begin with a sign.
+
+    `cifar`: 3×3 convolution, BatchNorm. `imagenet`: 7×7 with stride 2, BatchNorm, 3×3 max pool with
+    stride 2 (Bi-Real Net). `quicknet`: 3×3 with stride 2 to a quarter of the channels, BatchNorm,
+    ReLU, depthwise 3×3 with stride 2, BatchNorm without scale and offset, 1×1, BatchNorm.
+    """
+    channels = context.filters
+    if kind == "quicknet":
+        first, last = context.at("stem0", channels // 4, 2), context.at("stem2", channels)
+        depthwise = convolutions.depthwise(
+            channels // 4, 3, name="stem1_conv", strides=2, input_scheme=None, kernel_scheme=None
+        )
+        layers = [first.float_conv(3), first.batch_norm(), first.relu()]
+        layers += [depthwise, batch_norm("stem1_bn", affine=False)]
+        return Part("stem", [*layers, last.float_conv(1), last.batch_norm()])
+    own = context.at("stem", channels, 1 if kind == "cifar" else 2)
+    layers = [own.float_conv(3 if kind == "cifar" else 7), own.batch_norm()]
+    if kind == "imagenet":
+        layers.append(convolutions.pooling("max", 2, "same", "stem_pool"))
+    return Part("stem", layers)
+
+
+def transition(kind: str, channels: int, context: Context) -> list[keras.layers.Layer]:
+    """Layers from `channels` to the context's filters at half of the resolution, in full precision.
+
+    `pool`: 2×2 average pool, its channels concatenated with themselves. `depthwise`: 2×2 with
+    stride 2 and several filters for each channel, BatchNorm. `pool-conv`: 2×2 average pool, 1×1,
+    BatchNorm (Bi-Real Net). `blur-conv`: ReLU, 2×2 max pool without strides, blur pool, 1×1,
+    BatchNorm (QuickNet). For the first two the filters are a multiple of the channels.
+    """
+    name, times = context.name, context.filters // channels
+    if kind == "depthwise":
+        conv = keras.layers.DepthwiseConv2D(
+            2,
+            strides=2,
+            padding="same",
+            depth_multiplier=times,
+            use_bias=False,
+            # Keras derives the fan-in from all channels, of which each filter reads one.
+            depthwise_initializer=convolutions.initializer(channels),
+            name=context.conv_name,
+        )
+        return [conv, context.batch_norm()]
+    if kind == "blur-conv":
+        pool = keras.layers.MaxPooling2D(2, 1, name=f"{name}_pool")
+        layers = [context.relu(), pool, BlurPool2D(name=f"{name}_blur")]
+    else:
+        layers = [keras.layers.AveragePooling2D(2, padding="same", name=f"{name}_pool")]
+    if kind == "pool":
+        return [*layers, RepeatChannels(times, name=f"{name}_repeat")] if times > 1 else layers
+    return [*layers, context.float_conv(1), context.batch_norm()]
+
+
+def block(
+    order: str,
+    nonlinearity: str,
+    context: Context,
+    shortcut: Sequence[keras.layers.Layer] = (),
+) -> Part:
+    """One 3×3 convolution, binary unless the scheme or a pattern says otherwise, and a shortcut.
+
+    Args:
+        order: the steps, such as `sign-conv-bn-add-act`; the convolution itself takes the sign.
+        nonlinearity: the step `act`: `none`, `relu`, `prelu` (slope 0.25 at first, one per channel)
+            or `rprelu`.
+        context: with stride 2, the shortcut has to halve the resolution, too.
+    """
+    steps = {
+        "bn": lambda: [context.batch_norm()],
+        "conv": lambda: context.binary_conv(3),
+        "act": lambda: activation(nonlinearity, f"{context.name}_act"),
+        "sign": list,
+    }
+    before, _, behind = order.partition("add")
+    layers = [layer for step in before.split("-") if step for layer in steps[step]()]
+    last = activation(nonlinearity, f"{context.name}_out") if behind else []
+    return Part(context.name, layers, shortcut, last)
+
+
+def activation(nonlinearity: str, name: str) -> list[keras.layers.Layer]:
+    """The layer of a nonlinearity; see `block`."""
+    if nonlinearity == "relu":
+        return [keras.layers.ReLU(name=name)]
+    if nonlinearity == "prelu":
+        slope = keras.initializers.Constant(_SLOPE)
+        return [keras.layers.PReLU(slope, shared_axes=[1, 2], name=name)]
+    return [RPReLU(name=name)] if nonlinearity == "rprelu" else []

@@ -1,0 +1,156 @@
+"""Residual backbones: their shapes, sizes and names, and the published networks they can be."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bnas_larq import (
+    ResidualConfig,
+    build_network,
+    build_residual_network,
+    count_costs,
+    planned_costs,
+)
+from bnas_larq.backend import keras, lq
+from bnas_larq.errors import BnasLarqError
+from bnas_larq.genotype import Genotype
+
+SMALL = {"input_shape": (8, 8, 3), "num_classes": 3, "widths": (4, 8), "blocks": (1, 2)}
+
+
+def kinds(model, name):
+    """Classes of the layers of one block, in order."""
+    return [type(layer).__name__ for layer in model.layers if layer.name.startswith(f"{name}_")]
+
+
+def test_a_chain_and_its_cost():
+    """32@32²×2, 64@16²×3, 128@8²×3."""
+    model = build_residual_network(ResidualConfig())
+    costs = count_costs(model)
+    assert costs.binary_macs == 8 * 9 * 32 * 32 * 32**2  # twice the channels, half the sides
+    assert costs.full_precision_macs == 9 * 3 * 32 * 32**2 + 128 * 10
+    assert costs.ops_paper == costs.ops_honest
+    convolutions = sum(n * (9 * w * w) for w, n in ((32, 2), (64, 3), (128, 3)))
+    norms = 32 + sum(n * w for w, n in ((32, 2), (64, 3), (128, 3)))
+    scales = norms - 32
+    floats = 9 * 3 * 32 + 4 * norms + scales + 128 * 10 + 10
+    assert costs.bytes == convolutions // 8 + 4 * floats
+    for name in ("block0_1_out", "block1_2_out", "block2_2_out"):
+        assert isinstance(model.get_layer(name), keras.layers.Add)
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("sign-conv-act-bn-add", ["BinaryConv2D", "ReLU", "BatchNormalization", "Add"]),
+        ("sign-conv-bn-add-act", ["BinaryConv2D", "BatchNormalization", "Add", "ReLU"]),
+        ("bn-sign-conv-act-add", ["BatchNormalization", "BinaryConv2D", "ReLU", "Add"]),
+    ],
+)
+def test_block_orders(order, expected):
+    model = build_residual_network(**SMALL, block_order=order)
+    assert kinds(model, "block1_1") == expected
+    assert model.get_layer("block1_1_out").output_shape == (None, 4, 4, 8)
+    assert isinstance(model.get_layer("block1_1_conv").input_quantizer, lq.quantizers.SteSign)
+
+
+@pytest.mark.parametrize(("name", "weights"), [("none", 0), ("prelu", 8), ("rprelu", 3 * 8)])
+def test_nonlinearities(name, weights):
+    model = build_residual_network(**SMALL, nonlinearity=name)
+    layers = {layer.name: layer for layer in model.layers}
+    assert ("block1_1_act" in layers) == (name != "none")
+    assert name == "none" or layers["block1_1_act"].count_params() == weights
+
+
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "weights"),
+    [
+        ("pool", 0),
+        ("depthwise", 2 * 2 * 8 + 4 * 8),
+        ("pool-conv", 4 * 8 + 4 * 8),
+        ("blur-conv", 3 * 3 * 4 + 4 * 8 + 4 * 8),
+    ],
+)
+def test_transitions(kind, weights, strided):
+    model = build_residual_network(**SMALL, transition=kind, strided_blocks=strided)
+    own = [layer for layer in model.layers if layer.name.startswith("transition1_")]
+    assert sum(layer.count_params() for layer in own) == weights
+    assert own[-1].output_shape == (None, 4, 4, 8)
+    first = model.get_layer("block1_0_conv")
+    assert (first.strides, first.input_shape[-1]) == (((2, 2), 4) if strided else ((1, 1), 8))
+
+
+def test_a_channel_is_repeated_any_number_of_times():
+    model = build_residual_network(**{**SMALL, "widths": (4, 12)})
+    assert model.get_layer("transition1_repeat").output_shape == (None, 4, 4, 12)
+    assert "transition1_repeat" not in {
+        layer.name for layer in build_residual_network(**{**SMALL, "widths": (4, 4)}).layers
+    }
+
+
+def test_drop_path_changes_no_weights():
+    plain, dropping = (build_residual_network(**SMALL, drop_path=drop) for drop in (False, True))
+    assert [w.name for w in plain.weights] == [w.name for w in dropping.weights]
+    drops = [layer for layer in dropping.layers if layer.name.endswith("_drop")]
+    assert len({layer.seed for layer in drops}) == len(drops) == 3
+
+
+def test_bi_real_net_18_has_the_published_cost():
+    config = ResidualConfig(
+        input_shape=(224, 224, 3),
+        num_classes=1000,
+        widths=(64, 128, 256, 512),
+        blocks=(4, 4, 4, 4),
+        transition="pool-conv",
+        strided_blocks=True,
+        block_order="sign-conv-bn-add-act",
+        nonlinearity="none",
+    )
+    costs = planned_costs(None, config)
+    # Four convolutions of C² at 56² pixels, and at each further resolution one of C·C/2.
+    assert costs.binary_macs == 9 * 64**2 * 56**2 * (4 + 3 * 3.5)
+    pointwise = 64 * 128 * (28**2 + 2 * 14**2 * 2 + 4 * 7**2 * 4)
+    assert costs.full_precision_macs == 7 * 7 * 3 * 64 * 112**2 + pointwise + 512 * 1000
+    assert f"{costs.ops_paper:.3e}" == "1.640e+08"  # FACTS §3
+
+
+def test_config_round_trip():
+    config = ResidualConfig(**SMALL, stem="quicknet", nonlinearity="rprelu", full_precision=("x",))
+    assert ResidualConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config.replace(widths=[8, 16]).widths == (8, 16)
+    assert ResidualConfig(**SMALL).replace(input_shape=(96, 96, 3)).stem == "imagenet"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"widths": (4,)}, r"as many widths as .* Received: widths=\[4\], blocks=\[1, 2\]"),
+        ({"widths": (1, 2)}, "2 to 10,000 channels"),
+        ({"blocks": (0, 2)}, "at least one block at each resolution"),
+        ({"widths": (4, 6)}, "each width is a multiple .* Use pool-conv or blur-conv"),
+        ({"transition": "pol"}, "transition is one of .*Received: 'pol'; did you mean 'pool'"),
+        ({"block_order": "conv"}, "block_order is one of .*Received: 'conv'"),
+        ({"nonlinearity": "gelu"}, "nonlinearity is one of .*Received: 'gelu'"),
+        ({"stem": "quicknet", "widths": (6, 12)}, "quarter of the first width"),
+        ({"widths": (4,) * 5, "blocks": (1,) * 5}, "half of the one before"),
+        ({"transition": "blur-conv", "input_shape": (7, 7, 3)}, "without remainder"),
+        ({"widths": (10_000, 10_000)}, "No network of more than 640,000,000 weights"),
+        ({"num_classes": 1}, "at least two classes"),
+        ({"cells": 3}, "Received: 'cells'"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(BnasLarqError, match=message):
+        build_residual_network(**{**SMALL, **settings})
+
+
+def test_one_function_builds_both_kinds():
+    model = build_network(None, ResidualConfig(**SMALL), include_top=False, pooling="avg")
+    assert model.output_shape == (None, 8)
+    with pytest.raises(BnasLarqError, match="a residual network has none. Received: no genotype"):
+        build_network(None)
+    with pytest.raises(BnasLarqError, match="Received: genotype .* with ResidualConfig"):
+        build_network(Genotype.published("bnas_cifar"), ResidualConfig(**SMALL))
