@@ -192,7 +192,7 @@ def _convolutions(export: Mapping[str, Any]) -> Table:
     rows = [
         (
             layer.get("name"),
-            "1 bit" if layer.get("binary") else "float",
+            layer.get("stored") or ("1 bit" if layer.get("binary") else "float"),
             layer.get("kind"),
             " × ".join(map(str, layer.get("kernel") or [])),
             layer.get("bytes"),
