@@ -65,6 +65,8 @@ class _Cost(_Record):
     ops_honest: _Measured = None
     ops_paper: _Measured = None
     bytes: _Measured = None
+    bytes_by_kind: dict[str, dict[str, _Count]] = {}
+    peak_activation_bytes: _Measured = None
 
 
 class Result(_Record):

@@ -27,13 +27,13 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.costs.float_kernels import FLOAT32
 from bnas_larq.costs.multiplications import (
     CONVOLUTIONS,
-    FULL_PRECISION,
     Multiplications,
     check_graph,
     multiplies,
     resized,
     size,
 )
+from bnas_larq.costs.peak_memory import peak_of_calls
 from bnas_larq.costs.weight_memory import Memory, bytes_by_kind, kinds_table, total, weight_memory
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.tables import align, scientific
@@ -243,8 +243,11 @@ def count_costs(model: keras.Model, input_shape: Sequence[int] | None = None) ->
     check_graph(model)
     graph = model if input_shape is None else resized(model, [(None, *input_shape)])
     calls = Multiplications()
-    calls.follow(graph, "", [FULL_PRECISION] * len(graph.inputs))
-    return Costs(model.name, tuple(_layer_costs(model, "", calls, set())))
+    outputs = calls.follow_all(graph)
+    images = {number: tuple(tensor.shape[1:]) for number, tensor in enumerate(graph.inputs)}
+    peak = peak_of_calls(calls.calls, images, outputs)
+    layers = tuple(_layer_costs(model, "", calls, set()))
+    return Costs(model.name, layers, peak_activation_bytes=peak)
 
 
 def _layer_costs(

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from bnas_larq.backend import keras
 from bnas_larq.costs.accounting import Costs, layer_cost
 from bnas_larq.costs.multiplications import FULL_PRECISION, Multiplications, bits_behind
+from bnas_larq.costs.peak_memory import LayerForm, layer_form
+from bnas_larq.costs.planned_memory import PlannedCalls
 from bnas_larq.genotype import Cell, Edge, Genotype
 from bnas_larq.layers import template
 from bnas_larq.layers.cells import edge_context, live_edges, used_states
@@ -33,11 +35,12 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ChainCosts(Costs):
-    """Costs of a chain of layers, whose names begin with the name of the chain, and the states
-    before and behind it."""
+    """Costs of a chain of layers, whose names begin with the name of the chain, the states before
+    and behind it, and what becomes of all its layers in a deployed network."""
 
     input: State
     output: State
+    forms: tuple[LayerForm, ...]
 
     def renamed(self, name: str) -> ChainCosts:
         """The same chain under another name."""
@@ -131,7 +134,28 @@ def planned_costs(
         if dead_branches or cell.plan.index in alive:
             layers += [layer for chain in cell.chains for layer in chain.layers]
     layers += network.classifier.layers
-    return Costs(f"bnas_{genotype.id.replace('-', '_')}", tuple(layers))
+    peak = _peak(genotype, network, config.input_shape)
+    name = f"bnas_{genotype.id.replace('-', '_')}"
+    return Costs(name, tuple(layers), peak_activation_bytes=peak)
+
+
+def _peak(genotype: Genotype, network: NetworkCosts, input_shape: tuple[int, int, int]) -> int:
+    """Peak activation memory in bytes."""
+    calls = PlannedCalls()
+    older = newer = calls.add_chain(network.stems[0].forms, calls.IMAGE)
+    for stem in network.stems[1:]:
+        newer = calls.add_chain(stem.forms, newer)
+    for costs in network.cells:
+        output = calls.add_cell(
+            genotype.cells[costs.plan.reduction],
+            (older, newer),
+            inputs=[chain and chain.forms for chain in costs.inputs],
+            edges={key: chain.forms for key, chain in costs.edges.items()},
+            shortcut=costs.shortcut and costs.shortcut.forms,
+            node_shape=(*costs.output.shape[:2], costs.plan.filters),
+        )
+        older, newer = newer, output
+    return calls.peak(input_shape, calls.add_chain(network.classifier.forms, newer))
 
 
 def candidate_cells(space: SearchSpace) -> tuple[Cell, Cell]:
@@ -247,7 +271,7 @@ def _walk_cell(
 
 
 def _walk_chain(name: str, chain: Sequence[keras.layers.Layer], state: State) -> ChainCosts:
-    source, layers = state, []
+    source, layers, forms = state, [], []
     for layer in chain:
         shape = (None, *state.shape)
         if not layer.built:
@@ -257,5 +281,6 @@ def _walk_chain(name: str, chain: Sequence[keras.layers.Layer], state: State) ->
         calls.add(layer.name, layer, state.shape, output, state.bits)
         if layer.weights or layer.name in calls.macs:
             layers.append(layer_cost(layer, layer.name, calls, layer.weights))
+        forms.append(layer_form(layer, output, state.bits))
         state = State(output, bits_behind(layer, [state.bits]))
-    return ChainCosts(name, tuple(layers), source, state)
+    return ChainCosts(name, tuple(layers), source, state, tuple(forms))

@@ -80,7 +80,8 @@ def write_report(run_path: str | Path) -> Path:
         provenance=_pairs(genotype.provenance) if genotype else [],
         alarms={name: spans(epochs) for name, epochs in alarms.items()},
         result=_pairs(result, "cost", "files"),
-        cost=_pairs(cost, "layers"),
+        cost=_pairs(cost, "layers", "bytes_by_kind"),
+        memory=_memory(cost),
         layers=_layers(cost),
         export=_pairs(export, "convolutions", "not_binary_because"),
         convolutions=_convolutions(export),
@@ -176,6 +177,17 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     ]
     texts = [list(map(number_text, columns, row)) for row in rows]
     return [list(zip(row, numeric, strict=True)) for row in [columns, *texts]] if rows else []
+
+
+def _memory(cost: Mapping[str, Any]) -> Table:
+    """Bytes by kind of weight, for each storage of full-precision kernels."""
+    storages = cost.get("bytes_by_kind") or {}
+    names = dict.fromkeys(kind for kinds in storages.values() for kind in kinds)
+    rows = [
+        (name.replace("_", " "), *(kinds.get(name) for kinds in storages.values()))
+        for name in names
+    ]
+    return _table(("bytes", *(f"{storage} kernels" for storage in storages)), rows)
 
 
 def _layers(cost: Mapping[str, Any]) -> Table:

@@ -228,7 +228,7 @@ def _convert(
     parity = report["parity"]
     say(
         f"export: {len(tflite)} bytes, {report['binary_convolutions']} convolutions in 1 bit, "
-        f"{report['float_convolutions']} not (stored as {storage}); "
+        f"{report['float_convolutions']} not (kernels stored as {storage}); "
         f"{parity['equal_predictions']:.2%} of {parity['images']} {source} predicted as by Keras, "
         f"largest difference {parity['max_abs_difference']:.2g}"
     )

@@ -7,16 +7,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bnas_larq.backend import keras, tf
+from bnas_larq.backend import keras
 from bnas_larq.console import say
 from bnas_larq.costs.accounting import count_costs
-from bnas_larq.costs.float_kernels import FLOAT32
 from bnas_larq.data import ImageDataset
-from bnas_larq.errors import ExportError, RunError
-from bnas_larq.export.exporter import export_network
-from bnas_larq.files import read_record, write_json
+from bnas_larq.errors import RunError
+from bnas_larq.files import write_json
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.network_files import StoredNetwork
@@ -32,6 +28,7 @@ from bnas_larq.run.creation import (
     recipe_of,
     resolve_recipe,
 )
+from bnas_larq.run.export_stage import check_exported, export_trained
 from bnas_larq.run.finetune_source import with_source_weights
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.searchers import (
@@ -43,7 +40,6 @@ from bnas_larq.run.searchers import (
 )
 from bnas_larq.run.stages import Stages, collect_result
 from bnas_larq.run_folder import RunFolder
-from bnas_larq.run_records import Export
 from bnas_larq.training import evaluate_network, train_stored
 
 
@@ -326,41 +322,13 @@ class Run:
                 is not to be written again.
         """
         if float_storage and not again and self.stages.is_done("export"):
-            done = read_record(self.folder / "export.json", Export).get("float_storage", FLOAT32)
-            if done != float_storage:
-                raise ExportError(
-                    "A run has one model.tflite. "
-                    f"Received: float storage {float_storage}, but it was exported with {done}. "
-                    "Export it again with --overwrite, or elsewhere with --out."
-                )
+            check_exported(self.folder, float_storage)
         storage = float_storage or self.recipe.export.float_storage
         self.stages.do("export", partial(self._export, storage), again)
 
-    def _export(self, float_storage: str) -> dict[str, Any]:
-        test = self.inputs.data.test
-        count = min(self.recipe.export.parity_images, test.num_examples)
-        raw = test.images_at(np.arange(count))
-        images = np.asarray(self.inputs.normalization.apply(tf.constant(raw)))
-        # What a killed export left behind is this run's own file.
-        report = export_network(
-            self.network(),
-            self.folder / "model.tflite",
-            images,
-            labels=test.labels[:count],
-            float_storage=float_storage,
-            overwrite=True,
-        )
-        write_json(self.folder / "export.json", report)
-        parity = report["parity"]
-        say(
-            f"export: model.tflite, {report['bytes']} bytes, "
-            f"{report['binary_convolutions']} convolutions in 1 bit, "
-            f"{report['float_convolutions']} not (stored as {float_storage}); "
-            f"{parity['equal_predictions']:.2%} of {parity['images']} predictions equal to Keras, "
-            f"largest difference {parity['max_abs_difference']:.2g}, accuracy "
-            f"{parity['accuracy']:.4f} (Keras {parity['keras_accuracy']:.4f})"
-        )
-        return {}
+    def _export(self, float_storage: str) -> None:
+        count = self.recipe.export.parity_images
+        export_trained(self.folder, self.network(), self.inputs, count, float_storage)
 
     def report(self) -> None:
         """Draw what there is to draw, and write result.json and report.html."""
