@@ -119,11 +119,18 @@ def _kind(layer: keras.layers.Layer, input_bits: int) -> str:
 
 
 class Call(NamedTuple):
-    """A call of a layer: its form, the tensors it reads, and the one it writes."""
+    """A call of a layer: its form, the tensors given to it, and the one it writes.
+
+    Zeros do not depend on what they are given: `inputs` are the tensors that are read.
+    """
 
     form: LayerForm
-    inputs: tuple[Hashable, ...]
+    given: tuple[Hashable, ...]
     output: Hashable
+
+    @property
+    def inputs(self) -> tuple[Hashable, ...]:
+        return () if self.form.kind == "zeros" else self.given
 
 
 def depth_first(calls: Sequence[Call], outputs: Sequence[Hashable]) -> Iterator[Call]:
@@ -209,9 +216,9 @@ class _Deployed:
 
     def add(self, call: Call) -> None:
         """Add the operations of a call."""
-        form, first, output = call.form, call.inputs[0], call.output
-        kind = form.kind
-        if kind == "zeros" or all(self.values[tensor] is None for tensor in call.inputs):
+        form, kind, output = call.form, call.form.kind, call.output
+        first = call.given[0]
+        if all(self.values[tensor] is None for tensor in call.inputs):
             self.values[output] = None
         elif kind in ("identical", "sign"):
             self._alias(call)
@@ -270,12 +277,15 @@ class _Deployed:
         return self.computed[number, packed]
 
     def _reduction(self, call: Call) -> None:
-        """The input without its first row and column, the signs of both, a convolution of each."""
+        """The input padded to even sides, without its first row and column; then the signs of this
+        and of the input, a convolution of each, and both outputs together."""
         number, (*sides, channels) = self.values[call.inputs[0]], call.form.shape
-        shifted = self._new(self.shapes[number])
-        self.steps.append(([number], [shifted]))
+        even = [side + side % 2 for side in self.shapes[number][:2]]
+        padded = self._new((*even, self.shapes[number][2]))
+        shifted = self._new((*(side - 1 for side in even), self.shapes[number][2]))
+        self.steps += [([number], [padded]), ([padded], [shifted])]
         halves = []
-        for source, filters in ((number, channels - channels // 2), (shifted, channels // 2)):
+        for source, filters in ((shifted, channels // 2), (number, channels - channels // 2)):
             halves.append(self._new((*sides, filters)))
             self.steps.append(([self._signs_of(source, packed=True)], [halves[-1]]))
         self._step(halves, call.output, call.form.shape)
