@@ -77,10 +77,13 @@ def command(target: str, lint: bool, as_json: bool, **options: Any) -> None:
         print_result(json.dumps(report, indent=1))
         return
     reasons = report["not_binary_because"]
+    width = 7 if report.get("float_storage") == "float16" else 5
     for record in report["convolutions"]:
-        name = record["name"]
-        precision = {"float32": "float"}.get(record["stored"], record["stored"])
+        name, stored = record["name"], record.get(
+            "stored", "1 bit" if record["binary"] else "float"
+        )
+        precision = "float" if stored == "float32" else stored
         reason = "" if record["binary"] else f"  ({reasons.get(name, 'full precision')})"
-        print_result(f"{precision:7}  {record['kind']:10} {name}{reason}")
+        print_result(f"{precision:{width}}  {record['kind']:10} {name}{reason}")
     for path in paths:
         print_result(path)
