@@ -59,7 +59,8 @@ def test_round_trip(trained, file):
 
 @pytest.mark.parametrize("scheme", ["sign-scale", "pcnn"])
 def test_files_fit_the_stages_of_one_network_both_ways(scheme, tmp_path):
-    """With every kind of convolution (that of the preprocessing, too): a real network, one with real kernels, the binary one."""
+    """A real network, one with real kernels, the binary one; with every kind of convolution (cells
+    are preprocessed by an ordinary one)."""
     cell = [[("bin_sep_conv_3x3", 0), ("identity", 1)]]
     stages = [
         {"activations": "tanh", "kernels": "real"},
