@@ -34,7 +34,8 @@ from bnas_larq.run.stage_sources import load_start, load_teacher
 from bnas_larq.run.stages import Stages
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.search import SearchData
-from bnas_larq.train_settings import TeacherSettings, TrainStage
+from bnas_larq.teacher_settings import TeacherSettings
+from bnas_larq.train_settings import TrainStage
 from bnas_larq.training import Teacher
 
 
