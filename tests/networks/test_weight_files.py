@@ -67,7 +67,7 @@ def test_files_fit_the_stages_of_one_network_both_ways(scheme, tmp_path):
         {"kernels": "real"},
         {"activation_gradient": "annealed"},
     ]
-    stages = [network(cell, scheme=scheme, cells=3, **stage) for stage in stages]
+    stages = [network(cell, scheme=scheme, reductions=(0,), **stage) for stage in stages]
     for before, after in zip(stages, [*stages[1:], stages[0]], strict=True):
         file = save_weights(filled(before), tmp_path / "weights.h5")
         load_weights(after, file)
