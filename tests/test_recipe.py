@@ -421,6 +421,10 @@ def test_a_key_that_would_change_nothing_is_refused(overrides, key):
         ["train.momentum=0.8", "train.schedule=cosine", "train.restart_epochs=50"],
         ["network.activation_gradient=annealed", "network.activation_clip=2"],
         ["network.activations=clip", "network.activation_clip=2"],
+        [
+            *("network.activations=relu", "network.activation_gradient=approx"),
+            *("network.activation_clip=2", "train.stages=[{epochs: 3}, {activations: sign}]"),
+        ],
         ["search.relaxation=concrete", "search.temperature=[5.0,1.0]"],
         ["search.gamma=3", "search.entropy_tau=3"],
         ["search.searcher=bandit", "search.bandit.rounds=1"],
