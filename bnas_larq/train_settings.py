@@ -58,8 +58,9 @@ class StageSettings(Section):
         reestimate_batch_norm: batches from which BatchNorm's statistics are estimated again with
             the stage's last weights; 0 for none.
         teacher: a trained network to learn from; None for the labels alone.
-        mixed_precision: type of binary convolutions while training; `auto` takes bfloat16 if a
-            short measurement finds it faster. The trained network is a float32 one either way.
+        mixed_precision: type of binary convolutions, or the real ones in their place, while
+            training; `auto` takes bfloat16 if a short measurement finds it faster. The trained
+            network is a float32 one either way.
     """
 
     epochs: Count = 600

@@ -195,5 +195,5 @@ class RunInputs:
         asked = settings.mixed_precision
         choice = recorded_precision(self.folder / stage, asked)
         if asked != "float32":
-            say(f"{stage}: binary convolutions in {choice.name}, {choice.reason}")
+            say(f"{stage}: convolutions in {choice.name}, {choice.reason}")
         return settings.model_copy(update={"mixed_precision": choice.name})
