@@ -26,6 +26,7 @@ _HOMES = {
     "Run": "bnas_larq.run.recipe_run",
     "SearchSpace": "bnas_larq.spaces",
     "SuperNet": "bnas_larq.supernet.super_net",
+    "TrainStage": "bnas_larq.train_settings",
     "build_network": "bnas_larq.networks.network",
     "build_residual_network": "bnas_larq.networks.residual_network",
     "count_costs": "bnas_larq.costs.accounting",
@@ -62,7 +63,7 @@ _CLASSES = {
         *("SymmetricQuantConv2D", "Zeroise"),
     ),
     "bnas_larq.networks.optimizers": ("CoupledAdam", "CoupledSGD"),
-    "bnas_larq.training.trainer": ("OneCycle", "OneCycleMomentum"),
+    "bnas_larq.training.schedules": ("OneCycle", "OneCycleMomentum", "WarmUp"),
     "bnas_larq.costs.expected_cost": ("ExpectedCost",),
     "bnas_larq.supernet.super_net": (
         *("AnnealedEntropy", "Concrete", "FirstOrder", "FixedPath", "GumbelHard", "SecondOrder"),

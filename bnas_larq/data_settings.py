@@ -13,9 +13,11 @@ class AugmentationSettings(Section):
     """Augmentation of training images; see `bnas_larq.data.Augmentation`."""
 
     crop_padding: Natural = 0
-    flip: bool = False
+    crop_mode: Literal["black", "reflect"] = "black"
+    flip: bool | Literal["alternating"] = False
     random_resized_crop: bool = False
     color_jitter: tuple[float, float, float, float] | None = None
+    cutout: Natural = 0
 
 
 class DataSettings(Section):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,15 +17,16 @@ from bnas_larq.errors import RecipeError, first_problem, nearest, one_line
 from bnas_larq.files import expand_home
 from bnas_larq.resources import recipe_names, recipe_path
 from bnas_larq.setting_types import PlainName, Section, UserPath
-from bnas_larq.settings import (
-    ExportSettings,
-    FineTuneSettings,
-    LayerStudySettings,
-    NetworkSettings,
-    SearchSettings,
-    TrainSettings,
-)
+from bnas_larq.settings import UNREAD_BY_KIND, ExportSettings, NetworkSettings, SearchSettings
+from bnas_larq.study_settings import AblationSettings, LayerStudySettings
 from bnas_larq.text_files import parse_yaml, read_yaml
+from bnas_larq.train_settings import (
+    UNREAD_IN_STAGE,
+    FineTuneSettings,
+    TrainSettings,
+    TrainStage,
+    training_plan,
+)
 
 #: Recipes that extend one another, and sections inside one another: more than any recipe needs.
 _MAX_PARENTS, _MAX_SECTIONS = 20, 4
@@ -37,7 +39,7 @@ class Recipe(Section):
         description: one line for `bnas-larq recipes list`.
         genotype: skip the search and use this one: a file, a published name or `random:SEED`.
         finetune: start from another network's weights, genotype and size; None for new weights.
-        layer_study: a study instead of a single network; None for a plain run.
+        layer_study, ablation: a study instead of a single network; None for a plain run.
     """
 
     name: PlainName = "recipe"
@@ -51,6 +53,7 @@ class Recipe(Section):
     train: TrainSettings = TrainSettings()
     finetune: FineTuneSettings | None = None
     layer_study: LayerStudySettings | None = None
+    ablation: AblationSettings | None = None
     export: ExportSettings = ExportSettings()
 
     @property
@@ -58,40 +61,44 @@ class Recipe(Section):
         """Whether its network is made of a genotype's cells."""
         return self.network.kind == "cells"
 
+    @property
+    def study(self) -> str | None:
+        """The section that makes it a study; None for a plain run."""
+        kinds = ("layer_study", "ablation")
+        return next((kind for kind in kinds if getattr(self, kind) is not None), None)
+
+    @property
+    def plan(self) -> tuple[TrainStage, ...]:
+        """The stages of the training, each with all its keys."""
+        return training_plan(self.train, self.finetune)
+
     def to_yaml(self) -> str:
         """The resolved recipe as YAML; the inverse of `load_recipe`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-#: Keys of the section `network` that one kind of network has and the other has not.
-_CELL_KEYS = ("cells", "channels", "stem_groups", "padding", "shortcut", "preprocess")
-_RESIDUAL_KEYS = (
-    *("widths", "blocks", "transition", "strided_blocks", "block_order", "nonlinearity"),
-)
+def _is_of_kind(recipe: Recipe, kind: str) -> bool:
+    return recipe.network.kind == kind
+
+
+def _no_stage_reads(recipe: Recipe, unread: Callable[[TrainStage], bool]) -> bool:
+    return all(map(unread, recipe.plan))
+
 
 #: Keys that some recipes do not read: when, and what to do instead.
 _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
     **{
-        key: (
-            lambda recipe: recipe.network.kind == "residual",
-            "A residual network has no cells. Remove it, or set network.kind to cells",
-        )
-        for key in ("genotype", "layer_study", *map("network.{}".format, _CELL_KEYS))
+        key: (partial(_is_of_kind, kind=kind), remedy)
+        for kind, (keys, remedy) in UNREAD_BY_KIND.items()
+        for key in keys
     },
     **{
-        f"network.{key}": (
-            lambda recipe: recipe.network.kind == "cells",
-            "Cells have no such blocks. Remove it, or set network.kind to residual",
-        )
-        for key in _RESIDUAL_KEYS
+        f"train.{key}": (partial(_no_stage_reads, unread=unread), remedy)
+        for key, (unread, remedy) in UNREAD_IN_STAGE.items()
     },
-    "train.momentum": (
-        lambda recipe: recipe.train.optimizer == "adam" or recipe.train.schedule == "one-cycle",
-        "Adam has none and one-cycle sets its own. Remove it, or use sgd with cosine or constant",
-    ),
-    "train.restart_epochs": (
-        lambda recipe: recipe.train.schedule != "cosine",
-        "Only the schedule cosine restarts. Remove it, or set train.schedule to cosine",
+    "train.binary_multiplier": (
+        lambda recipe: recipe.finetune is not None,
+        "A fine-tuning has its own. Remove it, or set finetune.binary_multiplier",
     ),
     "search.temperature": (
         lambda recipe: recipe.search.relaxation == "softmax",
@@ -151,14 +158,42 @@ def check_keys_are_read(recipe: Recipe) -> None:
         raise RecipeError(
             f"A recipe sets only what its run reads. Received: {key} {value}. {_UNREAD[key][1]}."
         )
+    for number, (stage, whole) in enumerate(zip(recipe.train.stages, recipe.plan, strict=False)):
+        for key in stage.own_keys & UNREAD_IN_STAGE.keys():
+            unread, remedy = UNREAD_IN_STAGE[key]
+            default = TrainStage.model_fields[key].default
+            if (value := getattr(stage, key)) != default and unread(whole):
+                raise RecipeError(
+                    "A stage sets only what its training reads. "
+                    f"Received: train.stages.{number}.{key} {value}. {remedy}."
+                )
+
+
+def check_plan(recipe: Recipe) -> None:
+    """Raise RecipeError for stages in a recipe that trains otherwise."""
+    others = {
+        "finetune": (recipe.finetune is not None, "which is a plan of its own"),
+        "layer_study": (recipe.layer_study is not None, "whose rows decide what is binary"),
+        "search.searcher tuner": (
+            recipe.genotype is None and recipe.search.searcher == "tuner",
+            "whose trials train in one stage",
+        ),
+    }
+    for section, (present, reason) in others.items():
+        if recipe.train.stages and present:
+            raise RecipeError(
+                "A recipe trains in stages, or has a section that trains otherwise. "
+                f"Received: train.stages and {section}, {reason}. Remove one of them."
+            )
 
 
 def known_keys(model: type[pydantic.BaseModel] = Recipe, prefix: str = "") -> list[str]:
-    """All dotted keys of a recipe, such as `search.epochs`."""
+    """All dotted keys of a recipe, such as `search.epochs`, with those of sections in a list, such
+    as `train.stages.epochs`."""
     keys = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
-        # An optional section is a union with None.
+        # An optional section is a union with None, and there are lists of sections.
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
                 keys += known_keys(kind, f"{prefix}{name}.")
@@ -195,21 +230,33 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(values)
     except pydantic.ValidationError as error:
         first = first_problem(error)
-        key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            section, _, last = key.rpartition(".")
-            start = f"{section}." if section else ""
+            *section, last = first["loc"]
+            section, start = _known_key(section), ""
+            if section:
+                start = f"{re.sub(r'[.][0-9]+', '', section)}."
+                section = f"{section}."
             siblings = [k[len(start) :] for k in known_keys() if k.startswith(start)]
             raise RecipeError(
-                f"A recipe has fixed keys. Received: {key!r}; "
-                f"{nearest(last, [k for k in siblings if '.' not in k])}"
+                f"A recipe has fixed keys. Received: {section + str(last)!r}; "
+                f"{nearest(str(last), [k for k in siblings if '.' not in k])}"
             ) from error
-        # Pydantic appends the members of a union, such as `data.image_size.int`.
-        key = max((k for k in known_keys() if f"{key}.".startswith(f"{k}.")), key=len, default=key)
+        key = re.sub(r"([.][0-9]+)+$", "", _known_key(first["loc"]))
         raise RecipeError(
             f"A recipe's {key!r} must be valid: {first['msg']}. "
             f"Received: {first['input']!r}. Correct the value."
         ) from error
+
+
+def _known_key(location: Iterable[str | int]) -> str:
+    """The known key nearest to a problem's location, with the numbers of a list's items: pydantic
+    also names members of a union, as in `data.image_size.int`."""
+    known, path, parts = set(known_keys()), [], []
+    for part in location:
+        if isinstance(part, int) or ".".join([*path, part]) in known:
+            path += [part] if isinstance(part, str) else []
+            parts.append(str(part))
+    return ".".join(parts)
 
 
 def _read(source: str | Path) -> tuple[dict[str, Any], Path]:

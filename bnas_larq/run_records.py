@@ -128,10 +128,11 @@ class Timed(_Record):
 
 
 class Epoch(Timed):
-    """metrics.jsonl: Keras' metrics after an epoch."""
+    """metrics.jsonl: Keras' metrics after an epoch, and the stage of a plan that has several."""
 
     holds: ClassVar[str] = "an epoch and numbers on each line"
     epoch: _Count
+    stage: str | None = None
     __pydantic_extra__: dict[str, float | None]
 
     @pydantic.model_validator(mode="after")

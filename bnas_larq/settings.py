@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -22,6 +22,7 @@ from bnas_larq.setting_types import (
     Transition,
     UserPath,
 )
+from bnas_larq.train_settings import TrainSettings
 
 
 class BanditSettings(Section):
@@ -96,18 +97,22 @@ class TunerSettings(Section):
 
 def _tunable_values(key: str, allowed: Any) -> Any:
     """Choices or limits of one setting, converted to its type; ValueError for invalid ones."""
-    known = [name for name in TrainSettings.model_fields if name not in ("epochs", "on")]
+    fixed = ("epochs", "on", "stages")
+    known = [name for name in TrainSettings.model_fields if name not in fixed]
     if key not in known:
         hint = nearest(key, known).rstrip("?.")
         raise ValueError(
-            f"{key!r} cannot be tuned, only keys of train except epochs and on ({hint})"
+            f"{key!r} cannot be tuned, only keys of train except epochs, on and stages ({hint})"
         )
 
     def value(given: Any) -> Any:
         try:
-            return getattr(TrainSettings.model_validate({key: given}), key)
+            valid = getattr(TrainSettings.model_validate({key: given}), key)
         except pydantic.ValidationError as error:
             raise ValueError(f"train.{key} cannot be {given!r}") from error
+        if isinstance(valid, Section):
+            raise ValueError(f"train.{key} is tuned as a number, not as {given!r}")
+        return valid
 
     if isinstance(allowed, list):
         choices = [value(choice) for choice in allowed]
@@ -248,83 +253,19 @@ class NetworkSettings(Section):
     nonlinearity: Nonlinearity = "relu"
 
 
-class TrainSettings(Section):
-    """Training of the final network; defaults are BNAS' CIFAR-10 settings.
-
-    Attributes:
-        on: the training part, or `all`: the images that `data.validation_fraction` held out too,
-            once the search has chosen; no validation accuracy is measured then.
-        restart_epochs: epochs from one restart of `cosine` to the next; None for none.
-        momentum: of `sgd` with `cosine` or `constant`; one-cycle moves it between 0.85 and 0.95.
-        mixed_precision: type of binary convolutions while training; `auto` takes bfloat16 if a
-            short measurement finds it faster. The trained network is a float32 one either way.
-    """
-
-    on: Literal["train", "all"] = "train"
-    epochs: Count = 600
-    batch_size: Count = 256
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
-    restart_epochs: Count | None = None
-    learning_rate: float = pydantic.Field(0.05, gt=0)
-    momentum: float = pydantic.Field(0.9, ge=0, lt=1)
-    weight_decay: float = pydantic.Field(3e-6, ge=0)
-    clip_norm: float | None = pydantic.Field(None, gt=0)
-    drop_path: float = pydantic.Field(0.2, ge=0, lt=1)
-    label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
-    mixed_precision: Precision = "float32"
-
-
-class FineTuneSettings(Section):
-    """Fine-tuning of another network's weights (`bnas_larq.training.recipe_training`).
-
-    The new head is trained alone, then the whole network for `train.epochs` more.
-
-    Attributes:
-        entry: the source: a zoo entry's name, or a folder of an entry or a run.
-        sha256: of the source's weight file; other weights are refused. None takes what is there,
-            and a run records its hash.
-        head_epochs: epochs of the new head alone, before `train.epochs`; 0 for none.
-        head_learning_rate: Adam's rate in them.
-        binary_multiplier: learning rate of latent binary kernels, as a share of
-            `train.learning_rate`. Below 1 fewer signs flip at once; the only measurement here, on a
-            source of five epochs, preferred 1 (docs/measurements.md).
-    """
-
-    entry: UserPath
-    sha256: str | None = pydantic.Field(None, pattern="^[0-9a-f]{64}$")
-    head_epochs: Natural = 3
-    head_learning_rate: float = pydantic.Field(0.005, gt=0)
-    binary_multiplier: float = pydantic.Field(1.0, ge=0)
-
-
-#: Defaults of the section `train` for fine-tuning: Adam, because its steps do not depend on the
-#: scale of a latent kernel's gradient, with a rate that decays to 0.
-FINE_TUNING: Mapping[str, Any] = {
-    "epochs": 10,
-    "batch_size": 32,
-    "optimizer": "adam",
-    "schedule": "cosine",
-    "learning_rate": 0.001,
-    "weight_decay": 0.0,
-    "drop_path": 0.0,
+_CELL_KEYS = ("cells", "channels", "stem_groups", "padding", "shortcut", "preprocess")
+_BLOCK_KEYS = ("widths", "blocks", "transition", "strided_blocks", "block_order", "nonlinearity")
+#: Keys of a recipe that a kind of network does not read, and what to do instead.
+UNREAD_BY_KIND: Mapping[str, tuple[Sequence[str], str]] = {
+    "residual": (
+        ("genotype", "layer_study", "ablation", *map("network.{}".format, _CELL_KEYS)),
+        "A residual network has no cells. Remove it, or set network.kind to cells",
+    ),
+    "cells": (
+        [*map("network.{}".format, _BLOCK_KEYS)],
+        "Cells have no such blocks. Remove it, or set network.kind to residual",
+    ),
 }
-
-
-class LayerStudySettings(Section):
-    """Networks of one kind of layer alone (BNAS, arXiv 2002.06963).
-
-    Each is trained with the sections `network` and `train`; the row decides `network.scheme`.
-
-    Attributes:
-        layers: the table's columns; any registered operation is allowed, too.
-        precisions: the table's rows. `binary` is the papers' Sign+Scale, which centres latent
-            kernels over their input channels. A depthwise kernel has one, and becomes 0:
-            `uncentred`, for separable layers only, leaves depthwise kernels as they are.
-    """
-
-    layers: tuple[str, ...] = ("conv_3x3", "conv_5x5", "dil_3x3", "dil_5x5", "sep_3x3", "sep_5x5")
-    precisions: tuple[Literal["full", "binary", "uncentred"], ...] = ("full", "binary", "uncentred")
 
 
 class ExportSettings(Section):

@@ -7,6 +7,7 @@ import re
 import pytest
 import yaml
 
+from bnas_larq.data_settings import AugmentationSettings
 from bnas_larq.errors import RecipeError
 from bnas_larq.recipe import (
     Recipe,
@@ -17,12 +18,14 @@ from bnas_larq.recipe import (
     parse_recipe,
 )
 from bnas_larq.resources import recipe_names
-from bnas_larq.settings import (
+from bnas_larq.settings import CostTermSettings, SearchSettings
+from bnas_larq.study_settings import AblationSettings, LayerStudySettings
+from bnas_larq.train_settings import (
     FINE_TUNING,
-    CostTermSettings,
     FineTuneSettings,
-    LayerStudySettings,
-    SearchSettings,
+    TrainSettings,
+    WeightDecay,
+    training_plan,
 )
 
 
@@ -91,22 +94,32 @@ def test_round_trip_of_a_recipe_with_every_kind_of_value(write):
 
 
 def test_a_resolved_recipe_names_every_setting():
+    train = TrainSettings(weight_decay=WeightDecay())
+    stage = training_plan(train)[0].model_copy(update={"augmentation": AugmentationSettings()})
     whole = Recipe(
+        train=train.model_copy(update={"stages": (stage,)}),
         search=SearchSettings(cost=CostTermSettings(target=1)),
         finetune=FineTuneSettings(entry="other"),
         layer_study=LayerStudySettings(),
+        ablation=AblationSettings(rows=[{"name": "a"}, {"name": "b"}]),
     )
     values = yaml.safe_load(whole.to_yaml())
     for key in known_keys():
         place = values
         for part in key.split("."):
-            place = place[part]
+            place = (place[0] if isinstance(place, list) else place)[part]
 
 
 def test_known_keys_reach_into_sections():
     keys = known_keys()
     assert {"seed", "search.epochs", "data.augmentation.color_jitter"} <= set(keys)
     assert len(keys) == len(set(keys))
+
+
+def test_a_misspelt_key_in_a_list_of_sections():
+    rows = [{"name": "a"}, {"name": "b", "chnages": {}}]
+    with pytest.raises(RecipeError, match="'ablation.rows.1.chnages'; did you mean 'changes'"):
+        parse_recipe({"ablation": {"rows": rows}})
 
 
 def test_recipes_do_not_change():
@@ -244,8 +257,8 @@ def test_every_misspelt_key_is_answered_with_the_nearest(key):
     wrong = last[:2] + last[1:]
     values = {wrong: 1}
     for part in reversed(section.split(".") if section else []):
-        values = {part: values}
-    full = f"{section}.{wrong}" if section else wrong
+        values = {part: [values] if part in ("stages", "rows") else values}
+    full = re.sub("[.](stages|rows)[.]", r".\1.0.", f"{section}.{wrong}") if section else wrong
     message = f"fixed keys. Received: '{full}'; did you mean '{last}'"
     with pytest.raises(RecipeError, match=message):
         parse_recipe(values)

@@ -27,9 +27,9 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.layers.binary_convolution import compute_in
 from bnas_larq.networks.network import NetworkConfig, build_network
 from bnas_larq.precision import choose_precision
-from bnas_larq.settings import TrainSettings
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.super_net import SuperNet
+from bnas_larq.train_settings import TrainSettings
 from bnas_larq.training.trainer import DropPathSchedule, make_loss, make_optimizer
 
 #: Steps of an epoch, for schedules; no measured step depends on it.
@@ -171,7 +171,7 @@ def train_step(
     def build(precision: str) -> _CompiledModel:
         model = build_network(genotype, config, drop_path=train.drop_path > 0)
         model.compile(
-            optimizer=make_optimizer(train, STEPS_PER_EPOCH),
+            optimizer=make_optimizer(train, STEPS_PER_EPOCH, model),
             loss=make_loss(train, config.num_classes),
             metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         )

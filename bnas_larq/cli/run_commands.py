@@ -34,21 +34,23 @@ from bnas_larq.errors import DataError
 def run(out: Path | None, resume: bool, overwrite: bool, tensorboard: bool, **options: Any) -> None:
     """Run RECIPE (a shipped name or a YAML file) from its images to a checked .tflite and a report.
 
-    A recipe with the section `layer_study` (such as layer-study) trains its networks instead and
-    ends with their table.
+    A recipe with the section `layer_study` or `ablation` (such as layer-study, v2-ablation) trains
+    its networks instead and ends with their table.
 
     Killed at any moment, it continues with --resume and ends with the same network.
     """
     recipe = resolve(**options)
     settings = {"resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
-    if recipe.layer_study is None:
+    if recipe.study is None:
         from bnas_larq.run.recipe_run import Run
 
         print_result(closed_at_the_end(Run.create(recipe, out, **settings)).run())
         return
+    from bnas_larq.run.ablation import Ablation
     from bnas_larq.run.layer_study import LayerStudy
 
-    table, path = closed_at_the_end(LayerStudy.create(recipe, out, **settings)).run()
+    kind = Ablation if recipe.study == "ablation" else LayerStudy
+    table, path = closed_at_the_end(kind.create(recipe, out, **settings)).run()
     print_result(f"{table}\n\n{path}")
 
 

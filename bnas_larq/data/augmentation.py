@@ -22,6 +22,8 @@ from bnas_larq.errors import DataError
 CROP_AREA = (0.08, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
+#: Numbers of the draws of an image; those before are of `apply`.
+_CUTOUT_DRAW, MIXUP_DRAW = 7 + 2 * CROP_ATTEMPTS, 9 + 2 * CROP_ATTEMPTS
 GREY = (0.299, 0.587, 0.114)  # luma of ITU-R 601, as Pillow and torchvision use it
 
 
@@ -33,20 +35,26 @@ class Augmentation:
     flip=True, color_jitter=(0.4, 0.4, 0.4, 0.2)` (arXiv 2002.06963).
 
     Args:
-        crop_padding: pixels added on every side before a crop of the old size. They are black
-            before normalisation, as torchvision's are.
-        flip: mirror left to right with probability 0.5.
+        crop_padding: pixels added on every side before a crop of the old size.
+        crop_mode: they are `"black"` before normalisation, as torchvision's are, or `"reflect"` the
+            image without its border pixels.
+        flip: mirror left to right with probability 0.5; `"alternating"`: an image that is mirrored
+            in one epoch is not in the next (airbench, arXiv 2404.00498).
         random_resized_crop: a box of 8 to 100 % of the area and an aspect ratio of 3/4 to 4/3,
             scaled to the images' size (bilinear). It is cut from the original picture, where that
             has another size (`bnas_larq.data.training_pipeline` sees to it).
         color_jitter: largest change of (brightness, contrast, saturation, hue); applied in this
             order.
+        cutout: side of a square in pixels, around a random pixel, that becomes 0 after
+            normalisation, the mean colour (arXiv 1708.04552).
     """
 
     crop_padding: int = 0
-    flip: bool = False
+    crop_mode: str = "black"
+    flip: bool | str = False
     random_resized_crop: bool = False
     color_jitter: tuple[float, float, float, float] | None = None
+    cutout: int = 0
 
     def __post_init__(self) -> None:
         if self.crop_padding < 0:
@@ -58,6 +66,24 @@ class Augmentation:
             raise DataError(
                 "An augmentation crops in one way. Received: crop_padding and random_resized_crop. "
                 "Drop one of them."
+            )
+        for key, value, known in (
+            ("crop_mode", self.crop_mode, ("black", "reflect")),
+            ("flip", self.flip, (False, True, "alternating")),
+        ):
+            if value not in known:
+                raise DataError(
+                    f"{key} is one of {', '.join(map(str, known))}. Received: {value!r}."
+                )
+        if self.crop_mode != "black" and not self.crop_padding:
+            raise DataError(
+                "Only padded crops have a mode. "
+                f"Received: crop_mode {self.crop_mode!r} without crop_padding. Omit it."
+            )
+        if self.cutout < 0:
+            raise DataError(
+                f"cutout is the side of a square in pixels. Received: {self.cutout}. Use 0 for "
+                "none, 16 for CIFAR-10."
             )
         if self.color_jitter is not None:
             jitter = tuple(float(value) for value in self.color_jitter)
@@ -88,7 +114,7 @@ class Augmentation:
     def apply(
         self, images: tf.Tensor, indices: tf.Tensor, *, seed: int, epoch: int | tf.Tensor
     ) -> tf.Tensor:
-        """Augment a batch.
+        """Augment a batch, but for `cut_out`, which follows normalisation.
 
         Args:
             images: uint8 [batch, height, width, 3] with static height and width.
@@ -107,28 +133,57 @@ class Augmentation:
             boxes = random_boxes(indices, *images.shape[1:3], seed=seed, epoch=epoch)
             images = resized_crops(images, boxes)
         flipped = draws[:, 2] < 0.5 if self.flip else None
+        if self.flip == "alternating":
+            first = uniforms(seed, 0, indices, 3)[:, 2] < 0.5
+            flipped = tf.math.logical_xor(first, tf.cast(epoch % 2, tf.bool))
         if self.crop_padding:
-            images = crop_and_flip(images, draws[:, 0:2], self.crop_padding, flipped)
+            images = crop_and_flip(
+                images, draws[:, 0:2], self.crop_padding, flipped, self.crop_mode
+            )
         elif self.flip:
             images = flip(images, flipped)
         if self.color_jitter is not None:
             images = jitter_colors(images, draws[:, 3:7], self.color_jitter)
         return images
 
+    def cut_out(
+        self, images: tf.Tensor, indices: tf.Tensor, *, seed: int, epoch: int | tf.Tensor
+    ) -> tf.Tensor:
+        """Set each normalised image's square of `cutout` to 0; arguments as of `apply`."""
+        if not self.cutout:
+            return images
+        height, width = images.shape[1:3]
+        draws = uniforms(seed, epoch, indices, _CUTOUT_DRAW + 2)[:, _CUTOUT_DRAW:]
+        corner = tf.cast(draws * [height, width], tf.int32) - self.cutout // 2
+
+        def inside(first: tf.Tensor, size: int) -> tf.Tensor:
+            offset = tf.range(size)[None] - first[:, None]
+            return (offset >= 0) & (offset < self.cutout)
+
+        rows, columns = inside(corner[:, 0], height), inside(corner[:, 1], width)
+        kept = tf.cast(~(rows[:, :, None] & columns[:, None, :]), images.dtype)
+        return images * kept[..., None]
+
 
 def crop_and_flip(
-    images: tf.Tensor, draws: tf.Tensor, padding: int, flipped: tf.Tensor | None
+    images: tf.Tensor,
+    draws: tf.Tensor,
+    padding: int,
+    flipped: tf.Tensor | None,
+    mode: str = "black",
 ) -> tf.Tensor:
-    """Crop black-padded images and mirror some of them, in one gather.
+    """Crop padded images and mirror some of them, in one gather.
 
     Args:
         images: [batch, height, width, 3].
         draws: [batch, 2] uniform numbers that choose one of `(2 * padding + 1) ** 2` corners.
         padding: pixels on every side.
         flipped: boolean [batch], or None.
+        mode: of the border, see `Augmentation`.
     """
     height, width = images.shape[1:3]
-    padded = tf.pad(images, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
+    border = [[0, 0], [padding, padding], [padding, padding], [0, 0]]
+    padded = tf.pad(images, border, "REFLECT" if mode == "reflect" else "CONSTANT")
     corner = tf.cast(draws * (2 * padding + 1), tf.int32)
     rows = corner[:, 0:1] + tf.range(height)[None]
     columns = tf.range(width)[None]

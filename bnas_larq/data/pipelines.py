@@ -8,6 +8,7 @@ from collections.abc import Callable
 from bnas_larq.backend import tf
 from bnas_larq.data.augmentation import Augmentation, random_boxes
 from bnas_larq.data.examples import Examples
+from bnas_larq.data.mixup import mix_up
 from bnas_larq.data.normalization import Normalization
 from bnas_larq.errors import DataError
 
@@ -45,16 +46,19 @@ def training_pipeline(
     seed: int,
     normalization: Normalization,
     augmentation: Augmentation | None = None,
+    mixup: float = 0.0,
+    num_classes: int | None = None,
 ) -> EpochPipeline:
     """Shuffled, augmented, normalised batches: (float32 [batch, height, width, 3], int64 [batch]).
 
+    With `mixup`, the α of `mix_up`, labels are shares of the classes: float32 [batch, num_classes].
     The last, smaller batch of an epoch is dropped. Batches are prefetched across the end of an
     epoch, so that training does not wait there for examples in memory. Random resized crops are cut
     from pictures in their own size.
 
     Raises:
-        DataError: `batch_size` is below 1 or above the number of examples, or pictures to be
-            cropped are in memory and already resized.
+        DataError: `batch_size` is below 1 or above the number of examples, a reflected border is
+            as wide as the image, or pictures to be cropped are in memory and already resized.
     """
     _check_batch_size(batch_size)
     if batch_size > examples.num_examples:
@@ -63,6 +67,12 @@ def training_pipeline(
             f"for {examples.num_examples} examples. Lower the batch size, or raise the limit."
         )
     augmentation = augmentation or Augmentation()
+    height, width, _ = examples.image_shape
+    if augmentation.crop_mode == "reflect" and augmentation.crop_padding >= min(height, width):
+        raise DataError(
+            "A reflected border is narrower than the image. Received: crop_padding "
+            f"{augmentation.crop_padding} for {height}×{width} pixels. Lower it."
+        )
     cuts_originals = augmentation.random_resized_crop and examples.resized
     if cuts_originals and not examples.streamed:
         raise DataError(
@@ -78,8 +88,13 @@ def training_pipeline(
             return random_boxes(index[None], height, width, seed=seed, epoch=number)[0]
 
         def prepare(images: tf.Tensor, labels: tf.Tensor, indices: tf.Tensor):
-            images = after_crops.apply(images, indices, seed=seed, epoch=number)
-            return normalization.apply(images), labels
+            draws = {"seed": seed, "epoch": number}
+            images = normalization.apply(after_crops.apply(images, indices, **draws))
+            images = after_crops.cut_out(images, indices, **draws)
+            if mixup:
+                share = {"alpha": mixup, "num_classes": num_classes}
+                images, labels = mix_up(images, labels, indices, **share, **draws)
+            return images, labels
 
         cropped = examples.cropped(box) if cuts_originals else examples
         batches = cropped.batches(

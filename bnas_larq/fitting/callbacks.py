@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ def plain(logs: dict[str, Any] | None) -> dict[str, float]:
 
 
 class MetricsLog(keras.callbacks.Callback):
-    """Appends one JSON line per epoch: epoch, seconds, learning rate and all of Keras' metrics."""
+    """Appends one JSON line per epoch: epoch, `facts`, seconds, learning rate and all of Keras'
+    metrics."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, facts: Mapping[str, str] | None = None) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.facts = path, facts or {}
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._start = time.monotonic()
@@ -31,7 +33,8 @@ class MetricsLog(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         seconds = round(time.monotonic() - self._start, 3)
         rate = float(keras.backend.get_value(self.model.optimizer.learning_rate))
-        append_line(self.path, {"epoch": epoch, "seconds": seconds, "lr": rate, **plain(logs)})
+        row = {"epoch": epoch, **self.facts, "seconds": seconds, "lr": rate, **plain(logs)}
+        append_line(self.path, row)
 
 
 def stop_unless_finite(name: str, value: float, where: str) -> None:

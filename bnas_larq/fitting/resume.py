@@ -27,6 +27,7 @@ def resumable_fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     logs: Sequence[Path] = (),
     first_epoch: int = 0,
+    facts: Mapping[str, str] | None = None,
 ) -> int:
     """Train `model` to `epochs`, from the newest intact checkpoint if there is one.
 
@@ -36,6 +37,7 @@ def resumable_fit(
         optimizers: see `TrainingState`.
         logs: further JSON-lines files that callbacks write, treated like `log`.
         first_epoch: number of the first epoch, if another stage has trained those before it.
+        facts: further entries of each line of `log`.
 
     Returns:
         The number of epochs that an earlier process or stage has done.
@@ -58,7 +60,7 @@ def resumable_fit(
                 epochs=epochs,
                 validation_data=validation_data,
                 verbose=0,
-                callbacks=[StopWhenNotFinite(), MetricsLog(log), *callbacks, save],
+                callbacks=[StopWhenNotFinite(), MetricsLog(log, facts), *callbacks, save],
             )
     return start
 

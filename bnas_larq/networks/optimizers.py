@@ -13,6 +13,10 @@ import functools
 from collections.abc import Callable, Mapping
 
 from bnas_larq.backend import keras, register, tf
+from bnas_larq.layers.template import CLASSIFIER
+
+#: Kinds of weights, as recipes name them.
+KINDS = ("binary", "kernels", "batch_norm", "head", "other")
 
 
 def latent_kernels(model: keras.Model) -> list[tf.Variable]:
@@ -22,6 +26,31 @@ def latent_kernels(model: keras.Model) -> list[tf.Variable]:
         for weight in model.weights
         if getattr(getattr(weight, "quantizer", None), "precision", None) == 1
     ]
+
+
+def weight_kinds(model: keras.Model) -> dict[str, str]:
+    """The kind of each of `model`'s trainable weights, by its name: one of `KINDS`.
+
+    `binary`: latent kernels; `head`: those of the classifier; `batch_norm`: scales and offsets;
+    `kernels`: all other kernels of convolutions and dense layers; `other`: biases, scales, slopes.
+    """
+    latent = {kernel.name for kernel in latent_kernels(model)}
+    kinds = {}
+    # Models and composite layers come before the layers inside them, which say more.
+    for layer in model.submodules:
+        attributes = ("kernel", "depthwise_kernel", "pointwise_kernel")
+        kernels = {getattr(getattr(layer, key, None), "name", None) for key in attributes}
+        for weight in getattr(layer, "trainable_weights", ()):
+            if weight.name in latent:
+                kind = "binary"
+            elif layer.name == CLASSIFIER:
+                kind = "head"
+            elif isinstance(layer, keras.layers.BatchNormalization):
+                kind = "batch_norm"
+            else:
+                kind = "kernels" if weight.name in kernels else "other"
+            kinds[weight.name] = kind
+    return kinds
 
 
 def next_learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
@@ -43,7 +72,8 @@ class _CoupledDecay:
     """Adds clipping by global norm, L2 decay and rates of single weights to a Keras optimizer.
 
     Args:
-        l2: decay λ: λ·w is added to the gradient of each weight w.
+        l2: decay λ: λ·w is added to the gradient of each weight w. A mapping gives λ by variable
+            name, 0 where there is none.
         clip_norm: largest global norm of the gradients before the decay; None for no clipping.
         rate_multipliers: variable name → factor of its learning rate. The rate is scaled, not the
             gradient, which Adam would scale back.
@@ -52,7 +82,7 @@ class _CoupledDecay:
     def __init__(
         self,
         *args,
-        l2: float = 0.0,
+        l2: float | Mapping[str, float] = 0.0,
         clip_norm: float | None = None,
         rate_multipliers: Mapping[str, float] | None = None,
         **kwargs,
@@ -62,10 +92,10 @@ class _CoupledDecay:
         self._rate: tf.Tensor | None = None
         # Compiled by XLA, as Keras does on GPUs, an update would keep the first step's rate.
         super().__init__(*args, **{**kwargs, "jit_compile": False})
-        self.l2 = l2
+        self.l2 = dict(l2) if isinstance(l2, Mapping) else l2
         self.clip_norm = clip_norm
         self._factor: tf.Tensor | float = 1.0
-        self._decay: tf.Tensor | float = l2
+        self._decays: Mapping[float, tf.Tensor] = {}
 
     @property
     def learning_rate(self):
@@ -94,7 +124,9 @@ class _CoupledDecay:
 
     def _coupling(self, variable: tf.Variable) -> tuple[tf.Tensor, tf.Tensor]:
         """The step's clipping factor and decay, in the variable's type."""
-        return tf.cast(self._factor, variable.dtype), tf.cast(self._decay, variable.dtype)
+        decay = self.l2.get(variable.name, 0.0) if isinstance(self.l2, dict) else self.l2
+        decay = self._decays.get(decay, decay)
+        return tf.cast(self._factor, variable.dtype), tf.cast(decay, variable.dtype)
 
     def apply_gradients(
         self, grads_and_vars, name=None, skip_gradients_aggregation=False, **kwargs
@@ -109,14 +141,15 @@ class _CoupledDecay:
             norm = tf.linalg.global_norm([gradient for gradient, _ in pairs])
             self._factor = clipping_factor(norm, self.clip_norm)
         # Once, not for each variable: tracing a graph of hundreds is slow.
-        self._decay = tf.constant(self.l2)
+        decays = {0.0, *self.l2.values()} if isinstance(self.l2, dict) else {self.l2}
+        self._decays = {decay: tf.constant(decay) for decay in decays}
         self._rate = next_learning_rate(self)
         try:
             return super().apply_gradients(
                 pairs, name=name, skip_gradients_aggregation=True, **kwargs
             )
         finally:
-            self._rate, self._factor, self._decay = None, 1.0, self.l2
+            self._rate, self._factor, self._decays = None, 1.0, {}
 
     def get_config(self) -> dict:
         return {

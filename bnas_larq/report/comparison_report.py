@@ -135,7 +135,8 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 
 def comparison_text(rows: Sequence[Row], runs: Sequence[Row], notes: Sequence[str]) -> str:
     """The table for a terminal, with genotypes, failures, alarms and notes."""
-    lines = align([list(_COLUMNS), *_cells(rows)], left=2)
+    columns, cells = _table(rows)
+    lines = align([columns, *cells], left=1 + ("space" in columns))
     return "\n".join([*lines, "", *_remarks(rows, runs), *notes])
 
 
@@ -143,8 +144,9 @@ def comparison_markdown(
     rows: Sequence[Row], runs: Sequence[Row], notes: Sequence[str], title: str
 ) -> str:
     """The same as Markdown."""
-    cells, remarks = _cells(rows), [*_remarks(rows, runs), *notes]
-    return render("comparison.md", title=title, columns=[*_COLUMNS], rows=cells, remarks=remarks)
+    columns, cells = _table(rows)
+    remarks = [*_remarks(rows, runs), *notes]
+    return render("comparison.md", title=title, columns=columns, rows=cells, remarks=remarks)
 
 
 def comparison_csv(rows: Sequence[Row]) -> str:
@@ -160,8 +162,12 @@ def comparison_csv(rows: Sequence[Row]) -> str:
     return stream.getvalue()
 
 
-def _cells(rows: Sequence[Row]) -> list[list[str]]:
-    return [[text(row) for text in _COLUMNS.values()] for row in rows]
+def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells; nothing was searched in an ablation, whose rows have no space."""
+    columns = dict(_COLUMNS)
+    if all(row["space"] is None for row in rows):
+        del columns["space"], columns["search time"]
+    return [*columns], [[text(row) for text in columns.values()] for row in rows]
 
 
 def _remarks(rows: Sequence[Row], runs: Sequence[Row]) -> list[str]:
@@ -194,8 +200,11 @@ def save_comparison_picture(rows: Rows, runs: Rows, path: Path, title: str) -> P
     measure, with a dot for each run. RunError if it cannot be written."""
     figure = style.new_figure(12, 1.6 + 0.42 * len(rows))
     heights = np.arange(len(rows))[::-1]
+    panels = dict(_PANELS)
+    if all(row["space"] is None for row in rows):
+        del panels["search_seconds"]
     for axes, (measure, (heading, unit)) in zip(
-        figure.subplots(1, len(_PANELS), sharey=True), _PANELS.items(), strict=True
+        figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True
     ):
         for y, row in zip(heights, rows, strict=True):
             values = [

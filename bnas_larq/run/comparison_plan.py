@@ -27,7 +27,7 @@ TEMPLATE_KEYS = ("stem", "shortcut", "scheme")
 #: Method of the rows of random genotypes.
 RANDOM = "random"
 #: Keys that differ between the runs of a comparison.
-_RUN_KEYS = ("name", "seed", "genotype", "finetune", "layer_study")
+_RUN_KEYS = ("name", "seed", "genotype", "finetune", "layer_study", "ablation")
 #: Keys of `search.tuner` that plan.json repeats: no budget gives them.
 _TUNER_KEYS = ("oracle", "trials", "epochs")
 
@@ -180,7 +180,7 @@ def _method_run(
     images: int,
 ) -> PlannedRun:
     own = parse_recipe(values)
-    for key in ("finetune", "layer_study"):
+    for key in ("finetune", "layer_study", "ablation"):
         if getattr(own, key) is not None:
             raise RecipeError(
                 "A comparison takes searches and given genotypes. "
@@ -261,10 +261,11 @@ def plan_text(budget: Recipe, runs: Sequence[PlannedRun]) -> str:
     """What will be run, and how each method's own settings are scaled to the budget."""
     keys = ", ".join(f"{key} {getattr(budget.search, key)}" for key in BUDGET_KEYS)
     network, train = budget.network, budget.train
+    epochs = " + ".join(str(stage.epochs) for stage in budget.plan)
     lines = [
         f"budget {budget.name}: search: {keys}",
         f"  network: cells {network.cells}, channels {network.channels}, scheme {network.scheme}; "
-        f"train: epochs {train.epochs}, batch_size {train.batch_size}",
+        f"train: epochs {epochs}, batch_size {train.batch_size}",
         "",
     ]
     for method in dict.fromkeys(run.method for run in runs):

@@ -22,14 +22,16 @@ from bnas_larq.genotype import Genotype, genotype_file
 from bnas_larq.recipe import (
     Recipe,
     check_keys_are_read,
+    check_plan,
     load_recipe,
     override_recipe,
     parse_recipe,
 )
-from bnas_larq.run.targets import find_source
+from bnas_larq.run.targets import START_KINDS, START_TAKER, find_source, find_target
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.text_files import read_yaml
+from bnas_larq.train_settings import with_sources
 
 PACKAGES = (
     *("bnas-larq", "tensorflow", "tf-keras", "larq", "larq-compute-engine"),
@@ -85,12 +87,19 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     if recipe.finetune is not None and Path(recipe.finetune.entry).is_dir():
         entry = find_source(recipe.finetune.entry).reference
         changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})
+    changes["train"] = with_sources(recipe.train, _with_absolute_path)
     cost = recipe.search.cost
     if cost is not None and cost.table is not None:
         table = str(Path(cost.table).resolve())
         pinned = cost.model_copy(update={"table": table})
         changes["search"] = recipe.search.model_copy(update={"cost": pinned})
     return recipe.model_copy(update=changes)
+
+
+def _with_absolute_path(text: str, digest: str | None) -> tuple[str, str | None]:
+    if Path(text).exists():
+        text = find_target(text, START_KINDS, START_TAKER).reference
+    return text, digest
 
 
 def needs_search(recipe: Recipe) -> bool:
@@ -105,16 +114,16 @@ def check_request(
 
     Raises:
         RunError: contradicting flags, or a training without a genotype.
-        RecipeError: a single step of a layer study.
+        RecipeError: a single step of a study.
     """
     if resume and overwrite:
         raise RunError(
             "A run is either resumed or replaced. Received: --resume and --overwrite. "
             "Give one of them."
         )
-    if recipe.layer_study is not None and "study" not in stages:
+    if recipe.study is not None and "study" not in stages:
         raise RecipeError(
-            "A layer study is run as a whole. Received: a recipe with layer_study for one step. "
+            f"A study is run as a whole. Received: a recipe with {recipe.study} for one step. "
             "Use `bnas-larq run`."
         )
     if needs_search(recipe) and set(stages) == {"train"}:
@@ -128,6 +137,7 @@ def check_request(
 def check_new(recipe: Recipe, path: Path, *, overwrite: bool) -> None:
     """Raise RunError unless a new run may be written to `path`, and RecipeError if it sets a key
     that would change nothing (which runs of earlier releases may do); nothing is touched."""
+    check_plan(recipe)
     check_keys_are_read(recipe)
     if recipe.data.name == "folder":
         RunFolder.check_outside(path, recipe.data.data_dir)
@@ -135,17 +145,20 @@ def check_new(recipe: Recipe, path: Path, *, overwrite: bool) -> None:
 
 
 def pin_source(recipe: Recipe, path: Path) -> Recipe:
-    """The recipe, if it fine-tunes, with the SHA-256 of the weights that it starts from.
+    """The recipe with the SHA-256 of all weights that its training starts from.
 
     Raises:
         ZooError, RunError: there is no such network, or the run's folder `path` would replace it.
     """
-    if recipe.finetune is None:
+    if recipe.finetune is None and not any(stage.starts_elsewhere for stage in recipe.train.stages):
         return recipe
     from bnas_larq.run.finetune_source import check_out, pin_weights
+    from bnas_larq.run.stage_sources import pinned
 
     check_out(recipe, path)
-    return recipe.model_copy(update={"finetune": pin_weights(recipe.finetune)})
+    train = with_sources(recipe.train, pinned)
+    finetune = recipe.finetune and pin_weights(recipe.finetune)
+    return recipe.model_copy(update={"train": train, "finetune": finetune})
 
 
 def recipe_of(folder: RunFolder) -> Recipe:

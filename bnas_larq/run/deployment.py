@@ -307,7 +307,8 @@ def _card(network: _Network) -> str:
 
 def _epochs(recipe: Recipe) -> str:
     """`10 epochs`, or `3 epochs of a new head and 10 of the whole network`."""
-    epochs, tuning = recipe.train.epochs, recipe.finetune
+    tuning = recipe.finetune
     if tuning is None:
-        return f"{epochs} epochs"
+        return " and ".join(f"{stage.epochs} epochs" for stage in recipe.plan)
+    epochs = recipe.train.epochs
     return f"{tuning.head_epochs} epochs of a new head and {epochs} of the whole network"

@@ -7,19 +7,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bnas_larq.backend import keras
 from bnas_larq.data import ImageDataset, Normalization
 from bnas_larq.data_settings import AugmentationSettings
 from bnas_larq.errors import RecipeError, RunError, WeightsError
 from bnas_larq.files import sha256
-from bnas_larq.networks.network import build_network
 from bnas_larq.networks.network_files import StoredNetwork
-from bnas_larq.networks.weight_files import load_weights
 from bnas_larq.recipe import Recipe, merge_values, override_recipe, parse_recipe
 from bnas_larq.run.targets import find_source
 from bnas_larq.run_folder import RunFolder
-from bnas_larq.settings import FINE_TUNING, FineTuneSettings, NetworkSettings
+from bnas_larq.settings import NetworkSettings
 from bnas_larq.text_files import read_yaml
+from bnas_larq.train_settings import FINE_TUNING, FineTuneSettings
 
 
 def pin_weights(settings: FineTuneSettings) -> FineTuneSettings:
@@ -64,13 +62,15 @@ def load_source(recipe: Recipe) -> StoredNetwork:
 
 
 def check_out(recipe: Recipe, out: str | Path) -> None:
-    """Raise RunError if the run would replace its source, or lie among its images."""
-    entry, out = Path(recipe.finetune.entry).resolve(), Path(out).resolve()
-    if entry.is_dir() and out in (entry, *entry.parents):
-        raise RunError(
-            "A fine-tuning does not overwrite the network it starts from. "
-            f"Received: {entry} and {out}. Choose another --out."
-        )
+    """Raise RunError if the run would replace what it starts from, or lie among its images."""
+    out = Path(out).resolve()
+    for text in {stage.start for stage in recipe.plan if stage.starts_elsewhere}:
+        source = Path(text).resolve()
+        if source.exists() and out in (source, *source.parents):
+            raise RunError(
+                "A run does not overwrite the network it starts from. "
+                f"Received: {source} and {out}. Choose another --out."
+            )
     if recipe.data.name == "folder":
         RunFolder.check_outside(out, recipe.data.data_dir)
 
@@ -101,14 +101,6 @@ def with_new_head(source: StoredNetwork, data: ImageDataset, folder: str | Path)
         Normalization.from_dict(source.normalization).to_dict(),
         data.describe(),
     )
-
-
-def with_source_weights(
-    source: StoredNetwork, target: StoredNetwork, *, drop_path: bool = False
-) -> keras.Model:
-    """The network of `target` with the weights of `source` and a freshly initialised head."""
-    model = build_network(target.genotype, target.config, drop_path=drop_path)
-    return load_weights(model, source.weights, without_top=True)
 
 
 def finetune_recipe(

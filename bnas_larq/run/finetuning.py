@@ -14,7 +14,7 @@ from bnas_larq.files import expand_home
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.run.finetune_source import finetune_recipe
 from bnas_larq.run.recipe_run import Run
-from bnas_larq.settings import FINE_TUNING
+from bnas_larq.train_settings import FINE_TUNING
 from bnas_larq.zoo.entries import Entry
 
 
@@ -53,7 +53,7 @@ def finetune(
         learning_rate: Adam's peak for the whole network, which falls to 0 along a cosine.
         head_learning_rate: Adam's for the head alone.
         binary_multiplier: the rate of latent binary kernels, as a share of `learning_rate`.
-        train: further keys of `bnas_larq.settings.TrainSettings`, such as `optimizer`.
+        train: further keys of `bnas_larq.train_settings.TrainSettings`, such as `optimizer`.
         image_size: None takes the network's own.
         augmentation: keys of `bnas_larq.data.Augmentation`; None takes what it was trained with.
         seed: of the head's first weights, of the validation split and of the batches.

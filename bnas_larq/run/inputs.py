@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bnas_larq.backend import tf
+from bnas_larq.backend import keras, tf
 from bnas_larq.console import say
 from bnas_larq.data import (
     EVALUATION_BATCH,
@@ -25,13 +25,16 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.networks.base_config import BaseConfig
 from bnas_larq.networks.network import config_of_kind
 from bnas_larq.networks.network_files import StoredNetwork
+from bnas_larq.networks.weight_files import load_weights
 from bnas_larq.precision import recorded_precision
 from bnas_larq.recipe import Recipe
 from bnas_larq.run.creation import needs_search
 from bnas_larq.run.finetune_source import load_source, with_new_head
+from bnas_larq.run.stage_sources import load_start
 from bnas_larq.run.stages import Stages
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.search import SearchData
+from bnas_larq.train_settings import TrainStage
 
 
 class RunInputs:
@@ -161,6 +164,14 @@ class RunInputs:
             half.split(share, self.recipe.seed)[0] if share < 1 else half
             for half, share in zip(halves, shares, strict=True)
         ]
+
+    def load_start(self, stage: TrainStage, model: keras.Model) -> None:
+        """Load the weights that a stage starts from; errors as of `load_start` and `load_source`.
+        A fine-tuning has a new head."""
+        if self.recipe.finetune is None:
+            load_start(stage, model)
+        else:
+            load_weights(model, self.source.weights, without_top=True)
 
     def training_recipe(self) -> Recipe:
         """The recipe, with the best trial's training settings where keras-tuner searched some."""

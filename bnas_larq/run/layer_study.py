@@ -1,8 +1,7 @@
 """The layer study: which kinds of convolution survive binarisation (BNAS, arXiv 2002.06963).
 
 Every network is a plain stack: each cell has one node, which reads the previous cell through the
-operation that is studied. Only the template's 1×1 convolution stands in front of it. Each network
-is an ordinary run in a folder of its own, `networks/<precision>-<layer>`, and resumes as one.
+operation that is studied. Only the template's 1×1 convolution stands in front of it.
 """
 
 from __future__ import annotations
@@ -11,15 +10,13 @@ import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bnas_larq.console import say
 from bnas_larq.errors import RecipeError
-from bnas_larq.files import read_record, write_json
+from bnas_larq.files import write_json
 from bnas_larq.genotype import Edge, Genotype
 from bnas_larq.recipe import Recipe
 from bnas_larq.report import layer_study_report as report
 from bnas_larq.report.pictures import read_confusion
-from bnas_larq.run.recipe_run import Run
-from bnas_larq.run_records import Result
+from bnas_larq.run.study import Study
 from bnas_larq.spaces import check_operation
 
 #: The paper's names of layers → operations of genotypes.
@@ -104,67 +101,18 @@ def members(recipe: Recipe) -> list[Member]:
     ]
 
 
-class LayerStudy:
-    """A study in its folder; `study` is the run that holds the recipe and data of all networks."""
+class LayerStudy(Study):
+    """The networks of the section `layer_study`."""
 
-    def __init__(self, study: Run) -> None:
-        self.study = study
-        self.recipe = study.recipe
-        self.folder = study.folder
+    check = staticmethod(check_study)
 
-    @classmethod
-    def create(cls, recipe: Recipe, out: str | Path | None = None, **settings: Any) -> LayerStudy:
-        """A new study, or with `resume` the one in `out`.
+    def names(self) -> list[str]:
+        return [member.name for member in members(self.recipe)]
 
-        Args:
-            recipe: has the section `layer_study`.
-            out, settings: as for `Run.create`, which lists what is raised.
-        """
-        check_study(recipe)
-        return cls(Run.create(recipe, out, stages=("train", "study"), **settings))
-
-    def close(self) -> None:
-        """Let other processes work in the folder."""
-        self.study.close()
-
-    def run(self) -> tuple[str, Path]:
-        """Train and evaluate every network that is not done yet.
-
-        Returns:
-            The table, and the path of layer_study.json; a CSV file and a picture lie beside it.
-        """
-        networks = members(self.recipe)
-        for number, member in enumerate(networks, 1):
-            if self._result(member).get("finished"):
-                say(f"network {number}/{len(networks)}, {member.name}: already done")
-                continue
-            say(f"network {number}/{len(networks)}, {member.name}")
-            self._train(member)
-            self.write()
-        return self.write()
-
-    def _result(self, member: Member) -> dict[str, Any]:
-        path = self._path(member) / "result.json"
-        return read_record(path, Result) if path.exists() else {}
-
-    def _path(self, member: Member) -> Path:
-        return self.folder / "networks" / member.name
-
-    def _train(self, member: Member) -> None:
-        path = self._path(member)
-        # Loaded once: the networks see the same images in the same order.
-        settings = {"data": self.study.inputs.data, "tensorboard": self.study.tensorboard}
-        if (path / "recipe.yaml").is_file():
-            run = Run.open(path, **settings)
-        else:
-            genotype = self.folder / "genotypes" / f"{member.layer}.json"
-            member.genotype().save(genotype)
-            run = Run.create(self._recipe_of(member, genotype), path, **settings)
-        with run:
-            run.run()
-
-    def _recipe_of(self, member: Member, genotype: Path) -> Recipe:
-        """The study's recipe for one network."""
+    def recipe_of(self, name: str) -> Recipe:
+        (member,) = (member for member in members(self.recipe) if member.name == name)
+        genotype = self.folder / "genotypes" / f"{member.layer}.json"
+        member.genotype().save(genotype)
         scheme = SCHEMES[member.precision]
         return self.recipe.model_copy(
             update={
@@ -176,7 +124,6 @@ class LayerStudy:
         )
 
     def write(self) -> tuple[str, Path]:
-        """Write layer_study.* from the networks that are done; returns as `run` does."""
         networks = [self._facts(member) for member in members(self.recipe)]
         done = [facts for facts in networks if facts["test_accuracy"] is not None]
         settings = self.recipe.network
@@ -200,8 +147,8 @@ class LayerStudy:
 
     def _facts(self, member: Member) -> dict[str, Any]:
         """One network's entry of layer_study.json."""
-        result = self._result(member)
-        table = read_confusion(self._path(member) / "confusion.csv") if result else None
+        result = self.result(member.name)
+        table = read_confusion(self.path(member.name) / "confusion.csv") if result else None
         counts = [] if table is None else table[0]
         on_cifar10 = self.recipe.data.name == "cifar10"
         return {
@@ -214,5 +161,5 @@ class LayerStudy:
             "classes_predicted": sum(any(column) for column in zip(*counts, strict=True)) or None,
             "cost": result.get("cost"),
             "seconds": result.get("wall_seconds"),
-            "folder": self._path(member).relative_to(self.folder.path).as_posix(),
+            "folder": self.path(member.name).relative_to(self.folder.path).as_posix(),
         }

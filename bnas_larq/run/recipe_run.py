@@ -31,7 +31,6 @@ from bnas_larq.run.creation import (
     recipe_of,
     resolve_recipe,
 )
-from bnas_larq.run.finetune_source import with_source_weights
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.searchers import (
     check_inputs,
@@ -268,7 +267,6 @@ class Run:
     def _train(self) -> dict[str, Any]:
         inputs, data = self.inputs, self.inputs.data
         recipe = inputs.training_recipe()
-        settings, tuning = recipe.train, recipe.finetune
         described = StoredNetwork(
             self.folder.path,
             self.genotype,
@@ -278,25 +276,24 @@ class Run:
             data.describe(),
         )
         described.save()
-        drop_path = settings.drop_path > 0
-        if tuning is None:
-            model = build_network(described.genotype, described.config, drop_path=drop_path)
-        else:
-            model = with_source_weights(inputs.source, described, drop_path=drop_path)
-        images = data.training_examples(settings.on).num_examples
-        heads = "" if tuning is None else f"{tuning.head_epochs} epochs of the head, then "
+        *stages, last = recipe.plan
+        earlier = "".join(f"{stage.epochs} epochs of {stage.name}, then " for stage in stages)
+        images = data.training_examples(recipe.train.on).num_examples
         say(
-            f"train: {heads}{settings.epochs} epochs of {images:,} images of "
+            f"train: {earlier}{last.epochs} epochs of {images:,} images of "
             f"{data.name}, {described.body}"
         )
         if recipe is not self.recipe:
             tuned = described.genotype.provenance["train"]
             changed = ", ".join(f"{key} {value}" for key, value in tuned.items())
             say(f"train: as its trial: {changed}")
-        inputs.with_precision("train", settings)
-        earlier = self.stages.recorded_seconds("train")
-        accuracy = train_stored(described, model, recipe, data, self._callbacks("train"))
-        return {"validation_accuracy": accuracy, "earlier_seconds": earlier}
+        for stage in recipe.plan:
+            inputs.with_precision("train", stage)
+        seconds = self.stages.recorded_seconds("train")
+        accuracy = train_stored(
+            described, recipe, data, self._callbacks("train"), inputs.load_start
+        )
+        return {"validation_accuracy": accuracy, "earlier_seconds": seconds}
 
     def evaluate(self) -> None:
         """Evaluate on the test split, once."""

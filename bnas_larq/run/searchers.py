@@ -25,9 +25,15 @@ from bnas_larq.search.bandit_search import check_steps, make_table
 from bnas_larq.search.gradient_search import check_sizes, make_relaxation
 from bnas_larq.search.tuning import TrialResult, TunerSearch
 from bnas_larq.search.tuning.tuner_search import role_of_process
-from bnas_larq.settings import SearchSettings, TrainSettings
+from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import SearchSpace
-from bnas_larq.training import evaluate_network, train_network
+from bnas_larq.train_settings import TrainSettings, TrainStage, training_plan
+from bnas_larq.training import (
+    check_stages,
+    evaluate_network,
+    stage_pipeline,
+    train_network,
+)
 
 
 def in_supernet(settings: SearchSettings) -> bool:
@@ -85,13 +91,16 @@ def check_inputs(inputs: RunInputs, stages: Collection[str]) -> None:
         if "search" in stages and needs_search(inputs.recipe):
             _check_search(inputs)
         if "train" in stages:
-            _check_training(inputs, inputs.recipe.train.batch_size)
+            plan = inputs.recipe.plan
+            check_stages(plan, inputs.network_config)
+            for stage in plan:
+                _check_batches(inputs, stage)
 
 
-def _check_training(inputs: RunInputs, batch_size: int) -> None:
-    inputs.network_config  # noqa: B018 - raises for an unknown scheme or source
+def _check_batches(inputs: RunInputs, stage: TrainStage) -> None:
+    data = inputs.data
     # Only sizes matter here: a neutral normalisation saves a pass over all images.
-    inputs.training_batches(inputs.data.train, batch_size, normalization=Normalization())
+    stage_pipeline(stage, inputs.recipe, data.train, Normalization(), data.num_classes)
 
 
 def _check_search(inputs: RunInputs) -> None:
@@ -144,7 +153,13 @@ class NetworkTrial:
         keras.backend.clear_session()
         make_deterministic(seed)
         model = build_network(genotype, inputs.network_config, drop_path=settings.drop_path > 0)
-        pipeline = inputs.training_batches(data.train, settings.batch_size, seed=seed)
+        pipeline = stage_pipeline(
+            training_plan(settings)[0],
+            inputs.recipe.model_copy(update={"seed": seed}),
+            data.train,
+            inputs.normalization,
+            data.num_classes,
+        )
         train_network(
             model,
             settings,
@@ -187,7 +202,10 @@ class NetworkTrial:
                 f"data.validation_fraction {recipe.data.validation_fraction:g}. Use 0.1."
             )
         sizes = recipe.search.tuner.hyperparameters.get("batch_size", [recipe.train.batch_size])
-        _check_training(self.inputs, sizes["max"] if isinstance(sizes, Mapping) else max(sizes))
+        largest = sizes["max"] if isinstance(sizes, Mapping) else max(sizes)
+        stage = recipe.plan[0].model_copy(update={"batch_size": largest})
+        check_stages([stage], self.inputs.network_config)
+        _check_batches(self.inputs, stage)
 
 
 def tuner_search(inputs: RunInputs) -> TunerSearch:

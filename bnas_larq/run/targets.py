@@ -54,6 +54,8 @@ class Kind(enum.Enum):
 
 #: With trained weights, genotype and size.
 TRAINED = (Kind.RUN, Kind.ENTRY)
+#: What a stage of a training may start from, and who takes it.
+START_KINDS, START_TAKER = (*TRAINED, Kind.SAVED_MODEL), "A stage's start"
 #: Made of cells, and so of any size.
 OF_CELLS = (Kind.VARIANT, Kind.GENOTYPE, *TRAINED)
 

@@ -1,94 +1,25 @@
-"""Training of final networks: schedules, drop-path, optimizer and loss, and a resumable `fit`."""
+"""Training of one stage: drop-path, optimizer and loss, and a resumable `fit`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from bnas_larq.backend import keras, register, tf
+from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.layers.binary_convolution import compute_in
 from bnas_larq.layers.cells import DropPath
-from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
+from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD, latent_kernels, weight_kinds
 from bnas_larq.precision import recorded_precision
-from bnas_larq.settings import TrainSettings
+from bnas_larq.train_settings import StageSettings, WeightDecay
+from bnas_larq.training.batch_norm_statistics import ReestimateBatchNorm
+from bnas_larq.training.schedules import OneCycleMomentum, learning_rate
 
 #: Metrics of the progress line.
 SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy")
-
-
-def _piecewise_linear(step: tf.Tensor, knots: list[tuple[float, float]]) -> tf.Tensor:
-    """Linear interpolation of (step, value) knots, constant outside them."""
-    step = tf.cast(step, tf.float32)
-    value = tf.constant(knots[0][1], tf.float32)
-    for (x0, y0), (x1, y1) in zip(knots, knots[1:], strict=False):
-        share = tf.clip_by_value((step - x0) / max(x1 - x0, 1.0), 0.0, 1.0)
-        value = tf.where(step >= x0, y0 + (y1 - y0) * share, value)
-    return value
-
-
-@register
-class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear 0.05·peak → peak → 0.05·peak over 90 % of the steps, then down to 0.0005·peak.
-
-    Source: the training of BNAS on CIFAR-10 (arXiv 2002.06963, after Smith, arXiv 1708.07120).
-
-    Example:
-        >>> rate = OneCycle(peak=1.0, steps=1000)
-        >>> [round(float(rate(step)), 4) for step in (0, 450, 900, 1000)]
-        [0.05, 1.0, 0.05, 0.0005]
-    """
-
-    def __init__(self, peak: float, steps: int) -> None:
-        self.peak, self.steps = peak, steps
-
-    def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        half, cycle, end = 0.45 * self.steps, 0.9 * self.steps, float(self.steps)
-        low, last = 0.05 * self.peak, 0.0005 * self.peak
-        return _piecewise_linear(step, [(0.0, low), (half, self.peak), (cycle, low), (end, last)])
-
-    def get_config(self) -> dict:
-        return {"peak": self.peak, "steps": self.steps}
-
-
-@register
-class OneCycleMomentum(keras.optimizers.schedules.LearningRateSchedule):
-    """Momentum of the one-cycle policy: 0.95 → 0.85 → 0.95 over 90 % of the steps, then 0.95.
-
-    Example:
-        >>> momentum = OneCycleMomentum(steps=1000)
-        >>> [round(float(momentum(step)), 3) for step in (0, 225, 450, 1000)]
-        [0.95, 0.9, 0.85, 0.95]
-    """
-
-    def __init__(self, steps: int, high: float = 0.95, low: float = 0.85) -> None:
-        self.steps, self.high, self.low = steps, high, low
-
-    def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        knots = [(0.0, self.high), (0.45 * self.steps, self.low), (0.9 * self.steps, self.high)]
-        return _piecewise_linear(step, knots)
-
-    def get_config(self) -> dict:
-        return {"steps": self.steps, "high": self.high, "low": self.low}
-
-
-def learning_rate(
-    settings: TrainSettings, steps_per_epoch: int
-) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """The recipe's schedule over the whole training."""
-    steps = settings.epochs * steps_per_epoch
-    if settings.schedule == "one-cycle":
-        return OneCycle(settings.learning_rate, steps)
-    if settings.schedule == "cosine":
-        if settings.restart_epochs:
-            period = settings.restart_epochs * steps_per_epoch
-            return keras.optimizers.schedules.CosineDecayRestarts(
-                settings.learning_rate, period, t_mul=1.0, m_mul=1.0
-            )
-        return keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
-    return settings.learning_rate
 
 
 class DropPathSchedule(keras.callbacks.Callback):
@@ -116,17 +47,16 @@ class DropPathSchedule(keras.callbacks.Callback):
 
 
 def make_optimizer(
-    settings: TrainSettings,
-    steps_per_epoch: int,
-    rate_multipliers: Mapping[str, float] | None = None,
+    settings: StageSettings, steps_per_epoch: int, model: keras.Model
 ) -> keras.optimizers.Optimizer:
     """SGD (with the one-cycle policy's momentum) or Adam, both with coupled L2 decay."""
-    rate = learning_rate(settings, steps_per_epoch)
-    shared = {
-        "l2": settings.weight_decay,
-        "clip_norm": settings.clip_norm,
-        "rate_multipliers": rate_multipliers,
-    }
+    rate, decay, multipliers = learning_rate(settings, steps_per_epoch), settings.weight_decay, {}
+    if isinstance(decay, WeightDecay):
+        decay = {name: getattr(decay, kind) for name, kind in weight_kinds(model).items()}
+    if settings.binary_multiplier != 1:
+        kernels = latent_kernels(model)
+        multipliers = {kernel.name: settings.binary_multiplier for kernel in kernels}
+    shared = {"l2": decay, "clip_norm": settings.clip_norm, "rate_multipliers": multipliers}
     if settings.optimizer == "adam":
         return CoupledAdam(rate, **shared)
     schedule = None
@@ -135,23 +65,43 @@ def make_optimizer(
     return CoupledSGD(rate, momentum=settings.momentum, momentum_schedule=schedule, **shared)
 
 
-def make_loss(settings: TrainSettings, num_classes: int) -> keras.losses.Loss:
-    """Cross-entropy of logits and integer labels, with the recipe's label smoothing."""
-    if not settings.label_smoothing:
+def make_loss(settings: StageSettings, num_classes: int) -> keras.losses.Loss:
+    """Cross-entropy of logits and labels, integers or mixup's shares of classes [batch, classes],
+    with the recipe's label smoothing."""
+    if not settings.label_smoothing and not settings.mixup:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     smooth = keras.losses.CategoricalCrossentropy(
         from_logits=True, label_smoothing=settings.label_smoothing
     )
 
     def smoothed_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        return smooth(tf.one_hot(tf.cast(tf.reshape(labels, [-1]), tf.int32), num_classes), logits)
+        if not _are_shares(labels):
+            labels = tf.one_hot(tf.cast(tf.reshape(labels, [-1]), tf.int32), num_classes)
+        return smooth(labels, logits)
 
     return smoothed_cross_entropy
 
 
+def make_accuracy(settings: StageSettings) -> keras.metrics.Metric:
+    """Share of images whose largest logit is that of the label, after mixup of its larger part."""
+    if not settings.mixup:
+        return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+
+    def matches(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        if _are_shares(labels):
+            return keras.metrics.categorical_accuracy(labels, logits)
+        return keras.metrics.sparse_categorical_accuracy(labels, logits)
+
+    return keras.metrics.MeanMetricWrapper(matches, name="accuracy")
+
+
+def _are_shares(labels: tf.Tensor) -> bool:
+    return labels.shape.rank == 2 and labels.shape[1] != 1
+
+
 def train_network(
     model: keras.Model,
-    settings: TrainSettings,
+    settings: StageSettings,
     dataset: Callable[[int], tf.data.Dataset],
     steps_per_epoch: int,
     *,
@@ -161,7 +111,7 @@ def train_network(
     title: str = "train",
     checkpoints: Checkpoints | None = None,
     first_epoch: int = 0,
-    rate_multipliers: Mapping[str, float] | None = None,
+    stage: str | None = None,
     until: int | None = None,
     seed: int = 0,
 ) -> None:
@@ -175,7 +125,7 @@ def train_network(
         title: of the progress lines.
         checkpoints: default in `folder`.
         first_epoch: number of epochs that another stage trained before those of `settings`.
-        rate_multipliers: factors of the learning rate, by a weight's name.
+        stage: its name in metrics.jsonl, if there are others.
         until: stop after this epoch, without changing the schedules; a later call continues.
         seed: of drop-path's masks.
 
@@ -184,10 +134,15 @@ def train_network(
     """
     epochs = first_epoch + settings.epochs if until is None else until
     model.compile(
-        optimizer=make_optimizer(settings, steps_per_epoch, rate_multipliers),
+        optimizer=make_optimizer(settings, steps_per_epoch, model),
         loss=make_loss(settings, model.output_shape[-1]),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        metrics=[make_accuracy(settings)],
     )
+    reestimation = []
+    if settings.reestimate_batch_norm:
+        last = first_epoch + settings.epochs - 1, steps_per_epoch - 1
+        images = partial(dataset, last[0] + 1)
+        reestimation = [ReestimateBatchNorm(images, settings.reestimate_batch_norm, *last)]
     choice = recorded_precision(folder, settings.mixed_precision)
     with compute_in(model, choice.name):
         resumable_fit(
@@ -197,11 +152,13 @@ def train_network(
             epochs=epochs,
             checkpoints=checkpoints or Checkpoints(folder / "checkpoints"),
             log=folder / "metrics.jsonl",
+            facts={"stage": stage} if stage else {},
             optimizers={"optimizer": (model.optimizer, model.trainable_variables)},
             validation_data=validation_data,
             first_epoch=first_epoch,
             callbacks=[
                 DropPathSchedule(settings.drop_path, settings.epochs * steps_per_epoch, seed),
+                *reestimation,
                 Progress(title, epochs, steps_per_epoch, SHOWN),
                 *callbacks,
             ],

@@ -11,6 +11,7 @@ from typing import Any
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.pages import render
+from bnas_larq.recipe import Recipe
 from bnas_larq.zoo.published_run import FinishedRun
 from bnas_larq.zoo.variants import VARIANTS, Variant
 
@@ -37,7 +38,7 @@ def model_card(
         right=round(metrics["accuracy"] * metrics["examples"]),
         notes=notes,
         recipe=recipe,
-        train=recipe.train,
+        stages=_stages(recipe),
         finetune=recipe.finetune,
         began_with=run.began_with,
         variant=variant,
@@ -89,6 +90,23 @@ def difference(variant: Variant, network: StoredNetwork) -> str:
             "hold for it."
         )
     return ""
+
+
+def _stages(recipe: Recipe) -> list[str]:
+    """A line on each stage of the training, but a fine-tuning's head."""
+    stages = recipe.plan if recipe.finetune is None else recipe.plan[-1:]
+    lines = []
+    for stage in stages:
+        decay = stage.weight_decay
+        decay = f"{decay:g}" if isinstance(decay, float) else _pairs(decay.model_dump())
+        own = _pairs({**stage.network_settings, "from": stage.start})
+        lines.append(
+            f"{f' ({stage.name}; {own})' if len(stages) > 1 else ''}: {stage.epochs} epochs, "
+            f"batch {stage.batch_size}, {stage.optimizer}, learning rate {stage.learning_rate:g} "
+            f"({stage.schedule}), weight decay {decay}, drop-path {stage.drop_path:g}, "
+            f"label smoothing {stage.label_smoothing:g}"
+        )
+    return lines
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -12,12 +12,12 @@ from typing import Any
 import pydantic
 
 from bnas_larq.errors import RecipeError, ZooError
-from bnas_larq.files import read_model, read_rows, sha256
+from bnas_larq.files import MODEL_SUFFIXES, read_model, read_rows, sha256
 from bnas_larq.networks.network_files import WEIGHTS, StoredNetwork
 from bnas_larq.recipe import Recipe, load_recipe
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.run_records import Epoch
-from bnas_larq.settings import FineTuneSettings, NetworkSettings
+from bnas_larq.settings import NetworkSettings
 from bnas_larq.zoo.registry import resolve_entry
 
 RECIPE = "recipe.yaml"
@@ -90,8 +90,7 @@ class FinishedRun:
         recipe, config = self.recipe, self.network.config
         if not self.network.weights.is_file():
             yield f"no {self.network.weights.name}"
-        tuning = recipe.finetune
-        epochs = recipe.train.epochs + (0 if tuning is None else tuning.head_epochs)
+        epochs = sum(stage.epochs for stage in recipe.plan)
         if [row.get("epoch") for row in self.epochs] != list(range(epochs)):
             yield (
                 f"metrics of {len(self.epochs)} epochs in train/metrics.jsonl, "
@@ -129,7 +128,7 @@ _LONGEST = 20
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """The weights that a fine-tuning began with."""
+    """The weights that a fine-tuning or a stage began with."""
 
     name: str  # of the entry, or of the run's folder
     source: str  # the entry's, "run" or "unknown"
@@ -140,38 +139,51 @@ class Origin:
 
 
 def origins(recipe: Recipe) -> tuple[Origin, ...]:
-    """All weights that a run was fine-tuned from, the nearest first; empty if it began at random.
+    """All weights that a run's stages started from, the nearest first; empty if all are random.
 
     A source that is gone, or holds other weights than the recipe names, is of unknown licence and
     so not redistributable.
     """
     lineage: list[Origin] = []
-    settings = recipe.finetune
-    while settings is not None:
-        origin, settings = _origin(settings)
+    sources = _starts(recipe)
+    while sources:
+        origin, earlier = _origin(*sources.pop(0))
         if len(lineage) == _LONGEST:
             return (*lineage, dataclasses.replace(origin, license=UNKNOWN, redistributable=False))
         lineage.append(origin)
+        sources += [source for source in earlier if source not in sources]
     return tuple(lineage)
 
 
-def _origin(settings: FineTuneSettings) -> tuple[Origin, FineTuneSettings | None]:
-    """The weights that `settings` name, and the fine-tuning that made them if they are a run's."""
-    name = Path(settings.entry).name
-    unknown = Origin(name, "unknown", settings.sha256, UNKNOWN, False)
-    earlier = None
+_Start = tuple[str, str | None]
+
+
+def _starts(recipe: Recipe) -> list[_Start]:
+    """The networks that a run's stages start from, and the SHA-256 of their weights."""
+    starts = [(stage.start, stage.start_sha256) for stage in recipe.plan if stage.starts_elsewhere]
+    return list(dict.fromkeys(starts))
+
+
+def _origin(start: str, digest: str | None) -> tuple[Origin, list[_Start]]:
+    """The weights that a stage starts from, and what made them if they are a run's."""
+    name = Path(start).name
+    unknown = Origin(name, "unknown", digest, UNKNOWN, False)
+    earlier: list[_Start] = []
     try:
-        entry = resolve_entry(settings.entry)
-        if entry is None:
-            folder = Path(settings.entry)
+        saved = Path(start).suffix in MODEL_SUFFIXES
+        entry = None if saved else resolve_entry(start)
+        if saved:
+            origin = Origin(name, "saved model", sha256(start), None, True)
+        elif entry is None:
+            folder = Path(start)
             origin = Origin(name, "run", sha256(folder / WEIGHTS), None, True)
-            earlier = load_recipe(folder / RECIPE).finetune
+            earlier = _starts(load_recipe(folder / RECIPE))
         else:
             held, terms = entry.files[WEIGHTS]["sha256"], (entry.license, entry.redistributable)
             origin = Origin(entry.name, entry.source, held, *terms, entry.variant)
     except (ZooError, RecipeError, OSError):
-        return unknown, None
-    return (origin, earlier) if settings.sha256 in (None, origin.sha256) else (unknown, None)
+        return unknown, []
+    return (origin, earlier) if digest in (None, origin.sha256) else (unknown, [])
 
 
 def check_redistributable(began_with: tuple[Origin, ...], zoo: Path, own: Path) -> None:

@@ -31,6 +31,7 @@ from bnas_larq.networks.network_files import GENOTYPE, NETWORK, WEIGHTS, StoredN
 from bnas_larq.recipe import Recipe
 from bnas_larq.report.curves import save_training_curves
 from bnas_larq.resources import user_zoo
+from bnas_larq.train_settings import with_sources
 from bnas_larq.training import Evaluation, evaluate_network
 from bnas_larq.zoo.entries import CARD, Entry, check_target, store_entry
 from bnas_larq.zoo.entry_format import DATASET, check_url, is_share
@@ -241,6 +242,7 @@ def _portable(recipe: Recipe) -> Recipe:
     source = recipe.genotype
     if source is not None and source not in PUBLISHED and not source.startswith("random:"):
         changes["genotype"] = GENOTYPE
+    changes["train"] = with_sources(recipe.train, lambda text, digest: (Path(text).name, digest))
     if recipe.finetune is not None:
         entry = Path(recipe.finetune.entry).name
         changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})

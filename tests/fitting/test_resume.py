@@ -16,7 +16,7 @@ from bnas_larq.files import append_line, read_lines
 from bnas_larq.fitting.callbacks import plain
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
-from bnas_larq.training.trainer import OneCycle, OneCycleMomentum
+from bnas_larq.training.schedules import OneCycle, OneCycleMomentum
 
 EPOCHS, STEPS, BATCH = 4, 3, 4
 

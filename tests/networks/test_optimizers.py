@@ -10,7 +10,7 @@ import pytest
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD, latent_kernels
-from bnas_larq.training.trainer import OneCycle, OneCycleMomentum
+from bnas_larq.training.schedules import OneCycle, OneCycleMomentum
 
 STEPS = 5
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -17,8 +19,14 @@ from bnas_larq.networks.network import NetworkConfig, build_network
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.networks.optimizers import latent_kernels
 from bnas_larq.recipe import Recipe
-from bnas_larq.settings import FINE_TUNING, FineTuneSettings, TrainSettings
-from bnas_larq.training.recipe_training import fine_tune_network, train_stored
+from bnas_larq.train_settings import (
+    FINE_TUNING,
+    FineTuneSettings,
+    TrainSettings,
+    training_plan,
+)
+from bnas_larq.training.recipe_training import train_stored
+from bnas_larq.training.training_plan import train_plan
 
 CELL = [[("bin_conv_3x3", 0), ("bin_conv_3x3", 1)]]
 STEPS, BATCH = 3, 8
@@ -87,13 +95,11 @@ class Killed(Exception):
 def tune(folder, *, seed=1, tuning=TUNING, settings=SETTINGS, kill_at=None):
     """The tuned model, and its weights before the first and after each epoch."""
     make_deterministic(0)
-    model, watch = network(seed), Watch(kill_at)
-    fine_tune_network(
-        model,
-        settings,
-        tuning,
-        dataset=batches,
-        steps_per_epoch=STEPS,
+    watch = Watch(kill_at)
+    model = train_plan(
+        training_plan(settings, tuning),
+        lambda stage: network(seed),
+        lambda stage: SimpleNamespace(dataset=batches, steps_per_epoch=STEPS),
         validation_data=batches(99).take(2),
         folder=folder,
         callbacks=[watch],
@@ -152,8 +158,13 @@ def test_latent_kernels_move_by_the_multiplier(tmp_path):
             kernel.assign(kernel.constraint(kernel.latent_variable))
         before = {weight.name: weight.numpy() for weight in model.weights}
         folder = tmp_path / str(multiplier)
-        once_only = {"dataset": batches, "steps_per_epoch": 1, "validation_data": None}
-        fine_tune_network(model, once, tuning, folder=folder, **once_only)
+        train_plan(
+            training_plan(once, tuning),
+            lambda stage, model=model: model,
+            lambda stage: SimpleNamespace(dataset=batches, steps_per_epoch=1),
+            validation_data=None,
+            folder=folder,
+        )
         steps[multiplier] = {w.name: w.numpy() - before[w.name] for w in model.weights}
     latent = {kernel.name for kernel in latent_kernels(model)}
     assert len(latent) == 4
@@ -194,8 +205,8 @@ def test_drop_path_follows_the_recipes_seed(tmp_path):
     stored = StoredNetwork(
         tmp_path, Genotype(CELL, CELL), config, data.class_names, Normalization().to_dict(), {}
     )
-    model = build_network(stored.genotype, config, drop_path=True)
     recipe = Recipe.model_validate({"seed": 7, "train": train})
-    train_stored(stored, model, recipe, data)
-    drops = [layer for layer in model.layers if isinstance(layer, DropPath)]
+    watch = Watch()
+    train_stored(stored, recipe, data, [watch])
+    drops = [layer for layer in watch.model.layers if isinstance(layer, DropPath)]
     assert len(drops) == 2 and {int(layer.control.seed) for layer in drops} == {7}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras, tf
-from bnas_larq.settings import TrainSettings
-from bnas_larq.training.trainer import OneCycle, OneCycleMomentum, learning_rate
+from bnas_larq.train_settings import TrainSettings
+from bnas_larq.training.schedules import OneCycle, OneCycleMomentum, learning_rate
 
 LR = 0.05
 STEPS = 1000

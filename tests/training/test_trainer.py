@@ -15,11 +15,10 @@ from bnas_larq.layers.binary_convolution import BinaryConv2D
 from bnas_larq.layers.cells import DropPath
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
-from bnas_larq.settings import TrainSettings
+from bnas_larq.train_settings import TrainSettings
+from bnas_larq.training.schedules import OneCycle, OneCycleMomentum
 from bnas_larq.training.trainer import (
     DropPathSchedule,
-    OneCycle,
-    OneCycleMomentum,
     make_loss,
     make_optimizer,
     train_network,
@@ -108,7 +107,7 @@ def test_label_smoothing(smoothing, shape):
 
 
 def test_the_recipes_defaults_are_one_cycle_sgd():
-    optimizer = make_optimizer(TrainSettings(), 100)
+    optimizer = make_optimizer(TrainSettings(), 100, network())
     assert isinstance(optimizer, CoupledSGD)
     assert (optimizer.l2, optimizer.clip_norm) == (3e-6, None)
     rate, momentum = optimizer._learning_rate, optimizer.momentum_schedule
@@ -121,14 +120,14 @@ def test_cosine_sgd_keeps_its_momentum():
     settings = TrainSettings(
         schedule="cosine", restart_epochs=50, weight_decay=3e-5, clip_norm=5.0, momentum=0.8
     )
-    optimizer = make_optimizer(settings, 100)
+    optimizer = make_optimizer(settings, 100, network())
     assert isinstance(optimizer, CoupledSGD) and optimizer.momentum_schedule is None
     assert (optimizer.momentum, optimizer.l2, optimizer.clip_norm) == (0.8, 3e-5, 5.0)
 
 
 def test_adam():
     settings = TrainSettings(optimizer="adam", schedule="constant", learning_rate=0.002)
-    optimizer = make_optimizer(settings, 100)
+    optimizer = make_optimizer(settings, 100, network())
     assert isinstance(optimizer, CoupledAdam)
     assert float(optimizer.learning_rate) == pytest.approx(0.002)
     assert optimizer.l2 == 3e-6

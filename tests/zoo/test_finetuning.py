@@ -14,16 +14,17 @@ from bnas_larq.backend import keras
 from bnas_larq.data import Normalization, load_dataset
 from bnas_larq.errors import DataError, RecipeError, RunError
 from bnas_larq.files import read_json, read_lines
+from bnas_larq.networks.network import build_network
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.recipe import load_recipe
 from bnas_larq.run.finetune_source import (
     finetune_recipe,
     pin_weights,
-    with_new_head,
-    with_source_weights,
 )
 from bnas_larq.run.finetuning import finetune
-from bnas_larq.settings import FINE_TUNING, FineTuneSettings
+from bnas_larq.run.inputs import RunInputs
+from bnas_larq.run_folder import RunFolder
+from bnas_larq.train_settings import FINE_TUNING, FineTuneSettings
 
 SHORT = {"epochs": 1, "head_epochs": 1, "batch_size": 64}
 
@@ -118,9 +119,17 @@ def test_an_interrupted_call_goes_on(small_network, digits, tmp_path):
         tune("cut")
 
 
+def before_tuning(source, data, folder):
+    """The network that a fine-tuning begins with."""
+    recipe = finetune_recipe(source.folder, {})
+    inputs = RunInputs(RunFolder(folder), recipe, data)
+    model = build_network(source.genotype, inputs.network_config)
+    inputs.load_start(recipe.plan[0], model)
+    return model
+
+
 def test_a_new_head_keeps_everything_else(small_network, digits, tmp_path):
-    target = with_new_head(small_network, digits, tmp_path)
-    model, old = with_source_weights(small_network, target), small_network.load_model()
+    model, old = before_tuning(small_network, digits, tmp_path), small_network.load_model()
     assert model.output_shape == (None, 10)
     for layer in old.layers:
         if layer.name == "classifier":
@@ -133,7 +142,7 @@ def test_a_new_head_keeps_everything_else(small_network, digits, tmp_path):
 
 def test_a_head_for_as_many_classes_is_new_as_well(small_network, digits, tmp_path):
     three = dataclasses.replace(digits, class_names=("a", "b", "c"))
-    model = with_source_weights(small_network, with_new_head(small_network, three, tmp_path))
+    model = before_tuning(small_network, three, tmp_path)
     old = small_network.load_model().get_layer("classifier").get_weights()[0]
     assert not np.array_equal(model.get_layer("classifier").get_weights()[0], old)
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from bnas_larq.errors import GenotypeError
 from bnas_larq.genotype import Edge, Genotype
-from bnas_larq.settings import TrainSettings
 from bnas_larq.spaces import ZEROISE, SearchSpace
+from bnas_larq.train_settings import TrainSettings
 
 if TYPE_CHECKING:
     from keras_tuner import HyperParameters

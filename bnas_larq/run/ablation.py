@@ -1,0 +1,202 @@
+"""An ablation: what each change of a network and its training is worth, at equal operations.
+
+Its folder holds `recipes/<row>.yaml`, the complete recipe of each row, beside the networks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bnas_larq.costs.budget_solver import solve_budget
+from bnas_larq.costs.cost_walk import planned_costs
+from bnas_larq.errors import BnasLarqError, RecipeError
+from bnas_larq.files import write_atomic, write_json
+from bnas_larq.genotype import Genotype
+from bnas_larq.networks.network import NetworkConfig, config_of_kind
+from bnas_larq.recipe import Recipe, check_keys_are_read, load_recipe, merge_values, parse_recipe
+from bnas_larq.report import comparison_report as report
+from bnas_larq.run.creation import resolve_recipe
+from bnas_larq.run.study import Study
+from bnas_larq.spaces import check_operation
+from bnas_larq.tables import scientific
+
+#: Sections and keys that all rows share.
+_COMMON = ("name", "seed", "genotype", "data", "search", "layer_study", "ablation")
+
+
+def row_recipes(recipe: Recipe) -> list[tuple[str, Recipe, Genotype]]:
+    """Name, recipe and genotype of each row, with the changes of all rows up to it.
+
+    Raises:
+        RecipeError: no genotype is given, or a change is none that a row may make.
+        GenotypeError: an unknown operation, or one that the genotype does not have.
+    """
+    if recipe.genotype is None or recipe.finetune is not None:
+        raise RecipeError(
+            "An ablation trains new networks of one genotype. Received: "
+            f"{'finetune' if recipe.finetune else 'no genotype'}. Set genotype to a file or a "
+            "published name."
+        )
+    genotype = Genotype.load(recipe.genotype)
+    values = {**recipe.model_dump(mode="json"), "ablation": None}
+    rows = []
+    for row in recipe.ablation.rows:
+        for section in row.changes:
+            if section in _COMMON:
+                raise RecipeError(
+                    f"The rows of an ablation share {section}. Received: it in the changes of "
+                    f"{row.name!r}. Set it for all rows."
+                )
+        values = merge_values(values, row.changes)
+        genotype = _replaced(genotype, row.operations)
+        row_recipe = resolve_recipe(parse_recipe({**values, "name": row.name}))
+        check_keys_are_read(row_recipe)
+        rows.append((row.name, row_recipe, genotype))
+    return rows
+
+
+def _replaced(genotype: Genotype, operations: dict[str, str]) -> Genotype:
+    """The genotype with operations replaced by others; the order of rows matters."""
+    for old, new in operations.items():
+        check_operation(new)
+        if genotype.count(old) == 0:
+            raise RecipeError(
+                f"A row replaces operations that the genotype has. Received: {old!r}, which is not "
+                f"in {genotype.id}. Remove it."
+            )
+    cells = (
+        tuple(
+            tuple(edge._replace(op=operations.get(edge.op, edge.op)) for edge in node)
+            for node in cell
+        )
+        for cell in genotype.cells
+    )
+    return Genotype(*cells, genotype.name, genotype.provenance) if operations else genotype
+
+
+class Ablation(Study):
+    """The networks of the section `ablation`."""
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        row_recipes(recipe)
+
+    @classmethod
+    def create(cls, recipe: Recipe, out: str | Path | None = None, **settings: Any) -> Ablation:
+        ablation = super().create(recipe, out, **settings)
+        try:
+            ablation._plan()
+        except BaseException:
+            ablation.close()
+            raise
+        return ablation
+
+    def _plan(self) -> None:
+        """Write the recipes of rows that have none yet, with the channels that they get."""
+        budget = None
+        for name, recipe, genotype in row_recipes(self.recipe):
+            data, network = self.study.inputs.data, recipe.network
+            images = {"input_shape": data.image_shape, "num_classes": data.num_classes}
+            config = config_of_kind(network.kind, {**network.model_dump(), **images})
+            if budget is None:
+                budget = planned_costs(genotype, config).ops_honest
+            elif self.recipe.ablation.tolerance is not None:
+                config = config.replace(channels=self._channels(name, genotype, config, budget))
+            path = self._row_path(name)
+            if path.is_file():
+                continue
+            file = self.folder / "genotypes" / f"{name}.json"
+            genotype.save(file)
+            network = network.model_copy(update={"channels": config.channels})
+            changes = {"genotype": str(file.resolve()), "network": network}
+            write_atomic(path, recipe.model_copy(update=changes).to_yaml())
+
+    def _channels(self, name: str, genotype: Genotype, config: NetworkConfig, budget: float) -> int:
+        """The channels whose operations differ least from the budget."""
+        tolerance = self.recipe.ablation.tolerance
+        settings = {k: v for k, v in config.to_dict().items() if k not in ("cells", "channels")}
+        (best,) = solve_budget(
+            genotype,
+            budget,
+            convention="honest",
+            cells=config.cells,
+            multiple=1,
+            tolerance=tolerance,
+            **settings,
+        )
+        if best.ops_honest < budget * (1 - tolerance):
+            raise BnasLarqError(
+                "The rows of an ablation have equal operations. Received: no channels of row "
+                f"{name!r} within {tolerance:.0%} of {scientific(budget)}; {best.channels} give "
+                f"{scientific(best.ops_honest)}. Raise ablation.tolerance, or change cells."
+            )
+        return best.channels
+
+    def _row_path(self, row: str) -> Path:
+        return self.folder / "recipes" / f"{row}.yaml"
+
+    def _members(self) -> dict[str, tuple[str, int]]:
+        """Name of each network → its row and seed; all rows with the first seed come first."""
+        study = self.recipe.ablation
+        rows = [(row.name, seed) for seed in study.seeds for row in study.rows]
+        return {f"{row}-seed{seed}": (row, seed) for row, seed in rows}
+
+    def names(self) -> list[str]:
+        return [*self._members()]
+
+    def recipe_of(self, name: str) -> Recipe:
+        row, seed = self._members()[name]
+        return load_recipe(self._row_path(row)).model_copy(update={"name": name, "seed": seed})
+
+    def write(self) -> tuple[str, Path]:
+        runs = []
+        for name, (row, seed) in self._members().items():
+            planned = {"name": name, "method": row, "seed": seed, "searcher": None, "space": None}
+            planned["genotype"] = self._row_path(row).name
+            runs.append(report.run_facts(self.path(name), planned, None))
+        rows, notes, folder = report.method_rows(runs), self._notes(), self.folder
+        title = f"Ablation {self.recipe.name}: {self.recipe.data.name}"
+        finished = all(run["status"] == "finished" for run in runs)
+        path = write_json(
+            folder / "ablation.json",
+            {
+                "recipe": self.recipe.model_dump(mode="json"),
+                "finished": finished,
+                "rows": rows,
+                "runs": runs,
+                "notes": notes,
+            },
+        )
+        write_atomic(folder / "ablation.csv", report.comparison_csv(rows))
+        write_atomic(folder / "ablation.md", report.comparison_markdown(rows, runs, notes, title))
+        report.save_comparison_picture(rows, runs, folder / "ablation.png", title)
+        return f"{title}\n\n{report.comparison_text(rows, runs, notes)}", path
+
+    def _notes(self) -> list[str]:
+        """What each row changes, and how the numbers came about."""
+        notes = []
+        for row in self.recipe.ablation.rows:
+            network = load_recipe(self._row_path(row.name)).network
+            changes = [*_texts(row.changes), *map(" -> ".join, row.operations.items())]
+            described = "; ".join(changes) or "the recipe as it is"
+            notes.append(f"{row.name}: {described}. {network.channels} channels.")
+        return [
+            *notes,
+            "Each row keeps the changes of the rows above it. The test part was used once for each "
+            "network, after its training.",
+            "a ± b: mean and sample standard deviation over the seeds. OPs, honest: only 1-bit "
+            "MACs divided by 64. Size: 1 bit for each binary weight, 4 bytes for each other weight "
+            "and each scale.",
+        ]
+
+
+def _texts(changes: dict[str, Any], prefix: str = "") -> list[str]:
+    """Nested changes as `train.drop_path 0.0`."""
+    texts = []
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            texts += _texts(value, f"{prefix}{key}.")
+        else:
+            texts.append(f"{prefix}{key} {value}")
+    return texts

@@ -1,0 +1,70 @@
+"""BatchNorm's statistics, estimated again with the weights that a training ends with.
+
+The moving averages lag behind the weights, and in a binary network a small shift of a mean flips
+signs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bnas_larq.backend import keras, tf
+from bnas_larq.layers.cells import DropPath
+
+
+class ReestimateBatchNorm(keras.callbacks.Callback):
+    """Estimates the statistics behind the last step, so that validation and checkpoint have them.
+
+    Args:
+        dataset: makes batches (images, …) that the training has not seen.
+        batches: number of them.
+        epoch, step: the last ones of the training, from 0.
+    """
+
+    def __init__(
+        self, dataset: Callable[[], tf.data.Dataset], batches: int, epoch: int, step: int
+    ) -> None:
+        super().__init__()
+        self.dataset, self.batches, self.epoch, self.step = dataset, batches, epoch, step
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if (self._epoch, batch) == (self.epoch, self.step):
+            reestimate(self.model, self.dataset().take(self.batches))
+
+
+def reestimate(model: keras.Model, dataset: tf.data.Dataset) -> None:
+    """Set moving means and variances of all BatchNorm layers that train to the average over the
+    batches of `dataset`, (images, …), without drop-path."""
+    layers = [
+        layer
+        for layer in model.submodules
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+    for layer in model.submodules:
+        if isinstance(layer, DropPath):
+            layer.control.rate.assign(0.0)
+    momenta, count = [layer.momentum for layer in layers], 0
+    statistics = [
+        weight for layer in layers for weight in (layer.moving_mean, layer.moving_variance)
+    ]
+    sums = [np.zeros(weight.shape) for weight in statistics]
+    # Its graph has the momentum 0: the moving statistics become the batch's own.
+    forward = tf.function(lambda images: model(images, training=True), autograph=False)
+    try:
+        for layer in layers:
+            layer.momentum = 0.0
+        for images, *_ in dataset:
+            forward(images)
+            count += 1
+            for total, weight in zip(sums, statistics, strict=True):
+                total += weight.numpy()
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+    for total, weight in zip(sums, statistics, strict=True):
+        weight.assign((total / count).astype(np.float32))

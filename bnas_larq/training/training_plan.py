@@ -1,0 +1,101 @@
+"""A training plan: stages one after the other, with weights that pass from each to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from bnas_larq.backend import keras, tf
+from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.data import EpochPipeline
+from bnas_larq.errors import RecipeError
+from bnas_larq.networks.network_files import WEIGHTS
+from bnas_larq.networks.weight_files import load_weights, save_weights
+from bnas_larq.train_settings import PREVIOUS, TrainStage
+from bnas_larq.training.trainer import train_network
+
+
+def train_plan(
+    plan: Sequence[TrainStage],
+    network: Callable[[TrainStage], keras.Model],
+    batches: Callable[[TrainStage], EpochPipeline],
+    *,
+    validation_data: tf.data.Dataset | None,
+    folder: Path,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    seed: int = 0,
+) -> keras.Model:
+    """Train all stages, from the newest checkpoint if there is one; returns the last one's network,
+    all of it trainable.
+
+    Epochs count through the stages. Checkpoints of the last stage lie in `folder`/checkpoints,
+    those of the others and their weights in a folder of their name below it.
+
+    Args:
+        plan: stages with all their keys, as `bnas_larq.train_settings.training_plan` makes them.
+        network: a stage's network, at random or with the weights that it starts from outside the
+            plan; with drop-path layers if it has a rate.
+        batches: a stage's training data.
+        validation_data, folder, callbacks: as of `train_network`, where the errors are listed, too.
+        seed: of drop-path's masks, and of the first weights in every stage but the first, whose
+            network the caller seeds.
+    """
+    whole = Checkpoints(folder / "checkpoints")
+    places = [*(Checkpoints(whole.folder / stage.name) for stage in plan[:-1]), whole]
+    # A checkpoint includes all that earlier stages did.
+    begun = [n for n, place in enumerate(places) if any(place.folder.glob("epoch-*"))]
+    first = begun[-1] if begun else 0
+    for number in range(first, len(plan)):
+        stage, place = plan[number], places[number]
+        if number:
+            # Whatever stages this process has trained before.
+            keras.utils.set_random_seed(seed)
+        model = network(stage)
+        if stage.start == PREVIOUS and (number > first or not begun):
+            load_weights(model, places[number - 1].folder / WEIGHTS)
+        freeze(model, stage)
+        pipeline = batches(stage)
+        train_network(
+            model,
+            stage,
+            pipeline.dataset,
+            pipeline.steps_per_epoch,
+            validation_data=validation_data,
+            folder=folder,
+            callbacks=callbacks,
+            title=stage.name,
+            checkpoints=place,
+            first_epoch=sum(earlier.epochs for earlier in plan[:number]),
+            stage=stage.name if len(plan) > 1 else None,
+            seed=seed,
+        )
+        if place is not whole:
+            save_weights(model, place.folder / WEIGHTS)
+    for layer in model.layers:
+        layer.trainable = True
+    return model
+
+
+def freeze(model: keras.Model, stage: TrainStage) -> None:
+    """Freeze the layers that the stage names, their BatchNorm in inference mode.
+
+    Raises:
+        RecipeError: a pattern that names no layer, or patterns that leave nothing to train.
+    """
+    for pattern in stage.freeze:
+        chosen = [x for x in model.layers if fnmatchcase(x.name, pattern.removeprefix("!"))]
+        if not chosen:
+            raise RecipeError(
+                "A pattern of layers to freeze names some. "
+                f"Received: {pattern!r} in the stage {stage.name!r}, which names none. "
+                "`model.summary()` of the network lists its layers."
+            )
+        for layer in chosen:
+            layer.trainable = pattern.startswith("!")
+    if not model.trainable_weights:
+        raise RecipeError(
+            "A stage trains some layers. "
+            f"Received: freeze {list(stage.freeze)} in the stage {stage.name!r}, which is all of "
+            "them. Make an exception, such as '!classifier'."
+        )
