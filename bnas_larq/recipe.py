@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial, reduce
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,11 +16,14 @@ from bnas_larq.errors import RecipeError, first_problem, nearest, one_line
 from bnas_larq.files import expand_home
 from bnas_larq.resources import recipe_names, recipe_path
 from bnas_larq.setting_types import PlainName, Section, UserPath
-from bnas_larq.settings import UNREAD_BY_KIND, ExportSettings, NetworkSettings, SearchSettings
+from bnas_larq.settings import (
+    ExportSettings,
+    NetworkSettings,
+    SearchSettings,
+)
 from bnas_larq.study_settings import AblationSettings, LayerStudySettings
 from bnas_larq.text_files import parse_yaml, read_yaml
 from bnas_larq.train_settings import (
-    UNREAD_IN_STAGE,
     FineTuneSettings,
     TrainSettings,
     TrainStage,
@@ -57,11 +59,6 @@ class Recipe(Section):
     export: ExportSettings = ExportSettings()
 
     @property
-    def has_genotype(self) -> bool:
-        """Whether its network is made of a genotype's cells."""
-        return self.network.kind == "cells"
-
-    @property
     def study(self) -> str | None:
         """The section that makes it a study; None for a plain run."""
         kinds = ("layer_study", "ablation")
@@ -72,119 +69,14 @@ class Recipe(Section):
         """The stages of the training, each with all its keys."""
         return training_plan(self.train, self.finetune)
 
+    @property
+    def has_genotype(self) -> bool:
+        """Whether its network is made of a genotype's cells."""
+        return self.network.kind == "cells"
+
     def to_yaml(self) -> str:
         """The resolved recipe as YAML; the inverse of `load_recipe`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-def _is_of_kind(recipe: Recipe, kind: str) -> bool:
-    return recipe.network.kind == kind
-
-
-def _no_stage_reads(recipe: Recipe, unread: Callable[[TrainStage], bool]) -> bool:
-    return all(map(unread, recipe.plan))
-
-
-#: Keys that some recipes do not read: when, and what to do instead.
-_UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
-    **{
-        key: (partial(_is_of_kind, kind=kind), remedy)
-        for kind, (keys, remedy) in UNREAD_BY_KIND.items()
-        for key in keys
-    },
-    **{
-        f"train.{key}": (partial(_no_stage_reads, unread=unread), remedy)
-        for key, (unread, remedy) in UNREAD_IN_STAGE.items()
-    },
-    "train.binary_multiplier": (
-        lambda recipe: recipe.finetune is not None,
-        "A fine-tuning has its own. Remove it, or set finetune.binary_multiplier",
-    ),
-    "search.temperature": (
-        lambda recipe: recipe.search.relaxation == "softmax",
-        "The relaxation softmax has none. Remove it, or set search.relaxation",
-    ),
-    "search.temperature_decay": (
-        lambda recipe: recipe.search.relaxation == "softmax",
-        "The relaxation softmax has no temperature. Remove it, or set search.relaxation",
-    ),
-    "search.entropy_tau": (
-        lambda recipe: recipe.search.entropy_weight == 0,
-        "The entropy term's weight is 0. Remove it, or set search.entropy_weight",
-    ),
-    "search.gamma": (
-        lambda recipe: not recipe.search.zeroise_competes,
-        "Zeroise may not be chosen. Remove it, or set search.zeroise_competes to true",
-    ),
-    "search.bandit.exploration": (
-        lambda recipe: True,
-        "Candidates have been drawn equally often when one is abandoned. Remove it",
-    ),
-    **{
-        f"search.bandit.{key}": (
-            lambda recipe: recipe.search.searcher != "bandit",
-            "The searcher draws no paths. Remove it, or set search.searcher to bandit",
-        )
-        for key in ("rounds", "floor", "finish_epochs", "credit_examples")
-    },
-    "finetune.head_learning_rate": (
-        lambda recipe: recipe.finetune is not None and recipe.finetune.head_epochs == 0,
-        "The head is not trained alone. Remove it, or set finetune.head_epochs",
-    ),
-}
-
-
-def unread_keys(recipe: Recipe) -> dict[str, Any]:
-    """Keys that are set, unlike their defaults, but change nothing in this recipe, with the
-    default of each."""
-    unread = {}
-    for key, (is_unread, _) in _UNREAD.items():
-        *path, name = key.split(".")
-        section = reduce(getattr, path, recipe)
-        default = section and type(section).model_fields[name].default
-        if section and getattr(section, name) != default and is_unread(recipe):
-            unread[key] = default
-    tuned = recipe.search.tuner.hyperparameters if recipe.search.searcher == "tuner" else {}
-    for key in map("train.{}".format, tuned):
-        if key in _UNREAD and _UNREAD[key][0](recipe):
-            unread[key] = None
-    return unread
-
-
-def check_keys_are_read(recipe: Recipe) -> None:
-    """Raise RecipeError for a key that is set but would change nothing."""
-    for key in unread_keys(recipe):
-        value = reduce(getattr, key.split("."), recipe)
-        raise RecipeError(
-            f"A recipe sets only what its run reads. Received: {key} {value}. {_UNREAD[key][1]}."
-        )
-    for number, (stage, whole) in enumerate(zip(recipe.train.stages, recipe.plan, strict=False)):
-        for key in stage.own_keys & UNREAD_IN_STAGE.keys():
-            unread, remedy = UNREAD_IN_STAGE[key]
-            default = TrainStage.model_fields[key].default
-            if (value := getattr(stage, key)) != default and unread(whole):
-                raise RecipeError(
-                    "A stage sets only what its training reads. "
-                    f"Received: train.stages.{number}.{key} {value}. {remedy}."
-                )
-
-
-def check_plan(recipe: Recipe) -> None:
-    """Raise RecipeError for stages in a recipe that trains otherwise."""
-    others = {
-        "finetune": (recipe.finetune is not None, "which is a plan of its own"),
-        "layer_study": (recipe.layer_study is not None, "whose rows decide what is binary"),
-        "search.searcher tuner": (
-            recipe.genotype is None and recipe.search.searcher == "tuner",
-            "whose trials train in one stage",
-        ),
-    }
-    for section, (present, reason) in others.items():
-        if recipe.train.stages and present:
-            raise RecipeError(
-                "A recipe trains in stages, or has a section that trains otherwise. "
-                f"Received: train.stages and {section}, {reason}. Remove one of them."
-            )
 
 
 def known_keys(model: type[pydantic.BaseModel] = Recipe, prefix: str = "") -> list[str]:

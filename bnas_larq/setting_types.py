@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 import pydantic
 
 from bnas_larq.files import expand_home, is_plain_name
+from bnas_larq.spaces import shortcut_kind
 from bnas_larq.text_files import is_text
 
 #: The type that binary convolutions are computed in during search and training; see
@@ -18,6 +19,10 @@ def _plain_name(name: str) -> str:
     if not is_plain_name(name):
         raise ValueError("a short name of printable characters, without / and no dot in front")
     return name
+
+
+def _shortcut(value: str | bool | None) -> str | None:
+    return None if value is None else shortcut_kind(value)
 
 
 #: Names that become names of folders and files.
@@ -35,6 +40,10 @@ Cells = Annotated[int, pydantic.Field(gt=0, le=MAX_CELLS)]
 Channels = Annotated[int, pydantic.Field(ge=2, le=MAX_CHANNELS)]
 Side = Annotated[int, pydantic.Field(gt=0, le=MAX_SIDE)]
 ColorValue = Annotated[int, pydantic.Field(ge=0, le=255)]
+#: With the booleans of earlier releases.
+_SHORTCUTS = Literal["conv", "pool", "depthwise", "none"]
+Shortcut = Annotated[_SHORTCUTS | bool, pydantic.AfterValidator(_shortcut)]
+OptionalShortcut = Annotated[_SHORTCUTS | bool | None, pydantic.AfterValidator(_shortcut)]
 Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
 #: Choices of residual networks; see `bnas_larq.networks.residual_network.ResidualConfig`.
 Transition = Literal["pool", "depthwise", "pool-conv", "blur-conv"]

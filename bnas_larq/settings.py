@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -17,8 +16,10 @@ from bnas_larq.setting_types import (
     Large,
     Natural,
     Nonlinearity,
+    OptionalShortcut,
     Precision,
     Section,
+    Shortcut,
     Transition,
     UserPath,
 )
@@ -186,7 +187,7 @@ class SearchSettings(Section):
         mixed_precision: type of the candidates' binary convolutions; `auto` takes bfloat16 if a
             short measurement finds it faster.
         stem: of the supernet, as in the section `network`; `auto` by the size of the images.
-        shortcut: whether its cells have BNAS' inter-cell shortcut; None as in the search space.
+        shortcut: of its cells, as in the section `network`; None as in the search space.
         select: genotype of the epoch with the supernet's best held-out accuracy, or of the last;
             without a validation part always of the last.
         limit: number of training examples to search on, both halves together; None for all.
@@ -197,7 +198,7 @@ class SearchSettings(Section):
     cells: Cells = 8
     channels: Channels = 16
     stem: Literal["auto", "cifar", "imagenet"] = "auto"
-    shortcut: bool | None = None
+    shortcut: OptionalShortcut = None
     epochs: Count = 50
     batch_size: Count = 64
     learning_rate: float = pydantic.Field(0.025, gt=0)
@@ -239,10 +240,11 @@ class NetworkSettings(Section):
     kind: Literal["cells", "residual"] = "cells"
     cells: Cells = 20
     channels: Channels = 36
+    reductions: list[Natural] | None = None
     stem: Literal["auto", "cifar", "imagenet", "quicknet"] = "auto"
     stem_groups: Count = 1
     padding: Literal["same", "symmetric"] = "same"
-    shortcut: bool = True
+    shortcut: Shortcut = "conv"
     preprocess: Literal["auto", "relu", "linear"] = "auto"
     scheme: str = "sign-scale"
     widths: tuple[Channels, ...] = (32, 64, 128)
@@ -251,21 +253,6 @@ class NetworkSettings(Section):
     strided_blocks: bool = False
     block_order: BlockOrder = "sign-conv-act-bn-add"
     nonlinearity: Nonlinearity = "relu"
-
-
-_CELL_KEYS = ("cells", "channels", "stem_groups", "padding", "shortcut", "preprocess")
-_BLOCK_KEYS = ("widths", "blocks", "transition", "strided_blocks", "block_order", "nonlinearity")
-#: Keys of a recipe that a kind of network does not read, and what to do instead.
-UNREAD_BY_KIND: Mapping[str, tuple[Sequence[str], str]] = {
-    "residual": (
-        ("genotype", "layer_study", "ablation", *map("network.{}".format, _CELL_KEYS)),
-        "A residual network has no cells. Remove it, or set network.kind to cells",
-    ),
-    "cells": (
-        [*map("network.{}".format, _BLOCK_KEYS)],
-        "Cells have no such blocks. Remove it, or set network.kind to residual",
-    ),
-}
 
 
 class ExportSettings(Section):

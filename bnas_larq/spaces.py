@@ -10,13 +10,17 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
-from bnas_larq.errors import GenotypeError, nearest
+from bnas_larq.errors import BnasLarqError, GenotypeError, nearest
 
 #: The operation that outputs zeros; it competes as a candidate (Zeroise of BNAS, arXiv 2002.06963).
 ZEROISE = "none"
 #: The other operations without a convolution. They have nothing to learn and so lead early in a
 #: search: too many of them are the usual sign of a collapse.
 PARAMETER_FREE = ("max_pool_3x3", "avg_pool_3x3", "identity")
+#: What a cell adds to its output: the previous cell's, in a reduction cell brought to its shape by
+#: a 2×2 convolution, by a 2×2 pool and its channels twice, or by a depthwise 2×2 convolution.
+SHORTCUTS = ("conv", "pool", "depthwise", "none")
+NO_SHORTCUT = "none"
 #: Of a cell. DARTS' and BNAS' have 4.
 MAX_NODES = 32
 _WITH_IDENTITY = (ZEROISE, *PARAMETER_FREE)
@@ -79,6 +83,18 @@ def has_relu(operations: Iterable[str]) -> bool:
     return not convolutions or not all(name.endswith("_linear") for name in convolutions)
 
 
+def shortcut_kind(value: str | bool) -> str:
+    """One of `SHORTCUTS`; True and False, as earlier releases had it, are `conv` and `none`.
+    BnasLarqError for anything else."""
+    kind = {True: "conv", False: NO_SHORTCUT}[value] if isinstance(value, bool) else value
+    if kind not in SHORTCUTS:
+        raise BnasLarqError(
+            f"A cell's shortcut is one of {', '.join(SHORTCUTS)}. "
+            f"Received: {value!r}; {nearest(str(value), SHORTCUTS)}"
+        )
+    return kind
+
+
 def edges_of_cell(nodes: int) -> tuple[tuple[int, int], ...]:
     """All (node, state) pairs, node by node and state by state; node i reads states 0 … i+1."""
     return tuple((node, state) for node in range(nodes) for state in range(2 + node))
@@ -94,10 +110,12 @@ class SearchSpace:
         reduce: the same for reduction cells.
         nodes: intermediate nodes of a cell; node i has 2 + i incoming edges.
         edges_per_node: edges that a node keeps when the genotype is derived.
-        shortcut: whether a cell adds the previous cell's output to its own (BNAS' template).
+        shortcut: how a cell adds the previous cell's output to its own (BNAS' template has `conv`),
+            one of `SHORTCUTS`.
 
     Raises:
         GenotypeError: unknown or repeated operations, fewer than two, or impossible sizes.
+        BnasLarqError: an unknown shortcut.
 
     Example:
         >>> space = SearchSpace.bnas()
@@ -112,9 +130,10 @@ class SearchSpace:
     reduce: tuple[str, ...]
     nodes: int = 4
     edges_per_node: int = 2
-    shortcut: bool = True
+    shortcut: str = "conv"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "shortcut", shortcut_kind(self.shortcut))
         for kind, names in (("normal", self.normal), ("reduce", self.reduce)):
             for name in names:
                 check_operation(name)
@@ -146,7 +165,7 @@ class SearchSpace:
         """
         dilated = ("bin_dil_conv_3x3_linear", "bin_dil_conv_5x5_linear")
         names = (*_WITH_IDENTITY, *dilated, "bin_conv_3x3_linear", "bin_conv_5x5_linear")
-        return cls(name="bnas-ucb", normal=names, reduce=names, shortcut=False)
+        return cls(name="bnas-ucb", normal=names, reduce=names, shortcut=NO_SHORTCUT)
 
     @classmethod
     def darts_binary(cls) -> SearchSpace:
@@ -155,7 +174,7 @@ class SearchSpace:
         """
         separable = ("bin_sep_conv_3x3", "bin_sep_conv_5x5")
         names = (*_WITH_IDENTITY, *separable, "bin_dil_sep_conv_3x3", "bin_dil_sep_conv_5x5")
-        return cls(name="darts-binary", normal=names, reduce=names, shortcut=False)
+        return cls(name="darts-binary", normal=names, reduce=names, shortcut=NO_SHORTCUT)
 
     @classmethod
     def named(cls, name: str) -> SearchSpace:

@@ -38,7 +38,7 @@ _ROOMS = (
             "train_settings",
             "settings",
             "study_settings",
-            "recipe",
+            *("recipe", "recipe_checks"),
         ),
         *("resources", "run_folder", "checkpoints", "tables", "console", "pages"),
     ),

@@ -11,12 +11,12 @@ from bnas_larq.data_settings import AugmentationSettings
 from bnas_larq.errors import RecipeError
 from bnas_larq.recipe import (
     Recipe,
-    check_keys_are_read,
     known_keys,
     load_recipe,
     override_recipe,
     parse_recipe,
 )
+from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.resources import recipe_names
 from bnas_larq.settings import CostTermSettings, SearchSettings
 from bnas_larq.study_settings import AblationSettings, LayerStudySettings

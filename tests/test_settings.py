@@ -11,7 +11,7 @@ from bnas_larq.costs.latency_tables import LatencyTable
 from bnas_larq.errors import BnasLarqError, RecipeError
 from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import load_recipe, parse_recipe
-from bnas_larq.spaces import MAX_NODES
+from bnas_larq.spaces import MAX_NODES, SHORTCUTS
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_true_is_no_number(override):
 def test_flags_and_numbers_as_yaml_writes_them_stay():
     texts = ["data.augmentation.flip=true", "network.shortcut=no", "search.limit=1e3"]
     recipe = load_recipe("quickstart", [*texts, "train.learning_rate=1e-3", "train.clip_norm=5"])
-    assert recipe.data.augmentation.flip and not recipe.network.shortcut
+    assert recipe.data.augmentation.flip and recipe.network.shortcut == "none"
     assert (recipe.search.limit, recipe.train.learning_rate) == (1000, 0.001)
 
 
@@ -147,7 +147,17 @@ def test_random_genotypes_have_a_plain_seed(seed):
         Genotype.load(f"random:{seed}")
 
 
-@pytest.mark.parametrize("value", [True, False, None])
-def test_an_optional_switch_is_one(value):
-    recipe = parse_recipe({"search": {"shortcut": value}})
-    assert recipe.search.shortcut is value
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(True, "conv"), (False, "none"), *((kind, kind) for kind in (*SHORTCUTS, None))],
+)
+def test_shortcuts_have_a_kind_and_earlier_releases_had_switches(value, kind):
+    assert parse_recipe({"search": {"shortcut": value}}).search.shortcut == kind
+    if value is not None:
+        assert parse_recipe({"network": {"shortcut": value}}).network.shortcut == kind
+
+
+@pytest.mark.parametrize("section", ["search", "network"])
+def test_other_shortcuts_are_refused(section):
+    with pytest.raises(RecipeError, match="'conv', 'pool', 'depthwise' or 'none'.*'poool'"):
+        parse_recipe({section: {"shortcut": "poool"}})

@@ -26,7 +26,7 @@ BNAS = (
 def test_the_space_of_bnas():
     space = SearchSpace.bnas()
     assert space.normal == space.reduce == BNAS
-    assert (space.name, space.nodes, space.edges_per_node, space.shortcut) == ("bnas", 4, 2, True)
+    assert (space.name, space.nodes, space.edges_per_node, space.shortcut) == ("bnas", 4, 2, "conv")
     assert SearchSpace.named("bnas") == space
 
 
@@ -45,7 +45,7 @@ def test_the_space_of_bnas_ucb():
         "bin_conv_5x5_linear",
     )
     assert (space.name, space.nodes, space.edges_per_node) == ("bnas-ucb", 4, 2)
-    assert not space.shortcut
+    assert space.shortcut == "none"
 
 
 def test_the_space_of_darts_binarised():
@@ -62,7 +62,7 @@ def test_the_space_of_darts_binarised():
         "bin_dil_sep_conv_5x5",
     )
     assert (space.name, space.nodes, space.edges_per_node) == ("darts-binary", 4, 2)
-    assert not space.shortcut
+    assert space.shortcut == "none"
 
 
 @pytest.mark.parametrize("name", spaces.SPACES)

@@ -22,7 +22,6 @@ from typing import Any
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.costs.multiplications import (
-    CONVOLUTIONS,
     FULL_PRECISION,
     Multiplications,
     check_graph,
@@ -262,7 +261,7 @@ def layer_cost(
         parameters=sum(map(size, weights)),
         trainable_parameters=sum(size(w) for w in weights if id(w) in trainable),
         bits=sum(_stored_bits(weight) for weight in weights if id(weight) not in quantizer_weights),
-        shortcut=SHORTCUT_MARK in layer.name and isinstance(layer, CONVOLUTIONS) and 1 not in macs,
+        shortcut=SHORTCUT_MARK in layer.name and multiplies(layer) and 1 not in macs,
         countable=multiplies(layer) or not any(map(_is_matrix, weights)),
     )
 

@@ -84,7 +84,7 @@ def solve_budget(
         genotype: its cells.
         budget: operations for one image, a number or text such as `"1.48e8"`.
         convention: count them as `"paper"` or `"honest"`, see `bnas_larq.costs.accounting`.
-        cells: numbers of cells to try; default `DEFAULT_CELLS`.
+        cells: numbers of cells to try; default those of `DEFAULT_CELLS` that hold all `reductions`.
         channels: numbers of channels to try; default all multiples of `multiple`.
         multiple: channels must be a multiple of it; 32 fills the packed words of 1-bit kernels.
             With a grouped stem they are also a multiple of twice its groups.
@@ -115,7 +115,8 @@ def solve_budget(
     fixed = {"input_shape": input_shape, "num_classes": num_classes, **settings}
     # Resolves stem="auto". These are the fewest channels that the stem's groups allow.
     groups = settings.get("stem_groups", 1)
-    config = NetworkConfig.from_dict({**fixed, "cells": 1, "channels": 2 * max(groups, 1)})
+    smallest = max(settings.get("reductions") or [0]) + 1
+    config = NetworkConfig.from_dict({**fixed, "cells": smallest, "channels": 2 * max(groups, 1)})
     step = math.lcm(multiple, 2 * groups) if groups > 1 else multiple
     widths: Sequence[int] = range(step * -(-2 // step), _MOST_CHANNELS + 1, step)
     if channels is not None:
@@ -128,7 +129,9 @@ def solve_budget(
     def distance(candidate: Candidate) -> float:
         return abs(candidate.ops(convention) - limit)
 
-    for cell_count in _numbers("cells", DEFAULT_CELLS if cells is None else cells):
+    if cells is None:
+        cells = [number for number in DEFAULT_CELLS if number >= smallest] or smallest
+    for cell_count in _numbers("cells", cells):
         count = _Counter(genotype, config, cell_count, cache)
         candidates = _around(count, widths, limit, convention)
         ceiling = limit * (1 + tolerance)

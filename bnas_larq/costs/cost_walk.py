@@ -23,7 +23,7 @@ from bnas_larq.layers.operations import Context, build_layer, build_operation
 from bnas_larq.networks.base_config import BaseConfig
 from bnas_larq.networks.network import NetworkConfig, check_genotype
 from bnas_larq.networks.residual_network import ResidualConfig, parts
-from bnas_larq.spaces import SearchSpace
+from bnas_larq.spaces import NO_SHORTCUT, SearchSpace
 
 
 class State(NamedTuple):
@@ -191,7 +191,7 @@ def walk_network(
     older, newer = stems[0].output, stems[-1].output
     relu = config.preprocess_relu({edge.op for cell in cells for node in cell for edge in node})
     walked = []
-    for plan in template.plan_cells(config.cells, config.channels, config.stem):
+    for plan in config.plan_cells():
         cell = cells[plan.reduction]
         costs = _walk_cell(cell, plan, (older, newer), config, context, relu, dead_branches, cache)
         walked.append(costs)
@@ -212,7 +212,9 @@ def _alive_cells(
         cell = genotype.cells[plan.reduction]
         inputs = used_states(cell) & {0, 1}
         # A first node of zeros takes its shape from the newer input if it has no other source.
-        if (config.shortcut and plan.index > 0) or (not inputs and not live_edges(cell[0])):
+        if (config.shortcut != NO_SHORTCUT and plan.index > 0) or (
+            not inputs and not live_edges(cell[0])
+        ):
             inputs |= {1}
         alive |= {plan.index - 2 + state for state in inputs}
     return alive
@@ -257,9 +259,9 @@ def _walk_cell(
             layers = partial(build_operation, edge.op, place)
             edges[node, edge] = walk(place.name, state, layers, "operation", edge.op, place.strides)
     shortcut = None
-    if config.shortcut and plan.index > 0:
-        layers = partial(template.shortcut, plan, len(cell), context)
-        kind = ("shortcut", len(cell), plan.reduction)
+    if config.shortcut != NO_SHORTCUT and plan.index > 0:
+        layers = partial(template.shortcut, plan, len(cell), context, config.shortcut)
+        kind = ("shortcut", len(cell), plan.reduction, config.shortcut)
         shortcut = walk(f"{plan.name}_shortcut", states[1], layers, *kind)
     output = State((rows, columns, len(cell) * plan.filters))
     return CellCosts(plan, tuple(inputs), edges, shortcut, output)

@@ -32,7 +32,7 @@ from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.genotype import Edge
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.settings import CostTermSettings
-from bnas_larq.spaces import ZEROISE, SearchSpace
+from bnas_larq.spaces import NO_SHORTCUT, ZEROISE, SearchSpace
 
 if TYPE_CHECKING:
     from bnas_larq.supernet.super_net import SuperNet
@@ -212,7 +212,7 @@ class ExpectedCost:
         for index in range(last, -1, -1):
             older, newer = tf.unstack(read[self._prices.cells[index].reduction])
             # A cell that reads nothing takes the shape of its zeros from the newer input.
-            has_shortcut = self.network.shortcut and index > 0
+            has_shortcut = self.network.shortcut != NO_SHORTCUT and index > 0
             newer = tf.constant(1.0) if has_shortcut else newer + (1 - older) * (1 - newer)
             alive = 1.0 - unread[index]
             unread[index - 1] *= 1.0 - alive * newer

@@ -24,7 +24,6 @@ from bnas_larq.export.padding import overhangs
 from bnas_larq.export.tensor_facts import trace
 from bnas_larq.genotype import Cell, Genotype
 from bnas_larq.layers.cells import live_edges, used_states
-from bnas_larq.layers.template import plan_cells
 from bnas_larq.networks.network import NetworkConfig
 
 #: Channels in a packed word of Larq Compute Engine.
@@ -279,7 +278,7 @@ def _dead_branches(kind: str, cell: Cell, config: NetworkConfig | None) -> DeadB
             constant.append(index)
     used = used_states(cell)
     unread = [state for state in (0, 1) if state not in used]
-    plans = plan_cells(config.cells, config.channels, config.stem) if config else []
+    plans = config.plan_cells() if config else []
     return DeadBranches(
         cell=kind,
         edges=sum(map(len, cell)),

@@ -10,7 +10,7 @@ from bnas_larq.genotype import Cell, Edge
 from bnas_larq.layers.convolutions import Zeroise
 from bnas_larq.layers.operations import Context, build_operation, chain
 from bnas_larq.layers.template import CellPlan, preprocess, shortcut
-from bnas_larq.spaces import ZEROISE
+from bnas_larq.spaces import NO_SHORTCUT, ZEROISE
 
 
 class DropPathControl:
@@ -76,7 +76,7 @@ def final_cell(
     *,
     stem: str,
     context: Context,
-    with_shortcut: bool,
+    shortcut_kind: str,
     preprocess_relu: bool,
     drop_path: DropPathControl | None,
 ) -> tf.Tensor:
@@ -117,8 +117,8 @@ def final_cell(
         nodes.append(keras.layers.Add(name=name)(terms) if len(terms) > 1 else terms[0])
     name = f"{plan.name}_concat"
     output = keras.layers.Concatenate(name=name)(nodes[2:]) if len(cell) > 1 else nodes[2]
-    if with_shortcut and plan.index > 0:
-        skip = chain(shortcut(plan, len(cell), context), states[1])
+    if shortcut_kind != NO_SHORTCUT and plan.index > 0:
+        skip = chain(shortcut(plan, len(cell), context, shortcut_kind), states[1])
         if skip.shape[1:] != output.shape[1:]:
             raise BnasLarqError(
                 "A shortcut must have the shape of the cell's output. "

@@ -148,7 +148,8 @@ class Zeroise(keras.layers.Layer):
 
 @register
 class RepeatChannels(keras.layers.Layer):
-    """The input once for each of a supernet's edges, concatenated along the channels.
+    """The input several times, concatenated along the channels: once for each of a supernet's
+    edges, or twice in a shortcut that doubles channels.
 
     Input shape: [batch, height, width, channels]. Output shape: [batch, height, width,
     times·channels].
@@ -167,6 +168,28 @@ class RepeatChannels(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "times": self.times}
+
+
+@register
+class ChannelScale(keras.layers.Layer):
+    """The input times a learned scale per channel, at first 1.
+
+    Input and output shape: [batch, height, width, channels].
+
+    Example:
+        >>> layer = ChannelScale()
+        >>> layer(tf.constant([1.0, 2.0], shape=[1, 1, 1, 2])).numpy().ravel().tolist()
+        [1.0, 2.0]
+        >>> [tuple(weight.shape) for weight in layer.weights]
+        [(2,)]
+    """
+
+    def build(self, input_shape) -> None:
+        self.scale = self.add_weight("scale", [input_shape[-1]], initializer="ones")
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs * self.scale
 
 
 @register
@@ -281,15 +304,19 @@ def depthwise(
     dilation: int = 1,
     input_scheme: str | None,
     kernel_scheme: str | None,
+    use_bias: bool = False,
+    multiplier: int = 1,
     edges: int = 1,
 ) -> lq.layers.QuantDepthwiseConv2D:
-    """A depthwise convolution without bias and with SAME padding, quantised as `convolution`."""
+    """A depthwise convolution of so many `channels`, each to `multiplier` ones, with SAME padding,
+    quantised as `convolution`."""
     return lq.layers.QuantDepthwiseConv2D(
         kernel_size,
         strides=strides,
         dilation_rate=dilation,
+        depth_multiplier=multiplier,
         padding="same",
-        use_bias=False,
+        use_bias=use_bias,
         input_quantizer=get_scheme(input_scheme).input_quantizer() if input_scheme else None,
         # Keras derives the fan-in from all channels, of which each filter reads one.
         depthwise_initializer=initializer(channels),

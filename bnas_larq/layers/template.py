@@ -56,9 +56,15 @@ def resolve_stem(stem: str, input_shape: Sequence[int] | None) -> str:
     return "imagenet" if large else "cifar"
 
 
-def plan_cells(cells: int, channels: int, stem: str) -> list[CellPlan]:
-    """Sizes of all cells: channels double at the reduction cells, layers//3 and 2·layers//3.
-    BnasLarqError: fewer than one cell or two channels, far too many, or an unknown stem."""
+def plan_cells(
+    cells: int, channels: int, stem: str, reductions: Sequence[int] | None = None
+) -> list[CellPlan]:
+    """Sizes of all cells: channels double at the `reductions`, by default layers//3 and
+    2·layers//3.
+
+    BnasLarqError: fewer than one cell or two channels, far too many, an unknown stem, or reductions
+    that are no cells' numbers in order.
+    """
     if stem not in STEMS:
         raise BnasLarqError(
             f"A stem is 'cifar' or 'imagenet'. Received: {stem!r}; {nearest(str(stem), STEMS)}"
@@ -74,26 +80,47 @@ def plan_cells(cells: int, channels: int, stem: str) -> list[CellPlan]:
             f"A network has at most {MAX_CELLS:,} cells and {MAX_CHANNELS:,} channels. "
             f"Received: cells={cells}, channels={channels}. Give a smaller size."
         )
+    if reductions is None:
+        # Fewer than three cells cannot be cut into thirds; the first cell would otherwise reduce.
+        reductions = (cells // 3, 2 * cells // 3) if cells > 2 else ()
+    elif list(reductions) != sorted(set(reductions) & set(range(cells))):
+        raise BnasLarqError(
+            "Reduction cells are given by their numbers, increasing, from 0 to below the number of "
+            f"cells. Received: reductions={list(reductions)}, cells={cells}. "
+            "Correct them, or omit them for cells//3 and 2·cells//3."
+        )
     plans = []
     reduced = stem == "imagenet"
     for index in range(cells):
-        # Fewer than three cells cannot be cut into thirds; the first cell would otherwise reduce.
-        reduction = cells > 2 and index in (cells // 3, 2 * cells // 3)
+        reduction = index in reductions
         channels *= 2 if reduction else 1
         plans.append(CellPlan(index, channels, reduction, reduced))
         reduced = reduction
     return plans
 
 
-def check_weights(cells: int, channels: int, num_classes: int, each: int = 600) -> None:
+def check_resolution(
+    reductions: Sequence[int], stem: str, input_shape: Sequence[int | None]
+) -> None:
+    """Raise BnasLarqError if so many reduction cells would halve a side to less than a pixel."""
+    halvings = len(reductions) + 3 * (stem == "imagenet")
+    if min(input_shape[:2]) < 2**halvings:
+        raise BnasLarqError(
+            "A reduction cell halves height and width (and the ImageNet stem divides them by 8), "
+            f"down to 1 pixel. Received: reductions={list(reductions)} with the {stem} stem at "
+            f"{input_shape[0]}×{input_shape[1]}. Omit some, or give larger images."
+        )
+
+
+def check_weights(plans: Sequence[CellPlan], num_classes: int, each: int = 86) -> None:
     """Raise BnasLarqError, before anything is allocated, for a network of more than about
-    `MAX_WEIGHTS` weights. `each`: weights of a cell by the square of the first cell's channels."""
-    weights = each * cells * channels**2 + 16 * channels * num_classes
+    `MAX_WEIGHTS` weights. `each`: weights of a cell by the square of its filters."""
+    weights = each * sum(plan.filters**2 for plan in plans) + 4 * plans[-1].filters * num_classes
     if weights > MAX_WEIGHTS:
         raise BnasLarqError(
             f"No network of more than {MAX_WEIGHTS:,} weights is built. Received: about "
-            f"{weights:,} for cells={cells}, channels={channels}, num_classes={num_classes}. "
-            "Give a smaller size."
+            f"{weights:,} for cells={len(plans)}, up to {plans[-1].filters:,} channels, "
+            f"num_classes={num_classes}. Give a smaller size."
         )
 
 
@@ -166,16 +193,32 @@ def preprocess(
     return [own.batch_norm(affine=affine), *conv, *([own.relu()] if relu else [])]
 
 
-def shortcut(plan: CellPlan, nodes: int, context: Context) -> Sequence[keras.layers.Layer]:
+def shortcut(
+    plan: CellPlan, nodes: int, context: Context, kind: str
+) -> Sequence[keras.layers.Layer]:
     """Layers of the shortcut from the previous cell's output to this cell's: none, or in a
-    reduction cell BatchNorm and a full-precision 2×2 convolution with stride 2 and bias."""
+    reduction cell, where resolution halves and channels double, those of its `kind`.
+
+    `conv`: BatchNorm and a full-precision 2×2 convolution with stride 2 and bias; `depthwise`: the
+    same with a depthwise one; `pool`: 2×2 average pool, its channels twice, a scale for each.
+    """
     if not plan.reduction:
         return []
     own = context.at(f"{plan.name}_shortcut", nodes * plan.filters, 2)
+    if kind == "pool":
+        return [
+            keras.layers.AveragePooling2D(2, 2, padding="same", name=f"{own.name}_pool"),
+            convolutions.RepeatChannels(2, name=f"{own.name}_repeat"),
+            convolutions.ChannelScale(name=f"{own.name}_scale"),
+        ]
+    settings = {"name": own.conv_name, "strides": 2, "use_bias": True}
     full_precision = {"input_scheme": None, "kernel_scheme": None}
-    conv = convolutions.convolution(
-        own.filters, 2, name=own.conv_name, strides=2, use_bias=True, **full_precision
-    )
+    if kind == "depthwise":
+        conv = convolutions.depthwise(
+            own.filters // 2, 2, multiplier=2, **settings, **full_precision
+        )
+    else:
+        conv = convolutions.convolution(own.filters, 2, **settings, **full_precision)
     return [own.batch_norm(affine=True), conv]
 
 

@@ -15,7 +15,7 @@ from bnas_larq.layers.convolutions import check_padding
 from bnas_larq.layers.operations import Context, chain
 from bnas_larq.networks.base_config import BaseConfig, functional_model
 from bnas_larq.networks.residual_network import ResidualConfig, build_residual_network
-from bnas_larq.spaces import has_relu
+from bnas_larq.spaces import has_relu, shortcut_kind
 
 PREPROCESSINGS = ("auto", "relu", "linear")
 
@@ -28,12 +28,18 @@ class NetworkConfig(BaseConfig):
         input_shape: (height, width, channels) of the images.
         num_classes: outputs of the classifier.
         channels: channels of the first cell's nodes (the papers' C).
-        cells: number of cells; cells//3 and 2·cells//3 are reduction cells.
+        cells: number of cells.
+        reductions: numbers of the cells, from 0, that halve the resolution and double the channels;
+            None for cells//3 and 2·cells//3.
         stem: `"cifar"`, `"imagenet"`, or `"auto"`: by the size of the input, resolved at once and
             again by `replace` with another size. A file keeps the stem that its weights need.
         stem_groups: groups of the ImageNet stem's second and third convolution (BNAS v2).
         padding: `"same"` (exports to 1 bit) or `"symmetric"` (for imported weights).
-        shortcut: whether each cell's output gets the previous cell's output added.
+        shortcut: how the previous cell's output is added to each cell's, one of
+            `bnas_larq.spaces.SHORTCUTS`. In a reduction cell it passes `"conv"`: a full-precision
+            2×2 convolution (BNAS); `"pool"`: a 2×2 average pool, its channels twice, each times a
+            learned scale (no MACs); `"depthwise"`: a full-precision depthwise 2×2 convolution.
+            `"none"`: nothing is added.
         preprocess: `"relu"` or `"linear"`, what follows the convolutions that preprocess a cell's
             inputs; `"auto"`: `linear` for genotypes whose convolutions have no ReLU (BNAS-UCB).
         scheme: binarisation scheme, a registered name.
@@ -55,20 +61,25 @@ class NetworkConfig(BaseConfig):
 
     channels: int = 36
     cells: int = 20
+    reductions: tuple[int, ...] | None = None
     stem_groups: int = 1
     padding: str = "same"
-    shortcut: bool = True
+    shortcut: str = "conv"
     preprocess: str = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "shortcut", shortcut_kind(self.shortcut))
         check_padding(self.padding)
         if self.preprocess not in PREPROCESSINGS:
             raise BnasLarqError(
                 f"A network's preprocess is one of {', '.join(PREPROCESSINGS)}. "
                 f"Received: {self.preprocess!r}; {nearest(str(self.preprocess), PREPROCESSINGS)}"
             )
-        template.plan_cells(self.cells, self.channels, self.stem)
+        if self.reductions is not None:
+            object.__setattr__(self, "reductions", tuple(self.reductions))
+            template.check_resolution(self.reductions, self.stem, self.input_shape)
+        self.plan_cells()
         template.check_stem_groups(self.stem, self.channels, self.stem_groups)
 
     @property
@@ -81,6 +92,10 @@ class NetworkConfig(BaseConfig):
         if self.preprocess != "auto":
             return self.preprocess == "relu"
         return has_relu(operations)
+
+    def plan_cells(self) -> list[template.CellPlan]:
+        """Place and size of each cell."""
+        return template.plan_cells(self.cells, self.channels, self.stem, self.reductions)
 
     def context(self) -> Context:
         """What all its layers share; `Context.at` adds the name of each."""
@@ -149,7 +164,8 @@ def build_network(
         return build_residual_network(config, drop_path=drop_path, name=name, **form, **settings)
     template.check_pooling(pooling)
     config = NetworkConfig.resolved(config, settings, input_tensor)
-    template.check_weights(config.cells, config.channels, config.num_classes)
+    plans = config.plan_cells()
+    template.check_weights(plans, config.num_classes)
     context = config.context()
     control = DropPathControl() if drop_path else None
 
@@ -161,7 +177,7 @@ def build_network(
         else:
             older = newer = chain(template.cifar_stem(config.channels, context), images)
         relu = config.preprocess_relu(genotype.operations)
-        for plan in template.plan_cells(config.cells, config.channels, config.stem):
+        for plan in plans:
             cell = genotype.reduce if plan.reduction else genotype.normal
             output = final_cell(
                 cell,
@@ -169,7 +185,7 @@ def build_network(
                 (older, newer),
                 stem=config.stem,
                 context=context,
-                with_shortcut=config.shortcut,
+                shortcut_kind=config.shortcut,
                 preprocess_relu=relu,
                 drop_path=control,
             )

@@ -17,6 +17,7 @@ from bnas_larq.report.cell_picture import save_cell_pictures
 from bnas_larq.report.figure_style import Rows
 from bnas_larq.report.pareto_picture import save_pareto
 from bnas_larq.run_records import AlarmRow, Alphas, Epoch, Front, TrialRow
+from bnas_larq.spaces import NO_SHORTCUT
 from bnas_larq.text_files import read_text
 
 #: Edges of the largest cell whose α are drawn.
@@ -139,6 +140,6 @@ def _cost_target(path: Path) -> tuple[float, str] | None:
 def _has_shortcut(path: Path) -> bool:
     """Whether the network of a network.json has inter-cell shortcuts; by default it has."""
     try:
-        return bool(read_json(path)["config"]["shortcut"])
+        return read_json(path)["config"]["shortcut"] not in (False, NO_SHORTCUT)
     except (BnasLarqError, LookupError, TypeError):
         return True

@@ -14,7 +14,8 @@ from bnas_larq.errors import BnasLarqError, RecipeError
 from bnas_larq.files import write_atomic, write_json
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import NetworkConfig, config_of_kind
-from bnas_larq.recipe import Recipe, check_keys_are_read, load_recipe, merge_values, parse_recipe
+from bnas_larq.recipe import Recipe, load_recipe, merge_values, parse_recipe
+from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.report import comparison_report as report
 from bnas_larq.run.creation import resolve_recipe
 from bnas_larq.run.study import Study
@@ -96,9 +97,12 @@ class Ablation(Study):
         """Write the recipes of rows that have none yet, with the channels that they get."""
         budget = None
         for name, recipe, genotype in row_recipes(self.recipe):
-            data, network = self.study.inputs.data, recipe.network
-            images = {"input_shape": data.image_shape, "num_classes": data.num_classes}
-            config = config_of_kind(network.kind, {**network.model_dump(), **images})
+            settings = {
+                "input_shape": self.study.inputs.data.image_shape,
+                "num_classes": self.study.inputs.data.num_classes,
+                **recipe.network.model_dump(),
+            }
+            config = config_of_kind("cells", settings)
             if budget is None:
                 budget = planned_costs(genotype, config).ops_honest
             elif self.recipe.ablation.tolerance is not None:
@@ -108,7 +112,7 @@ class Ablation(Study):
                 continue
             file = self.folder / "genotypes" / f"{name}.json"
             genotype.save(file)
-            network = network.model_copy(update={"channels": config.channels})
+            network = recipe.network.model_copy(update={"channels": config.channels})
             changes = {"genotype": str(file.resolve()), "network": network}
             write_atomic(path, recipe.model_copy(update=changes).to_yaml())
 

@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from bnas_larq.console import say
-from bnas_larq.errors import RunError
+from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.files import read_json, read_record, write_atomic, write_json
-from bnas_larq.recipe import Recipe
+from bnas_larq.recipe import Recipe, parse_recipe
 from bnas_larq.run.comparison_plan import PlannedRun, tuner_notes
 from bnas_larq.run.comparison_request import OPTIONS, ComparisonRequest, Options
 from bnas_larq.run.creation import check_same_recipe, environment, recipe_of
 from bnas_larq.run.processes import ProcessCrash, run_command
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.run_records import Failures, Plan, Result
-from bnas_larq.text_files import read_text
+from bnas_larq.text_files import read_yaml
 
 #: What a comparison writes before plan.json.
 _BEFORE_PLAN = {"recipe.yaml", "environment.json", OPTIONS, "recipes"}
@@ -136,7 +136,7 @@ class Comparison:
         started = [run for run in runs if run.name in names and self.run_path(run.name).exists()]
         for run in started:
             path = self._recipe_path(run.name)
-            if _content(path) != run.recipe.to_yaml():
+            if _recipe_in(path) != run.recipe:
                 raise RunError(
                     "A run that has started keeps its recipe. "
                     f"Received: another recipe for {run.name} than {path}. "
@@ -269,7 +269,7 @@ def _check_comparison(path: Path, budget: Recipe) -> None:
     if (path / "plan.json").is_file():
         return
     names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
-    same_budget = _content(path / "recipe.yaml") == budget.to_yaml()
+    same_budget = _recipe_in(path / "recipe.yaml") == budget
     if not (same_budget and names <= _BEFORE_PLAN):
         raise RunError(
             f"A comparison's folder holds plan.json. Received: {path}, which does not, and is no "
@@ -277,11 +277,12 @@ def _check_comparison(path: Path, budget: Recipe) -> None:
         )
 
 
-def _content(path: Path) -> str | None:
-    """A recipe's text; None if it cannot be read."""
+def _recipe_in(path: Path) -> Recipe | None:
+    """The resolved recipe in a file, perhaps as an earlier release wrote it; None if it cannot be
+    read."""
     try:
-        return read_text(path)
-    except (OSError, ValueError):
+        return parse_recipe(read_yaml(path))
+    except (OSError, ValueError, RecipeError):
         return None
 
 
@@ -289,7 +290,6 @@ def table_notes(budget: Recipe, planned: Sequence[Mapping[str, Any]] = ()) -> li
     """How the numbers of a comparison's table came about; `planned` are entries of plan.json."""
     search, network, train = budget.search, budget.network, budget.train
     images = "all images" if search.limit is None else f"{search.limit:,} images"
-    template = "with" if network.shortcut else "without"
     return [
         f"Search: {search.epochs} epochs, {search.cells} cells, {search.channels} channels, batch "
         f"{search.batch_size}, on {images} of the training part: one half trains the weights, the "
@@ -298,7 +298,7 @@ def table_notes(budget: Recipe, planned: Sequence[Mapping[str, Any]] = ()) -> li
         "this budget.",
         *tuner_notes(planned),
         "Every genotype was then trained in the same way on the whole training part: "
-        f"{network.cells} cells, {network.channels} channels, {template} shortcuts, scheme "
+        f"{network.cells} cells, {network.channels} channels, shortcut {network.shortcut}, scheme "
         f"{network.scheme}, {train.epochs} epochs, batch {train.batch_size}. "
         "Supernets had the same stem, shortcuts and scheme.",
         "The test part was used once for each network, after its training, for the test accuracy.",

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from bnas_larq.data_settings import DataSettings
 from bnas_larq.errors import RecipeError, nearest
-from bnas_larq.recipe import Recipe, load_values, override_recipe, parse_recipe, unread_keys
+from bnas_larq.recipe import Recipe, load_values, override_recipe, parse_recipe
+from bnas_larq.recipe_checks import unread_keys
 from bnas_larq.run.budget_scaling import BUDGET_KEYS, NEEDED_KEYS, Adaptation, adapt
 from bnas_larq.run.creation import resolve_recipe
 from bnas_larq.spaces import ZEROISE, SearchSpace

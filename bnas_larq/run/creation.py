@@ -21,12 +21,11 @@ from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype, genotype_file
 from bnas_larq.recipe import (
     Recipe,
-    check_keys_are_read,
-    check_plan,
     load_recipe,
     override_recipe,
     parse_recipe,
 )
+from bnas_larq.recipe_checks import check_keys_are_read, check_plan
 from bnas_larq.run.targets import START_KINDS, START_TAKER, find_source, find_target
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.spaces import SearchSpace

@@ -15,7 +15,7 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers.operations import Context, build_chain, chain
 from bnas_larq.layers.template import CellPlan, preprocess, shortcut
-from bnas_larq.spaces import SearchSpace, has_relu
+from bnas_larq.spaces import NO_SHORTCUT, SearchSpace, has_relu
 from bnas_larq.supernet.compute_cache import ComputeCache
 from bnas_larq.supernet.edge_channels import joined
 from bnas_larq.supernet.outgoing_edges import OutgoingEdges, flat
@@ -138,8 +138,9 @@ class SearchCell(keras.layers.Layer):
                 OutgoingEdges(self.operations, rows, plan, state, context_of_edges, cache)
             )
         # The very first cell has no previous cell's output to add.
-        self.has_shortcut = space.shortcut and plan.index > 0
-        self.shortcut = list(shortcut(plan, space.nodes, context)) if self.has_shortcut else []
+        self.has_shortcut = space.shortcut != NO_SHORTCUT and plan.index > 0
+        layers = shortcut(plan, space.nodes, context, space.shortcut) if self.has_shortcut else []
+        self.shortcut = list(layers)
 
     def keep_alive(self, alive: np.ndarray) -> None:
         """From now on compute only some candidates, booleans [edges, operations]; raises as

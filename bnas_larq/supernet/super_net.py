@@ -91,8 +91,9 @@ class SuperNet(BilevelModel):
             raise BnasLarqError(
                 f"A classifier needs at least two classes. Received: num_classes={num_classes}."
             )
+        plans = template.plan_cells(cells, channels, stem)
         # All candidates of all edges, in full width.
-        template.check_weights(cells, channels, num_classes, each=7000)
+        template.check_weights(plans, num_classes, each=1000)
         # As text: Keras would wrap the lists of a dictionary, and JSON cannot write those.
         self._config = json.dumps(
             {
@@ -130,8 +131,7 @@ class SuperNet(BilevelModel):
                 )
         self._cache = ComputeCache(mixed_precision)
         self.cells = [
-            SearchCell(space, plan, stem, context, self._cache, channel_sampling)
-            for plan in template.plan_cells(cells, channels, stem)
+            SearchCell(space, plan, stem, context, self._cache, channel_sampling) for plan in plans
         ]
         self.classifier = template.classifier(num_classes)
 

@@ -16,7 +16,7 @@ import numpy as np
 from bnas_larq.errors import WeightsError
 from bnas_larq.genotype import Cell, Genotype
 from bnas_larq.layers.cells import used_states
-from bnas_larq.layers.template import CIFAR_STEM_MULTIPLIER, CellPlan, plan_cells
+from bnas_larq.layers.template import CIFAR_STEM_MULTIPLIER, CellPlan
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.spaces import ZEROISE
 
@@ -51,7 +51,7 @@ def layout(genotype: Genotype, config: NetworkConfig) -> list[Module]:
     for an operation that their program lacks."""
     modules = list(_stem(config))
     inputs = (modules[-1].shapes["weight"][0],) * 2  # channels of the older and the newer state
-    for plan in plan_cells(config.cells, config.channels, config.stem):
+    for plan in config.plan_cells():
         cell = genotype.reduce if plan.reduction else genotype.normal
         modules += _cell(cell, plan, inputs, config.stem)
         inputs = (inputs[1], len(cell) * plan.filters)

@@ -68,7 +68,7 @@ def model_card(
 def unusual(config: NetworkConfig) -> str:
     """Settings of the template that differ from the usual, as `; padding symmetric`."""
     usual = NetworkConfig()
-    keys = ("stem_groups", "padding", "shortcut", "scheme", "full_precision")
+    keys = ("reductions", "stem_groups", "padding", "shortcut", "scheme", "full_precision")
     own = {key: value for key in keys if (value := getattr(config, key)) != getattr(usual, key)}
     return f"; {_pairs(own)}" if own else ""
 

@@ -205,6 +205,32 @@ def test_the_full_precision_twin_counts_four_bytes_and_no_binary_mac():
         assert cost.bytes == 4 * weights
 
 
+@pytest.mark.parametrize(
+    ("kind", "macs", "parameters"),
+    [
+        # 2×2 from 16 to 32 channels at 8², and from 32 to 64 at 4²; BatchNorm in front, and bias.
+        ("conv", 8**2 * 4 * 16 * 32 + 4**2 * 4 * 32 * 64, 4 * (16 * 32 + 32 * 64)),
+        ("depthwise", 8**2 * 4 * 32 + 4**2 * 4 * 64, 4 * (32 + 64)),
+        ("pool", 0, 32 + 64),
+        ("none", 0, 0),
+    ],
+)
+def test_shortcuts_of_each_kind_beside_none(kind, macs, parameters):
+    if macs:
+        parameters += 4 * (16 + 32) + (32 + 64)
+    genotype = Genotype.published("bnas_imagenet")
+    settings = {"input_shape": (16, 16, 3), "cells": 4, "channels": 4}
+    costs, without = (
+        count_costs(build_network(genotype, shortcut=shortcut, **settings))
+        for shortcut in (kind, "none")
+    )
+    assert costs.shortcut_macs == macs
+    assert costs.ops_honest - without.ops_honest == macs
+    assert costs.ops_paper - without.ops_paper == macs / 64
+    assert costs.binary_macs == without.binary_macs
+    assert costs.parameters - without.parameters == parameters
+
+
 def test_shortcut_convolutions_are_divided_in_the_papers_convention_only():
     inputs = keras.Input((32, 32, 16))
     shortcut = lq.layers.QuantConv2D(

@@ -11,6 +11,7 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.layers import operations
 from bnas_larq.networks.network import NetworkConfig, build_network
 from bnas_larq.networks.residual_network import ResidualConfig
+from bnas_larq.spaces import SHORTCUTS
 
 SMALL = {"input_shape": (8, 8, 3), "num_classes": 4, "channels": 2, "cells": 3}
 LARGE = {"input_shape": (96, 97, 3), "num_classes": 4, "cells": 2}
@@ -36,6 +37,8 @@ def own_operation(registry):
     [
         ("bnas_cifar", {"shortcut": False, "cells": 4}),
         ("bnas_imagenet", {**LARGE, "channels": 8, "stem_groups": 4, "padding": "symmetric"}),
+        ("bnas_imagenet", {"shortcut": "pool", "cells": 5}),
+        ("bnas_cifar", {**LARGE, "shortcut": "depthwise", "cells": 4, "channels": 5}),
         ("random:6", {**LARGE, "channels": 5, "classifier_activation": "softmax"}),
         ("random:1", {"full_precision": ("cell1_*",), "scheme": "sign-scale-plain"}),
         # whole cells and the newer stem reach no output: nobody reads the newer input
@@ -59,9 +62,10 @@ def test_equal_to_the_built_network(own_operation, genotype, settings):
 
 def test_a_cache_changes_nothing():
     cache = {}
-    for genotype_settings in ({"cells": 5}, {"cells": 6}, {"cells": 5, "channels": 6}):
+    sizes = [{"cells": 5}, {"cells": 6}, {"cells": 5, "channels": 6}]
+    for own in (*sizes, *({"shortcut": kind} for kind in SHORTCUTS)):
         genotype = Genotype.published("bnas_imagenet")
-        settings = {**SMALL, **genotype_settings}
+        settings = {**SMALL, **own}
         fresh = planned_costs(genotype, **settings)
         assert planned_costs(genotype, cache=cache, **settings) == fresh
 

@@ -47,6 +47,23 @@ def test_everything_but_stem_shortcut_and_classifier_is_one_bit(tmp_path):
     assert {row["named_by"] for row in report["convolutions"]} == {"kernel"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "precise"),
+    [("pool", []), ("depthwise", ["cell1_shortcut_conv", "cell2_shortcut_conv"])],
+)
+def test_cheap_shortcuts_compute_the_same_in_the_file(kind, precise, tmp_path):
+    """With odd sizes on the way: 9×9, 5×5, 3×3."""
+    model = small([("max_pool_3x3", 0), ("bin_conv_3x3", 1)], shortcut=kind, input_shape=(9, 9, 3))
+    for weight in model.weights:
+        if "shortcut_scale" in weight.name:
+            weight.assign(np.random.default_rng(3).uniform(0.5, 1.5, weight.shape))
+    images = np.random.default_rng(2).normal(size=(8, 9, 9, 3)).astype(np.float32)
+    report = export_network(model, tmp_path / "model.tflite", images)
+    assert report["parity"]["max_abs_difference"] < 1e-4
+    assert sorted(report["not_binary_because"]) == [*precise, "classifier", "stem_conv"]
+    assert all("by design" in reason for reason in report["not_binary_because"].values())
+
+
 def small(cell, **settings):
     """Three cells of one node, each of which reduces or not, with statistics as after training."""
     settings = {"input_shape": (8, 8, 3), "channels": 4, "shortcut": False, **settings}

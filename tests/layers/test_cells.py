@@ -21,12 +21,13 @@ def cell_model(
     cell: Cell,
     plan: CellPlan = NORMAL,
     *,
-    with_shortcut: bool = False,
+    shortcut: str = "none",
     drop_path: DropPathControl | None = None,
     size: int = 8,
+    width: int | None = None,
 ) -> keras.Model:
-    """A model of one cell; both inputs are as wide as the output of the cell before."""
-    width = len(cell) * plan.filters
+    """A model of one cell, whose inputs have `width` channels, by default as many as its output."""
+    width = width or len(cell) * plan.filters
     inputs = [keras.Input((size, size, width), name=name) for name in ("older", "newer")]
     outputs = final_cell(
         cell,
@@ -34,7 +35,7 @@ def cell_model(
         tuple(inputs),
         stem="cifar",
         context=Context("", plan.filters),
-        with_shortcut=with_shortcut,
+        shortcut_kind=shortcut,
         preprocess_relu=True,
         drop_path=drop_path,
     )
@@ -211,7 +212,7 @@ def test_a_node_of_nothing_but_zeroise_outputs_zeros(plan):
 
 
 def test_a_cell_of_nothing_but_zeroise_leaves_the_shortcut():
-    model = cell_model(ALL_ZEROISE, with_shortcut=True)
+    model = cell_model(ALL_ZEROISE, shortcut="conv")
     x = states_of(model)
     np.testing.assert_array_equal(model(x), x[1])
     assert model.weights == []  # not even the preprocessing
@@ -237,7 +238,7 @@ def test_an_older_input_of_twice_the_resolution():
         tuple(inputs),
         stem="cifar",
         context=Context("", 2),
-        with_shortcut=True,
+        shortcut_kind="conv",
         preprocess_relu=True,
         drop_path=None,
     )
@@ -248,7 +249,7 @@ def test_an_older_input_of_twice_the_resolution():
 def test_shortcut_stands_in_all_cells_but_the_first(index):
     plan = CellPlan(index, 2, reduction=False, after_reduction=False)
     cell: Cell = ((Edge("max_pool_3x3", 0), Edge("max_pool_3x3", 1)),)
-    with_it, without = (cell_model(cell, plan, with_shortcut=flag) for flag in (True, False))
+    with_it, without = (cell_model(cell, plan, shortcut=kind) for kind in ("conv", "none"))
     with_it.set_weights(without.get_weights())
     x = states_of(without)
     expected = without(x) + (x[1] if index else 0.0)
@@ -257,11 +258,37 @@ def test_shortcut_stands_in_all_cells_but_the_first(index):
 
 def test_shortcut_of_a_reduction_cell_is_full_precision_with_bias():
     cell: Cell = ((Edge("max_pool_3x3", 0), Edge("max_pool_3x3", 1)),)
-    model = cell_model(cell, REDUCE, with_shortcut=True)
+    model = cell_model(cell, REDUCE, shortcut="conv")
     conv = model.get_layer("cell1_shortcut_conv")
     assert (conv.kernel_size, conv.strides, conv.use_bias) == ((2, 2), (2, 2), True)
     assert conv.kernel_quantizer is None and conv.input_quantizer is None
     assert model.get_layer("cell1_shortcut_bn").scale
+
+
+def test_a_pooled_shortcut_is_the_mean_of_four_pixels_twice_times_a_scale():
+    cell: Cell = ((Edge("max_pool_3x3", 0),), (Edge("max_pool_3x3", 1),))
+    kinds = ("pool", "none")
+    model, without = (cell_model(cell, REDUCE, shortcut=kind, width=2) for kind in kinds)
+    x = states_of(model)
+    scale = model.get_layer("cell1_shortcut_scale").scale
+    assert np.all(scale == 1.0)
+    scale.assign(np.arange(1.0, 5.0))
+    without.set_weights([w for w in model.get_weights() if w.shape != (4,) or np.any(w != scale)])
+    mean = np.mean(x[1].numpy().reshape(3, 4, 2, 4, 2, 2), axis=(2, 4))
+    expected = without(x) + np.concatenate([mean, mean], axis=-1) * scale.numpy()
+    np.testing.assert_allclose(model(x), expected, atol=1e-5)
+
+
+def test_a_depthwise_shortcut_is_full_precision_with_bias():
+    cell: Cell = ((Edge("max_pool_3x3", 0),), (Edge("max_pool_3x3", 1),))
+    model = cell_model(cell, REDUCE, shortcut="depthwise", width=2)
+    conv = model.get_layer("cell1_shortcut_conv")
+    assert conv.depthwise_kernel.shape == (2, 2, 2, 2)
+    assert (conv.strides, conv.use_bias, conv.depthwise_quantizer) == ((2, 2), True, None)
+    assert model.get_layer("cell1_shortcut_bn").scale
+    # U(−1/√4, 1/√4): each filter reads four numbers.
+    largest = np.abs(conv.depthwise_kernel).max()
+    assert 0 < largest <= 0.5
 
 
 def test_shortcut_of_another_shape_is_refused():
@@ -273,7 +300,7 @@ def test_shortcut_of_another_shape_is_refused():
             tuple(inputs),
             stem="cifar",
             context=Context("", 2),
-            with_shortcut=True,
+            shortcut_kind="conv",
             preprocess_relu=True,
             drop_path=None,
         )

@@ -116,6 +116,15 @@ def test_networks_of_earlier_releases_keep_their_relu(tmp_path):
     assert StoredNetwork.load(tmp_path).config.preprocess == "relu"
 
 
+@pytest.mark.parametrize(("switch", "kind"), [(True, "conv"), (False, "none")])
+def test_earlier_releases_stored_whether_there_is_a_shortcut(stored, switch, kind):
+    path = stored.folder / "network.json"
+    values = read_json(path)
+    assert values["config"]["shortcut"] == "conv"
+    write_json(path, {**values, "config": {**values["config"], "shortcut": switch}})
+    assert StoredNetwork.load(stored.folder).config.shortcut == kind
+
+
 @pytest.mark.parametrize(
     ("change", "rule"),
     [

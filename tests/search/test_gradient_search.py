@@ -257,8 +257,8 @@ def supernet_state(supernet, state):
 
 def test_a_search_may_have_another_template_than_its_space(tiny_space):
     settings = SearchSettings(space="tiny", shortcut=False)
-    assert search_space(SearchSettings(space="tiny")).shortcut
-    assert not search_space(settings).shortcut and search_space(settings).name == "tiny"
+    assert search_space(SearchSettings(space="tiny")).shortcut == "conv"
+    assert (search_space(settings).shortcut, search_space(settings).name) == ("none", "tiny")
 
 
 def test_without_a_validation_part_the_provenance_says_final(choose, caplog):

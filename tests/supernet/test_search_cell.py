@@ -206,6 +206,10 @@ def spaces(registry):
         "no pools": SPACE.without_operations(["max_pool_3x3", "avg_pool_3x3"]),
         "only pools": SPACE.without_operations([n for n in SPACE.normal if n.startswith("bin")]),
         "no shortcut": SearchSpace("plain", SPACE.normal, SPACE.reduce, shortcut=False),
+        **{
+            f"{kind} shortcut": SearchSpace("plain", SPACE.normal, SPACE.reduce, 1, shortcut=kind)
+            for kind in ("pool", "depthwise")
+        },
         "bnas-ucb": dataclasses.replace(SearchSpace.bnas_ucb(), nodes=2),
         "darts-binary": dataclasses.replace(SearchSpace.darts_binary(), nodes=2),
         "own operations": SearchSpace(
@@ -221,6 +225,8 @@ def spaces(registry):
         ("no pools", "normal"),
         ("only pools", "reduce"),
         ("no shortcut", "normal"),
+        ("pool shortcut", "reduce"),
+        ("depthwise shortcut", "reduce"),
         ("bnas-ucb", "normal"),
         ("bnas-ucb", "reduce"),
         ("darts-binary", "reduce"),

@@ -66,4 +66,4 @@ def test_a_network_of_the_papers_size_with_another_stem(small_network):
 def test_an_unusual_template_is_told():
     assert unusual(NetworkConfig(cells=3, channels=8)) == ""
     config = NetworkConfig(padding="symmetric", shortcut=False, full_precision=("cell1*",))
-    assert unusual(config) == "; padding symmetric, shortcut False, full_precision ('cell1*',)"
+    assert unusual(config) == "; padding symmetric, shortcut none, full_precision ('cell1*',)"
