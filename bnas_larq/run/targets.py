@@ -56,7 +56,7 @@ class Kind(enum.Enum):
 TRAINED = (Kind.RUN, Kind.ENTRY)
 #: What a stage of a training may start from, and who takes it.
 START_KINDS, START_TAKER = (*TRAINED, Kind.SAVED_MODEL), "A stage's start"
-#: Made of cells, and so of any size.
+#: Of any size: made of cells, but for trained networks of other kinds.
 OF_CELLS = (Kind.VARIANT, Kind.GENOTYPE, *TRAINED)
 
 
