@@ -110,7 +110,7 @@ def test_what_needs_cells_is_refused(folder, tmp_path):
         Run.create(recipe, tmp_path / "x", overrides={"genotype": "bnas_cifar"})
     with pytest.raises(RecipeError, match="network.cells 3. A residual network has no cells"):
         Run.create(recipe, tmp_path / "x", overrides={"network.cells": 3})
-    with pytest.raises(RecipeError, match="network.blocks .*Cells have no such blocks"):
+    with pytest.raises(RecipeError, match="network.widths .*Cells have no such blocks"):
         Run.create(recipe, tmp_path / "x", overrides={"network.kind": "cells"})
     with pytest.raises(ZooError, match="made of cells. Received: --variant bnas-d for residual"):
         publish_run(folder, "chain", variant="bnas-d", out=tmp_path)
