@@ -8,7 +8,7 @@ from typing import Any
 
 from bnas_larq.errors import RecipeError
 from bnas_larq.recipe import Recipe
-from bnas_larq.train_settings import UNREAD_IN_STAGE, TrainStage
+from bnas_larq.train_settings import UNREAD_IN_STAGE, TrainSettings, TrainStage
 
 
 def _no_stage_reads(recipe: Recipe, unread: Callable[[TrainStage], bool]) -> bool:
@@ -28,6 +28,7 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
     **{
         f"train.{key}": (partial(_no_stage_reads, unread=unread), remedy)
         for key, (unread, remedy) in UNREAD_IN_STAGE.items()
+        if key in TrainSettings.model_fields
     },
     "train.binary_multiplier": (
         lambda recipe: recipe.finetune is not None,
@@ -47,6 +48,14 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         )
         for key in _RESIDUAL_KEYS
     },
+    "network.activation_gradient": (
+        lambda recipe: recipe.network.activations != "sign",
+        "Only the sign has it. Remove it, or set network.activations to sign",
+    ),
+    "network.activation_clip": (
+        lambda recipe: recipe.network.activations in ("relu", "tanh"),
+        "These activations have no bound. Remove it, or set network.activations",
+    ),
     "search.temperature": (
         lambda recipe: recipe.search.relaxation == "softmax",
         "The relaxation softmax has none. Remove it, or set search.relaxation",
@@ -117,18 +126,25 @@ def check_keys_are_read(recipe: Recipe) -> None:
 
 
 def check_plan(recipe: Recipe) -> None:
-    """Raise RecipeError for stages in a recipe that trains otherwise."""
+    """Raise RecipeError for stages in a recipe that trains otherwise, or that contradict
+    themselves."""
+    searched = recipe.has_genotype and not recipe.genotype and not recipe.finetune
+    tuned = searched and recipe.search.searcher == "tuner"
     others = {
         "finetune": (recipe.finetune is not None, "which is a plan of its own"),
         "layer_study": (recipe.layer_study is not None, "whose rows decide what is binary"),
-        "search.searcher tuner": (
-            recipe.has_genotype and not recipe.genotype and recipe.search.searcher == "tuner",
-            "whose trials train in one stage",
-        ),
+        "search.searcher tuner": (tuned, "whose trials train in one stage without a teacher"),
     }
     for section, (present, reason) in others.items():
-        if recipe.train.stages and present:
+        key = "stages" if recipe.train.stages or not tuned else "teacher"
+        if present and getattr(recipe.train, key):
             raise RecipeError(
                 "A recipe trains in stages, or has a section that trains otherwise. "
-                f"Received: train.stages and {section}, {reason}. Remove one of them."
+                f"Received: train.{key} and {section}, {reason}. Remove one of them."
+            )
+    for stage in recipe.plan:
+        if stage.teacher and stage.teacher.cache and stage.mixup:
+            raise RecipeError(
+                "A teacher's outputs are kept for views of single images. "
+                f"Received: teacher.cache with mixup {stage.mixup}. Remove one of them."
             )

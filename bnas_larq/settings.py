@@ -98,12 +98,12 @@ class TunerSettings(Section):
 
 def _tunable_values(key: str, allowed: Any) -> Any:
     """Choices or limits of one setting, converted to its type; ValueError for invalid ones."""
-    fixed = ("epochs", "on", "stages")
+    fixed = ("epochs", "on", "stages", "teacher")
     known = [name for name in TrainSettings.model_fields if name not in fixed]
     if key not in known:
         hint = nearest(key, known).rstrip("?.")
         raise ValueError(
-            f"{key!r} cannot be tuned, only keys of train except epochs, on and stages ({hint})"
+            f"{key!r} cannot be tuned, only keys of train except {', '.join(fixed)} ({hint})"
         )
 
     def value(given: Any) -> Any:
@@ -247,6 +247,10 @@ class NetworkSettings(Section):
     shortcut: Shortcut = "conv"
     preprocess: Literal["auto", "relu", "linear"] = "auto"
     scheme: str = "sign-scale"
+    activations: Literal["sign", "relu", "leaky-clip", "clip", "tanh"] = "sign"
+    kernels: Literal["binary", "real"] = "binary"
+    activation_gradient: Literal["ste", "approx", "annealed"] = "ste"
+    activation_clip: float = pydantic.Field(1.0, gt=0)
     widths: tuple[Channels, ...] = (32, 64, 128)
     blocks: tuple[Cells, ...] = (2, 3, 3)
     transition: Transition = "pool"

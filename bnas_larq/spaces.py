@@ -42,6 +42,12 @@ _OPERATIONS: dict[str, str] = {
     "bin_sep_conv_5x5": "twice: binary 5x5 depthwise and pointwise convolution, ReLU",
     "bin_dil_sep_conv_3x3": "binary 3x3 depthwise with dilation 2 and pointwise convolution, ReLU",
     "bin_dil_sep_conv_5x5": "binary 5x5 depthwise with dilation 2 and pointwise convolution, ReLU",
+    **{
+        f"bin_res_{kind}_{size}": f"BatchNorm, sign, {size} binary convolution{dilated}, "
+        "BatchNorm, + input, PReLU"
+        for kind, dilated in (("conv", ""), ("dil_conv", " with dilation 2"))
+        for size in ("3x3", "5x5")
+    },
 }
 
 
@@ -78,9 +84,11 @@ def check_operation(name: str) -> None:
 
 def has_relu(operations: Iterable[str]) -> bool:
     """Whether ReLU follows the convolutions of a cell with these operations, and so of its inputs'
-    preprocessing: not if they are all BNAS-UCB's, whose names end in `_linear`."""
+    preprocessing: not if they are all BNAS-UCB's, whose names end in `_linear`, or residual, which
+    pass on their input, its −1 side included."""
     convolutions = {name for name in operations if name not in _WITH_IDENTITY}
-    return not convolutions or not all(name.endswith("_linear") for name in convolutions)
+    signed = [n for n in convolutions if n.endswith("_linear") or n.startswith("bin_res_")]
+    return not convolutions or len(signed) < len(convolutions)
 
 
 def shortcut_kind(value: str | bool) -> str:
@@ -177,6 +185,21 @@ class SearchSpace:
         return cls(name="darts-binary", normal=names, reduce=names, shortcut=NO_SHORTCUT)
 
     @classmethod
+    def bnas_residual(cls) -> SearchSpace:
+        """Zeroise, two pools, and the residual binary convolutions of EBNAS, which add their input
+        to their output.
+
+        EBNAS has no full-precision shortcut, so the cell's is `pool` (ours): residual edges carry
+        full-precision values through a cell, but the binary 1×1 convolution in front of it stops
+        them, and a pooled shortcut leads them past it at no MACs. No ReLU follows that convolution
+        (`has_relu`).
+        """
+        residual = ("bin_res_conv_3x3", "bin_res_conv_5x5")
+        dilated = ("bin_res_dil_conv_3x3", "bin_res_dil_conv_5x5")
+        names = (ZEROISE, "max_pool_3x3", "avg_pool_3x3", *residual, *dilated)
+        return cls(name="bnas-residual", normal=names, reduce=names, shortcut="pool")
+
+    @classmethod
     def named(cls, name: str) -> SearchSpace:
         """The published space called `name`, one of `SPACES`, or one with operations added or
         removed: `bnas-none`, `bnas+identity`."""
@@ -241,5 +264,6 @@ class SearchSpace:
 SPACES = {
     "bnas": SearchSpace.bnas,
     "bnas-ucb": SearchSpace.bnas_ucb,
+    "bnas-residual": SearchSpace.bnas_residual,
     "darts-binary": SearchSpace.darts_binary,
 }

@@ -35,6 +35,64 @@ class WeightDecay(Section):
     other: _NotNegative = 0.0
 
 
+_Colour = tuple[float, float, float]
+
+
+class TeacherSettings(Section):
+    """A trained network of the same images and classes that a stage learns from.
+
+    The loss of a batch is the sum of
+
+    - weight · T² · KL(teacher ‖ student), of softmaxes at temperature T (Hinton et al., arXiv
+      1503.02531, whose T² keeps the gradient's scale at any T);
+    - cross_entropy · cross-entropy of the labels;
+    - attention · Σ ‖Q_s/‖Q_s‖₂ − Q_t/‖Q_t‖₂‖₂ over pairs of layers, Q the sum over channels of a
+      layer's squared outputs (Martinez et al., arXiv 2003.11535).
+
+    Attributes:
+        model: a run's folder, a zoo entry or a saved Keras model.
+        sha256: of its weight file; a run records it.
+        temperature: T.
+        layers: pairs for `attention`, student's layer: teacher's layer; None: at each resolution
+            that both have, the last layer that adds or concatenates, or else the last one.
+        mean, std: of the images of a saved Keras model, scaled to [0, 1]; None: as the run's own. A
+            run or an entry knows its own.
+        views: N: epoch e augments images as epoch e mod N does, so that each has N views; None for
+            new ones in each epoch.
+        cache: folder where the teacher's outputs for all views are kept, computed once. Several
+            runs may share it.
+    """
+
+    model: UserPath
+    sha256: Sha256 | None = None
+    temperature: float = pydantic.Field(4.0, gt=0)
+    weight: _NotNegative = 0.9
+    cross_entropy: _NotNegative = 0.1
+    attention: _NotNegative = 0.0
+    layers: dict[str, str] | None = None
+    mean: _Colour | None = None
+    std: _Colour | None = None
+    views: Count | None = None
+    cache: UserPath | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _teaches(self) -> TeacherSettings:
+        problems = {
+            "a teacher needs a weight or attention": not self.weight and not self.attention,
+            "temperature needs a weight": not self.weight and self.temperature != 4.0,
+            "layers need attention": self.layers is not None and not self.attention,
+            "cache needs views": self.cache is not None and self.views is None,
+            "cache holds outputs alone, and attention needs layers": (
+                self.cache is not None and self.attention > 0
+            ),
+            "mean and std go together": (self.mean is None) != (self.std is None),
+        }
+        for problem, present in problems.items():
+            if present:
+                raise ValueError(problem)
+        return self
+
+
 class StageSettings(Section):
     """How one stage trains; defaults are BNAS' CIFAR-10 settings.
 
@@ -49,6 +107,7 @@ class StageSettings(Section):
         mixup: a of mixup's Beta(a, a) (arXiv 1710.09412); 0 for none.
         reestimate_batch_norm: batches from which BatchNorm's statistics are estimated again with
             the stage's last weights; 0 for none.
+        teacher: a trained network to learn from; None for the labels alone.
         mixed_precision: type of binary convolutions while training; `auto` takes bfloat16 if a
             short measurement finds it faster. The trained network is a float32 one either way.
     """
@@ -68,6 +127,7 @@ class StageSettings(Section):
     label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
     mixup: _NotNegative = 0.0
     reestimate_batch_norm: Natural = 0
+    teacher: TeacherSettings | None = None
     mixed_precision: Precision = "float32"
 
 
@@ -193,6 +253,7 @@ class FineTuneSettings(Section):
             warmup=0.0,
             drop_path=0.0,
             reestimate_batch_norm=0,
+            teacher=None,
             epochs=self.head_epochs,
             learning_rate=self.head_learning_rate,
             **source,
@@ -236,17 +297,25 @@ def training_plan(
 
 
 def with_sources(
-    train: TrainSettings, change: Callable[[str, str | None], tuple[str, str | None]]
+    train: TrainSettings,
+    change: Callable[[str, str | None], tuple[str, str | None]],
+    cache: Callable[[str], str | None],
 ) -> TrainSettings:
-    """The settings with every trained network that stages start from, and its SHA-256, changed."""
+    """The settings with every trained network that stages start or learn from changed, by its name
+    and SHA-256, and every cache of a teacher's outputs."""
 
-    def changed(stage: TrainStage) -> TrainStage:
-        if not stage.starts_elsewhere:
-            return stage
-        start, digest = change(stage.start, stage.start_sha256)
-        return stage.model_copy(update={"start": start, "start_sha256": digest})
+    def changed(settings: StageSettings) -> StageSettings:
+        update: dict[str, Any] = {}
+        if isinstance(settings, TrainStage) and settings.starts_elsewhere:
+            update["start"], update["start_sha256"] = change(settings.start, settings.start_sha256)
+        if teacher := settings.teacher:
+            model, digest = change(teacher.model, teacher.sha256)
+            folder = teacher.cache and cache(teacher.cache)
+            own = {"model": model, "sha256": digest, "cache": folder}
+            update["teacher"] = teacher.model_copy(update=own)
+        return settings.model_copy(update=update)
 
-    return train.model_copy(update={"stages": tuple(map(changed, train.stages))})
+    return changed(train).model_copy(update={"stages": tuple(map(changed, train.stages))})
 
 
 #: Keys of a stage that some stages do not read: when, and what to do instead.
@@ -262,5 +331,17 @@ UNREAD_IN_STAGE = {
     "warmup": (
         lambda stage: stage.schedule == "one-cycle",
         "One-cycle begins with a rise of its own. Remove it, or choose another schedule",
+    ),
+    "label_smoothing": (
+        lambda stage: stage.teacher is not None and not stage.teacher.cross_entropy,
+        "The labels do not count. Remove it, or set teacher.cross_entropy",
+    ),
+    "binary_multiplier": (
+        lambda stage: stage.kernels == "real",
+        "No kernel of the stage is binary. Remove it",
+    ),
+    "start_sha256": (
+        lambda stage: not stage.starts_elsewhere,
+        "The stage starts from no other network. Remove it, or set start",
     ),
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.layers.convolutions import RepeatChannels
-from bnas_larq.layers.operations import chain
+from bnas_larq.layers.operations import PlusInput, chain
 from bnas_larq.supernet.search_cell import SearchCell
 
 
@@ -66,9 +66,17 @@ def on_one_edge(candidate, position, value, training=True, scale_inside=True) ->
     """One candidate's output on one edge, which is number position[0] of position[1]."""
     edge, edges = position
     layers = candidate.chains[edge if candidate.sharing == "edge" else 0]
+    first = value
     for layer in layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            value = batch_norm(layer, value, training)
+        if isinstance(layer, PlusInput):
+            for pool in layer.layers:
+                first = first if isinstance(pool, RepeatChannels) else pool(first)
+            value += first
+        elif isinstance(layer, keras.layers.PReLU):
+            slopes = of_edge(layer.alpha, position, value)
+            value = tf.maximum(value, 0.0) + slopes * tf.minimum(value, 0.0)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            value = batch_norm(layer, value, training, position)
         elif isinstance(layer, lq.layers.QuantConv2D) and candidate.sharing == "channels":
             kernel = tf.convert_to_tensor(layer.kernel)
             value = convolve(layer, value, tf.split(kernel, edges, axis=-1)[edge], scale_inside)
@@ -86,9 +94,19 @@ def on_one_edge(candidate, position, value, training=True, scale_inside=True) ->
     return value
 
 
-def batch_norm(layer, value, training):
+def of_edge(weight, position, value):
+    """The edge's part of a vector, which may hold the channels of all edges."""
+    edge, edges = position
+    parts = edges if weight.shape[-1] == edges * value.shape[-1] else 1
+    return tf.split(weight, parts, axis=-1)[edge if parts > 1 else 0]
+
+
+def batch_norm(layer, value, training, position):
     """BatchNorm without scale and offset, which moves no statistics."""
-    mean, variance = layer.moving_mean, layer.moving_variance
+    mean, variance = (
+        of_edge(statistic, position, value)
+        for statistic in (layer.moving_mean, layer.moving_variance)
+    )
     if training:
         mean, variance = tf.nn.moments(value, [0, 1, 2])
     return (value - mean) * tf.math.rsqrt(variance + layer.epsilon)

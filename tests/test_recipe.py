@@ -23,6 +23,7 @@ from bnas_larq.study_settings import AblationSettings, LayerStudySettings
 from bnas_larq.train_settings import (
     FINE_TUNING,
     FineTuneSettings,
+    TeacherSettings,
     TrainSettings,
     WeightDecay,
     training_plan,
@@ -94,7 +95,7 @@ def test_round_trip_of_a_recipe_with_every_kind_of_value(write):
 
 
 def test_a_resolved_recipe_names_every_setting():
-    train = TrainSettings(weight_decay=WeightDecay())
+    train = TrainSettings(weight_decay=WeightDecay(), teacher=TeacherSettings(model="other"))
     stage = training_plan(train)[0].model_copy(update={"augmentation": AugmentationSettings()})
     whole = Recipe(
         train=train.model_copy(update={"stages": (stage,)}),
@@ -390,6 +391,11 @@ def test_a_folder_is_refused(tmp_path):
         (["train.momentum=0.8"], "train.momentum"),
         (["train.momentum=0.8", "train.schedule=cosine", "train.optimizer=adam"], "train.momentum"),
         (["train.restart_epochs=5"], "train.restart_epochs"),
+        (
+            ["network.activations=clip", "network.activation_gradient=approx"],
+            "network.activation_gradient",
+        ),
+        (["network.activations=relu", "network.activation_clip=2"], "network.activation_clip"),
         (["search.temperature=[5.0,1.0]"], "search.temperature"),
         (["search.temperature_decay=exponential"], "search.temperature_decay"),
         (["search.entropy_weight=0", "search.entropy_tau=3"], "search.entropy_tau"),
@@ -412,6 +418,8 @@ def test_a_key_that_would_change_nothing_is_refused(overrides, key):
     "overrides",
     [
         ["train.momentum=0.8", "train.schedule=cosine", "train.restart_epochs=50"],
+        ["network.activation_gradient=annealed", "network.activation_clip=2"],
+        ["network.activations=clip", "network.activation_clip=2"],
         ["search.relaxation=concrete", "search.temperature=[5.0,1.0]"],
         ["search.gamma=3", "search.entropy_tau=3"],
         ["search.searcher=bandit", "search.bandit.rounds=1"],

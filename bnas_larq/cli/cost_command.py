@@ -10,6 +10,7 @@ import click
 
 from bnas_larq.cli.options import NAME_OR_PATH, ImageSize, Numbers
 from bnas_larq.console import print_result
+from bnas_larq.spaces import SHORTCUTS
 
 if TYPE_CHECKING:
     from bnas_larq.costs.budget_solver import Candidate
@@ -38,6 +39,11 @@ SHOWN = 12
 @click.option("--channels", type=Numbers(), help="Channels of the first cell's nodes; likewise.")
 @click.option(
     "--stem-groups", type=click.IntRange(min=1), help="Groups of the ImageNet stem's convolutions."
+)
+@click.option(
+    "--shortcut",
+    type=click.Choice(SHORTCUTS),
+    help="Of the cells. Default: each target's own, conv for a genotype.",
 )
 @click.option(
     "--budget",

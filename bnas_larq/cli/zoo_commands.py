@@ -80,12 +80,12 @@ def show(name: str, as_json: bool) -> None:
     """
     from bnas_larq.run.targets import Kind, find_target
     from bnas_larq.zoo.registry import list_entries
-    from bnas_larq.zoo.variants import VARIANTS
+    from bnas_larq.zoo.variants import VARIANTS, belongs
 
     target = find_target(name, (Kind.VARIANT, Kind.ENTRY), "`bnas-larq zoo show`")
     if target.kind is Kind.VARIANT:
         variant = VARIANTS[name.lower()]
-        entries = [entry for entry in list_entries() if entry.variant == variant.name]
+        entries = [entry for entry in list_entries() if belongs(entry.variant, variant.name)]
         describe = _variant_json if as_json else _variant_text
         print_result(describe(variant, entries))
         return
@@ -243,9 +243,11 @@ def _facts(entry: Entry) -> dict[str, Any]:
 def _variant_text(variant: Variant, entries: list[Entry]) -> str:
     lines = [
         f"{variant.name}: {variant.cells} cells of {variant.channels} channels, genotype "
-        f"{variant.genotype}, in Python bnas_larq.zoo.{variant.factory}",
+        f"{variant.genotype}, in Python bnas_larq.zoo.{variant.call}",
+        *([variant.ours] if variant.ours else []),
         "",
         "What its authors reported (nobody measured it with bnas-larq):",
+        *([] if variant.reported else ["  nothing that is known here"]),
     ]
     for result in variant.reported:
         top5 = "" if result.top5 is None else f", top 5 {result.top5:.2f} %"

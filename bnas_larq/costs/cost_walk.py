@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from bnas_larq.backend import keras
 from bnas_larq.costs.accounting import Costs, LayerCost, layer_cost
 from bnas_larq.costs.multiplications import FULL_PRECISION, Multiplications, bits_behind
 from bnas_larq.genotype import Cell, Edge, Genotype
 from bnas_larq.layers import template
 from bnas_larq.layers.cells import edge_context, live_edges, used_states
-from bnas_larq.layers.operations import Context, build_layer, build_operation
+from bnas_larq.layers.operations import Chain, Context, PlusInput, build_layer, build_operation
 from bnas_larq.networks.base_config import BaseConfig
 from bnas_larq.networks.network import NetworkConfig, check_genotype
 from bnas_larq.networks.residual_network import ResidualConfig, parts
@@ -230,9 +229,7 @@ def _walk_cell(
     dead_branches: bool,
     cache: dict,
 ) -> CellCosts:
-    def walk(
-        name: str, state: State, layers: Callable[[], Sequence[keras.layers.Layer]], *kind: Any
-    ) -> ChainCosts:
+    def walk(name: str, state: State, layers: Callable[[], Chain], *kind: Any) -> ChainCosts:
         """The chain `name`; chains of one kind differ in their names only, and are walked once."""
         # The patterns of `full_precision` tell layers apart by name.
         key = (state, context.at("", plan.filters), config.full_precision and name, *kind)
@@ -267,9 +264,13 @@ def _walk_cell(
     return CellCosts(plan, tuple(inputs), edges, shortcut, output)
 
 
-def _walk_chain(name: str, chain: Sequence[keras.layers.Layer], state: State) -> ChainCosts:
+def _walk_chain(name: str, chain: Chain, state: State) -> ChainCosts:
     source, layers = state, []
     for layer in chain:
+        if isinstance(layer, PlusInput):
+            layers += _walk_chain(name, layer.layers, source).layers
+            state = State(state.shape)
+            continue
         shape = (None, *state.shape)
         if not layer.built:
             build_layer(layer, shape)

@@ -12,6 +12,7 @@ from bnas_larq.data.pipelines import (
     bilevel_pipeline,
     evaluation_dataset,
     training_pipeline,
+    view_images,
 )
 from bnas_larq.data.sources import load_dataset, load_described, load_moved
 
@@ -29,4 +30,5 @@ __all__ = [
     "load_described",
     "load_moved",
     "training_pipeline",
+    "view_images",
 ]

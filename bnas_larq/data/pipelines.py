@@ -48,10 +48,15 @@ def training_pipeline(
     augmentation: Augmentation | None = None,
     mixup: float = 0.0,
     num_classes: int | None = None,
+    views: int | None = None,
+    attach: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
 ) -> EpochPipeline:
     """Shuffled, augmented, normalised batches: (float32 [batch, height, width, 3], int64 [batch]).
 
     With `mixup`, the α of `mix_up`, labels are shares of the classes: float32 [batch, num_classes].
+    With `views`, epoch e augments as epoch e mod `views` does. `attach` makes a third part of each
+    batch from the view and the stable indices.
+
     The last, smaller batch of an epoch is dropped. Batches are prefetched across the end of an
     epoch, so that training does not wait there for examples in memory. Random resized crops are cut
     from pictures in their own size.
@@ -79,30 +84,68 @@ def training_pipeline(
             "Random resized crops are cut from pictures in their own size. Received: pictures in "
             "memory, already resized. Load them with keep_originals=True."
         )
+
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        view = number if views is None else number % views
+        batches = _augmented(
+            examples, batch_size, seed, view, normalization, augmentation, shuffled=number
+        )
+
+        def finish(images: tf.Tensor, labels: tf.Tensor, indices: tf.Tensor):
+            given = () if attach is None else (attach(view, indices),)
+            if mixup:
+                draws = {"seed": seed, "epoch": view}
+                share = {"alpha": mixup, "num_classes": num_classes}
+                images, labels = mix_up(images, labels, indices, **share, **draws)
+            return images, labels, *given
+
+        return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    return EpochPipeline(epoch, examples.num_examples // batch_size, batch_size)
+
+
+def view_images(
+    examples: Examples,
+    view: int,
+    *,
+    seed: int,
+    normalization: Normalization,
+    augmentation: Augmentation,
+) -> tf.data.Dataset:
+    """All examples once in stored order, augmented as in the epoch `view` of `training_pipeline`:
+    float32 [≤ batch, height, width, 3]."""
+    batches = _augmented(examples, EVALUATION_BATCH, seed, view, normalization, augmentation)
+    return _finish(batches.map(lambda images, _, __: images))
+
+
+def _augmented(
+    examples: Examples,
+    batch_size: int,
+    seed: int,
+    view: int | tf.Tensor,
+    normalization: Normalization,
+    augmentation: Augmentation,
+    shuffled: tf.Tensor | None = None,
+) -> tf.data.Dataset:
+    """Batches (images, labels, indices), augmented as `view` says: full ones in the order of the
+    epoch `shuffled`, or all in stored order."""
+    cuts_originals = augmentation.random_resized_crop and examples.resized
     after_crops = dataclasses.replace(
         augmentation, random_resized_crop=augmentation.random_resized_crop and not cuts_originals
     )
+    draws = {"seed": seed, "epoch": view}
 
-    def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        def box(index: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-            return random_boxes(index[None], height, width, seed=seed, epoch=number)[0]
+    def box(index: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+        return random_boxes(index[None], height, width, **draws)[0]
 
-        def prepare(images: tf.Tensor, labels: tf.Tensor, indices: tf.Tensor):
-            draws = {"seed": seed, "epoch": number}
-            images = normalization.apply(after_crops.apply(images, indices, **draws))
-            images = after_crops.cut_out(images, indices, **draws)
-            if mixup:
-                share = {"alpha": mixup, "num_classes": num_classes}
-                images, labels = mix_up(images, labels, indices, **share, **draws)
-            return images, labels
+    def prepare(images: tf.Tensor, labels: tf.Tensor, indices: tf.Tensor):
+        images = normalization.apply(after_crops.apply(images, indices, **draws))
+        return after_crops.cut_out(images, indices, **draws), labels, indices
 
-        cropped = examples.cropped(box) if cuts_originals else examples
-        batches = cropped.batches(
-            batch_size, seed=seed, epoch=number, shuffle=True, drop_remainder=True
-        )
-        return batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-
-    return EpochPipeline(epoch, examples.num_examples // batch_size, batch_size)
+    cropped = examples.cropped(box) if cuts_originals else examples
+    order = {"epoch": shuffled, "shuffle": True, "drop_remainder": True}
+    batches = cropped.batches(batch_size, seed=seed, **(order if shuffled is not None else {}))
+    return batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def bilevel_pipeline(

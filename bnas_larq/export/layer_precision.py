@@ -32,7 +32,10 @@ import numpy as np
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.export.nested_models import calls, flattened
 from bnas_larq.export.tensor_facts import DROPPED, TensorFacts, common_facts, is_sign, trace
+from bnas_larq.layers.activations import RealActivation
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
+from bnas_larq.layers.projection import HeldProjection
+from bnas_larq.layers.quantizers import DepthwiseQuantizer
 
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _UNUSUAL = (
@@ -141,7 +144,10 @@ def _kernel(layer: keras.layers.Layer) -> tf.Variable:
 
 
 def _kernel_quantizer(layer: keras.layers.Layer) -> Any:
-    return getattr(layer, "kernel_quantizer", None) or getattr(layer, "depthwise_quantizer", None)
+    """None also for the quantizer that leaves kernels real."""
+    own = getattr(layer, "kernel_quantizer", None) or getattr(layer, "depthwise_quantizer", None)
+    inner = own.quantizer if isinstance(own, DepthwiseQuantizer) else own
+    return None if isinstance(inner, HeldProjection) else own
 
 
 def _input_quantizer(layer: keras.layers.Layer) -> Any:
@@ -158,8 +164,11 @@ def _cause(layer: keras.layers.Layer, inputs: list[TensorFacts]) -> tuple[str, s
     if _kernel_quantizer(layer) is None and not (reads_signs and _is_scaled_sign(_kernel(layer))):
         return (
             "design",
-            "full precision by design: it has no kernel quantizer (stem, shortcut, classifier)",
+            "full precision by design: it has no kernel quantizer (stem, shortcut, classifier, or "
+            "a network with real kernels)",
         )
+    if isinstance(quantizer, RealActivation):
+        return "design", f"full precision by design: its input is real, behind {quantizer.kind}"
     if _kind(layer) != "convolution":
         return (
             "kind",

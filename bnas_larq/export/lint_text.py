@@ -37,7 +37,7 @@ def _outside(lint: Lint) -> Iterator[str]:
         f"({_share(lint.outside_bytes, lint.bytes)})."
     )
     yield "OPs: full-precision MACs + 1-bit MACs / 64. Bytes: weights and constants of the file."
-    lost = sum(layer.ops for layer in lint.not_binary if layer.meant)
+    lost = sum(layer.ops for layer in lint.not_binary if layer.meant and layer.cause != "design")
     if lost:
         yield (
             f"As meant, the network has {lint.planned_ops:.4g} OPs; {lost:.4g} of the file's are "

@@ -22,6 +22,7 @@ from typing import Any
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.export.nested_models import calls
 from bnas_larq.export.tensor_facts import gives_signs
+from bnas_larq.layers.activations import RealActivation
 from bnas_larq.layers.binary_convolution import BinaryConv2D
 
 
@@ -44,8 +45,9 @@ def overhangs(layer: keras.layers.Layer) -> bool:
 
 
 def _reads_signs(layer: lq.layers.QuantConv2D) -> bool:
-    sources = [node.keras_inputs[0].node.layer for node in layer.inbound_nodes]
-    return layer.input_quantizer is not None or any(map(gives_signs, sources))
+    if layer.input_quantizer is not None:
+        return not isinstance(layer.input_quantizer, RealActivation)
+    return any(gives_signs(node.keras_inputs[0].node.layer) for node in layer.inbound_nodes)
 
 
 def _input_shapes(layer: keras.layers.Layer) -> list[tuple[int, int, int]]:

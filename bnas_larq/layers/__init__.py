@@ -4,6 +4,7 @@ Importing any of its modules registers all layers, operations and schemes.
 """
 
 from bnas_larq.backend import keras
+from bnas_larq.layers.activations import AnnealedSign, BoundedApproxSign, RealActivation
 from bnas_larq.layers.binary_convolution import BinaryConv2D
 from bnas_larq.layers.cells import DropPath
 from bnas_larq.layers.convolutions import (
@@ -13,7 +14,7 @@ from bnas_larq.layers.convolutions import (
     Zeroise,
 )
 from bnas_larq.layers.operations import FactorizedReduction
-from bnas_larq.layers.projection import Magnitude, PCNNProjection, ProjectionLoss
+from bnas_larq.layers.projection import HeldProjection, Magnitude, PCNNProjection, ProjectionLoss
 from bnas_larq.layers.quantizers import CenterClip, DepthwiseQuantizer, SignScale
 from bnas_larq.layers.residual_blocks import BlurPool2D, RPReLU
 
@@ -23,5 +24,6 @@ _BARE_NAMES = (
     *(BinaryConv2D, DropPath, FactorizedReduction, SymmetricPooling2D, SymmetricQuantConv2D),
     *(Zeroise, CenterClip, DepthwiseQuantizer, Magnitude, PCNNProjection, ProjectionLoss),
     *(SignScale, RepeatChannels, BlurPool2D, RPReLU),
+    *(AnnealedSign, BoundedApproxSign, HeldProjection, RealActivation),
 )
 keras.utils.get_custom_objects().update({part.__name__: part for part in _BARE_NAMES})

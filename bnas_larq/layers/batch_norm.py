@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bnas_larq.backend import keras, register, tf, with_gradient
 
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
@@ -10,6 +12,16 @@ BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
 def batch_norm(name: str, affine: bool = True) -> keras.layers.BatchNormalization:
     """BatchNorm with the papers' settings; `affine=False` omits scale and offset."""
     return keras.layers.BatchNormalization(scale=affine, center=affine, name=name, **BATCH_NORM)
+
+
+def moving(mean: tf.Variable, variance: tf.Variable) -> Callable[[tf.Tensor, tf.Tensor], None]:
+    """For `PlainBatchNormalization.normalise`: assigns what statistics move to."""
+
+    def move(moved_mean: tf.Tensor, moved_variance: tf.Tensor) -> None:
+        mean.assign(moved_mean)
+        variance.assign(moved_variance)
+
+    return move
 
 
 @register
@@ -34,18 +46,20 @@ class PlainBatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if not isinstance(training, bool):
             return super().call(inputs, training=training)
-        return self.normalise(inputs, self.moving_mean, self.moving_variance, training)
+        mean, variance = self.moving_mean, self.moving_variance
+        return self.normalise(inputs, mean, variance, training, moving(mean, variance))
 
     def normalise(
         self,
         inputs: tf.Tensor,
-        mean: tf.Variable,
-        variance: tf.Variable,
+        mean: tf.Tensor | tf.Variable,
+        variance: tf.Tensor | tf.Variable,
         training: bool,
-        moving: bool = True,
+        move: Callable[[tf.Tensor, tf.Tensor], None] | None = None,
     ) -> tf.Tensor:
-        """The layer's output with the given moving statistics, which training moves if `moving`. A
-        layer that is not `trainable` uses them also in training, as in Keras."""
+        """The layer's output with the given moving statistics. Training calls `move` with those
+        that it moves them to, and without one reads none. A layer that is not `trainable` uses them
+        also in training, as in Keras."""
         training = training and self.trainable
         ones, zeros = tf.ones([inputs.shape[-1]]), tf.zeros([inputs.shape[-1]])
         norm = {"scale": ones, "epsilon": self.epsilon, "is_training": training}
@@ -55,18 +69,17 @@ class PlainBatchNormalization(keras.layers.BatchNormalization):
             ).y
 
         def evaluate():
-            none = None if moving else tf.zeros([0])
+            none = None if move else tf.zeros([0])
             outputs = tf.raw_ops.FusedBatchNormV3(
                 x=inputs,
                 offset=zeros,
-                mean=mean if moving else none,
-                variance=variance if moving else none,
-                exponential_avg_factor=1.0 - self.momentum if moving else 1.0,
+                mean=mean if move else none,
+                variance=variance if move else none,
+                exponential_avg_factor=1.0 - self.momentum if move else 1.0,
                 **norm,
             )
-            if moving:
-                mean.assign(outputs.batch_mean)
-                variance.assign(outputs.batch_variance)
+            if move:
+                move(outputs.batch_mean, outputs.batch_variance)
 
             def gradient(upstream):
                 gradients = tf.raw_ops.FusedBatchNormGradV3(

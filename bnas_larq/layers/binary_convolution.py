@@ -15,6 +15,7 @@ import numpy as np
 
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
+from bnas_larq.layers.activations import AnnealedSign, BoundedApproxSign
 from bnas_larq.layers.projection import PCNNProjection
 from bnas_larq.layers.quantizers import SignScale
 
@@ -33,6 +34,7 @@ def binary_convolution(
     dilation: int = 1,
     padding: str = "SAME",
     compute: str = "float32",
+    clip_value: float = 1.0,
 ) -> tf.Tensor:
     """sign(inputs) convolved with a binary kernel, with the straight-through gradient.
 
@@ -40,7 +42,7 @@ def binary_convolution(
     float32, so that a sum that is zero in mathematics is zero here, whatever the order of addition,
     and a ReLU behind it passes no gradient there.
 
-    The input's gradient is that of larq's `SteSign`: passed where |inputs| <= 1.
+    The input's gradient is that of larq's `SteSign`: passed where |inputs| <= clip_value.
 
     Args:
         inputs: [batch, height, width, in], float32.
@@ -49,11 +51,12 @@ def binary_convolution(
         padding: `"SAME"` (zeros behind the sign) or `"VALID"`.
         compute: `"bfloat16"` multiplies signs in bfloat16 and adds them up in float32; outputs and
             gradients are rounded to bfloat16's 8 bits.
+        clip_value: bound b of the straight-through gradient.
 
     Returns:
         float32, [batch, height', width', out].
     """
-    forward, backward = _traced(strides, dilation, padding, compute)
+    forward, backward = _traced(strides, dilation, padding, compute, clip_value)
 
     @tf.custom_gradient
     def convolve(inputs, kernel):
@@ -68,7 +71,9 @@ def binary_convolution(
 
 
 @functools.cache
-def _traced(strides: int, dilation: int, padding: str, compute: str) -> tuple[Callable, Callable]:
+def _traced(
+    strides: int, dilation: int, padding: str, compute: str, clip_value: float
+) -> tuple[Callable, Callable]:
     """Forward and backward pass, traced once for each shape: tracing is slow Python, and a network
     of a hundred convolutions has only a few shapes."""
     low = tf.as_dtype(compute)
@@ -77,7 +82,7 @@ def _traced(strides: int, dilation: int, padding: str, compute: str) -> tuple[Ca
 
     def forward(inputs, kernel):
         signs = tf.cast(lq.math.sign(inputs), low)
-        inside = tf.abs(inputs) <= 1.0
+        inside = tf.abs(inputs) <= clip_value
         scale = tf.abs(kernel[0, 0, 0])
         sums = tf.raw_ops.Conv2D(input=signs, filter=tf.cast(lq.math.sign(kernel), low), **settings)
         return tf.cast(scaled(sums, scale), tf.float32), signs, inside
@@ -132,7 +137,7 @@ def has_dilated_gradients() -> bool:
     with oneDNN."""
     with tf.init_scope():
         signs, kernel = tf.ones([1, 5, 5, 1]), tf.ones([3, 3, 1, 1])
-        forward, backward = _traced(1, 2, "SAME", "float32")
+        forward, backward = _traced(1, 2, "SAME", "float32", 1.0)
         try:
             outputs, *kept = forward(signs, kernel)
             backward(outputs, *kept, kernel)
@@ -157,9 +162,9 @@ def only_convolves(layer: lq.layers.QuantConv2D) -> bool:
 class BinaryConv2D(lq.layers.QuantConv2D):
     """`QuantConv2D` with a faster training step; same weights, outputs and configuration.
 
-    The fast step covers the input quantizer `SteSign` with the kernel quantizer `SignScale` or
-    `PCNNProjection`, and no bias, groups, activation, padding with ones or channels first. In all
-    other cases this is larq's layer.
+    The fast step covers the input quantizers `SteSign` (with a clip value), `BoundedApproxSign` and
+    `AnnealedSign` with the kernel quantizers `SignScale` and `PCNNProjection`, and no bias, groups,
+    activation, padding with ones or channels first. In all other cases this is larq's layer.
 
     Attributes:
         compute: `"float32"` or `"bfloat16"`: what the signs are multiplied in while training, see
@@ -181,6 +186,10 @@ class BinaryConv2D(lq.layers.QuantConv2D):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if training is not True or not self.is_plain:
             return super().call(inputs)
+        clip_value = self.input_quantizer.clip_value
+        if type(self.input_quantizer) is not lq.quantizers.SteSign:
+            # Signs with a gradient of their own; the one that is added passes all of ±1.
+            inputs, clip_value = self.input_quantizer(inputs), 1.0
         with lq.context.quantized_scope(True):
             kernel = tf.convert_to_tensor(self.kernel)
         return binary_convolution(
@@ -190,6 +199,7 @@ class BinaryConv2D(lq.layers.QuantConv2D):
             dilation=self.dilation_rate[0],
             padding=self.padding.upper(),
             compute=self.compute,
+            clip_value=clip_value,
         )
 
     @property
@@ -197,8 +207,8 @@ class BinaryConv2D(lq.layers.QuantConv2D):
         """Whether `binary_convolution` computes this layer, on this machine."""
         sign = self.input_quantizer
         return (
-            type(sign) is lq.quantizers.SteSign
-            and sign.clip_value == 1.0
+            type(sign) in (lq.quantizers.SteSign, BoundedApproxSign, AnnealedSign)
+            and sign.clip_value is not None
             and type(self.kernel_quantizer) in (SignScale, PCNNProjection)
             and only_convolves(self)
             and len(set(self.strides)) == len(set(self.dilation_rate)) == 1

@@ -10,9 +10,19 @@ from typing import Any
 from bnas_larq.backend import keras
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers import convolutions
+from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
 from bnas_larq.layers.batch_norm import BATCH_NORM, PlainBatchNormalization, batch_norm
 from bnas_larq.layers.convolutions import RepeatChannels
 from bnas_larq.layers.quantizers import get_scheme
+
+
+@dataclasses.dataclass(frozen=True)
+class PlusInput:
+    """A link of a chain of layers: the sum of what stands before it and of the chain's own input,
+    brought to the same shape by `layers`. `add` is the layer that adds."""
+
+    add: keras.layers.Add
+    layers: tuple[keras.layers.Layer, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +37,7 @@ class Context:
         supernet: candidates of the supernet have BatchNorm without scale and offset, also behind
             each pool, so that their magnitudes stay comparable while they compete.
         scheme: binarisation scheme of binary convolutions, a registered name.
+        options: what is changed about the scheme.
         full_precision: patterns (as in a shell) of the names of convolutions whose kernel stays
             full precision.
         shared: layers without trainable weights that all candidates of a state share; the supernet
@@ -50,6 +61,7 @@ class Context:
     full_precision: tuple[str, ...] = ()
     shared: dict | None = dataclasses.field(default=None, compare=False)
     edges: int = 1
+    options: SchemeOptions = UNCHANGED
 
     def at(
         self, name: str, filters: int, strides: int = 1, shared: dict | None = None, edges: int = 1
@@ -87,7 +99,7 @@ class Context:
         return [layer for layer in layers if layer is not None]
 
     def _sign(self) -> keras.layers.Layer | None:
-        quantizer = get_scheme(self.scheme).input_quantizer()
+        quantizer = get_scheme(self.scheme, self.options).input_quantizer()
         return quantizer and keras.layers.Activation(quantizer, name=f"{self.name}_sign")
 
     def binary_conv(
@@ -157,6 +169,23 @@ class Context:
         """Whether a pattern keeps the convolution `name` in full precision."""
         return any(fnmatchcase(name, pattern) for pattern in self.full_precision)
 
+    def plus_input(self) -> PlusInput:
+        """The sum with the operation's own input; strides average it, 2×2."""
+        layers = []
+        if self.strides > 1:
+            name = f"{self.name}_input_pool"
+            pool = keras.layers.AveragePooling2D(self.strides, padding="same", name=name)
+            layers.append(self.common(f"input_pool{self.strides}", lambda: pool))
+        if self.edges > 1:
+            layers.append(RepeatChannels(self.edges, name=f"{self.name}_repeat"))
+        return PlusInput(keras.layers.Add(name=f"{self.name}_plus_input"), tuple(layers))
+
+    def prelu(self) -> keras.layers.PReLU:
+        """PReLU with one slope per channel, at first 0.25 (arXiv 1502.01852)."""
+        slope = keras.initializers.Constant(0.25)
+        name = f"{self.name}_prelu"
+        return keras.layers.PReLU(slope, shared_axes=[1, 2], name=name)
+
     def relu(self) -> keras.layers.ReLU:
         """ReLU."""
         return keras.layers.ReLU(name=f"{self.name}_relu")
@@ -174,6 +203,7 @@ class Context:
             "input_scheme": None if self.supernet else self.scheme,
             "kernel_scheme": None if keeps else self.scheme,
             "edges": self.edges,
+            "options": self.options,
         }
 
     def _split_strides(self, dilation: int) -> tuple[list[keras.layers.Layer], int, int]:

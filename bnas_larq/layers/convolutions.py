@@ -11,6 +11,7 @@ import functools
 
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
+from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
 from bnas_larq.layers.binary_convolution import BinaryConv2D
 from bnas_larq.layers.quantizers import get_scheme
 
@@ -248,13 +249,16 @@ def pooling(kind: str, strides: int, padding: str, name: str) -> keras.layers.La
 
 
 def quantizers(
-    input_scheme: str | None, kernel_scheme: str | None, edges: int = 1
+    input_scheme: str | None,
+    kernel_scheme: str | None,
+    edges: int = 1,
+    options: SchemeOptions = UNCHANGED,
 ) -> dict[str, object]:
-    """Arguments of a `QuantConv2D` whose input and kernel are quantised by registered schemes, or
-    (None) not, and which holds the kernels of so many edges of a supernet."""
+    """Arguments of a `QuantConv2D` whose input and kernel are quantised by registered schemes with
+    these options, or (None) not, and which holds the kernels of so many edges of a supernet."""
     return {
-        "input_quantizer": get_scheme(input_scheme).input_quantizer() if input_scheme else None,
-        **(get_scheme(kernel_scheme).kernel_settings(edges) if kernel_scheme else {}),
+        "input_quantizer": input_scheme and get_scheme(input_scheme, options).input_quantizer(),
+        **(get_scheme(kernel_scheme, options).kernel_settings(edges) if kernel_scheme else {}),
     }
 
 
@@ -271,11 +275,12 @@ def convolution(
     use_bias: bool = False,
     groups: int = 1,
     edges: int = 1,
+    options: SchemeOptions = UNCHANGED,
 ) -> lq.layers.QuantConv2D:
     """A convolution whose input and kernel are quantised, see `quantizers`."""
     check_padding(padding)
     symmetric = padding == "symmetric" and strides > 1 and kernel_size % 2 == 1
-    quantisation = quantizers(input_scheme, kernel_scheme, edges)
+    quantisation = quantizers(input_scheme, kernel_scheme, edges, options)
     is_binary = all(quantisation.get(f"{part}_quantizer") for part in ("input", "kernel"))
     if groups == edges > 1:
         plain = EdgewiseConv2D
@@ -307,6 +312,7 @@ def depthwise(
     use_bias: bool = False,
     multiplier: int = 1,
     edges: int = 1,
+    options: SchemeOptions = UNCHANGED,
 ) -> lq.layers.QuantDepthwiseConv2D:
     """A depthwise convolution of so many `channels`, each to `multiplier` ones, with SAME padding,
     quantised as `convolution`."""
@@ -317,9 +323,9 @@ def depthwise(
         depth_multiplier=multiplier,
         padding="same",
         use_bias=use_bias,
-        input_quantizer=get_scheme(input_scheme).input_quantizer() if input_scheme else None,
+        input_quantizer=input_scheme and get_scheme(input_scheme, options).input_quantizer(),
         # Keras derives the fan-in from all channels, of which each filter reads one.
         depthwise_initializer=initializer(channels),
         name=name,
-        **(get_scheme(kernel_scheme).depthwise_settings(edges) if kernel_scheme else {}),
+        **(get_scheme(kernel_scheme, options).depthwise_settings(edges) if kernel_scheme else {}),
     )

@@ -1,7 +1,7 @@
 """The registry of candidate operations on a cell's edges, and the built-in ones.
 
-An operation is a chain of Keras layers, in the supernet as in final networks. Users add their own
-with `register_operation`.
+An operation is a chain of Keras layers, in the supernet as in final networks, in which `PlusInput`
+adds the operation's input. Users add their own with `register_operation`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers import convolutions
 from bnas_larq.layers.context import Context as Context
+from bnas_larq.layers.context import PlusInput as PlusInput
 from bnas_larq.spaces import ZEROISE, check_operation, declare_operation, describe
 
 #: How the supernet may evaluate an operation on all edges that leave one state:
@@ -20,7 +21,8 @@ from bnas_larq.spaces import ZEROISE, check_operation, declare_operation, descri
 #: `state`: one output for all edges, if the operation has no weights of its own.
 SHARINGS = ("edge", "channels", "state")
 
-Factory = Callable[[Context], Sequence[keras.layers.Layer]]
+Chain = Sequence[keras.layers.Layer | PlusInput]
+Factory = Callable[[Context], Chain]
 
 _FACTORIES: dict[str, Factory] = {}
 _SHARING: dict[str, tuple[str, str]] = {}
@@ -71,15 +73,21 @@ def sharing_of(name: str, strides: int = 1) -> str:
     return _SHARING[name][strides > 1]
 
 
-def build_operation(name: str, context: Context) -> list[keras.layers.Layer]:
+def build_operation(name: str, context: Context) -> list[keras.layers.Layer | PlusInput]:
     """The layers of the operation `name`, in the order they are applied; GenotypeError if it is not
     registered."""
     check_operation(name)
     return list(_FACTORIES[name](context))
 
 
+def layers_of(chain: Chain) -> list[keras.layers.Layer]:
+    """All layers of a chain, those between its input and a sum with it included."""
+    links = ([*x.layers, x.add] if isinstance(x, PlusInput) else [x] for x in chain)
+    return [layer for link in links for layer in link]
+
+
 def chain(
-    layers: Sequence[keras.layers.Layer],
+    layers: Chain,
     inputs: tf.Tensor,
     training: bool | None = None,
     memory: dict | None = None,
@@ -90,7 +98,11 @@ def chain(
         memory: outputs by (layer, input): chains that begin with the same layer objects and share a
             memory compute them once. It keeps the inputs too, so that no id is reused.
     """
+    first = inputs
     for layer in layers:
+        if isinstance(layer, PlusInput):
+            inputs = layer.add([inputs, chain(layer.layers, first, training, memory)])
+            continue
         key = (id(layer), id(inputs))
         if memory is not None and key in memory:
             inputs = memory[key][1]
@@ -115,10 +127,14 @@ def build_layer(layer: keras.layers.Layer, shape) -> None:
             quantizer.build(weight.shape)
 
 
-def build_chain(layers: Sequence[keras.layers.Layer], shape) -> tf.TensorShape:
+def build_chain(layers: Chain, shape) -> tf.TensorShape:
     """Make the weights of a chain of layers without computing anything, from the shape of its
     input; returns the shape of its output."""
+    first = shape
     for layer in layers:
+        if isinstance(layer, PlusInput):
+            build_chain(layer.layers, first)
+            continue
         if not layer.built:
             with tf.init_scope(), keras.backend.name_scope(layer.name):
                 build_layer(layer, shape)
@@ -155,6 +171,15 @@ for _size in (3, 5):
         _register_binary_convolution(_name, _size, _dilation, relu=True)
         # BNAS-UCB's candidates (arXiv 2009.04247): a ReLU would erase the −1 side.
         _register_binary_convolution(f"{_name}_linear", _size, _dilation, relu=False)
+
+
+def _register_residual_convolution(name: str, kernel_size: int, dilation: int) -> None:
+    @register_operation(name, describe(name), sharing="channels")
+    def residual(context: Context) -> Chain:
+        """EBNAS' operation: nothing in full precision but the sum with the input."""
+        behind = context.at(f"{context.name}_behind", context.filters, edges=context.edges)
+        convolution = [*context.binary_input(), *context.binary_conv(kernel_size, dilation)]
+        return [*convolution, behind.batch_norm(), context.plus_input(), context.prelu()]
 
 
 @register
@@ -264,3 +289,5 @@ def _register_separable_convolutions(kernel_size: int) -> None:
 
 for _size in (3, 5):
     _register_separable_convolutions(_size)
+    _register_residual_convolution(f"bin_res_conv_{_size}x{_size}", _size, 1)
+    _register_residual_convolution(f"bin_res_dil_conv_{_size}x{_size}", _size, 2)

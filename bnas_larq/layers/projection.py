@@ -125,7 +125,11 @@ class PCNNProjection(lq.quantizers.Quantizer):
                 f"Received: {filters} filters, parts={self.parts}."
             )
         self.projection = self.add_weight(
-            "projection", [*window, self.parts], initializer="ones", constraint=Magnitude()
+            "projection",
+            [*window, self.parts],
+            initializer="ones",
+            constraint=Magnitude(),
+            trainable=self.precision == 1,
         )
         super().build(input_shape)
 
@@ -165,6 +169,28 @@ class PCNNProjection(lq.quantizers.Quantizer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "step": self.step, "parts": self.parts}
+
+
+@register
+class HeldProjection(PCNNProjection):
+    """Holds the projection of a kernel that stays real: weight files then fit both stages.
+
+    Example:
+        >>> quantizer = HeldProjection()
+        >>> quantizer(tf.constant([[0.5, -0.25]])).numpy().tolist()
+        [[0.5, -0.25]]
+        >>> [weight.trainable for weight in quantizer.weights]
+        [False]
+    """
+
+    precision = None
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs
+
+    def scales(self, shape: Sequence[int]) -> int:
+        """A real kernel has no scales."""
+        return 0
 
 
 def _is_here(tensor: tf.Tensor) -> bool:
@@ -221,5 +247,6 @@ register_scheme(
         kernel_constraint=lq.constraints.WeightClip,
         kernel_regularizer=ProjectionLoss,
         by_layer=True,
+        real_kernel_quantizer=HeldProjection,
     ),
 )

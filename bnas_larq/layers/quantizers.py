@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
+from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
 
 GRADIENTS = ("plain", "xnor")
 
@@ -216,7 +217,7 @@ class CenterClip(keras.constraints.Constraint):
         return {"clip_value": self.clip_value, "depthwise": self.depthwise}
 
 
-def nothing() -> None:
+def nothing(**settings: object) -> None:
     """The factory of a part that a scheme omits."""
 
 
@@ -232,6 +233,8 @@ class Scheme:
             quantizer is wrapped in a `DepthwiseQuantizer`.
         by_layer: whether output channels of a kernel are quantised together. Quantizers are then
             made with `parts=`, the number of layers whose filters a kernel of the supernet holds.
+        real_kernel_quantizer: of kernels that stay real, see `SchemeOptions`. If `kernel_quantizer`
+            has weights, it holds them, so that weight files fit real and binary kernels.
 
     Example:
         >>> settings = get_scheme("xnor").kernel_settings()
@@ -246,6 +249,25 @@ class Scheme:
     depthwise_quantizer: Callable[..., object] | None = None
     depthwise_constraint: Callable[[], object] | None = None
     by_layer: bool = False
+    real_kernel_quantizer: Callable[..., object] = nothing
+
+    def with_options(self, options: SchemeOptions) -> Scheme:
+        """This scheme with what the options change; BnasLarqError if it has no sign to change."""
+        if options == UNCHANGED:
+            return self
+        if self.input_quantizer is nothing:
+            raise BnasLarqError(
+                "A scheme that binarises nothing has no activations or kernels to change. "
+                f"Received: {options}. Use another scheme, such as sign-scale."
+            )
+        changes = {}
+        if dataclasses.replace(options, kernels="binary") != UNCHANGED:
+            changes["input_quantizer"] = options.activation
+        if options.kernels == "real":
+            changes["kernel_quantizer"] = self.real_kernel_quantizer
+            changes |= {"kernel_constraint": nothing, "kernel_regularizer": nothing}
+            changes |= {"depthwise_quantizer": None, "depthwise_constraint": None}
+        return dataclasses.replace(self, **changes)
 
     def kernel_settings(self, parts: int = 1) -> dict[str, object]:
         """Arguments of `QuantConv2D` for its kernel."""
@@ -276,14 +298,17 @@ def register_scheme(name: str, scheme: Scheme) -> None:
     _SCHEMES[name] = scheme
 
 
-def get_scheme(name: str) -> Scheme:
-    """The scheme registered as `name`, or BnasLarqError with the nearest known one."""
+def get_scheme(name: str, options: SchemeOptions = UNCHANGED) -> Scheme:
+    """The scheme registered as `name`, with what the options change.
+
+    BnasLarqError for an unknown name, with the nearest known one; or as `Scheme.with_options`.
+    """
     if name not in _SCHEMES:
         raise BnasLarqError(
             "A binarisation scheme is registered by name. "
             f"Received: {name!r}; {nearest(name, _SCHEMES)}"
         )
-    return _SCHEMES[name]
+    return _SCHEMES[name].with_options(options)
 
 
 def scheme_names() -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers import template
+from bnas_larq.layers.activations import AnnealingControl, SchemeOptions
 from bnas_larq.layers.operations import Context, chain
 from bnas_larq.layers.quantizers import get_scheme
 from bnas_larq.setting_types import MAX_CLASSES, MAX_SIDE
@@ -28,6 +29,8 @@ class BaseConfig:
         stem: a name, or `"auto"`: by the size of the input, resolved at once and again by `replace`
             with another size. A file keeps the stem that its weights need.
         scheme: binarisation scheme, a registered name.
+        activations, kernels, activation_gradient, activation_clip: what is changed about it, see
+            `bnas_larq.layers.activations.SchemeOptions`.
         full_precision: name patterns of convolutions whose kernel stays in full precision.
         classifier_activation: activation of the classifier; None for logits.
     """
@@ -38,6 +41,10 @@ class BaseConfig:
     num_classes: int = 10
     stem: str = "auto"
     scheme: str = "sign-scale"
+    activations: str = "sign"
+    kernels: str = "binary"
+    activation_gradient: str = "ste"
+    activation_clip: float = 1.0
     full_precision: tuple[str, ...] = ()
     classifier_activation: str | None = None
     _stem_is_auto: bool = dataclasses.field(default=False, init=False, repr=False, compare=False)
@@ -62,7 +69,7 @@ class BaseConfig:
                 "A classifier's activation is one that Keras knows, or None. "
                 f"Received: classifier_activation={activation!r}."
             )
-        get_scheme(self.scheme)
+        get_scheme(self.scheme, self._scheme_options())
         if self.stem == "auto":
             object.__setattr__(self, "stem", template.resolve_stem("auto", self.input_shape))
             object.__setattr__(self, "_stem_is_auto", True)
@@ -80,9 +87,20 @@ class BaseConfig:
             settings = {"stem": "auto", **settings}
         return dataclasses.replace(self, **settings)
 
+    def _scheme_options(self, annealing: AnnealingControl | None = None) -> SchemeOptions:
+        keys = (self.activations, self.kernels, self.activation_gradient, self.activation_clip)
+        return SchemeOptions(*keys, annealing)
+
     def context(self) -> Context:
-        """What all its layers share; `Context.at` adds the name of each."""
-        return Context("", 0, scheme=self.scheme, full_precision=self.full_precision)
+        """What all layers of one network share; `Context.at` adds the name of each."""
+        annealing = AnnealingControl() if self.activation_gradient == "annealed" else None
+        return Context(
+            "",
+            0,
+            scheme=self.scheme,
+            full_precision=self.full_precision,
+            options=self._scheme_options(annealing),
+        )
 
     @classmethod
     def settings(cls) -> tuple[str, ...]:

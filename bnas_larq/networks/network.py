@@ -43,6 +43,8 @@ class NetworkConfig(BaseConfig):
         preprocess: `"relu"` or `"linear"`, what follows the convolutions that preprocess a cell's
             inputs; `"auto"`: `linear` for genotypes whose convolutions have no ReLU (BNAS-UCB).
         scheme: binarisation scheme, a registered name.
+        activations, kernels, activation_gradient, activation_clip: what is changed about it, see
+            `bnas_larq.layers.activations.SchemeOptions`.
         full_precision: name patterns of convolutions whose kernel stays in full precision.
         classifier_activation: activation of the classifier; None for logits.
 

@@ -225,11 +225,11 @@ def _draw_edge_maps(
 
 def save_training_curves(metrics: Rows, folder: str | Path) -> Path | None:
     """Write `train_curves.png`: loss and accuracy of training and validation, and the learning
-    rate.
+    rate, with a line between two stages.
 
     Args:
         metrics: rows of `train/metrics.jsonl`: `loss`, `accuracy`, `val_loss`, `val_accuracy`,
-            `lr`, where known.
+            `lr`, `stage`, where known.
     """
     if not metrics:
         return None
@@ -245,6 +245,10 @@ def save_training_curves(metrics: Rows, folder: str | Path) -> Path | None:
         rate.set_yscale("log")
         rate.tick_params(which="minor", labelsize=7)
     style.style_epoch_axes(rate, "Learning rate at the epoch's end", epochs, legend=False)
+    stages = [row.get("stage") for row in metrics]
+    for epoch in (n for n in epochs[1:] if stages[n] != stages[n - 1]):
+        for axes in (loss, accuracy, rate):
+            axes.axvline(epoch - 0.5, color=style.GREY, linewidth=0.8, linestyle=":")
     figure.tight_layout()
     return style.save_figure(figure, Path(folder) / "train_curves.png")
 

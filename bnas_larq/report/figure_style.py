@@ -51,7 +51,8 @@ _RC = {"svg.hashsalt": "bnas_larq", "svg.fonttype": "path"}
 
 def operation_colour(name: str) -> str:
     """The colour of an operation in all pictures, as `#rrggbb`."""
-    return _OPERATIONS.get(name) or _USERS[zlib.crc32(name.encode()) % len(_USERS)]
+    plain = name.replace("bin_res_", "bin_")  # residual convolutions look like the others
+    return _OPERATIONS.get(plain) or _USERS[zlib.crc32(name.encode()) % len(_USERS)]
 
 
 def new_figure(width: float, height: float) -> Figure:

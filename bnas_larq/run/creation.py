@@ -26,7 +26,7 @@ from bnas_larq.recipe import (
     parse_recipe,
 )
 from bnas_larq.recipe_checks import check_keys_are_read, check_plan
-from bnas_larq.run.targets import START_KINDS, START_TAKER, find_source, find_target
+from bnas_larq.run.targets import STAGE, WEIGHT_KINDS, find_source, find_target
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.text_files import read_yaml
@@ -59,7 +59,8 @@ def resolve_recipe(
         overrides: `{"a.b": value}`, or texts `a.b=value`.
 
     Raises:
-        RecipeError: no such recipe, an unknown key, or an impossible value.
+        RecipeError: no such recipe, an unknown key, an impossible value, or stages in a recipe that
+            trains otherwise.
         BnasLarqError: an unknown search space, genotype or network.
     """
     overrides = override_texts(overrides)
@@ -71,6 +72,7 @@ def resolve_recipe(
         SearchSpace.named(recipe.search.space)
     elif recipe.genotype is not None:
         Genotype.load(recipe.genotype)
+    check_plan(recipe)
     return _with_absolute_paths(recipe)
 
 
@@ -86,7 +88,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     if recipe.finetune is not None and Path(recipe.finetune.entry).is_dir():
         entry = find_source(recipe.finetune.entry).reference
         changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})
-    changes["train"] = with_sources(recipe.train, _with_absolute_path)
+    changes["train"] = with_sources(recipe.train, _with_absolute_path, os.path.abspath)
     cost = recipe.search.cost
     if cost is not None and cost.table is not None:
         table = str(Path(cost.table).resolve())
@@ -97,7 +99,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
 
 def _with_absolute_path(text: str, digest: str | None) -> tuple[str, str | None]:
     if Path(text).exists():
-        text = find_target(text, START_KINDS, START_TAKER).reference
+        text = find_target(text, WEIGHT_KINDS, STAGE).reference
     return text, digest
 
 
@@ -141,7 +143,6 @@ def check_request(
 def check_new(recipe: Recipe, path: Path, *, overwrite: bool) -> None:
     """Raise RunError unless a new run may be written to `path`, and RecipeError if it sets a key
     that would change nothing (which runs of earlier releases may do); nothing is touched."""
-    check_plan(recipe)
     check_keys_are_read(recipe)
     if recipe.data.name == "folder":
         RunFolder.check_outside(path, recipe.data.data_dir)
@@ -149,18 +150,19 @@ def check_new(recipe: Recipe, path: Path, *, overwrite: bool) -> None:
 
 
 def pin_source(recipe: Recipe, path: Path) -> Recipe:
-    """The recipe with the SHA-256 of all weights that its training starts from.
+    """The recipe with the SHA-256 of all weights that its training starts or learns from.
 
     Raises:
         ZooError, RunError: there is no such network, or the run's folder `path` would replace it.
     """
-    if recipe.finetune is None and not any(stage.starts_elsewhere for stage in recipe.train.stages):
+    named = any(stage.starts_elsewhere or stage.teacher for stage in recipe.plan)
+    if recipe.finetune is None and not named:
         return recipe
     from bnas_larq.run.finetune_source import check_out, pin_weights
     from bnas_larq.run.stage_sources import pinned
 
     check_out(recipe, path)
-    train = with_sources(recipe.train, pinned)
+    train = with_sources(recipe.train, pinned, str)
     finetune = recipe.finetune and pin_weights(recipe.finetune)
     return recipe.model_copy(update={"train": train, "finetune": finetune})
 

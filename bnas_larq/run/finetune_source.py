@@ -62,13 +62,16 @@ def load_source(recipe: Recipe) -> StoredNetwork:
 
 
 def check_out(recipe: Recipe, out: str | Path) -> None:
-    """Raise RunError if the run would replace what it starts from, or lie among its images."""
+    """Raise RunError if the run would replace a network it starts or learns from, or lie among its
+    images."""
     out = Path(out).resolve()
-    for text in {stage.start for stage in recipe.plan if stage.starts_elsewhere}:
+    starts = {stage.start for stage in recipe.plan if stage.starts_elsewhere}
+    teachers = {stage.teacher.model for stage in recipe.plan if stage.teacher}
+    for text in starts | teachers:
         source = Path(text).resolve()
         if source.exists() and out in (source, *source.parents):
             raise RunError(
-                "A run does not overwrite the network it starts from. "
+                "A run does not overwrite a network it starts or learns from. "
                 f"Received: {source} and {out}. Choose another --out."
             )
     if recipe.data.name == "folder":

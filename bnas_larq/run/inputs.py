@@ -30,11 +30,12 @@ from bnas_larq.precision import recorded_precision
 from bnas_larq.recipe import Recipe
 from bnas_larq.run.creation import needs_search
 from bnas_larq.run.finetune_source import load_source, with_new_head
-from bnas_larq.run.stage_sources import load_start
+from bnas_larq.run.stage_sources import load_start, load_teacher
 from bnas_larq.run.stages import Stages
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.search import SearchData
-from bnas_larq.train_settings import TrainStage
+from bnas_larq.train_settings import TeacherSettings, TrainStage
+from bnas_larq.training import Teacher
 
 
 class RunInputs:
@@ -172,6 +173,11 @@ class RunInputs:
             load_start(stage, model)
         else:
             load_weights(model, self.source.weights, without_top=True)
+
+    def load_teacher(self, settings: TeacherSettings, shared: Normalization) -> Teacher:
+        """What a stage learns from, for images that are normalised so; errors as of
+        `load_teacher`."""
+        return load_teacher(settings, shared, self.data)
 
     def training_recipe(self) -> Recipe:
         """The recipe, with the best trial's training settings where keras-tuner searched some."""

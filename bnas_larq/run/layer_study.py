@@ -17,6 +17,7 @@ from bnas_larq.recipe import Recipe
 from bnas_larq.report import layer_study_report as report
 from bnas_larq.report.pictures import read_confusion
 from bnas_larq.run.study import Study
+from bnas_larq.settings import NetworkSettings
 from bnas_larq.spaces import check_operation
 
 #: The paper's names of layers → operations of genotypes.
@@ -32,6 +33,11 @@ OPERATIONS = {
 DEPTHWISE = {f"bin_{kind}_conv_{size}" for kind in ("sep", "dil_sep") for size in ("3x3", "5x5")}
 #: The quantisation scheme of each row of the table.
 SCHEMES = {"full": "full-precision", "binary": "sign-scale-centred", "uncentred": "sign-scale"}
+#: Options of the section `network` that a scheme that binarises nothing refuses.
+_UNBINARISED = {
+    key: NetworkSettings.model_fields[key].default
+    for key in ("activations", "kernels", "activation_gradient", "activation_clip")
+}
 
 
 class Member(NamedTuple):
@@ -113,13 +119,16 @@ class LayerStudy(Study):
         (member,) = (member for member in members(self.recipe) if member.name == name)
         genotype = self.folder / "genotypes" / f"{member.layer}.json"
         member.genotype().save(genotype)
+        network = self.recipe.network
+        if member.precision == "full":
+            network = network.model_copy(update=_UNBINARISED)
         scheme = SCHEMES[member.precision]
         return self.recipe.model_copy(
             update={
                 "name": f"{self.recipe.name}-{member.name}",
                 "genotype": str(genotype.resolve()),
                 "layer_study": None,
-                "network": self.recipe.network.model_copy(update={"scheme": scheme}),
+                "network": network.model_copy(update={"scheme": scheme}),
             }
         )
 

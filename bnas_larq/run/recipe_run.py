@@ -289,12 +289,11 @@ class Run:
             tuned = described.genotype.provenance["train"]
             changed = ", ".join(f"{key} {value}" for key, value in tuned.items())
             say(f"train: as its trial: {changed}")
-        for stage in recipe.plan:
+        for stage in {stage.mixed_precision: stage for stage in recipe.plan}.values():
             inputs.with_precision("train", stage)
         seconds = self.stages.recorded_seconds("train")
-        accuracy = train_stored(
-            described, recipe, data, self._callbacks("train"), inputs.load_start
-        )
+        loaders = inputs.load_start, inputs.load_teacher
+        accuracy = train_stored(described, recipe, data, self._callbacks("train"), *loaders)
         return {"validation_accuracy": accuracy, "earlier_seconds": seconds}
 
     def evaluate(self) -> None:

@@ -95,6 +95,8 @@ def check_inputs(inputs: RunInputs, stages: Collection[str]) -> None:
             check_stages(plan, inputs.network_config)
             for stage in plan:
                 _check_batches(inputs, stage)
+                if stage.teacher:
+                    inputs.load_teacher(stage.teacher, Normalization())
 
 
 def _check_batches(inputs: RunInputs, stage: TrainStage) -> None:

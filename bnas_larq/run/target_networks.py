@@ -90,7 +90,7 @@ def target_costs(target: Target, **size: Any) -> TargetCosts:
 
     Args:
         size: `input_size` (height, width), `num_classes` and, of a network made of cells, `cells`,
-            `channels` and `stem_groups`. None leaves its own.
+            `channels`, `stem_groups` and `shortcut`. None leaves its own.
 
     Raises:
         BnasLarqError: a genotype without cells and channels, an impossible size, or a Keras model
@@ -111,10 +111,11 @@ def target_costs(target: Target, **size: Any) -> TargetCosts:
         text = f"{config.size}, {config.num_classes} classes"
         costs = planned_costs(network.genotype, config)
         return TargetCosts(network.name, (config.input_shape,), costs, text)
-    if {"cells", "channels", "stem_groups"} & set(given):
+    if {"cells", "channels", "stem_groups", "shortcut"} & set(given):
         raise BnasLarqError(
             "Only networks made of cells have cells and channels. "
-            f"Received: --cells, --channels or --stem-groups with {target.text}. Omit them."
+            "Received: --cells, --channels, --stem-groups or --shortcut with "
+            f"{target.text}. Omit them."
         )
     from bnas_larq.costs.accounting import count_costs
 

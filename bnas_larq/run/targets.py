@@ -54,8 +54,8 @@ class Kind(enum.Enum):
 
 #: With trained weights, genotype and size.
 TRAINED = (Kind.RUN, Kind.ENTRY)
-#: What a stage of a training may start from, and who takes it.
-START_KINDS, START_TAKER = (*TRAINED, Kind.SAVED_MODEL), "A stage's start"
+#: What a stage of a training may start or learn from, and who takes it.
+WEIGHT_KINDS, STAGE = (*TRAINED, Kind.SAVED_MODEL), "A stage of a training"
 #: Of any size: made of cells, but for trained networks of other kinds.
 OF_CELLS = (Kind.VARIANT, Kind.GENOTYPE, *TRAINED)
 

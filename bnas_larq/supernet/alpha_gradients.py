@@ -211,6 +211,11 @@ class _VirtualStep:
         self.norm = tf.linalg.global_norm(gradients)
         self.clip_norm = getattr(optimizer, "clip_norm", None)
         self.l2 = getattr(optimizer, "l2", 0.0)
+        if isinstance(self.l2, dict):
+            raise BnasLarqError(
+                "A second-order gradient follows a step that decays all weights alike. "
+                "Received: an optimizer with l2 by weight. Give one number, or use FirstOrder."
+            )
         self.velocities = [_velocity(optimizer, weight) for weight in weights]
 
     @property

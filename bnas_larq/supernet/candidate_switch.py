@@ -32,6 +32,16 @@ class Branch:
     key: Hashable | None = None
 
 
+class _Given(InputChains):
+    """Tensors in place of the chains that compute them."""
+
+    def __init__(self, training: bool) -> None:
+        super().__init__((), training)
+
+    def __call__(self, inputs: list[tf.Tensor], *_: object, **__: object) -> list[tf.Tensor]:
+        return inputs
+
+
 def convolution_branch(
     column: int,
     read: tf.Tensor,
@@ -39,19 +49,29 @@ def convolution_branch(
     kernel: tf.Tensor,
     edges: int,
     dtype: tf.DType,
+    added: tf.Tensor | None,
+    training: bool,
 ) -> Branch:
     """A binary convolution, computed in `dtype` as in `fused_sum`: of `read`, the state's signs ±1,
-    with `kernel`, ±scale, of all edges, one after the other along the output channels."""
+    with `kernel`, ±scale, of all edges, one after the other along the output channels; `added` is
+    what a residual one adds."""
+    residual = convolution.tail is not None
 
-    def compute(_, read, kernel):
+    def compute(_, reads, kernel, tail):
         # Tensors of the branch's own graph: the gradient of a switch knows no others.
-        read, kernel = tf.identity(read), tf.identity(kernel)
-        chains = InputChains([()], training=False)
-        alone = [FusedCandidate(0, 0, (0,), convolution)]
-        return fused_sum(read, chains, alone, [kernel], tf.ones([1, 1]), True, dtype)
+        reads, kernel = [tf.identity(read) for read in reads], tf.identity(kernel)
+        tail = tail and tail._replace(slopes=tf.identity(tail.slopes))
+        alone = [FusedCandidate(0, 0, (0,), convolution, 1 if residual else None)]
+        given, one = _Given(training), tf.ones([1, 1])
+        return fused_sum(reads, given, alone, [kernel], [tail], one, True, dtype)
 
-    parts = [(read, of_edge) for of_edge in tf.split(kernel, edges, axis=-1)]
-    return Branch(column, compute, parts, ("convolution", convolution.settings))
+    reads = [read, added] if residual else [read]
+    parts = [
+        (reads, of_edge, convolution.tail.weights([edge], edges) if residual else None)
+        for edge, of_edge in enumerate(tf.split(kernel, edges, axis=-1))
+    ]
+    key = ("convolution", convolution.settings, residual and training)
+    return Branch(column, compute, parts, key)
 
 
 def switch(

@@ -14,9 +14,11 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.layers.binary_convolution import only_convolves, traced_by_shape
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
+from bnas_larq.layers.operations import Chain
 from bnas_larq.layers.projection import PCNNProjection
 from bnas_larq.layers.quantizers import SignScale
 from bnas_larq.supernet.edge_channels import joined
+from bnas_larq.supernet.residual_tail import ResidualTail
 
 #: Kernel quantizers whose values are ±scale, one scale for each output channel.
 _SIGNS = (
@@ -36,27 +38,30 @@ class BinaryConvolution:
     Attributes:
         layer: without bias, activation and input quantizer; its kernel quantizer gives ±scale.
         relu: whether ReLU follows.
+        tail: what follows in a residual candidate, else None.
     """
 
     layer: lq.layers.QuantConv2D
     relu: bool
+    tail: ResidualTail | None = None
 
     @property
     def settings(self) -> tuple:
         """Everything but the kernel that the outputs depend on."""
         layer = self.layer
-        size = layer.kernel_size
-        return type(layer), size, layer.strides, layer.dilation_rate, layer.padding, self.relu
+        own = layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding
+        return type(layer), *own, self.relu, self.tail and self.tail.settings
 
     @classmethod
-    def of(cls, layers: Sequence[keras.layers.Layer]) -> tuple[int, BinaryConvolution] | None:
+    def of(cls, layers: Chain) -> tuple[int, BinaryConvolution] | None:
         """(number of layers before it, the convolution) if `layers` end in one, else None; a plain
-        ReLU may follow it."""
+        ReLU or a residual tail may follow it."""
         relu = bool(layers) and _is_plain_relu(layers[-1])
-        index = len(layers) - 1 - relu
+        tail = ResidualTail.of(layers)
+        index = len(layers) - 1 - relu - 3 * (tail is not None)
         if index < 0 or not _is_binary_convolution(layers[index]):
             return None
-        return index, cls(layers[index], relu)
+        return index, cls(layers[index], relu, tail)
 
 
 def _is_plain_relu(layer: keras.layers.Layer) -> bool:

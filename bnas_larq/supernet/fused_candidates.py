@@ -13,7 +13,8 @@ All else is arranged to cost nothing next to the convolutions:
 - The backward pass masks the upstream gradient with the output's sign and leaves scale and
   weight to the kernel of the transposed convolution and to the small kernel gradient. The
   gradient of a mixture weight is a sum over positions of upstream gradient times output, and
-  needs no kernel gradient.
+  needs no kernel gradient. Residual candidates are weighted behind their BatchNorm
+  (`ResidualTail`).
 - TensorFlow prunes the gradients of kernels while α moves, and those of α while kernels do.
 - Both functions are traced and compiled once for each set of shapes, not once for each cell and
   half of the step (`ComputeCache`).
@@ -27,11 +28,12 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 
 from bnas_larq.backend import keras, lq, tf, with_gradient
-from bnas_larq.layers.batch_norm import PlainBatchNormalization
+from bnas_larq.layers.batch_norm import PlainBatchNormalization, moving
 from bnas_larq.layers.binary_convolution import has_dilated_gradients, scaled
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
 from bnas_larq.supernet.compute_cache import BinaryConvolution, ComputeCache
 from bnas_larq.supernet.edge_channels import joined, picked, placed, spread, sum_of_products
+from bnas_larq.supernet.residual_tail import TailWeights
 
 Layer = keras.layers.Layer
 
@@ -62,10 +64,10 @@ class InputChains:
         return self.training, norms, chains
 
     def __call__(
-        self, inputs: tf.Tensor, statistics: Sequence[tuple], moving: bool = True
+        self, inputs: tf.Tensor, statistics: Sequence[tuple], move: bool = True
     ) -> list[tf.Tensor]:
         """The chains' outputs for inputs [batch, height, width, channels], float32. The statistics
-        are in the order of the attribute; training moves them if `moving`."""
+        are in the order of the attribute; training moves them if `move`."""
         of_norm = dict(zip(self.norms, statistics, strict=True))
         outputs: dict[tuple[Layer, ...], tf.Tensor] = {(): inputs}
         for chain in self.chains:
@@ -75,7 +77,9 @@ class InputChains:
                     continue
                 before = outputs[head[:-1]]
                 if layer in of_norm:
-                    outputs[head] = layer.normalise(before, *of_norm[layer], self.training, moving)
+                    own = of_norm[layer]
+                    moves = moving(*own) if move else None
+                    outputs[head] = layer.normalise(before, *own, self.training, moves)
                 else:
                     outputs[head] = layer(before)
         return [outputs[tuple(chain)] for chain in self.chains]
@@ -90,25 +94,28 @@ class FusedCandidate:
         column: its column of the weights.
         live: the edges it is computed for: rows of the weights, ascending.
         convolution: of what it reads; None for a pool, which is the same for every edge.
+        added: which chain's output a residual convolution adds; None for others.
     """
 
     source: int
     column: int
     live: tuple[int, ...]
     convolution: BinaryConvolution | None = None
+    added: int | None = None
 
     @property
     def key(self) -> tuple:
         """Equal for candidates that compute the same function."""
         settings = self.convolution and self.convolution.settings
-        return self.source, self.column, self.live, settings
+        return self.source, self.column, self.live, settings, self.added
 
 
 def fused_sum(
-    inputs: tf.Tensor,
+    inputs: tf.Tensor | list[tf.Tensor],
     chains: InputChains,
     candidates: Sequence[FusedCandidate],
     kernels: Sequence[tf.Tensor],
+    tails: Sequence[TailWeights | None],
     weights: tf.Tensor,
     positive: bool,
     dtype: tf.DType,
@@ -119,9 +126,10 @@ def fused_sum(
     It has first derivatives only: a gradient of its gradient would lack terms.
 
     Args:
-        inputs: the state, [batch, height, width, channels], float32.
+        inputs: the state, [batch, height, width, channels], float32, or what is given.
         chains: compute what the candidates read, ±1 for convolutions.
         kernels: the convolutions' binary kernels of the live edges, in the candidates' order.
+        tails: for each kernel what a residual candidate's tail reads on these edges, else None.
         weights: mixture weights [edges, operations].
         positive: whether all weights of the candidates are above 0.
         dtype: what is convolved in.
@@ -143,18 +151,23 @@ def fused_sum(
     if not chains.training:
         # A pass in training may move them before the gradient of this one is asked for.
         statistics = [tuple(map(tf.convert_to_tensor, pair)) for pair in statistics]
+    tails = [
+        candidate.convolution.tail.held(tail, chains.training) if tail else None
+        for candidate, tail in zip(functions.convolutions, tails, strict=True)
+    ]
 
     def evaluate():
-        output, kept = forward(inputs, weights, kernels, statistics)
+        output, kept = forward(inputs, weights, kernels, tails, statistics)
 
         def gradient(upstream):
-            results = backward(upstream, inputs, weights, kernels, kept, statistics)
-            dinputs, dweights, dkernels = results
-            return [dinputs, dweights, *dkernels]
+            results = backward(upstream, inputs, weights, kernels, tails, kept, statistics)
+            return tf.nest.flatten(results)
 
         return output, gradient
 
-    return with_gradient("FusedSum", evaluate, [inputs, weights, *kernels])
+    slopes = [tail.slopes for tail in tails if tail]
+    sources = tf.nest.flatten(inputs)
+    return with_gradient("FusedSum", evaluate, [*sources, weights, *kernels, *slopes])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,53 +193,70 @@ class _FusedSum:
     def pools(self) -> list[FusedCandidate]:
         return [candidate for candidate in self.candidates if candidate.convolution is None]
 
-    def forward(self, inputs, weights, kernels, statistics):
+    def forward(self, inputs, weights, kernels, tails, statistics):
         """(the sum, the convolutions' outputs, which the backward pass needs)"""
         reads = [tf.cast(x, self.dtype) for x in self.chains(inputs, statistics)]
         factors = self._factors(weights, kernels)
         terms, kept = [], []
-        for candidate, kernel, factor in zip(self.convolutions, kernels, factors, strict=True):
+        for candidate, kernel, tail, factor in zip(
+            self.convolutions, kernels, tails, factors, strict=True
+        ):
             convolution = candidate.convolution
             # One scale from 0 up for each output channel; where it is 0, so are the signs.
             sign, scale = tf.sign(kernel), tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2])
             sums = _convolve(convolution.layer, reads[candidate.source], tf.cast(sign, self.dtype))
-            inside = scale * factor if self.positive else scale
+            inside = scale * factor if self.positive and tail is None else scale
             output = scaled(sums, inside)
             output = tf.nn.relu(output) if convolution.relu else output
             kept.append(output)
-            term = output if self.positive else output * tf.cast(factor, self.dtype)
+            if tail is not None:
+                added = reads[candidate.added]
+                term = convolution.tail(output, added, factor, tail, self.chains.training)
+            else:
+                term = output if self.positive else output * tf.cast(factor, self.dtype)
             terms.append(placed(term, candidate.live, self.edges))
         if self.pools:
             terms.append(self._pooled(reads, weights))
         return tf.cast(_sum(terms), tf.float32), kept
 
-    def backward(self, upstream, inputs, weights, kernels, kept, statistics):
-        """Gradients of inputs, weights and kernels."""
+    def backward(self, upstream, inputs, weights, kernels, tails, kept, statistics):
+        """Gradients of inputs, weights, kernels and tails' slopes."""
         # What was read (BatchNorm, sign, pools) costs less to compute again than to keep, and has
         # its gradient here.
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            again = self.chains(inputs, statistics, moving=False)
+            again = self.chains(inputs, statistics, move=False)
             reads = [tf.cast(x, self.dtype) for x in again]
         upstream = tf.cast(upstream, self.dtype)
         dreads: list[list[tf.Tensor]] = [[] for _ in reads]
-        dkernels, dfactors = [], []
+        dkernels, dslopes, dfactors = [], [], []
         factors = self._factors(weights, kernels)
-        for candidate, kernel, factor, output in zip(
-            self.convolutions, kernels, factors, kept, strict=True
+        for candidate, kernel, tail, factor, output in zip(
+            self.convolutions, kernels, tails, factors, kept, strict=True
         ):
             masked = gradient = picked(upstream, candidate.live, self.edges)
             if candidate.convolution.relu:
                 masked = tf.raw_ops.ReluGrad(gradients=gradient, features=output)
-            read, weighted = reads[candidate.source], tf.cast(kernel * factor, self.dtype)
+            inside = factor
+            if tail is None:
+                dfactors.append(sum_of_products(gradient, output))
+            else:
+                masked, dadded, dslope, dfactor = candidate.convolution.tail.gradients(
+                    gradient, output, reads[candidate.added], factor, tail, self.chains.training
+                )
+                dreads[candidate.added].append(dadded)
+                dslopes.append(dslope)
+                # `_weight_gradients` divides by positive weights, which the others' outputs hold.
+                dfactors.append(dfactor * factor if self.positive else dfactor)
+                inside = tf.ones_like(factor)
+            read, weighted = reads[candidate.source], tf.cast(kernel * inside, self.dtype)
             # The convolution's output is not used, only its two gradients, so it is not computed.
             with tf.GradientTape() as inner:
                 inner.watch((read, weighted))
                 sums = _convolve(candidate.convolution.layer, read, weighted)
             dread, dweighted = inner.gradient(sums, (read, weighted), masked)
             dreads[candidate.source].append(dread)
-            dkernels.append(tf.cast(dweighted, kernel.dtype) * factor)
-            dfactors.append(sum_of_products(gradient, output))
+            dkernels.append(tf.cast(dweighted, kernel.dtype) * inside)
         dweights = self._weight_gradients(dfactors, weights)
         if self.pools:
             with tf.GradientTape() as inner:
@@ -239,7 +269,7 @@ class _FusedSum:
             for source, dread in zip(sources, dpooled, strict=True):
                 dreads[source].append(dread)
         dinputs = tape.gradient(reads, inputs, [_sum(terms) for terms in dreads])
-        return dinputs, dweights, dkernels
+        return dinputs, dweights, dkernels, dslopes
 
     def _factors(self, weights: tf.Tensor, kernels: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """For each convolution the weight of each of its output channels."""

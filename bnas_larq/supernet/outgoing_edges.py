@@ -14,7 +14,15 @@ import numpy as np
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.layers.batch_norm import PlainBatchNormalization
-from bnas_larq.layers.operations import Context, build_chain, build_operation, chain, sharing_of
+from bnas_larq.layers.operations import (
+    Chain,
+    Context,
+    build_chain,
+    build_operation,
+    chain,
+    layers_of,
+    sharing_of,
+)
 from bnas_larq.layers.template import CellPlan
 from bnas_larq.spaces import ZEROISE
 from bnas_larq.supernet.candidate_switch import Branch, convolution_branch, switch
@@ -38,18 +46,18 @@ class _Candidate:
 
     column: int
     sharing: str
-    chains: list[list[keras.layers.Layer]]
+    chains: list[Chain]
     convolution: BinaryConvolution | None = None
     depth: int = 0
 
 
-def flat(chains: Iterable[list[keras.layers.Layer]]) -> list[keras.layers.Layer]:
+def flat(chains: Iterable[Chain]) -> list[keras.layers.Layer]:
     """All layers of some chains once, in order.
 
     Keras' savers (`.keras`, `.weights.h5`) look into a layer's lists, but not into lists of lists
     or our dataclass: without such a list they would silently leave weights out.
     """
-    return list(dict.fromkeys(layer for layers in chains for layer in layers))
+    return list(dict.fromkeys(layer for layers in chains for layer in layers_of(layers)))
 
 
 def input_layers(candidate: _Candidate) -> list[keras.layers.Layer] | None:
@@ -61,13 +69,15 @@ def input_layers(candidate: _Candidate) -> list[keras.layers.Layer] | None:
     """
     if candidate.convolution is not None:
         layers = candidate.chains[0][: candidate.depth]
+        tail = candidate.convolution.tail
+        read = [*layers, *tail.added] if tail else layers
     elif candidate.sharing == "state":
-        layers = candidate.chains[0]
+        layers = read = candidate.chains[0]
     else:
         return None
     repeatable = all(
         type(layer) is PlainBatchNormalization or not (layer.weights or layer._expects_training_arg)
-        for layer in layers
+        for layer in read
     )
     return layers if repeatable else None
 
@@ -76,7 +86,7 @@ def _keeps_full_precision(operation: str, context: Context) -> bool:
     """Whether a pattern keeps a convolution of the operation in full precision."""
     if not context.full_precision:
         return False
-    layers = build_operation(operation, dataclasses.replace(context, shared=None))
+    layers = layers_of(build_operation(operation, dataclasses.replace(context, shared=None)))
     return any(context.keeps_full_precision(layer.name) for layer in layers)
 
 
@@ -182,19 +192,19 @@ class OutgoingEdges(keras.layers.Layer):
 
     def _fused(self, fused, inputs, weights, positive, training) -> tf.Tensor:
         """The candidates that `fused_sum` can evaluate."""
-        chains = list(dict.fromkeys(layers for *_, layers in fused))
-        candidates = [
-            FusedCandidate(chains.index(layers), candidate.column, live, candidate.convolution)
-            for candidate, live, layers in fused
-        ]
-        kernels = [
-            picked(self._cache.kernel_of(candidate.convolution), live, len(self.rows))
-            for candidate, live, _ in fused
-            if candidate.convolution is not None
-        ]
-        inputs_of = InputChains(chains, training)
+        chains: dict[tuple, int] = {}
+        candidates, kernels, tails = [], [], []
+        for candidate, live, layers in fused:
+            source, added = chains.setdefault(layers, len(chains)), None
+            if (binary := candidate.convolution) is not None:
+                kernels.append(picked(self._cache.kernel_of(binary), live, len(self.rows)))
+                tails.append(binary.tail and binary.tail.weights(live, len(self.rows)))
+                if binary.tail is not None:
+                    added = chains.setdefault(binary.tail.added, len(chains))
+            candidates.append(FusedCandidate(source, candidate.column, live, binary, added))
+        reads, operands = InputChains(list(chains), training), (candidates, kernels, tails)
         dtype, cache = self._cache.dtype, self._cache
-        return fused_sum(inputs, inputs_of, candidates, kernels, weights, positive, dtype, cache)
+        return fused_sum(inputs, reads, *operands, weights, positive, dtype, cache)
 
     def _by_layers(self, candidate, live, inputs, weights, training, memory) -> tf.Tensor:
         """A candidate that only its own layers can compute."""
@@ -248,8 +258,10 @@ class OutgoingEdges(keras.layers.Layer):
             else:
                 read = chain(candidate.chains[0][: candidate.depth], inputs, training, memory)
                 column, binary = candidate.column, candidate.convolution
+                added = binary.tail and chain(binary.tail.added, inputs, training, memory)
                 settings = (self._cache.kernel_of(binary), len(self.rows), self._cache.dtype)
-                branches.append(convolution_branch(column, read, binary, *settings))
+                further = (*settings, added, bool(training))
+                branches.append(convolution_branch(column, read, binary, *further))
         return branches
 
     def _pool_branch(self, candidate: _Candidate, training) -> Branch:

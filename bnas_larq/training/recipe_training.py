@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from bnas_larq.backend import keras
 from bnas_larq.data import (
@@ -23,11 +24,15 @@ from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.networks.weight_files import save_weights
 from bnas_larq.recipe import Recipe
 from bnas_larq.run_records import Epoch
-from bnas_larq.train_settings import TrainStage
+from bnas_larq.train_settings import TeacherSettings, TrainStage
+from bnas_larq.training.teacher_outputs import TeacherOutputs
+from bnas_larq.training.teachers import Teacher
 from bnas_larq.training.training_plan import train_plan
 
 #: Loads the weights that a stage starts from into its network.
 LoadStart = Callable[[TrainStage, keras.Model], object]
+#: Loads a teacher for images that are normalised so.
+LoadTeacher = Callable[[TeacherSettings, Normalization], Teacher]
 
 
 def stage_config(stage: TrainStage, config: BaseConfig) -> BaseConfig:
@@ -41,18 +46,24 @@ def stage_pipeline(
     examples: Examples,
     normalization: Normalization,
     num_classes: int,
+    **more: Any,
 ) -> EpochPipeline:
-    """A stage's batches; DataError as of `training_pipeline`."""
-    augmentation = stage.augmentation or recipe.data.augmentation
+    """A stage's batches; `more` arguments and errors as of `training_pipeline`."""
     return training_pipeline(
         examples,
         batch_size=stage.batch_size,
         seed=recipe.seed,
         normalization=normalization,
-        augmentation=Augmentation(**augmentation.model_dump()),
+        augmentation=_augmentation(stage, recipe),
         mixup=stage.mixup,
         num_classes=num_classes,
+        views=stage.teacher and stage.teacher.views,
+        **more,
     )
+
+
+def _augmentation(stage: TrainStage, recipe: Recipe) -> Augmentation:
+    return Augmentation(**(stage.augmentation or recipe.data.augmentation).model_dump())
 
 
 def check_stages(plan: Sequence[TrainStage], config: BaseConfig) -> None:
@@ -72,13 +83,14 @@ def train_stored(
     data: ImageDataset,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     load_start: LoadStart | None = None,
+    load_teacher: LoadTeacher | None = None,
 ) -> float | None:
     """Train a network as the recipe says, from the newest checkpoint if there is one.
 
     Args:
         target: what to train; its folder gets train/ and the weight file.
         data: the recipe's data set; the test part is not used.
-        load_start: for stages that start from another network.
+        load_start, load_teacher: for stages that start or learn from another network.
 
     Returns:
         Accuracy on the validation part after the last epoch, or None without such a part.
@@ -102,14 +114,40 @@ def train_stored(
             load_start(stage, model)
         return model
 
+    teachers: dict[str, Teacher] = {}  # the one of the stage that trains
+
+    def teacher(stage: TrainStage) -> Teacher | None:
+        if stage.teacher and stage.name not in teachers:
+            teachers.clear()
+            teachers[stage.name] = load_teacher(stage.teacher, normalization)
+        return teachers.get(stage.name)
+
     def batches(stage: TrainStage) -> EpochPipeline:
-        return stage_pipeline(stage, recipe, examples, normalization, data.num_classes)
+        attach = None
+        if stage.teacher and stage.teacher.cache:
+            outputs = TeacherOutputs(
+                stage.teacher.cache,
+                teacher(stage),
+                examples,
+                _augmentation(stage, recipe),
+                recipe.seed,
+                data.geometry.describe(),
+            )
+            first = sum(earlier.epochs for earlier in plan[: plan.index(stage)])
+            # Batches are read ahead, and BatchNorm may be estimated with those behind the last.
+            steps = examples.num_examples // stage.batch_size
+            last = first + stage.epochs + stage.reestimate_batch_norm // steps
+            outputs.fill(sorted({n % stage.teacher.views for n in range(first, last + 1)}))
+            attach = outputs.lookup
+        shapes = examples, normalization, data.num_classes
+        return stage_pipeline(stage, recipe, *shapes, attach=attach)
 
     folder = target.folder / "train"
     model = train_plan(
         plan,
         network,
         batches,
+        teacher,
         validation_data=validation,
         folder=folder,
         callbacks=callbacks,

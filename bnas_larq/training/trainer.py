@@ -10,6 +10,7 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.fitting.resume import resumable_fit
+from bnas_larq.layers.activations import AnnealedSign
 from bnas_larq.layers.binary_convolution import compute_in
 from bnas_larq.layers.cells import DropPath
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD, latent_kernels, weight_kinds
@@ -17,6 +18,7 @@ from bnas_larq.precision import recorded_precision
 from bnas_larq.train_settings import StageSettings, WeightDecay
 from bnas_larq.training.batch_norm_statistics import ReestimateBatchNorm
 from bnas_larq.training.schedules import OneCycleMomentum, learning_rate
+from bnas_larq.training.teachers import Distilled, Teacher
 
 #: Metrics of the progress line.
 SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy")
@@ -44,6 +46,24 @@ class DropPathSchedule(keras.callbacks.Callback):
         for control in self.controls:
             control.step.assign(step)
             control.rate.assign(self.rate * min(1.0, step / self.steps))
+
+
+class AnnealingSchedule(keras.callbacks.Callback):
+    """Raises the progress of all annealed signs from 0 to 1 over `steps`, see `AnnealedSign`; it
+    follows the optimizer's step counter, also after a resume."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        signs = [getattr(layer, "input_quantizer", None) for layer in self.model.submodules]
+        signs = [sign for sign in signs if isinstance(sign, AnnealedSign)]
+        self.controls = list({id(sign.control): sign.control for sign in signs}.values())
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        for control in self.controls:
+            control.progress.assign(min(1.0, int(self.model.optimizer.iterations) / self.steps))
 
 
 def make_optimizer(
@@ -112,6 +132,7 @@ def train_network(
     checkpoints: Checkpoints | None = None,
     first_epoch: int = 0,
     stage: str | None = None,
+    teacher: Teacher | None = None,
     until: int | None = None,
     seed: int = 0,
 ) -> None:
@@ -126,6 +147,7 @@ def train_network(
         checkpoints: default in `folder`.
         first_epoch: number of epochs that another stage trained before those of `settings`.
         stage: its name in metrics.jsonl, if there are others.
+        teacher: what `settings.teacher` names.
         until: stop after this epoch, without changing the schedules; a later call continues.
         seed: of drop-path's masks.
 
@@ -133,9 +155,13 @@ def train_network(
         TrainingStopped: the loss is not finite.
     """
     epochs = first_epoch + settings.epochs if until is None else until
+    steps = settings.epochs * steps_per_epoch
+    loss = make_loss(settings, model.output_shape[-1])
+    if teacher is not None:
+        model = Distilled(model, teacher, loss)
     model.compile(
         optimizer=make_optimizer(settings, steps_per_epoch, model),
-        loss=make_loss(settings, model.output_shape[-1]),
+        loss=loss,
         metrics=[make_accuracy(settings)],
     )
     reestimation = []
@@ -157,7 +183,8 @@ def train_network(
             validation_data=validation_data,
             first_epoch=first_epoch,
             callbacks=[
-                DropPathSchedule(settings.drop_path, settings.epochs * steps_per_epoch, seed),
+                DropPathSchedule(settings.drop_path, steps, seed),
+                AnnealingSchedule(steps),
                 *reestimation,
                 Progress(title, epochs, steps_per_epoch, SHOWN),
                 *callbacks,

@@ -13,6 +13,7 @@ from bnas_larq.errors import RecipeError
 from bnas_larq.networks.network_files import WEIGHTS
 from bnas_larq.networks.weight_files import load_weights, save_weights
 from bnas_larq.train_settings import PREVIOUS, TrainStage
+from bnas_larq.training.teachers import Teacher
 from bnas_larq.training.trainer import train_network
 
 
@@ -20,6 +21,7 @@ def train_plan(
     plan: Sequence[TrainStage],
     network: Callable[[TrainStage], keras.Model],
     batches: Callable[[TrainStage], EpochPipeline],
+    teacher: Callable[[TrainStage], Teacher | None] = lambda stage: None,
     *,
     validation_data: tf.data.Dataset | None,
     folder: Path,
@@ -37,19 +39,27 @@ def train_plan(
         network: a stage's network, at random or with the weights that it starts from outside the
             plan; with drop-path layers if it has a rate.
         batches: a stage's training data.
+        teacher: what a stage learns from, if it does.
         validation_data, folder, callbacks: as of `train_network`, where the errors are listed, too.
-        seed: of drop-path's masks, and of the first weights in every stage but the first, whose
-            network the caller seeds.
+        seed: of drop-path's masks, and of random weights in later stages; the caller has seeded
+            those of the first.
+
+    Raises:
+        RecipeError: as of `freeze`, before anything is trained.
     """
     whole = Checkpoints(folder / "checkpoints")
     places = [*(Checkpoints(whole.folder / stage.name) for stage in plan[:-1]), whole]
     # A checkpoint includes all that earlier stages did.
     begun = [n for n, place in enumerate(places) if any(place.folder.glob("epoch-*"))]
     first = begun[-1] if begun else 0
+    # A mistake in a later stage shows at once.
+    doubtful = [s for s in plan[first + 1 :] if s.freeze or s.starts_elsewhere]
+    for stage in doubtful:
+        freeze(network(stage), stage)
     for number in range(first, len(plan)):
         stage, place = plan[number], places[number]
-        if number:
-            # Whatever stages this process has trained before.
+        if number or doubtful:
+            # Whatever networks this process has built before.
             keras.utils.set_random_seed(seed)
         model = network(stage)
         if stage.start == PREVIOUS and (number > first or not begun):
@@ -68,6 +78,7 @@ def train_plan(
             checkpoints=place,
             first_epoch=sum(earlier.epochs for earlier in plan[:number]),
             stage=stage.name if len(plan) > 1 else None,
+            teacher=teacher(stage),
             seed=seed,
         )
         if place is not whole:

@@ -13,7 +13,8 @@ from bnas_larq.lazy import lazy_names
 
 _HOMES = {
     **dict.fromkeys(
-        ("BNASA", "BNASD", "BNASDv2", "BNASE", "BNASF", "BNASG", "BNASH"), "bnas_larq.zoo.factories"
+        ("BNASA", "BNASB", "BNASC", "BNASD", "BNASDv2", "BNASE", "BNASF", "BNASG", "BNASH"),
+        "bnas_larq.zoo.factories",
     ),
     "Entry": "bnas_larq.zoo.entries",
     "decode_predictions": "bnas_larq.zoo.preprocessing",

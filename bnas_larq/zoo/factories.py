@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 from bnas_larq.backend import keras, tf
+from bnas_larq.costs.accounting import check_convention
 from bnas_larq.errors import ZooError
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.template import is_activation
@@ -22,7 +23,7 @@ from bnas_larq.zoo.variants import VARIANTS, Variant
 _ARGUMENTS = """
     No weights of this size ship with the package, so `weights` is None by default.
 
-    Args:
+    Args:{convention}
         input_shape: (height, width, 3) of the images; default the weights' own, else {shape}.
             Images of 96 pixels and more get the ImageNet stem, smaller ones the CIFAR stem.
         input_tensor: a Keras tensor of normalised images to build upon, instead of a new input.
@@ -63,7 +64,15 @@ _ARGUMENTS = """
 """
 
 
-def _factory(variant: Variant):  # not annotated: editors then show the signature below
+_CONVENTION = """
+        convention: how its 1.48e8 operations at 224 are counted: "honest", or "paper" for the
+            network of earlier releases, {cells} cells of {channels} channels with BNAS'
+            full-precision shortcuts, which the papers divide by 64."""
+
+
+def _factory(variant: Variant, depth: int = 2):  # no annotation: editors show the signature below
+    """The function that builds a variant; `depth`: how many calls below a user's line it warns."""
+
     def build(
         *,
         input_shape: tuple[int, int, int] | None = None,
@@ -103,7 +112,7 @@ def _factory(variant: Variant):  # not annotated: editors then show the signatur
         source = pretrained.find(weights, variant.name)
         given = {"genotype": genotype and genotype.id, **sizes}
         pretrained.check_arguments(source, given, shape, num_classes, include_top)
-        pretrained.warn_of_difference(source, variant, given)
+        pretrained.warn_of_difference(source, variant, given, depth)
         if shape is not None:
             settings["input_shape"] = shape
         return source.load_model(**settings)
@@ -162,12 +171,16 @@ def _docstring(variant: Variant) -> str:
         for result in variant.reported
     ]
     title = variant.name.upper().replace("-V2", " v2")
-    stem = ours = ""
+    stem = convention = ""
     paper = "BNAS, arXiv 2002.06963"
     if variant.stem_groups > 1:
-        stem, paper = f", its stem in {variant.stem_groups} groups", "BNAS v2, arXiv 2110.08562"
-        ours = "    They name neither groups nor width: both are this package's choice.\n"
+        stem = f", its stem in {variant.stem_groups} groups, its shortcuts `{variant.shortcut}`"
+        paper = "BNAS v2, arXiv 2110.08562"
+        papers = VARIANTS["bnas-d-v2-paper"]
+        convention = _CONVENTION.format(cells=papers.cells, channels=papers.channels)
+    reported = f"Its authors report {'; '.join(results)}.\n    " if results else ""
     arguments = _ARGUMENTS.format(
+        convention=convention,
         factory=variant.factory,
         shape=variant.input_shape,
         classes=variant.num_classes,
@@ -177,15 +190,31 @@ def _docstring(variant: Variant) -> str:
     return (
         f"{title}: {variant.cells} cells of {variant.channels} channels, genotype "
         f"`{variant.genotype}`{stem} ({paper}).\n\n"
-        f"    Its authors report {'; '.join(results)}.\n{ours}"
+        f"    {reported}{variant.ours}".rstrip() + "\n"
         f"    `bnas-larq cost {variant.name}` counts its operations and bytes.\n{arguments}"
     )
 
 
 BNASA = _factory(VARIANTS["bnas-a"])
+BNASB = _factory(VARIANTS["bnas-b"])
+BNASC = _factory(VARIANTS["bnas-c"])
 BNASD = _factory(VARIANTS["bnas-d"])
 BNASE = _factory(VARIANTS["bnas-e"])
 BNASF = _factory(VARIANTS["bnas-f"])
 BNASG = _factory(VARIANTS["bnas-g"])
 BNASH = _factory(VARIANTS["bnas-h"])
-BNASDv2 = _factory(VARIANTS["bnas-d-v2"])
+
+
+_V2 = {
+    variant.convention: _factory(variant, depth=3)
+    for variant in VARIANTS.values()
+    if variant.factory == "BNASDv2"
+}
+
+
+def BNASDv2(*, convention: str = "honest", **arguments: Any) -> keras.Model:
+    check_convention(convention)
+    return _V2[convention](**arguments)
+
+
+BNASDv2.__doc__ = _docstring(VARIANTS["bnas-d-v2"])

@@ -154,6 +154,7 @@ def _check_variant(path: str | Path, imported: Imported, expected: Variant) -> N
         "cells": (config.cells, expected.cells),
         "channels": (config.channels, expected.channels),
         "stem_groups": (config.stem_groups, expected.config(stem=config.stem).stem_groups),
+        "shortcut": (config.shortcut, expected.shortcut),
     }
     differing = [(key, own, wanted) for key, (own, wanted) in pairs.items() if own != wanted]
     if differing:
@@ -170,6 +171,7 @@ def _family(imported: Imported) -> Variant | None:
     """The variant of this genotype and size, else the first of this genotype and stem."""
     config = imported.config
     same = [v for v in VARIANTS.values() if v.load_genotype().id == imported.genotype.id]
+    same = [v for v in same if v.shortcut == config.shortcut]
     if config.stem == "imagenet":
         same = [v for v in same if v.stem_groups == config.stem_groups] or same
     exact = [v for v in same if (v.cells, v.channels) == (config.cells, config.channels)]

@@ -6,6 +6,7 @@ Every number comes from the run or from the evaluation at publishing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bnas_larq.networks.base_config import BaseConfig
@@ -100,6 +101,11 @@ def difference(variant: Variant, network: StoredNetwork) -> str:
             f"which is made for {'×'.join(map(str, papers.input_shape))}: their results do not "
             "hold for it."
         )
+    if (config.shortcut, config.reductions) != (papers.shortcut, None):
+        return (
+            f"It has the cells and the size of the papers' {variant.factory}, but another shortcut "
+            "or other reduction cells: their results do not hold for it."
+        )
     return ""
 
 
@@ -110,9 +116,13 @@ def _stages(recipe: Recipe) -> list[str]:
     for stage in stages:
         decay = stage.weight_decay
         decay = f"{decay:g}" if isinstance(decay, float) else _pairs(decay.model_dump())
-        own = _pairs({**stage.network_settings, "from": stage.start})
+        facts = dict(stage.network_settings)
+        if len(stages) > 1:
+            facts |= {"stage": stage.name, "from": Path(stage.start).name}
+        if stage.teacher:
+            facts["teacher"] = Path(stage.teacher.model).name
         lines.append(
-            f"{f' ({stage.name}; {own})' if len(stages) > 1 else ''}: {stage.epochs} epochs, "
+            f"{f' ({_pairs(facts)})' if facts else ''}: {stage.epochs} epochs, "
             f"batch {stage.batch_size}, {stage.optimizer}, learning rate {stage.learning_rate:g} "
             f"({stage.schedule}), weight decay {decay}, drop-path {stage.drop_path:g}, "
             f"label smoothing {stage.label_smoothing:g}"

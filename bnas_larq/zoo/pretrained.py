@@ -21,7 +21,7 @@ from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.zoo.entries import Entry
 from bnas_larq.zoo.entry_format import ENTRY
 from bnas_larq.zoo.registry import find_entry
-from bnas_larq.zoo.variants import Variant
+from bnas_larq.zoo.variants import Variant, belongs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ def find(weights: str | os.PathLike, variant: str | None = None) -> Pretrained:
                 )
             return Pretrained(f"the network in {folder}", network)
         entry = Entry.load(folder)
-        if variant is not None and entry.variant != variant:
+        if not belongs(entry.variant, variant):
             raise ZooError(
                 "A factory builds entries of its own variant. Received: the entry "
                 f"{entry.summary()} for {variant}. Use that variant's factory, or load it with "
@@ -164,9 +164,11 @@ def _check_images(source: Pretrained, shape: tuple[int, ...], include_top: bool)
         )
 
 
-def warn_of_difference(source: Pretrained, variant: Variant, given: Mapping[str, Any]) -> None:
-    """Warn if a data set's name led to another network than the paper's, unless the user named what
-    differs."""
+def warn_of_difference(
+    source: Pretrained, variant: Variant, given: Mapping[str, Any], depth: int
+) -> None:
+    """Warn, `depth` calls up, if a data set's name led to another network than the paper's, unless
+    the user named what differs."""
     if not source.by_dataset:
         return
     own, genotype = _fixed(source.network), variant.load_genotype()
@@ -180,7 +182,7 @@ def warn_of_difference(source: Pretrained, variant: Variant, given: Mapping[str,
         f"{_size(own)} instead of {_size(papers)}{measured}. Give weights={name!r} to choose it "
         "without this warning, or weights=None for the paper's network without weights.",
         UserWarning,
-        stacklevel=3,  # the line that calls the factory
+        stacklevel=depth + 1,
     )
 
 

@@ -181,10 +181,11 @@ def _variant(
         if origin.variant is not None:
             return origin.variant
     config = network.config
-    own = (network.genotype.id, config.cells, config.channels, config.stem_groups)
+    own = (network.genotype.id, config.cells, config.channels, config.stem_groups, config.shortcut)
     for known in VARIANTS.values():
         groups = known.stem_groups if config.stem == "imagenet" else 1
-        if (known.load_genotype().id, known.cells, known.channels, groups) == own:
+        size = (known.cells, known.channels, groups, known.shortcut)
+        if (known.load_genotype().id, *size) == own and config.reductions is None:
             return known.name
     return None
 
@@ -249,7 +250,9 @@ def _portable(recipe: Recipe) -> Recipe:
     source = recipe.genotype
     if source is not None and source not in PUBLISHED and not source.startswith("random:"):
         changes["genotype"] = GENOTYPE
-    changes["train"] = with_sources(recipe.train, lambda text, digest: (Path(text).name, digest))
+    changes["train"] = with_sources(
+        recipe.train, lambda text, digest: (Path(text).name, digest), lambda cache: None
+    )
     if recipe.finetune is not None:
         entry = Path(recipe.finetune.entry).name
         changes["finetune"] = recipe.finetune.model_copy(update={"entry": entry})

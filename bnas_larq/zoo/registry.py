@@ -15,7 +15,7 @@ from bnas_larq.errors import BnasLarqError, ZooError, nearest
 from bnas_larq.resources import zoos
 from bnas_larq.zoo.entries import Entry
 from bnas_larq.zoo.entry_format import ENTRY
-from bnas_larq.zoo.variants import VARIANTS
+from bnas_larq.zoo.variants import VARIANTS, belongs
 
 
 def list_entries() -> list[Entry]:
@@ -66,7 +66,7 @@ def find_entry(weights: str, variant: str | None = None) -> Entry:
     """
     entries = _intact(wanted=weights)
     for entry in entries:
-        if entry.name == weights and variant not in (None, entry.variant):
+        if entry.name == weights and not belongs(entry.variant, variant):
             own = f"of {entry.variant}" if entry.variant else "of no variant"
             raise ZooError(
                 "Weights must belong to the network they are loaded into. "
@@ -75,12 +75,12 @@ def find_entry(weights: str, variant: str | None = None) -> Entry:
             )
         if entry.name == weights:
             return entry
-    of_variant = [entry for entry in entries if variant in (None, entry.variant)]
+    of_variant = [entry for entry in entries if belongs(entry.variant, variant)]
     matching = [entry for entry in of_variant if entry.dataset == weights]
     if not matching:
         raise ZooError(_nothing(weights, variant, entries))
     # `max` keeps the first of equals, and entries come sorted by name.
-    return max(matching, key=lambda entry: (_has_own_size(entry), entry.accuracy or 0.0))
+    return max(matching, key=lambda entry: (_has_own_size(entry, variant), entry.accuracy or 0.0))
 
 
 def resolve_entry(target: str | Path) -> Entry | None:
@@ -139,9 +139,9 @@ def _intact(wanted: str | None = None) -> list[Entry]:
     return [entries[name] for name in sorted(entries)]
 
 
-def _has_own_size(entry: Entry) -> bool:
-    """Whether the entry's network is as large as its variant says."""
-    variant = VARIANTS.get(entry.variant or "")
+def _has_own_size(entry: Entry, wanted: str | None) -> bool:
+    """Whether the entry's network is as large as the wanted variant, by default its own, says."""
+    variant = VARIANTS.get(wanted or entry.variant or "")
     if variant is None:
         return False
     try:
@@ -153,8 +153,8 @@ def _has_own_size(entry: Entry) -> bool:
 
 def _nothing(weights: str, variant: str | None, entries: Iterable[Entry]) -> str:
     """The error that there are no such weights, and which there are."""
-    own = ", ".join(entry.summary() for entry in entries if variant in (None, entry.variant))
-    others = ", ".join(entry.summary() for entry in entries if variant not in (None, entry.variant))
+    own = ", ".join(entry.summary() for entry in entries if belongs(entry.variant, variant))
+    others = ", ".join(entry.summary() for entry in entries if not belongs(entry.variant, variant))
     start = "There are" if variant is None else f"For {variant} there are"
     existing = f"{start}: {own}. " if own else f"{start} none. "
     existing += f"For others: {others}. " if others else ""

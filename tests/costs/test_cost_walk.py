@@ -46,6 +46,9 @@ def own_operation(registry):
         ((ZEROS, ZEROS), {"shortcut": False}),
         ((OWN, OWN), {"channels": 5}),
         ((SKIPPED, SEPARABLE), {"scheme": "pcnn"}),
+        ((SKIPPED, SEPARABLE), {"scheme": "pcnn", "kernels": "real", "activations": "clip"}),
+        ((SEPARABLE, SKIPPED), {"activations": "relu", "activation_clip": 2.0}),
+        ((SEPARABLE, SKIPPED), {"activation_gradient": "annealed"}),
         ((SEPARABLE, SKIPPED), {"scheme": "full-precision", "channels": 3}),
         ((SEPARABLE, SEPARABLE), {"padding": "symmetric"}),
     ],
@@ -58,6 +61,33 @@ def test_equal_to_the_built_network(own_operation, genotype, settings):
     assert {layer.name: layer for layer in plan.layers} == by_name
     assert len(plan.layers) == len(built.layers)
     assert plan.name == built.name
+
+
+@pytest.mark.parametrize("scheme", ["sign-scale", "pcnn"])
+def test_real_operands_are_full_precision(scheme):
+    """A MAC is 1-bit if both operands are; a weight takes a bit if its kernel is binary."""
+    genotype = Genotype(SEPARABLE, SKIPPED)
+    binary, real, reals, relu = (
+        planned_costs(genotype, **SMALL, scheme=scheme, **settings)
+        for settings in (
+            {},
+            {"kernels": "real"},
+            {"kernels": "real", "activations": "tanh"},
+            {"activations": "relu"},
+        )
+    )
+    macs = binary.binary_macs + binary.full_precision_macs
+    for costs in (real, reals, relu):
+        assert (costs.binary_macs, costs.full_precision_macs) == (0, macs)
+        assert costs.parameters == binary.parameters
+    assert relu.bytes == binary.bytes
+    held = sum(layer.trainable_parameters for layer in real.layers)
+    norms = sum(
+        layer.parameters - layer.trainable_parameters
+        for layer in real.layers
+        if layer.kind == "BatchNormalization"
+    )
+    assert real.bytes == reals.bytes == 4 * (held + norms)
 
 
 def test_a_cache_changes_nothing():

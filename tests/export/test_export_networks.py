@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,10 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.export.converter import convert
 from bnas_larq.export.exporter import export_network
 from bnas_larq.export.layer_precision import judge
+from bnas_larq.export.lint import lint
+from bnas_larq.export.lint_text import lint_text
 from bnas_larq.export.parity import check_parity
+from bnas_larq.export.tflite_file import read_convolutions
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.convolutions import convolution
 from bnas_larq.networks.network import build_network
@@ -64,11 +69,45 @@ def test_cheap_shortcuts_compute_the_same_in_the_file(kind, precise, tmp_path):
     assert all("by design" in reason for reason in report["not_binary_because"].values())
 
 
+@pytest.mark.parametrize("gradient", ["ste", "approx", "annealed"])
+def test_the_signs_gradient_changes_nothing_in_the_file(gradient):
+    model = small([("bin_conv_3x3", 0)], cells=1, activation_gradient=gradient, activation_clip=2.0)
+    content = convert(model)
+    assert [row.name for row in read_convolutions(content, model) if row.binary] == [
+        "cell0_preprocess0_conv",
+        "cell0_node0_from0_bin_conv_3x3_conv",
+    ]
+    images = np.random.default_rng(2).normal(size=(8, 8, 8, 3)).astype(np.float32)
+    assert check_parity(model, content, images).max_abs_difference < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"kernels": "real"}, "has no kernel quantizer .*a network with real kernels"),
+        ({"kernels": "real", "scheme": "pcnn", "activations": "tanh"}, "has no kernel quantizer"),
+        ({"activations": "leaky-clip"}, "its input is real, behind leaky-clip"),
+    ],
+)
+def test_real_stages_export_in_full_precision_and_lint_says_why(settings, reason):
+    model = small([("bin_conv_5x5", 0)], cells=1, input_shape=(4, 4, 3), **settings)
+    found = lint(model)
+    verdict = {layer.name: layer for layer in found.layers}["cell0_node0_from0_bin_conv_5x5_conv"]
+    assert verdict.cause == "design" and re.search(reason, verdict.reason)
+    assert verdict.bytes == 5 * 5 * 4 * 4 * 4 + 4 * 4 * verdict.meant  # and its scales
+    assert found.ops == found.outside_ops and found.constants == {}
+    assert "were meant to be 1-bit" not in lint_text(found)
+    content = convert(model)
+    assert not any(row.binary for row in read_convolutions(content, model))
+    images = np.random.default_rng(2).normal(size=(8, 4, 4, 3)).astype(np.float32)
+    assert check_parity(model, content, images).max_abs_difference < 1e-4
+
+
 def small(cell, **settings):
     """Three cells of one node, each of which reduces or not, with statistics as after training."""
-    settings = {"input_shape": (8, 8, 3), "channels": 4, "shortcut": False, **settings}
+    size = {"input_shape": (8, 8, 3), "channels": 4, "cells": 3, "shortcut": False}
     genotype = Genotype([cell], [cell])
-    model = build_network(genotype, num_classes=3, cells=3, **settings)
+    model = build_network(genotype, num_classes=3, **{**size, **settings})
     generator = np.random.default_rng(1)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -83,11 +122,12 @@ def small(cell, **settings):
     [
         (("identity", "bin_dil_conv_3x3_linear"), {}, set()),
         (("identity", "bin_conv_3x3_linear"), {"input_shape": (7, 7, 3), "scheme": "pcnn"}, set()),
+        (("bin_res_conv_3x3", "bin_res_dil_conv_5x5"), {"shortcut": "pool"}, set()),
         # Larq Compute Engine has no 1-bit depthwise kernel: those stay float, and compute the same.
         (("bin_sep_conv_3x3", "bin_dil_sep_conv_5x5"), {}, {"depthwise"}),
         (("bin_sep_conv_3x3", "identity"), {"scheme": "sign-scale-centred"}, {"depthwise"}),
     ],
-    ids=["skip", "pcnn", "separable", "blind"],
+    ids=["skip", "pcnn", "residual", "separable", "blind"],
 )
 def test_further_operations_and_schemes_compute_the_same_in_the_file(
     operations, settings, float_kinds, tmp_path

@@ -13,6 +13,7 @@ import pytest
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Genotype
+from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
 from bnas_larq.layers.binary_convolution import BinaryConv2D, binary_convolution, compute_in
 from bnas_larq.layers.convolutions import convolution
 from bnas_larq.networks.network import build_network
@@ -28,7 +29,7 @@ def pictures(*shape: int, seed: int = 0) -> tf.Tensor:
     return tf.constant(x)
 
 
-def pair(kernel_size: int, strides: int, dilation: int, padding: str = "same"):
+def pair(kernel_size: int, strides: int, dilation: int, padding: str = "same", options=UNCHANGED):
     """Our layer and larq's with the same latent kernel, partly beyond ±1."""
     ours = convolution(
         7,
@@ -38,6 +39,7 @@ def pair(kernel_size: int, strides: int, dilation: int, padding: str = "same"):
         dilation=dilation,
         input_scheme="sign-scale",
         kernel_scheme="sign-scale",
+        options=options,
     )
     config = {**ours.get_config(), "padding": padding}
     ours, larqs = BinaryConv2D.from_config(config), lq.layers.QuantConv2D.from_config(config)
@@ -65,6 +67,24 @@ def test_outputs_and_gradients_are_those_of_larqs_layer(place, padding):
     x = pictures(2, 12, 11, 5)
     for own, expected in zip(results(ours, x, training=True), results(larqs, x), strict=True):
         np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("place", [(3, 1, 1), (3, 1, 2)])
+@pytest.mark.parametrize("gradient", ["ste", "approx", "annealed"])
+def test_every_gradient_of_the_sign_is_that_of_larqs_layer(gradient, place):
+    options = SchemeOptions(activation_gradient=gradient, activation_clip=1.5)
+    ours, larqs = pair(*place, options=options)
+    assert ours.is_plain
+    if gradient == "annealed":
+        for layer in (ours, larqs):
+            layer.input_quantizer.control.progress.assign(0.6)
+    x = pictures(2, 12, 11, 5)
+    for own, expected in zip(results(ours, x, training=True), results(larqs, x), strict=True):
+        np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    exact = results(ours, x, training=True)
+    ours.compute = "bfloat16"
+    for own, expected in zip(results(ours, x, training=True), exact, strict=True):
+        assert np.linalg.norm(own - expected) < 2.0**-7 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("training", [False, None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -125,6 +126,18 @@ def test_earlier_releases_stored_whether_there_is_a_shortcut(stored, switch, kin
     assert StoredNetwork.load(stored.folder).config.shortcut == kind
 
 
+def test_stages_of_one_network_are_kept_and_older_files_are_binary(stored, tmp_path):
+    options = {"activations": "leaky-clip", "kernels": "real"}
+    options |= {"activation_gradient": "annealed", "activation_clip": 2.0}
+    config = stored.config.replace(**options)
+    dataclasses.replace(stored, config=config).save()
+    assert StoredNetwork.load(tmp_path).config == config
+    values = read_json(tmp_path / "network.json")
+    older = {key: value for key, value in values["config"].items() if key not in options}
+    write_json(tmp_path / "network.json", {**values, "config": older})
+    assert StoredNetwork.load(tmp_path).config == stored.config
+
+
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
@@ -135,6 +148,9 @@ def test_earlier_releases_stored_whether_there_is_a_shortcut(stored, switch, kin
         ({"classifier_activation": "get"}, "an activation that Keras knows"),
         ({"classifier_activation": "serialize"}, "an activation that Keras knows"),
         ({"cells": True}, "'cells' must be a number"),
+        ({"activations": "thanh"}, "'activations' must be"),
+        ({"kernels": "real", "scheme": "full-precision"}, "A scheme that binarises nothing"),
+        ({"activation_clip": -1.0}, "'activation_clip' must be"),
     ],
 )
 def test_impossible_sizes_are_refused_before_anything_is_built(stored, change, rule):

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras, lq, tf
-from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD, latent_kernels
+from bnas_larq.genotype import Genotype
+from bnas_larq.networks.network import build_network
+from bnas_larq.networks.optimizers import (
+    CoupledAdam,
+    CoupledSGD,
+    latent_kernels,
+    weight_kinds,
+)
 from bnas_larq.training.schedules import OneCycle, OneCycleMomentum
 
 STEPS = 5
@@ -298,3 +305,41 @@ def test_replicas_clip_and_decay_their_sum():
     code = [sys.executable, "-c", REPLICAS]
     done = subprocess.run(code, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["1.4 1.4", "1.5 1.5"]  # Adam's first step is its rate
+
+
+# -- decay by kind ---------------------------------------------------------------------------------
+
+
+def test_weights_have_kinds():
+    cell = [[("bin_conv_3x3", 0), ("max_pool_3x3", 1)]]
+    size = {"input_shape": (8, 8, 3), "num_classes": 2, "channels": 2, "cells": 1}
+    model = build_network(Genotype(cell, cell), **size)
+    kinds = weight_kinds(model)
+    assert kinds.keys() == {weight.name for weight in model.trainable_weights}
+    conv = "cell0_node0_from0_bin_conv_3x3_conv/kernel:0"
+    expected = {
+        "binary": {
+            *(f"cell0_preprocess{source}_conv/kernel:0" for source in (0, 1)),
+            conv,
+        },
+        "kernels": {"stem_conv/kernel:0"},
+        "head": {"classifier/kernel:0", "classifier/bias:0"},
+    }
+    for kind, names in expected.items():
+        assert {name for name, own in kinds.items() if own == kind} == names
+    rest = {name: kind for name, kind in kinds.items() if kind not in expected}
+    assert set(rest.values()) == {"batch_norm"}
+    assert all(name.endswith(("_bn/gamma:0", "_bn/beta:0")) for name in rest)
+
+
+@pytest.mark.parametrize("make", [CoupledSGD, CoupledAdam])
+def test_decay_by_name(make):
+    """Each variable moves as with its own decay for all; 0 where none is named."""
+    first, second = train(make(0.1, l2=0.5))[0], train(make(0.1, l2=0.0))[1]
+    variables = [tf.Variable(value, name=f"named_{n}") for n, value in enumerate(start())]
+    optimizer = make(0.1, l2={"named_0:0": 0.5})
+    for step in gradients():
+        optimizer.apply_gradients(zip(map(tf.constant, step), variables, strict=True))
+    np.testing.assert_array_equal(variables[0], first)
+    np.testing.assert_array_equal(variables[1], second)
+    assert make.from_config(optimizer.get_config()).l2 == {"named_0:0": 0.5}

@@ -99,6 +99,15 @@ def test_cost_and_alarms_get_a_row_of_their_own(tmp_path, epochs):
     assert sizes["cost"] == sizes["alarms"] == sizes["both"]
 
 
+def test_a_line_tells_stages_apart(tmp_path):
+    rows = training_rows(4)
+    pictures = []
+    for names in ("aaaa", "aabb"):
+        staged = [{**row, "stage": name} for row, name in zip(rows, names, strict=True)]
+        pictures.append(imread(save_training_curves(staged, tmp_path)))
+    assert not np.array_equal(*pictures)
+
+
 def test_nothing_to_draw_draws_nothing(tmp_path):
     assert save_search_curves([], tmp_path) is None
     assert save_alpha_history([], OPERATIONS, tmp_path) is None

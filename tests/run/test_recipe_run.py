@@ -9,8 +9,9 @@ import pytest
 
 from bnas_larq import Run
 from bnas_larq.errors import DataError, RecipeError, RunError
-from bnas_larq.files import read_json
+from bnas_larq.files import read_json, read_lines, sha256
 from bnas_larq.recipe import load_recipe
+from bnas_larq.zoo.published_run import origins
 
 TINY = {
     "data.limit": 160,
@@ -55,6 +56,29 @@ def test_single_steps_of_an_opened_run_are_done_once(finished, capsys):
             step()
         assert (again.folder / "weights.h5").read_bytes() == before
         assert again.result == finished.result
+
+
+def test_stages_start_and_learn_from_other_runs(finished, tmp_path, caplog):
+    caplog.set_level("INFO", logger="bnas_larq")
+    source = finished.folder.path
+    cache = tmp_path / "cache"
+    teacher = {"model": str(source), "views": 1, "cache": str(cache)}
+    stages = [{"start": str(source)}, {"teacher": teacher, "name": "taught"}]
+    genotype = {"genotype": str(source / "genotype.json"), "train.stages": stages}
+    overrides = {key: TINY[key] for key in TINY if not key.startswith("search.")} | genotype
+    with Run.create("quickstart", tmp_path / "run", overrides=overrides) as run:
+        run.train()
+        run.evaluate()
+    assert "1 epochs of stage1, then 1 epochs of" in caplog.text
+    rows = read_lines(run.folder / "train" / "metrics.jsonl")
+    assert [(row["epoch"], row["stage"]) for row in rows] == [(0, "stage1"), (1, "taught")]
+    assert len(list(cache.glob("*/view-*.npy"))) == 1
+    assert not (run.folder / "train" / "checkpoints").exists()
+    recipe = load_recipe(run.folder / "recipe.yaml")
+    first, second = recipe.plan
+    assert first.start_sha256 == second.teacher.sha256 == sha256(source / "weights.h5")
+    (origin,) = origins(recipe)
+    assert (origin.name, origin.source, origin.redistributable) == ("run", "run", True)
 
 
 def test_it_resumes_with_its_own_recipe_only(finished):

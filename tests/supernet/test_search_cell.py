@@ -206,12 +206,9 @@ def spaces(registry):
         "no pools": SPACE.without_operations(["max_pool_3x3", "avg_pool_3x3"]),
         "only pools": SPACE.without_operations([n for n in SPACE.normal if n.startswith("bin")]),
         "no shortcut": SearchSpace("plain", SPACE.normal, SPACE.reduce, shortcut=False),
-        **{
-            f"{kind} shortcut": SearchSpace("plain", SPACE.normal, SPACE.reduce, 1, shortcut=kind)
-            for kind in ("pool", "depthwise")
-        },
         "bnas-ucb": dataclasses.replace(SearchSpace.bnas_ucb(), nodes=2),
         "darts-binary": dataclasses.replace(SearchSpace.darts_binary(), nodes=2),
+        "bnas-residual": dataclasses.replace(SearchSpace.bnas_residual(), nodes=2, shortcut="none"),
         "own operations": SearchSpace(
             "two", ("none", "max_pool_3x3"), ("none", "max_pool_3x3")
         ).with_operations("test_no_relu", "test_two"),
@@ -225,11 +222,11 @@ def spaces(registry):
         ("no pools", "normal"),
         ("only pools", "reduce"),
         ("no shortcut", "normal"),
-        ("pool shortcut", "reduce"),
-        ("depthwise shortcut", "reduce"),
         ("bnas-ucb", "normal"),
         ("bnas-ucb", "reduce"),
         ("darts-binary", "reduce"),
+        ("bnas-residual", "normal"),
+        ("bnas-residual", "reduce"),
         ("own operations", "normal"),
         ("own operations", "reduce"),
     ],
@@ -243,20 +240,21 @@ def test_other_spaces(name, kind, spaces, edge_by_edge):
     compare(make(plan, space=spaces[name]), plan, edge_by_edge, positive, reordered)
 
 
-@pytest.mark.parametrize("name", ["bnas-ucb", "darts-binary"])
+@pytest.mark.parametrize("name", ["bnas-ucb", "darts-binary", "bnas-residual"])
 @pytest.mark.parametrize("kind", ["normal", "reduce"])
 def test_sampled_paths_of_other_spaces(name, kind, edge_by_edge):
     """Each candidate once on each edge, then a mixture of those that are left."""
     plan = dataclasses.replace(PLANS[kind], filters=4)
-    space = dataclasses.replace(SearchSpace.named(name), nodes=1)
+    space = dataclasses.replace(SearchSpace.named(name), nodes=1, shortcut="none")
     cell = make(plan, "sign-scale", space)
     compute = tf.function(lambda chosen: cell(inputs_of(plan), SampledPath(chosen), training=True))
-    for first in range(8):
-        chosen = tf.constant([first, 7 - first])
-        outputs = compute(chosen)
-        expected = edge_by_edge(cell, inputs_of(plan), tf.one_hot(chosen, 8), scale_inside=False)
+    count = len(space.normal)
+    for first in range(count):
+        chosen = tf.constant([first, count - 1 - first])
+        outputs, weights = compute(chosen), tf.one_hot(chosen, count)
+        expected = edge_by_edge(cell, inputs_of(plan), weights, scale_inside=False)
         assert_close(outputs.numpy(), expected.numpy())
-    alive = np.arange(16).reshape(2, 8) % 3 == 0
+    alive = np.arange(2 * count).reshape(2, count) % 3 == 0
     cell.keep_alive(alive)
     weights = mixture_of(1, space)
     outputs = cell(inputs_of(plan), positive(weights), training=True)

@@ -9,7 +9,7 @@ import pytest
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.train_settings import TrainSettings
-from bnas_larq.training.schedules import OneCycle, OneCycleMomentum, learning_rate
+from bnas_larq.training.schedules import OneCycle, OneCycleMomentum, WarmUp, learning_rate
 
 LR = 0.05
 STEPS = 1000
@@ -65,7 +65,15 @@ def test_schedules_work_inside_a_graph():
     assert (float(rate), float(momentum)) == (pytest.approx(LR), pytest.approx(0.85))
 
 
-@pytest.mark.parametrize("schedule", [OneCycle(LR, 40), OneCycleMomentum(40, 0.9, 0.8)])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        OneCycle(LR, 40),
+        OneCycleMomentum(40, 0.9, 0.8),
+        WarmUp(None, LR, 4),
+        WarmUp(keras.optimizers.schedules.CosineDecay(LR, 36), LR, 4),
+    ],
+)
 def test_config_round_trip(schedule):
     module = keras.optimizers.schedules
     again = module.deserialize(module.serialize(schedule))
@@ -104,3 +112,15 @@ def test_cosine_restarts_at_the_full_rate():
 
 def test_constant():
     assert rates(0, 100, 200, schedule="constant") == [LR, LR, LR]
+
+
+def test_linear_falls_to_nothing():
+    assert rates(0, 50, 100, 200, schedule="linear") == pytest.approx([LR, 0.75 * LR, 0.5 * LR, 0])
+
+
+def test_warm_up_goes_before_the_schedule():
+    """A tenth of 200 steps up to lr, then a cosine over the other 180."""
+    expected = [LR / 20, LR / 2, LR, LR, LR / 2, 0.0]
+    found = rates(0, 9, 19, 20, 110, 200, schedule="cosine", warmup=0.1)
+    assert found == pytest.approx(expected, abs=1e-8)
+    assert rates(0, 19, 150, schedule="constant", warmup=0.1) == pytest.approx([LR / 20, LR, LR])

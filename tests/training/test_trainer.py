@@ -18,7 +18,9 @@ from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.train_settings import TrainSettings
 from bnas_larq.training.schedules import OneCycle, OneCycleMomentum
 from bnas_larq.training.trainer import (
+    AnnealingSchedule,
     DropPathSchedule,
+    make_accuracy,
     make_loss,
     make_optimizer,
     train_network,
@@ -28,11 +30,11 @@ CELL = [[("bin_conv_3x3", 0), ("max_pool_3x3", 1)]]
 STEPS, BATCH = 4, 8
 
 
-def network(drop_path=False, seed=1):
+def network(drop_path=False, seed=1, **settings):
     """One cell of one node with two edges, for 8×8 images of two classes."""
     keras.utils.set_random_seed(seed)
     size = {"input_shape": (8, 8, 3), "num_classes": 2, "channels": 2, "cells": 1}
-    return build_network(Genotype(CELL, CELL), drop_path=drop_path, **size)
+    return build_network(Genotype(CELL, CELL), drop_path=drop_path, **size, **settings)
 
 
 def batches(epoch):
@@ -86,6 +88,22 @@ def test_a_network_without_drop_path_needs_no_schedule():
     assert schedule.controls == []
 
 
+def test_annealed_signs_follow_the_optimizers_step():
+    """From 0 linearly to 1 over 40 steps, one progress for the network; none without such signs."""
+    for gradient, controls in (("annealed", 1), ("ste", 0)):
+        model = network(activation_gradient=gradient)
+        model.compile(optimizer=CoupledSGD(0.1), loss="mse")
+        schedule = AnnealingSchedule(40)
+        schedule.set_model(model)
+        schedule.on_train_begin()
+        assert len(schedule.controls) == controls
+        for step, progress in ((0, 0.0), (10, 0.25), (40, 1.0), (50, 1.0)):
+            model.optimizer.iterations.assign(step)
+            schedule.on_train_batch_begin(0)
+            for control in schedule.controls:
+                assert float(control.progress) == progress
+
+
 # -- loss ------------------------------------------------------------------------------------------
 
 
@@ -101,6 +119,20 @@ def test_label_smoothing(smoothing, shape):
     loss = make_loss(TrainSettings(label_smoothing=smoothing), 3)
     logits = tf.constant(np.log([p, p]), tf.float32)
     assert float(loss(tf.constant(labels.reshape(shape)), logits)) == pytest.approx(expected)
+
+
+def test_shares_of_classes():
+    """Mixup's labels: cross-entropy with each class, and accuracy by the larger share."""
+    p = np.array([1 / 8, 2 / 8, 5 / 8])
+    shares = np.array([[0.0, 0.25, 0.75], [0.75, 0.25, 0.0]], np.float32)
+    settings, logits = TrainSettings(mixup=0.2), tf.constant(np.log([p, p]), tf.float32)
+    expected = np.mean([-(row * np.log(p)).sum() for row in shares])
+    assert float(make_loss(settings, 3)(tf.constant(shares), logits)) == pytest.approx(expected)
+    accuracy = make_accuracy(settings)
+    accuracy.update_state(tf.constant(shares), logits)
+    assert float(accuracy.result()) == 0.5
+    accuracy.update_state(tf.constant([2, 2]), logits)  # of validation
+    assert float(accuracy.result()) == 0.75
 
 
 # -- optimizer -------------------------------------------------------------------------------------
@@ -146,9 +178,12 @@ class KillAfterFirstEpoch(keras.callbacks.Callback):
             raise Killed
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_training_lowers_the_loss_and_goes_on_after_a_kill_with_the_same_bits(tmp_path, precision):
-    """A binary network with drop-path: masks, momentum and rate all follow the step."""
+@pytest.mark.parametrize(("precision", "gradient"), [("float32", "ste"), ("bfloat16", "annealed")])
+def test_training_lowers_the_loss_and_goes_on_after_a_kill_with_the_same_bits(
+    tmp_path, precision, gradient
+):
+    """A binary network with drop-path: masks, momentum, rate and the sign's gradient all follow the
+    step."""
     make_deterministic(0)
     settings = TrainSettings(
         epochs=3,
@@ -172,10 +207,11 @@ def test_training_lowers_the_loss_and_goes_on_after_a_kill_with_the_same_bits(tm
         )
         return model
 
-    whole = train(network(drop_path=True), tmp_path / "whole")
+    kind = {"drop_path": True, "activation_gradient": gradient}
+    whole = train(network(**kind), tmp_path / "whole")
     with pytest.raises(Killed):
-        train(network(drop_path=True), tmp_path / "cut", KillAfterFirstEpoch())
-    again = train(network(drop_path=True, seed=2), tmp_path / "cut")
+        train(network(**kind), tmp_path / "cut", KillAfterFirstEpoch())
+    again = train(network(seed=2, **kind), tmp_path / "cut")
 
     for one, other in zip(again.weights, whole.weights, strict=True):
         assert one.numpy().tobytes() == other.numpy().tobytes(), one.name

@@ -65,10 +65,20 @@ def test_sizes_that_nobody_gives_are_the_variants():
 
 
 def test_the_images_size_chooses_the_stem():
-    small = BNASDv2(input_shape=(88, 88, 3), cells=3, channels=8, include_top=False)
-    large = BNASDv2(input_shape=(96, 96, 3), cells=3, channels=8, include_top=False)
+    size = {"cells": 3, "channels": 8, "include_top": False, "convention": "paper"}
+    small = BNASDv2(input_shape=(88, 88, 3), **size)
+    large = BNASDv2(input_shape=(96, 96, 3), **size)
     assert small.get_layer("stem_conv").groups == 1
     assert [large.get_layer(f"stem{i}_conv").groups for i in range(3)] == [1, 4, 4]
+
+
+def test_v2_in_both_conventions():
+    size = {"input_shape": (8, 8, 3), "cells": 3, "channels": 2}
+    honest, paper = (names(BNASDv2(convention=kind, **size)) for kind in ("honest", "paper"))
+    assert names(BNASDv2(**size)) == honest
+    assert "cell1_shortcut_scale" in honest and "cell1_shortcut_conv" in paper
+    with pytest.raises(BnasLarqError, match="'paper' or 'honest'. Received: 'papers'"):
+        BNASDv2(convention="papers")
 
 
 def test_other_cells():
