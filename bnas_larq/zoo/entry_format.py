@@ -107,6 +107,13 @@ class EntryDescription(_Strict):
             raise ValueError(f"of version {VERSION}, which this release reads, not {version}")
         return values
 
+    @pydantic.field_validator("genotype")
+    @classmethod
+    def _variants_have_one(cls, genotype: str | None, info: pydantic.ValidationInfo) -> str | None:
+        if genotype is None and info.data.get("variant") is not None:
+            raise ValueError("a genotype's id, because variants are made of cells")
+        return genotype
+
     @pydantic.field_validator("metrics")
     @classmethod
     def _accuracy_is_a_share(cls, metrics: dict[str, Any]) -> dict[str, Any]:

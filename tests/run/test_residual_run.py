@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
-from bnas_larq import Run, planned_costs
+from bnas_larq import Genotype, NetworkConfig, Run, planned_costs
 from bnas_larq.errors import BnasLarqError, RecipeError, ZooError
-from bnas_larq.files import read_json
+from bnas_larq.files import read_json, sha256, write_json
+from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.recipe import parse_recipe
 from bnas_larq.run.comparison_plan import load_budget
 from bnas_larq.run.deployment import lint_target
@@ -15,6 +18,7 @@ from bnas_larq.run.finetune_source import finetune_recipe
 from bnas_larq.run.target_networks import cell_network, target_costs
 from bnas_larq.run.targets import Kind, find_target
 from bnas_larq.zoo import BNASD
+from bnas_larq.zoo.entries import Entry
 from bnas_larq.zoo.publishing import publish_run
 
 DATA = {"name": "digits", "limit": 50}
@@ -66,18 +70,23 @@ def test_an_entry_gives_the_same_network(folder, entry):
     assert body.output_shape == (None, 8)
 
 
-def test_an_entry_cannot_smuggle_in_a_genotype(entry, tmp_path):
-    """Neither a network of cells without a listed genotype, nor the other way round."""
-    import shutil
-
-    from bnas_larq.files import write_json
-    from bnas_larq.zoo.entries import Entry
-
+def test_an_entry_says_whether_it_has_a_genotype(entry, tmp_path):
+    """A stranger's entry.json, which contradicts the network beside it."""
     copy = shutil.copytree(entry.folder, tmp_path / "copy")
     values = read_json(copy / "entry.json")
     write_json(copy / "entry.json", {**values, "genotype": "g-000000000000"})
-    with pytest.raises(ZooError, match="lists genotype.json"):
+    with pytest.raises(ZooError, match="an object that lists genotype.json"):
         Entry.load(copy)
+    write_json(copy / "entry.json", {**values, "variant": "bnas-d"})
+    with pytest.raises(ZooError, match="variants are made of cells"):
+        Entry.load(copy)
+    names, config = entry.class_names, NetworkConfig((8, 8, 3), channels=2, cells=1)
+    StoredNetwork(copy, Genotype.published("bnas_cifar"), config, names, {}, {}).save()
+    size = (copy / "network.json").stat().st_size
+    values["files"]["network.json"] = {"sha256": sha256(copy / "network.json"), "bytes": size}
+    write_json(copy / "entry.json", values)
+    with pytest.raises(ZooError, match="must belong together. Received: None and g-"):
+        Entry.load(copy).network  # noqa: B018
 
 
 def test_costs_of_a_run(folder, entry):
