@@ -45,6 +45,8 @@ _SHORTCUTS = Literal["conv", "pool", "depthwise", "none"]
 Shortcut = Annotated[_SHORTCUTS | bool, pydantic.AfterValidator(_shortcut)]
 OptionalShortcut = Annotated[_SHORTCUTS | bool | None, pydantic.AfterValidator(_shortcut)]
 Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
+NotNegative = Annotated[float, pydantic.Field(ge=0)]
+Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 #: Choices of residual networks; see `bnas_larq.networks.residual_network.ResidualConfig`.
 Transition = Literal["pool", "depthwise", "pool-conv", "blur-conv"]
 BlockOrder = Literal["sign-conv-act-bn-add", "sign-conv-bn-add-act", "bn-sign-conv-act-add"]

@@ -231,7 +231,7 @@ class SearchSettings(Section):
 
 
 class NetworkSettings(Section):
-    """Size of the final network. With kind `cells` it is a genotype's, see
+    """Size of the final network, and how it is binarised. With kind `cells` it is a genotype's, see
     `bnas_larq.networks.network.NetworkConfig`; with `residual` there is nothing to search, see
     `bnas_larq.networks.residual_network.ResidualConfig`. The keys of one kind are refused with the
     other.

@@ -20,10 +20,10 @@ from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.resources import recipe_names
 from bnas_larq.settings import CostTermSettings, SearchSettings
 from bnas_larq.study_settings import AblationSettings, LayerStudySettings
+from bnas_larq.teacher_settings import TeacherSettings
 from bnas_larq.train_settings import (
     FINE_TUNING,
     FineTuneSettings,
-    TeacherSettings,
     TrainSettings,
     WeightDecay,
     training_plan,

@@ -48,6 +48,18 @@ def test_one_variant_has_a_table_of_its_layers(cost):
         assert text in out
 
 
+def test_a_network_is_counted_with_another_shortcut(cost):
+    size = ("--cells", "3", "--channels", "8", "--json")
+    conv, pool = (
+        json.loads(cost("bnas_imagenet", *size, "--shortcut", kind)[1])[0]
+        for kind in ("conv", "pool")
+    )
+    assert conv["shortcut_macs"] > 0 == pool["shortcut_macs"]
+    assert pool["ops_honest"] == conv["ops_honest"] - conv["shortcut_macs"]
+    code, _, err = cost("larq_zoo:BiRealNet", "--shortcut", "pool")
+    assert code == 2 and "--stem-groups or --shortcut with larq_zoo:BiRealNet" in err
+
+
 def test_several_targets_are_compared(cost, stored):
     code, out, _ = cost("BNAS-D", stored, "larq_zoo:BiRealNet")
     assert code == 0
