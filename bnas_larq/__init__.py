@@ -33,6 +33,7 @@ _HOMES = {
     "load_dataset": "bnas_larq.data",
     "planned_costs": "bnas_larq.costs.cost_walk",
     "register_operation": "bnas_larq.layers.operations",
+    "scale_widths": "bnas_larq.costs.budget_solver",
     "solve_budget": "bnas_larq.costs.budget_solver",
 }
 

@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bnas_larq.costs.accounting import Operations, check_convention
+from bnas_larq.costs.accounting import Costs, Operations, check_convention
 from bnas_larq.costs.cost_walk import planned_costs
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.networks.residual_network import ResidualConfig
 from bnas_larq.tables import scientific
 
 #: Numbers of cells to try by default; published ImageNet networks have 11 to 16.
@@ -106,12 +107,7 @@ def solve_budget(
         20
     """
     limit = parse_budget(budget)
-    check_convention(convention)
-    if multiple < 1 or tolerance < 0:
-        raise BnasLarqError(
-            "A budget's multiple is at least 1, and its tolerance is not negative. "
-            f"Received: multiple={multiple}, tolerance={tolerance}."
-        )
+    _check_steps(convention, multiple, tolerance)
     fixed = {"input_shape": input_shape, "num_classes": num_classes, **settings}
     # Resolves stem="auto". These are the fewest channels that the stem's groups allow.
     groups = settings.get("stem_groups", 1)
@@ -147,6 +143,62 @@ def solve_budget(
     return sorted(best, key=lambda candidate: (distance(candidate), candidate.cells))
 
 
+def scale_widths(
+    config: ResidualConfig,
+    budget: str | float,
+    *,
+    convention: str = "honest",
+    multiple: int = 4,
+    tolerance: float = DEFAULT_TOLERANCE,
+) -> ResidualConfig:
+    """The residual network whose operations come closest to a budget, its widths in the proportions
+    of `config`.
+
+    Args:
+        budget, convention, tolerance: as of `solve_budget`.
+        multiple: widths are multiples of it. Operations grow with the square of the widths, so that
+            one step of a first width of 32 by 4 adds a quarter to them.
+
+    Raises:
+        BnasLarqError: impossible settings, or no size is within the budget.
+
+    Example:
+        >>> from bnas_larq import ResidualConfig
+        >>> scale_widths(ResidualConfig(), "8M").widths
+        (64, 128, 256)
+    """
+    limit, counted = parse_budget(budget), {}
+    _check_steps(convention, multiple, tolerance)
+
+    def count(first: int) -> Costs:
+        steps = (
+            max(1, round(first * width / config.widths[0] / multiple)) for width in config.widths
+        )
+        scaled = config.replace(widths=tuple(multiple * number for number in steps))
+        counted[scaled] = planned_costs(None, scaled)
+        return counted[scaled]
+
+    _around(count, range(multiple * -(-2 // multiple), _MOST_CHANNELS, multiple), limit, convention)
+    operations = {scaled: costs.ops(convention) for scaled, costs in counted.items()}
+    allowed = [scaled for scaled, ops in operations.items() if ops <= limit * (1 + tolerance)]
+    if not allowed:
+        raise BnasLarqError(
+            "A budget must hold at least the narrowest network. "
+            f"Received: {scientific(limit)} operations ({convention}) for {config.size}. "
+            "Give a larger budget or fewer blocks."
+        )
+    return min(allowed, key=lambda scaled: abs(operations[scaled] - limit))
+
+
+def _check_steps(convention: str, multiple: int, tolerance: float) -> None:
+    check_convention(convention)
+    if multiple < 1 or tolerance < 0:
+        raise BnasLarqError(
+            "A budget's multiple is at least 1, and its tolerance is not negative. "
+            f"Received: multiple={multiple}, tolerance={tolerance}."
+        )
+
+
 def _numbers(name: str, values: int | Iterable[int]) -> list[int]:
     numbers = sorted({values} if isinstance(values, int) else set(values))
     if not numbers:
@@ -155,8 +207,8 @@ def _numbers(name: str, values: int | Iterable[int]) -> list[int]:
 
 
 def _around(
-    count: Callable[[int], Candidate], channels: Sequence[int], budget: float, convention: str
-) -> list[Candidate]:
+    count: Callable[[int], Operations], channels: Sequence[int], budget: float, convention: str
+) -> list[Operations]:
     """The largest of the sizes within the budget and the next one; costs grow with channels."""
 
     def exceeds(index: int) -> bool:

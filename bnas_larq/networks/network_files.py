@@ -107,6 +107,11 @@ class StoredNetwork:
         return f"genotype {self.genotype.id}" if self.genotype else self.config.size
 
     @property
+    def genotype_id(self) -> str | None:
+        """The genotype's id; None without one."""
+        return self.genotype and self.genotype.id
+
+    @property
     def geometry(self) -> Geometry:
         """How pictures of other sizes become its input."""
         return Geometry.described(self.config.input_shape[:2], self.data)
@@ -141,7 +146,7 @@ class StoredNetwork:
         """Write network.json and, of a network of cells, genotype.json to `folder`; no weights."""
         description = {
             "config": {"kind": self.config.kind, **self.config.to_dict()},
-            "genotype": self.genotype and self.genotype.id,
+            "genotype": self.genotype_id,
             "class_names": list(self.class_names),
             "normalization": dict(self.normalization),
             "data": dict(self.data),

@@ -85,6 +85,11 @@ def load_budget(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
                 "A budget leaves it to each method how to search. "
                 f"Received: 'search.{key}'; {nearest(key, BUDGET_KEYS)}"
             )
+    if not budget.has_genotype:
+        raise RecipeError(
+            "A comparison trains networks of cells. "
+            f"Received: network.kind {budget.network.kind}. Remove it."
+        )
     missing = [f"search.{key}" for key in NEEDED_KEYS if key not in search]
     if missing:
         raise RecipeError(

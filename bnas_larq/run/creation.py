@@ -129,6 +129,11 @@ def check_request(
             f"A study is run as a whole. Received: a recipe with {recipe.study} for one step. "
             "Use `bnas-larq run`."
         )
+    if not recipe.has_genotype and set(stages) == {"search"}:
+        raise RecipeError(
+            "Only networks of cells are searched. "
+            f"Received: network.kind {recipe.network.kind}. Use `bnas-larq train` or `run`."
+        )
     if needs_search(recipe) and set(stages) == {"train"}:
         if not (resume and RunFolder(path).stage_done("search")):
             raise RunError(

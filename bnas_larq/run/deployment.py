@@ -296,8 +296,8 @@ def _card(network: _Network) -> str:
     facts, recipe = {}, network.recipe
     if stored := network.stored:
         data, config = stored.data, stored.config
-        facts["Genotype"] = stored.genotype.id
-        facts["Size"] = f"{config.cells} cells, {config.channels} channels"
+        facts["Genotype"] = stored.genotype_id
+        facts["Size"] = config.size
         facts["Data"] = data.get("name")
         if recipe is not None:
             if facts["Data"] == "folder" and recipe.data.data_dir:

@@ -218,10 +218,12 @@ class Run:
 
     def search(self) -> None:
         """Search a genotype, or take the one that the recipe or its source names, if it has one."""
-        self.stages.do("search", self._search if self.recipe.has_genotype else dict)
+        self.stages.do("search", self._search)
 
     def _search(self) -> dict[str, Any]:
         recipe, inputs = self.recipe, self.inputs
+        if not recipe.has_genotype:
+            return {"searched": False}
         if not needs_search(recipe):
             given = recipe.genotype
             genotype = inputs.source.genotype if given is None else Genotype.load(given)

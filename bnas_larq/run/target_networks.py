@@ -14,6 +14,7 @@ from bnas_larq.zoo.variants import VARIANTS
 if TYPE_CHECKING:
     from bnas_larq.backend import keras
     from bnas_larq.costs.accounting import Costs
+    from bnas_larq.networks.base_config import BaseConfig
     from bnas_larq.networks.network import NetworkConfig
 
 #: A genotype has no input size and no classes of its own; papers count at these.
@@ -21,41 +22,50 @@ IMAGE, CLASSES = (224, 224, 3), 1000
 
 
 @dataclass(frozen=True)
-class CellNetwork:
-    """A network made of cells, which can have any size.
+class SizedNetwork:
+    """A network that can have other sizes.
 
     Attributes:
         name: of the target.
-        genotype: its cells.
+        genotype: its cells; None for a network without.
         own: its own size; None for a genotype, which has none.
-        replace: makes a `NetworkConfig` of its own size with other settings.
+        replace: makes a configuration of its own size with other settings.
     """
 
     name: str
-    genotype: Genotype
-    own: NetworkConfig | None
-    replace: Callable[..., NetworkConfig]
+    genotype: Genotype | None
+    own: BaseConfig | None
+    replace: Callable[..., BaseConfig]
 
-    def config(
-        self, *, input_size: tuple[int, int] | None = None, **settings: Any
-    ) -> NetworkConfig:
-        """Its configuration with other settings of `NetworkConfig`; None leaves its own."""
+    def config(self, *, input_size: tuple[int, int] | None = None, **settings: Any) -> BaseConfig:
+        """Its configuration with other settings; None leaves its own."""
         if input_size is not None:
             image_channels = self.own.input_shape[-1] if self.own else IMAGE[-1]
             settings["input_shape"] = (*input_size, image_channels)
         return self.replace(**{key: value for key, value in settings.items() if value is not None})
 
 
-def cell_network(target: Target) -> CellNetwork:
-    """The network of a target of one of the kinds `OF_CELLS`; BnasLarqError if it is damaged."""
+def cell_network(target: Target) -> SizedNetwork:
+    """The network of a target of one of the kinds `OF_CELLS`; BnasLarqError if it is damaged, or
+    not made of cells."""
+    network = _sized_network(target)
+    if network.genotype is None:
+        raise BnasLarqError(
+            "Only networks made of cells have cells and channels. "
+            f"Received: {target.text}, {network.own.size}."
+        )
+    return network
+
+
+def _sized_network(target: Target) -> SizedNetwork:
     if target.kind is Kind.GENOTYPE:
-        return CellNetwork(target.text, Genotype.load(target.text), None, _of_genotype)
+        return SizedNetwork(target.text, Genotype.load(target.text), None, _of_genotype)
     if target.kind is Kind.VARIANT:
         variant = VARIANTS[target.text.lower()]
         genotype = variant.load_genotype()
-        return CellNetwork(variant.name, genotype, variant.config(), variant.config)
+        return SizedNetwork(variant.name, genotype, variant.config(), variant.config)
     stored = target.network()
-    return CellNetwork(target.text, stored.genotype, stored.config, stored.config.replace)
+    return SizedNetwork(target.text, stored.genotype, stored.config, stored.config.replace)
 
 
 def _of_genotype(**settings: Any) -> NetworkConfig:
@@ -90,7 +100,7 @@ def target_costs(target: Target, **size: Any) -> TargetCosts:
     if target.kind in OF_CELLS:
         from bnas_larq.costs.cost_walk import planned_costs
 
-        network = cell_network(target)
+        network = _sized_network(target)
         if network.own is None and not {"cells", "channels"} <= set(given):
             raise BnasLarqError(
                 "A genotype has no size of its own. "
@@ -98,7 +108,7 @@ def target_costs(target: Target, **size: Any) -> TargetCosts:
                 "Give both, or --budget to find them."
             )
         config = network.config(**given)
-        text = f"{config.cells} cells, {config.channels} channels, {config.num_classes} classes"
+        text = f"{config.size}, {config.num_classes} classes"
         costs = planned_costs(network.genotype, config)
         return TargetCosts(network.name, (config.input_shape,), costs, text)
     if {"cells", "channels", "stem_groups", "shortcut"} & set(given):

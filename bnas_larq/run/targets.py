@@ -56,7 +56,7 @@ class Kind(enum.Enum):
 TRAINED = (Kind.RUN, Kind.ENTRY)
 #: What a stage of a training may start or learn from, and who takes it.
 WEIGHT_KINDS, STAGE = (*TRAINED, Kind.SAVED_MODEL), "A stage of a training"
-#: Made of cells, and so of any size.
+#: Of any size: made of cells, but for trained networks of other kinds.
 OF_CELLS = (Kind.VARIANT, Kind.GENOTYPE, *TRAINED)
 
 

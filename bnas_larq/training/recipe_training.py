@@ -18,7 +18,8 @@ from bnas_larq.data import (
 )
 from bnas_larq.errors import RecipeError
 from bnas_larq.files import read_rows
-from bnas_larq.networks.network import NetworkConfig, build_network
+from bnas_larq.networks.base_config import BaseConfig
+from bnas_larq.networks.network import build_network
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.networks.weight_files import save_weights
 from bnas_larq.recipe import Recipe
@@ -35,7 +36,7 @@ LoadStart = Callable[[TrainStage, keras.Model], object]
 LoadTeacher = Callable[[TeacherSettings, Normalization], Teacher]
 
 
-def stage_config(stage: TrainStage, config: NetworkConfig) -> NetworkConfig:
+def stage_config(stage: TrainStage, config: BaseConfig) -> BaseConfig:
     """The network of a stage, which may have other activations and kernels than `config`."""
     return config.replace(**stage.network_settings)
 
@@ -66,7 +67,7 @@ def _augmentation(stage: TrainStage, recipe: Recipe) -> Augmentation:
     return Augmentation(**(stage.augmentation or recipe.data.augmentation).model_dump())
 
 
-def check_stages(plan: Sequence[TrainStage], config: NetworkConfig) -> None:
+def check_stages(plan: Sequence[TrainStage], config: BaseConfig) -> None:
     """Raise BnasLarqError unless each stage's network can be, and the last one's is `config`."""
     configs = [stage_config(stage, config) for stage in plan]
     if configs[-1] != config:

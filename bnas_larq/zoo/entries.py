@@ -20,9 +20,10 @@ from bnas_larq.resources import cache_dir
 from bnas_larq.text_files import MAX_BYTES, open_regular
 from bnas_larq.zoo.downloads import download
 from bnas_larq.zoo.entry_format import (
-    DESCRIPTION,
     ENTRY,
     FORMAT,
+    GENOTYPE,
+    NETWORK,
     VERSION,
     WEIGHTS,
     check_name,
@@ -49,7 +50,7 @@ class Entry:
         variant: the family member it belongs to, such as "bnas-d", at whatever size; None for a
             network outside the family.
         dataset: what it was trained on, such as "cifar10".
-        genotype: id of its cells.
+        genotype: id of its cells; None for a network without.
         source: "published" (from a run of bnas_larq) or "imported" (others' weights).
         redistributable: whether its licence allows redistribution.
         license: name of the licence, or its terms in a sentence.
@@ -76,7 +77,7 @@ class Entry:
     name: str
     variant: str | None
     dataset: str
-    genotype: str
+    genotype: str | None
     source: str
     redistributable: bool
     license: str
@@ -133,7 +134,7 @@ class Entry:
             "format": FORMAT,
             "version": VERSION,
             **{key: facts.pop(key, None) for key in ("name", "variant", "dataset")},
-            "genotype": StoredNetwork.load(folder).genotype.id,
+            "genotype": StoredNetwork.load(folder).genotype_id,
             "source": "published",
             "redistributable": True,
             "license": "Apache-2.0",
@@ -162,12 +163,7 @@ class Entry:
         for name in self.files:
             if name not in remote:
                 self._checked(name)
-        network = self.network  # compares network.json with genotype.json
-        if network.genotype.id != self.genotype:
-            raise ZooError(
-                f"{ENTRY} and genotype.json must belong together. Received: {self.genotype} and "
-                f"{network.genotype.id} in {self.folder}. Restore the files."
-            )
+        self.network  # noqa: B018 - compares its files
         return remote
 
     def fetch(self) -> Path:
@@ -212,9 +208,16 @@ class Entry:
         network.json and genotype.json are as they were published."""
         from bnas_larq.networks.network_files import StoredNetwork
 
-        for name in DESCRIPTION:
-            self._checked(name)
-        return StoredNetwork.load(self.folder)
+        for name in (NETWORK, GENOTYPE):
+            if name in self.files:
+                self._checked(name)
+        network = StoredNetwork.load(self.folder)  # compares network.json with genotype.json
+        if network.genotype_id != self.genotype:
+            raise ZooError(
+                f"{ENTRY} and genotype.json must belong together. Received: {self.genotype} and "
+                f"{network.genotype_id} in {self.folder}. Restore the files."
+            )
+        return network
 
     def load_model(self, **settings: Any) -> keras.Model:
         """The network with its weights, downloaded if necessary and verified; settings such as

@@ -18,8 +18,9 @@ from bnas_larq.text_files import read_bytes
 
 FORMAT, VERSION = "bnas-larq-zoo-entry", 1
 ENTRY = "entry.json"
-#: What every entry holds, as `bnas_larq.networks.network_files.StoredNetwork` reads it.
-DESCRIPTION, WEIGHTS = ("network.json", "genotype.json"), "weights.h5"
+#: What an entry holds, as `bnas_larq.networks.network_files.StoredNetwork` reads it; the genotype
+#: only of a network of cells.
+NETWORK, GENOTYPE, WEIGHTS = "network.json", "genotype.json", "weights.h5"
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 DATASET = re.compile(r"[a-z0-9]+([_-][a-z0-9]+)*")
@@ -84,7 +85,7 @@ class EntryDescription(_Strict):
     name: str = _field(_NAME_RULE, NAME)
     variant: str | None = _field("a variant's name such as 'bnas-d', or null", NAME)
     dataset: str = _field("of small letters, digits, hyphens and underscores", DATASET)
-    genotype: str = _field("a genotype's id")
+    genotype: str | None = _field("a genotype's id, or null for a network without cells")
     source: Literal["published", "imported"] = _field("'published' or 'imported'")
     redistributable: bool = _field("true or false")
     license: _Line = _field(_LINE_RULE)
@@ -106,6 +107,13 @@ class EntryDescription(_Strict):
             raise ValueError(f"of version {VERSION}, which this release reads, not {version}")
         return values
 
+    @pydantic.field_validator("genotype")
+    @classmethod
+    def _variants_have_one(cls, genotype: str | None, info: pydantic.ValidationInfo) -> str | None:
+        if genotype is None and info.data.get("variant") is not None:
+            raise ValueError("a genotype's id, because variants are made of cells")
+        return genotype
+
     @pydantic.field_validator("metrics")
     @classmethod
     def _accuracy_is_a_share(cls, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -114,8 +122,12 @@ class EntryDescription(_Strict):
 
     @pydantic.field_validator("files")
     @classmethod
-    def _describes_a_network(cls, files: dict[str, EntryFile]) -> dict[str, EntryFile]:
-        for name in (*DESCRIPTION, WEIGHTS):
+    def _describes_a_network(
+        cls, files: dict[str, EntryFile], info: pydantic.ValidationInfo
+    ) -> dict[str, EntryFile]:
+        for name in (NETWORK, GENOTYPE, WEIGHTS):
+            if name == GENOTYPE and info.data.get("genotype") is None:
+                continue
             if name not in files:
                 raise ValueError(f"an object that lists {name}")
             if files[name].url and name != WEIGHTS:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.networks.base_config import BaseConfig
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.pages import render
 from bnas_larq.recipe import Recipe
@@ -18,6 +18,12 @@ from bnas_larq.zoo.variants import VARIANTS, Variant
 
 #: Rows of the training's table; of longer trainings evenly spaced epochs.
 _ROWS = 12
+#: Settings that a card states elsewhere; and those of blocks, which it always states.
+_STATED = (
+    *("input_shape", "num_classes", "classifier_activation", "stem", "preprocess"),
+    *("cells", "channels", "widths", "blocks"),
+)
+_BLOCKS = ("transition", "block_order", "nonlinearity")
 #: What the papers train for (arXiv 2002.06963), for comparison.
 _PAPER_EPOCHS = {"cifar10": 600, "imagenet": 250}
 
@@ -66,12 +72,16 @@ def model_card(
     )
 
 
-def unusual(config: NetworkConfig) -> str:
-    """Settings of the template that differ from the usual, as `; padding symmetric`."""
-    usual = NetworkConfig()
-    keys = ("reductions", "stem_groups", "padding", "shortcut", "scheme", "activations", "kernels")
-    keys += ("activation_gradient", "activation_clip", "full_precision")
-    own = {key: value for key in keys if (value := getattr(config, key)) != getattr(usual, key)}
+def unusual(config: BaseConfig) -> str:
+    """Settings of the template that differ from the usual, as `; padding symmetric`, and the blocks
+    of a residual network."""
+    usual = type(config)()
+    own = {
+        key: value
+        for key in sorted(config.settings(), key=BaseConfig.settings().__contains__)
+        if key not in _STATED
+        and ((value := getattr(config, key)) != getattr(usual, key) or key in _BLOCKS)
+    }
     return f"; {_pairs(own)}" if own else ""
 
 

@@ -88,7 +88,14 @@ def find(weights: str | os.PathLike, variant: str | None = None) -> Pretrained:
     else:
         folder = Path(expand_home(weights))
         if not (folder / ENTRY).exists():
-            return Pretrained(f"the network in {folder}", StoredNetwork.load(folder))
+            network = StoredNetwork.load(folder)
+            if variant is not None and network.genotype is None:
+                raise ZooError(
+                    "A factory builds networks of cells. "
+                    f"Received: {network.config.size} in {folder}. "
+                    "Load it with bnas_larq.Run.open(folder).network()."
+                )
+            return Pretrained(f"the network in {folder}", network)
         entry = Entry.load(folder)
         if not belongs(entry.variant, variant):
             raise ZooError(

@@ -124,12 +124,12 @@ def publish_run(
             )
     if weights_url:
         check_url(weights_url)
-    size = finished.network.config
     data = data or _load_data(finished.recipe, data_dir)
     _check_data(finished, data)
 
     def fill(folder: Path) -> dict[str, Any]:
-        for file in (NETWORK, GENOTYPE, WEIGHTS):
+        genotype = [GENOTYPE] if finished.network.genotype else []
+        for file in (NETWORK, *genotype, WEIGHTS):
             shutil.copyfile(finished.folder / file, folder / file)
         model = StoredNetwork.load(folder).load_model()
         normalization = Normalization.from_dict(finished.network.normalization)
@@ -152,7 +152,7 @@ def publish_run(
             "redistributable": redistributable,
             "license": license,
             "description": description
-            or f"{size.cells} cells of {size.channels} channels for {dataset}, "
+            or f"{finished.network.config.size} for {dataset}, "
             f"{len(finished.epochs)} epochs of training",
             "metrics": metrics,
             "cost": costs,
@@ -168,6 +168,13 @@ def publish_run(
 def _variant(
     wanted: str | None, network: StoredNetwork, began_with: Sequence[Origin] = ()
 ) -> str | None:
+    if network.genotype is None:
+        if wanted is not None:
+            raise ZooError(
+                "The members of a family are made of cells. "
+                f"Received: --variant {wanted} for {network.config.size}. Omit it."
+            )
+        return None
     if wanted is not None:
         return variant(wanted).name
     for origin in began_with:  # fine-tuning changes neither cells nor size

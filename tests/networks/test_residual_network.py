@@ -115,6 +115,42 @@ def test_bi_real_net_18_has_the_published_cost():
     pointwise = 64 * 128 * (28**2 + 2 * 14**2 * 2 + 4 * 7**2 * 4)
     assert costs.full_precision_macs == 7 * 7 * 3 * 64 * 112**2 + pointwise + 512 * 1000
     assert f"{costs.ops_paper:.3e}" == "1.640e+08"  # FACTS §3
+    assert costs.parameters == 11_699_112  # larq_zoo's BiRealNet
+
+
+@pytest.mark.parametrize(
+    ("widths", "parameters"),
+    [((32, 64, 256, 512), 12_655_688), ((64, 128, 256, 512), 13_234_088)],
+)
+def test_quicknet_has_the_published_size(widths, parameters):
+    """larq_zoo's QuickNetSmall and QuickNet, by its documentation."""
+    size = {"input_shape": (224, 224, 3), "num_classes": 1000, "stem": "quicknet"}
+    config = ResidualConfig(**size, widths=widths, blocks=(4,) * 4, transition="blur-conv")
+    costs = planned_costs(None, config)
+    # It lists two of BatchNorm's four vectors, as they are when converted.
+    fused = 2 * (widths[0] // 4 + widths[0] + 4 * sum(widths) + sum(widths[1:]))
+    assert costs.parameters - fused == parameters
+    pixels = (56, 28, 14, 7)
+    assert costs.binary_macs == sum(
+        4 * 9 * width**2 * side**2 for width, side in zip(widths, pixels, strict=True)
+    )
+
+
+def test_real_convolutions_and_relu_are_a_resnet():
+    model = build_residual_network(
+        **SMALL,
+        transition="pool-conv",
+        strided_blocks=True,
+        block_order="sign-conv-bn-add-act",
+        activations="relu",
+        kernels="real",
+    )
+    assert count_costs(model).binary_macs == 0
+    # Weight files fit the binary network: the last two stages of a training exchange them.
+    binary = build_residual_network(
+        **SMALL, transition="pool-conv", strided_blocks=True, block_order="sign-conv-bn-add-act"
+    )
+    assert [w.name for w in model.weights] == [w.name for w in binary.weights]
 
 
 def test_config_round_trip():

@@ -1,0 +1,64 @@
+"""Residual networks become files whose binary convolutions are 1-bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bnas_larq import build_residual_network
+from bnas_larq.export.exporter import export_network
+
+SMALL = {"widths": (4, 8), "blocks": (1, 2), "input_shape": (8, 8, 3)}
+
+
+def with_statistics(model):
+    """Statistics and activations as after training."""
+    generator = np.random.default_rng(1)
+    for weight in model.weights:
+        if any(part in weight.name for part in ("gamma", "variance")):
+            weight.assign(generator.uniform(0.5, 1.5, weight.shape))
+        elif any(part in weight.name for part in ("beta", "mean", "bias", "alpha", "shift")):
+            weight.assign(generator.normal(0, 0.3, weight.shape))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("settings", "float_convolutions"),
+    [
+        ({"transition": "depthwise", "nonlinearity": "prelu"}, 2),
+        (
+            {
+                "transition": "pool-conv",
+                "strided_blocks": True,
+                "block_order": "sign-conv-bn-add-act",
+                "nonlinearity": "rprelu",
+            },
+            2,
+        ),
+        (
+            {
+                "transition": "blur-conv",
+                "block_order": "bn-sign-conv-act-add",
+                "stem": "quicknet",
+                "input_shape": (16, 16, 3),
+            },
+            5,  # three in the stem, the blur and its 1×1
+        ),
+    ],
+)
+def test_every_kind_of_layer(settings, float_convolutions, tmp_path):
+    model = with_statistics(build_residual_network(**{**SMALL, **settings}))
+    images = np.random.default_rng(2).normal(size=(8, *model.input_shape[1:])).astype(np.float32)
+    report = export_network(model, tmp_path / "model.tflite", images)
+    assert report["binary_convolutions"] == 3
+    assert report["float_convolutions"] == float_convolutions
+    assert report["parity"]["equal_predictions"] == 1.0
+
+
+def test_a_chain_of_eight_convolutions_takes_about_90_kilobytes(tmp_path):
+    model = with_statistics(build_residual_network())
+    images = np.random.default_rng(2).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    report = export_network(model, tmp_path / "model.tflite", images)
+    assert (report["binary_convolutions"], report["float_convolutions"]) == (8, 1)
+    assert 85_000 < report["bytes"] < 100_000
+    print(report["bytes"])
