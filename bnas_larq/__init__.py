@@ -52,9 +52,9 @@ _CLASSES = {
     "bnas_larq.layers": (
         *("AnnealedSign", "BinaryConv2D", "BlurPool2D", "BoundedApproxSign", "CenterClip"),
         *("DepthwiseQuantizer", "DropPath", "EdgewiseConv2D", "FactorizedReduction"),
-        *("HeldProjection", "Magnitude", "PCNNProjection", "PlainBatchNormalization"),
-        *("ProjectionLoss", "RPReLU", "RealActivation", "RepeatChannels", "SignScale"),
-        *("SymmetricPooling2D", "SymmetricQuantConv2D", "Zeroise"),
+        *("HeldProjection", "Magnitude", "MixedPrecisionConv2D", "PCNNProjection"),
+        *("PlainBatchNormalization", "ProjectionLoss", "RPReLU", "RealActivation"),
+        *("RepeatChannels", "SignScale", "SymmetricPooling2D", "SymmetricQuantConv2D", "Zeroise"),
     ),
     "bnas_larq.networks.optimizers": ("CoupledAdam", "CoupledSGD"),
     "bnas_larq.training.schedules": ("OneCycle", "OneCycleMomentum", "WarmUp"),

@@ -1,9 +1,10 @@
 """The type in which binary convolutions are computed during training: float32, or bfloat16 where
 it pays.
 
-The operands ±1 are exact in bfloat16, which some CPUs and GPUs multiply at twice the rate. It
-changes how a network is computed, not the network: weights, files, evaluation and export stay
-float32.
+The operands ±1 are exact in bfloat16, which some CPUs and GPUs multiply at twice the rate. Where a
+network's kernels or activations are real, the convolutions in place of the binary ones round their
+operands to 8 bits. It changes how a network is computed, not the network: weights, files,
+evaluation and export stay float32.
 """
 
 from __future__ import annotations

@@ -229,11 +229,13 @@ def _override(values: dict[str, Any], override: str) -> None:
             pass
     section = values
     for part in path:
-        child = section.setdefault(part, {})
-        if not isinstance(child, dict):
+        if isinstance(section, dict):
+            section = section.setdefault(part, {})
+        else:  # a list's items have numbers: train.stages.0.epochs
+            section = dict(enumerate(section)).get(int(part)) if part.isdecimal() else None
+        if not isinstance(section, dict if part == path[-1] else dict | list | tuple):
             raise RecipeError(
                 f"An override must name a key inside a section. Received: {override!r}; "
                 f"{part!r} is a value."
             )
-        section = child
     section[last] = value

@@ -83,6 +83,10 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         )
         for key in ("rounds", "floor", "finish_epochs", "credit_examples")
     },
+    "export.float_storage": (
+        lambda recipe: recipe.layer_study is not None,
+        "A layer study exports nothing. Remove it",
+    ),
     "finetune.head_learning_rate": (
         lambda recipe: recipe.finetune is not None and recipe.finetune.head_epochs == 0,
         "The head is not trained alone. Remove it, or set finetune.head_epochs",

@@ -14,6 +14,9 @@ from bnas_larq.text_files import is_text
 #: `bnas_larq.precision`. Evaluation and export use float32.
 Precision = Literal["float32", "bfloat16", "auto"]
 
+#: Types of full-precision kernels in an exported file; see `bnas_larq.export.float_storage`.
+FloatStorage = Literal["float32", "float16", "int8"]
+
 
 def _plain_name(name: str) -> str:
     if not is_plain_name(name):
@@ -45,6 +48,8 @@ _SHORTCUTS = Literal["conv", "pool", "depthwise", "none"]
 Shortcut = Annotated[_SHORTCUTS | bool, pydantic.AfterValidator(_shortcut)]
 OptionalShortcut = Annotated[_SHORTCUTS | bool | None, pydantic.AfterValidator(_shortcut)]
 Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
+NotNegative = Annotated[float, pydantic.Field(ge=0)]
+Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 #: Choices of residual networks; see `bnas_larq.networks.residual_network.ResidualConfig`.
 Transition = Literal["pool", "depthwise", "pool-conv", "blur-conv"]
 BlockOrder = Literal["sign-conv-act-bn-add", "sign-conv-bn-add-act", "bn-sign-conv-act-add"]

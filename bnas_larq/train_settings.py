@@ -4,93 +4,43 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pydantic
 
 from bnas_larq.data_settings import AugmentationSettings
-from bnas_larq.setting_types import Count, Natural, PlainName, Precision, Section, UserPath
+from bnas_larq.setting_types import (
+    Count,
+    Natural,
+    NotNegative,
+    PlainName,
+    Precision,
+    Section,
+    Sha256,
+    UserPath,
+)
+from bnas_larq.teacher_settings import TeacherSettings
 
 #: What a stage starts from, unless it names a trained network.
 RANDOM, PREVIOUS = "random", "previous"
-_NotNegative = Annotated[float, pydantic.Field(ge=0)]
-Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 
 
 class WeightDecay(Section):
     """L2 decay by kind of weight; see `bnas_larq.networks.optimizers.weight_kinds`.
 
     Attributes:
-        binary: latent kernels of binary convolutions.
+        binary: latent kernels of binary convolutions; a stage whose kernels are real has none.
         kernels: all other kernels but the classifier's.
         batch_norm: scales and offsets of BatchNorm.
         head: kernel and bias of the classifier.
         other: biases, scales and slopes.
     """
 
-    binary: _NotNegative = 0.0
-    kernels: _NotNegative = 0.0
-    batch_norm: _NotNegative = 0.0
-    head: _NotNegative = 0.0
-    other: _NotNegative = 0.0
-
-
-_Colour = tuple[float, float, float]
-
-
-class TeacherSettings(Section):
-    """A trained network of the same images and classes that a stage learns from.
-
-    The loss of a batch is the sum of
-
-    - weight · T² · KL(teacher ‖ student), of softmaxes at temperature T (Hinton et al., arXiv
-      1503.02531, whose T² keeps the gradient's scale at any T);
-    - cross_entropy · cross-entropy of the labels;
-    - attention · Σ ‖Q_s/‖Q_s‖₂ − Q_t/‖Q_t‖₂‖₂ over pairs of layers, Q the sum over channels of a
-      layer's squared outputs (Martinez et al., arXiv 2003.11535).
-
-    Attributes:
-        model: a run's folder, a zoo entry or a saved Keras model.
-        sha256: of its weight file; a run records it.
-        temperature: T.
-        layers: pairs for `attention`, student's layer: teacher's layer; None: at each resolution
-            that both have, the last layer that adds or concatenates, or else the last one.
-        mean, std: of the images of a saved Keras model, scaled to [0, 1]; None: as the run's own. A
-            run or an entry knows its own.
-        views: N: epoch e augments images as epoch e mod N does, so that each has N views; None for
-            new ones in each epoch.
-        cache: folder where the teacher's outputs for all views are kept, computed once. Several
-            runs may share it.
-    """
-
-    model: UserPath
-    sha256: Sha256 | None = None
-    temperature: float = pydantic.Field(4.0, gt=0)
-    weight: _NotNegative = 0.9
-    cross_entropy: _NotNegative = 0.1
-    attention: _NotNegative = 0.0
-    layers: dict[str, str] | None = None
-    mean: _Colour | None = None
-    std: _Colour | None = None
-    views: Count | None = None
-    cache: UserPath | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _teaches(self) -> TeacherSettings:
-        problems = {
-            "a teacher needs a weight or attention": not self.weight and not self.attention,
-            "temperature needs a weight": not self.weight and self.temperature != 4.0,
-            "layers need attention": self.layers is not None and not self.attention,
-            "cache needs views": self.cache is not None and self.views is None,
-            "cache holds outputs alone, and attention needs layers": (
-                self.cache is not None and self.attention > 0
-            ),
-            "mean and std go together": (self.mean is None) != (self.std is None),
-        }
-        for problem, present in problems.items():
-            if present:
-                raise ValueError(problem)
-        return self
+    binary: NotNegative = 0.0
+    kernels: NotNegative = 0.0
+    batch_norm: NotNegative = 0.0
+    head: NotNegative = 0.0
+    other: NotNegative = 0.0
 
 
 class StageSettings(Section):
@@ -108,8 +58,9 @@ class StageSettings(Section):
         reestimate_batch_norm: batches from which BatchNorm's statistics are estimated again with
             the stage's last weights; 0 for none.
         teacher: a trained network to learn from; None for the labels alone.
-        mixed_precision: type of binary convolutions while training; `auto` takes bfloat16 if a
-            short measurement finds it faster. The trained network is a float32 one either way.
+        mixed_precision: type of binary convolutions, or the real ones in their place, while
+            training; `auto` takes bfloat16 if a short measurement finds it faster. The trained
+            network is a float32 one either way.
     """
 
     epochs: Count = 600
@@ -120,12 +71,12 @@ class StageSettings(Section):
     restart_epochs: Count | None = None
     learning_rate: float = pydantic.Field(0.05, gt=0)
     momentum: float = pydantic.Field(0.9, ge=0, lt=1)
-    binary_multiplier: _NotNegative = 1.0
-    weight_decay: _NotNegative | WeightDecay = 3e-6
+    binary_multiplier: NotNegative = 1.0
+    weight_decay: NotNegative | WeightDecay = 3e-6
     clip_norm: float | None = pydantic.Field(None, gt=0)
     drop_path: float = pydantic.Field(0.2, ge=0, lt=1)
     label_smoothing: float = pydantic.Field(0.0, ge=0, lt=1)
-    mixup: _NotNegative = 0.0
+    mixup: NotNegative = 0.0
     reestimate_batch_norm: Natural = 0
     teacher: TeacherSettings | None = None
     mixed_precision: Precision = "float32"
@@ -234,7 +185,7 @@ class FineTuneSettings(Section):
     sha256: Sha256 | None = None
     head_epochs: Natural = 3
     head_learning_rate: float = pydantic.Field(0.005, gt=0)
-    binary_multiplier: _NotNegative = 1.0
+    binary_multiplier: NotNegative = 1.0
 
     @property
     def stages(self) -> tuple[TrainStage, ...]:

@@ -20,10 +20,10 @@ from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.resources import recipe_names
 from bnas_larq.settings import CostTermSettings, SearchSettings
 from bnas_larq.study_settings import AblationSettings, LayerStudySettings
+from bnas_larq.teacher_settings import TeacherSettings
 from bnas_larq.train_settings import (
     FINE_TUNING,
     FineTuneSettings,
-    TeacherSettings,
     TrainSettings,
     WeightDecay,
     training_plan,
@@ -400,6 +400,7 @@ def test_a_folder_is_refused(tmp_path):
         (["search.temperature_decay=exponential"], "search.temperature_decay"),
         (["search.entropy_weight=0", "search.entropy_tau=3"], "search.entropy_tau"),
         (["search.gamma=3", "search.zeroise_competes=false"], "search.gamma"),
+        (["layer_study={}", "export.float_storage=int8"], "export.float_storage"),
         (["search.bandit.rounds=1"], "search.bandit.rounds"),
         (["search.searcher=bandit", "search.bandit.exploration=2"], "search.bandit.exploration"),
         (

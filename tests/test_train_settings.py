@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from bnas_larq.errors import RecipeError
-from bnas_larq.recipe import parse_recipe
+from bnas_larq.recipe import load_recipe, override_recipe, parse_recipe
 from bnas_larq.recipe_checks import check_keys_are_read, check_plan
-from bnas_larq.train_settings import FineTuneSettings, TrainSettings, training_plan
+from bnas_larq.run.creation import override_texts
+from bnas_larq.train_settings import FineTuneSettings, TrainSettings, TrainStage, training_plan
 
 
 def plan_of(stages, **train):
@@ -32,6 +33,26 @@ def test_a_stage_may_set_what_is_the_default():
     assert yaml.safe_load(recipe.to_yaml())["train"]["stages"] == [
         {"epochs": 600, "clip_norm": None}
     ]
+
+
+def test_stages_in_python_are_overrides():
+    stages = [TrainStage(kernels="real", epochs=3), TrainStage(weight_decay={"head": 1e-4})]
+    recipe = load_recipe("quickstart", override_texts({"train.stages": stages}))
+    assert recipe.train.stages == tuple(stages)
+    assert [stage.own_keys for stage in recipe.train.stages] == [
+        {"kernels", "epochs"},
+        {"weight_decay"},
+    ]
+
+
+def test_an_override_may_name_a_stage():
+    recipe = plan_of([{"epochs": 3}, {"teacher": {"model": "x"}}])
+    overrides = ["train.stages.0.epochs=4", "train.stages.1.teacher.weight=0.5"]
+    first, second = override_recipe(recipe.model_dump(), overrides).plan
+    assert (first.epochs, second.teacher.weight) == (4, 0.5)
+    for wrong in ("train.stages.2.epochs=4", "train.stages.x.epochs=4", "train.stages.0=4"):
+        with pytest.raises(RecipeError, match="name a key inside a section. Received:"):
+            override_recipe(recipe.model_dump(), [wrong])
 
 
 def test_a_recipe_without_stages_has_one():

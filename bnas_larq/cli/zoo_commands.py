@@ -40,11 +40,15 @@ def zoo() -> None:
 
 
 @click.command("list")
+@click.option("--variants", is_flag=True, help="The papers' networks instead, without weights.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def list_zoo(as_json: bool) -> None:
+def list_zoo(variants: bool, as_json: bool) -> None:
     """List all networks with accuracy, cost and source."""
     from bnas_larq.zoo.registry import list_entries
 
+    if variants:
+        _list_variants(as_json)
+        return
     entries = list_entries()
     if as_json:
         print_result(json.dumps([_facts(entry) for entry in entries], indent=1))
@@ -67,6 +71,21 @@ def list_zoo(as_json: bool) -> None:
             )
         )
     print_result("\n".join(align(rows, left=3)))
+
+
+def _list_variants(as_json: bool) -> None:
+    import dataclasses
+
+    from bnas_larq.zoo.variants import VARIANTS
+
+    if as_json:
+        facts = [dataclasses.asdict(variant) for variant in VARIANTS.values()]
+        print_result(json.dumps(facts, indent=1))
+        return
+    keys = ("name", "genotype", "cells", "channels", "stem_groups", "shortcut", "call")
+    rows = [tuple(str(getattr(variant, key)) for key in keys) for variant in VARIANTS.values()]
+    header = (*keys[:-1], "in bnas_larq.zoo")
+    print_result("\n".join(align([header, *rows], left=2)))
 
 
 @click.command()

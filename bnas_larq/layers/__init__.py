@@ -5,7 +5,7 @@ Importing any of its modules registers all layers, operations and schemes.
 
 from bnas_larq.backend import keras
 from bnas_larq.layers.activations import AnnealedSign, BoundedApproxSign, RealActivation
-from bnas_larq.layers.binary_convolution import BinaryConv2D
+from bnas_larq.layers.binary_convolution import BinaryConv2D, MixedPrecisionConv2D
 from bnas_larq.layers.cells import DropPath
 from bnas_larq.layers.convolutions import (
     RepeatChannels,
@@ -25,5 +25,6 @@ _BARE_NAMES = (
     *(Zeroise, CenterClip, DepthwiseQuantizer, Magnitude, PCNNProjection, ProjectionLoss),
     *(SignScale, RepeatChannels, BlurPool2D, RPReLU),
     *(AnnealedSign, BoundedApproxSign, HeldProjection, RealActivation),
+    MixedPrecisionConv2D,
 )
 keras.utils.get_custom_objects().update({part.__name__: part for part in _BARE_NAMES})

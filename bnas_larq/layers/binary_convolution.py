@@ -2,7 +2,8 @@
 
 Outside training it is larq's layer, with the graph that Larq Compute Engine recognises. In training
 it is the same function in another form: the work around the convolution costs little, and dilated
-convolutions are not split into convolutions of sub-images.
+convolutions are not split into convolutions of sub-images. Where a network's kernels or activations
+are real, it is larq's layer in training too, but may multiply in bfloat16.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from bnas_larq.layers.activations import AnnealedSign, BoundedApproxSign
 from bnas_larq.layers.projection import PCNNProjection
 from bnas_larq.layers.quantizers import SignScale
 
-#: What the operands ±1 of binary convolutions may be multiplied in; both hold them exactly.
+#: What convolutions may multiply in while training; both hold the operands ±1 of binary ones
+#: exactly.
 COMPUTE_TYPES = ("float32", "bfloat16")
 
 #: A power of two: one minus it, plus it, is exactly 1 in float32.
@@ -159,16 +161,65 @@ def only_convolves(layer: lq.layers.QuantConv2D) -> bool:
 
 
 @register
-class BinaryConv2D(lq.layers.QuantConv2D):
+class MixedPrecisionConv2D(lq.layers.QuantConv2D):
+    """`QuantConv2D` that may multiply in bfloat16 while training; same weights, outputs and
+    configuration.
+
+    Input and kernel are rounded to bfloat16's 8 bits, products are added up in float32, and the
+    output is rounded; so are the gradients. The kernel itself, and evaluation, stay float32. With
+    bias, groups, activation, padding with ones or channels first this is larq's layer.
+
+    Attributes:
+        compute: `"float32"` or `"bfloat16"`; set for a while by `compute_in`, never saved.
+
+    Input shape: [batch, height, width, channels]. Output shape: [batch, height', width', filters].
+
+    Example:
+        >>> layer = MixedPrecisionConv2D(1, 1, kernel_initializer="ones", use_bias=False)
+        >>> layer.compute = "bfloat16"
+        >>> x = tf.constant(1.001, shape=[1, 1, 1, 1])
+        >>> float(layer(x, training=True)), round(float(layer(x)), 4)
+        (1.0, 1.001)
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.compute = "float32"
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        if training is not True or self.compute == "float32" or not self.only_multiplies:
+            return super().call(inputs)
+        if self.input_quantizer is not None:
+            inputs = self.input_quantizer(inputs)
+        with lq.context.quantized_scope(True):
+            kernel = tf.convert_to_tensor(self.kernel)
+        outputs = tf.nn.conv2d(
+            tf.cast(inputs, self.compute),
+            tf.cast(kernel, self.compute),
+            self.strides[0],
+            self.padding.upper(),
+            dilations=self.dilation_rate[0],
+        )
+        return tf.cast(outputs, inputs.dtype)
+
+    @property
+    def only_multiplies(self) -> bool:
+        """Whether one operation computes this layer and another its gradients, on this machine."""
+        return (
+            only_convolves(self)
+            and len(set(self.strides)) == len(set(self.dilation_rate)) == 1
+            and self.compute_dtype == "float32"
+            and (self.dilation_rate[0] == 1 or has_dilated_gradients())
+        )
+
+
+@register
+class BinaryConv2D(MixedPrecisionConv2D):
     """`QuantConv2D` with a faster training step; same weights, outputs and configuration.
 
     The fast step covers the input quantizers `SteSign` (with a clip value), `BoundedApproxSign` and
     `AnnealedSign` with the kernel quantizers `SignScale` and `PCNNProjection`, and no bias, groups,
-    activation, padding with ones or channels first. In all other cases this is larq's layer.
-
-    Attributes:
-        compute: `"float32"` or `"bfloat16"`: what the signs are multiplied in while training, see
-            `binary_convolution`. Set for a while by `compute_in`, never saved.
+    activation, padding with ones or channels first. In all other cases this is its base class.
 
     Input shape: [batch, height, width, channels]. Output shape: [batch, height', width', filters].
 
@@ -179,13 +230,9 @@ class BinaryConv2D(lq.layers.QuantConv2D):
         (TensorShape([1, 6, 6, 4]), True)
     """
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.compute = "float32"
-
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if training is not True or not self.is_plain:
-            return super().call(inputs)
+            return super().call(inputs, training)
         clip_value = self.input_quantizer.clip_value
         if type(self.input_quantizer) is not lq.quantizers.SteSign:
             # Signs with a gradient of their own; the one that is added passes all of ±1.
@@ -210,24 +257,21 @@ class BinaryConv2D(lq.layers.QuantConv2D):
             type(sign) in (lq.quantizers.SteSign, BoundedApproxSign, AnnealedSign)
             and sign.clip_value is not None
             and type(self.kernel_quantizer) in (SignScale, PCNNProjection)
-            and only_convolves(self)
-            and len(set(self.strides)) == len(set(self.dilation_rate)) == 1
-            and self.compute_dtype == "float32"
-            and (self.dilation_rate[0] == 1 or has_dilated_gradients())
+            and self.only_multiplies
         )
 
 
 @contextlib.contextmanager
 def compute_in(model: keras.Model, compute: str) -> Iterator[None]:
-    """Inside, `model`'s binary convolutions train in one of `COMPUTE_TYPES` (BnasLarqError for
-    others); evaluation stays float32. The training function is traced anew on entry and exit: its
-    graph holds the type."""
+    """Inside, `model`'s binary convolutions, and the real ones in their place, train in one of
+    `COMPUTE_TYPES` (BnasLarqError for others); evaluation stays float32. The training function is
+    traced anew on entry and exit: its graph holds the type."""
     if compute not in COMPUTE_TYPES:
         raise BnasLarqError(
-            "Binary convolutions are computed in 'float32' or 'bfloat16'. "
+            "Convolutions are computed in 'float32' or 'bfloat16'. "
             f"Received: {compute!r}; {nearest(str(compute), COMPUTE_TYPES)}"
         )
-    layers = [layer for layer in model.submodules if isinstance(layer, BinaryConv2D)]
+    layers = [layer for layer in model.submodules if isinstance(layer, MixedPrecisionConv2D)]
     earlier = [layer.compute for layer in layers]
     try:
         for layer in layers:

@@ -12,7 +12,7 @@ import functools
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
-from bnas_larq.layers.binary_convolution import BinaryConv2D
+from bnas_larq.layers.binary_convolution import BinaryConv2D, MixedPrecisionConv2D
 from bnas_larq.layers.quantizers import get_scheme
 
 PADDINGS = ("same", "symmetric")
@@ -281,10 +281,12 @@ def convolution(
     check_padding(padding)
     symmetric = padding == "symmetric" and strides > 1 and kernel_size % 2 == 1
     quantisation = quantizers(input_scheme, kernel_scheme, edges, options)
-    is_binary = all(quantisation.get(f"{part}_quantizer") for part in ("input", "kernel"))
     if groups == edges > 1:
         plain = EdgewiseConv2D
+    elif input_scheme and kernel_scheme and options.kernels == "real":
+        plain = MixedPrecisionConv2D
     else:
+        is_binary = all(quantisation.get(f"{part}_quantizer") for part in ("input", "kernel"))
         plain = BinaryConv2D if is_binary else lq.layers.QuantConv2D
     return (SymmetricQuantConv2D if symmetric else plain)(
         filters,

@@ -41,7 +41,7 @@ class NetworkConfig(BaseConfig):
             learned scale (no MACs); `"depthwise"`: a full-precision depthwise 2×2 convolution.
             `"none"`: nothing is added.
         preprocess: `"relu"` or `"linear"`, what follows the convolutions that preprocess a cell's
-            inputs; `"auto"`: `linear` for genotypes whose convolutions have no ReLU (BNAS-UCB).
+            inputs; `"auto"`: `linear` for genotypes whose convolutions have no ReLU.
         scheme: binarisation scheme, a registered name.
         activations, kernels, activation_gradient, activation_clip: what is changed about it, see
             `bnas_larq.layers.activations.SchemeOptions`.

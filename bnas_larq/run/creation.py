@@ -28,6 +28,7 @@ from bnas_larq.recipe import (
 from bnas_larq.recipe_checks import check_keys_are_read, check_plan
 from bnas_larq.run.targets import STAGE, WEIGHT_KINDS, find_source, find_target
 from bnas_larq.run_folder import RunFolder
+from bnas_larq.setting_types import Section
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.text_files import read_yaml
 from bnas_larq.train_settings import with_sources
@@ -42,11 +43,12 @@ def override_texts(overrides: Mapping[str, Any] | Iterable[str]) -> list[str]:
     """Overrides `{"a.b": value}` or texts `a.b=value`, as texts."""
     if not isinstance(overrides, Mapping):
         return list(overrides)
+
+    def plain(value: Path | Section) -> Any:
+        return os.fspath(value) if isinstance(value, Path) else value.model_dump(mode="json")
+
     # JSON is YAML: quotes keep a folder's name from being read as a number.
-    return [
-        f"{key}={json.dumps(os.fspath(value) if isinstance(value, Path) else value)}"
-        for key, value in overrides.items()
-    ]
+    return [f"{key}={json.dumps(value, default=plain)}" for key, value in overrides.items()]
 
 
 def resolve_recipe(

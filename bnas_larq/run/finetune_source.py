@@ -71,7 +71,7 @@ def check_out(recipe: Recipe, out: str | Path) -> None:
         source = Path(text).resolve()
         if source.exists() and out in (source, *source.parents):
             raise RunError(
-                "A run does not overwrite a network it starts or learns from. "
+                "A run does not overwrite the network it starts from, nor a teacher. "
                 f"Received: {source} and {out}. Choose another --out."
             )
     if recipe.data.name == "folder":

@@ -34,7 +34,8 @@ from bnas_larq.run.stage_sources import load_start, load_teacher
 from bnas_larq.run.stages import Stages
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.search import SearchData
-from bnas_larq.train_settings import TeacherSettings, TrainStage
+from bnas_larq.teacher_settings import TeacherSettings
+from bnas_larq.train_settings import TrainStage
 from bnas_larq.training import Teacher
 
 
@@ -194,5 +195,5 @@ class RunInputs:
         asked = settings.mixed_precision
         choice = recorded_precision(self.folder / stage, asked)
         if asked != "float32":
-            say(f"{stage}: binary convolutions in {choice.name}, {choice.reason}")
+            say(f"{stage}: convolutions in {choice.name}, {choice.reason}")
         return settings.model_copy(update={"mixed_precision": choice.name})

@@ -12,7 +12,8 @@ from bnas_larq.files import sha256
 from bnas_larq.networks.saved_models import load_saved_model
 from bnas_larq.networks.weight_files import load_weights, save_weights
 from bnas_larq.run.targets import STAGE, WEIGHT_KINDS, Kind, Target, find_target
-from bnas_larq.train_settings import TeacherSettings, TrainStage
+from bnas_larq.teacher_settings import TeacherSettings
+from bnas_larq.train_settings import TrainStage
 from bnas_larq.training import Teacher
 
 
@@ -70,7 +71,7 @@ def load_teacher(settings: TeacherSettings, shared: Normalization, data: ImageDa
             )
     shapes = [tuple(part.shape[1:]) for part in (*model.inputs, *model.outputs)]
     # A side that is None takes any.
-    sides = [own or side for own, side in zip(shapes[0], data.image_shape, strict=False)]
+    sides = [wanted or side for wanted, side in zip(shapes[0], data.image_shape, strict=False)]
     if [tuple(sides), *shapes[1:]] != [data.image_shape, (data.num_classes,)]:
         raise RecipeError(
             "A teacher takes the images of the run and knows their classes. Received: "

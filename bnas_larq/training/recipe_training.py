@@ -23,7 +23,8 @@ from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.networks.weight_files import save_weights
 from bnas_larq.recipe import Recipe
 from bnas_larq.run_records import Epoch
-from bnas_larq.train_settings import TeacherSettings, TrainStage
+from bnas_larq.teacher_settings import TeacherSettings
+from bnas_larq.train_settings import TrainStage
 from bnas_larq.training.teacher_outputs import TeacherOutputs
 from bnas_larq.training.teachers import Teacher
 from bnas_larq.training.training_plan import train_plan

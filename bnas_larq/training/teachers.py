@@ -10,7 +10,7 @@ import numpy as np
 from bnas_larq.backend import keras, tf
 from bnas_larq.data import Normalization
 from bnas_larq.errors import RecipeError
-from bnas_larq.train_settings import TeacherSettings
+from bnas_larq.teacher_settings import TeacherSettings
 
 #: Below it a squared distance is 0, whose root has no gradient.
 _TINY = 1e-12

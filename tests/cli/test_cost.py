@@ -44,8 +44,21 @@ def test_one_variant_has_a_table_of_its_layers(cost):
     code, out, _ = cost("bnas-d")
     assert code == 0
     assert out.startswith("bnas-d at 224×224, 12 cells, 64 channels, 1000 classes")
+    assert "stem " in out and "float16 kernels" in out and "at most at one time" in out
     for text in ("cell4_shortcut_conv *", "1.476e8", "3.499e8", "28,457,160"):
         assert text in out
+
+
+def test_a_network_is_counted_with_another_shortcut(cost):
+    size = ("--cells", "3", "--channels", "8", "--json")
+    conv, pool = (
+        json.loads(cost("bnas_imagenet", *size, "--shortcut", kind)[1])[0]
+        for kind in ("conv", "pool")
+    )
+    assert conv["shortcut_macs"] > 0 == pool["shortcut_macs"]
+    assert pool["ops_honest"] == conv["ops_honest"] - conv["shortcut_macs"]
+    code, _, err = cost("larq_zoo:BiRealNet", "--shortcut", "pool")
+    assert code == 2 and "--stem-groups or --shortcut with larq_zoo:BiRealNet" in err
 
 
 def test_several_targets_are_compared(cost, stored):
@@ -53,6 +66,8 @@ def test_several_targets_are_compared(cost, stored):
     assert code == 0
     header, *rows = out.splitlines()[:4]
     assert header.split()[:2] == ["network", "input"]
+    assert header.split()[-4:] == ["bytes", "int8", "RAM", "parameters"]
+    assert all(cell != "–" for row in rows for cell in row.split())
     assert [row.split()[:2] for row in rows] == [
         ["bnas-d", "224×224"],
         [str(stored), "8×8"],

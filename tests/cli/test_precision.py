@@ -13,7 +13,7 @@ def test_auto_says_what_it_took_and_keeps_it(in_one_process, tiny, tmp_path):
     first = in_one_process([line])[0]
     assert first.code == 0, first.err
     taken = read_json(out / "train" / "precision.json")
-    said = f"train: binary convolutions in {taken['name']}, {taken['reason']}\n"
+    said = f"train: convolutions in {taken['name']}, {taken['reason']}\n"
     assert said in first.err
     # A run killed during the training: its stage is not done, and the choice is there.
     state = read_json(out / "state.json")
@@ -22,7 +22,7 @@ def test_auto_says_what_it_took_and_keeps_it(in_one_process, tiny, tmp_path):
     write_json(out / "train" / "precision.json", {"name": name, "reason": other})
     again = in_one_process([[*line, "--resume"]])[0]
     assert again.code == 0, again.err
-    assert f"train: binary convolutions in {name}, {other}\n" in again.err
+    assert f"train: convolutions in {name}, {other}\n" in again.err
 
 
 def test_an_unknown_precision_is_refused(refuse, tiny, tmp_path):

@@ -10,6 +10,7 @@ import shutil
 import pytest
 
 from bnas_larq.files import read_json
+from bnas_larq.zoo.variants import VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,19 @@ def commands(in_one_process, finished, zoo):
         "misspelt": ("zoo", "shwo", "bnas-d"),
     }
     return dict(zip(lines, in_one_process(list(lines.values())), strict=True))
+
+
+def test_variants_are_listed_without_weights(in_one_process):
+    listing = ("zoo", "list", "--variants")
+    text, facts = in_one_process([listing, (*listing, "--json")])
+    rows = {line.split()[0]: line for line in text.out.splitlines()}
+    assert text.code == facts.code == 0 and list(rows) == ["name", *VARIANTS]
+    assert rows["bnas-d-v2-paper"].split()[2:] == [
+        *("12", "88", "4", "conv"),
+        'BNASDv2(convention="paper")',
+    ]
+    first = json.loads(facts.out)[0]
+    assert (first["cells"], first["channels"], first["shortcut"]) == (20, 36, "conv")
 
 
 def test_a_run_is_published(commands, finished, zoo):

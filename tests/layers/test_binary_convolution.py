@@ -14,7 +14,12 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
-from bnas_larq.layers.binary_convolution import BinaryConv2D, binary_convolution, compute_in
+from bnas_larq.layers.binary_convolution import (
+    BinaryConv2D,
+    MixedPrecisionConv2D,
+    binary_convolution,
+    compute_in,
+)
 from bnas_larq.layers.convolutions import convolution
 from bnas_larq.networks.network import build_network
 
@@ -109,6 +114,43 @@ def test_bfloat16_differs_by_its_rounding_only(place):
         assert own.dtype == np.float32
         error = np.linalg.norm(own - expected) / np.linalg.norm(expected)
         assert error < 2.0**-7
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("activations", "kernels"), [("sign", "real"), ("tanh", "real"), ("relu", "binary")]
+)
+def test_real_operands_in_bfloat16_are_close_to_float32(activations, kernels, place):
+    """Both operands are rounded to 8 bits, so each product is off by at most 2⁻⁸; on average, by
+    far less."""
+    settings = {"input_scheme": "sign-scale", "kernel_scheme": "sign-scale"}
+    size, strides, dilation = place
+    layer = convolution(
+        7,
+        size,
+        name="conv",
+        strides=strides,
+        dilation=dilation,
+        options=SchemeOptions(activations, kernels),
+        **settings,
+    )
+    layer.build((None, None, None, 5))
+    larqs = lq.layers.QuantConv2D.from_config(layer.get_config())
+    larqs.build((None, None, None, 5))
+    larqs.set_weights(layer.get_weights())
+    x = pictures(2, 12, 11, 5)
+    exact = results(larqs, x)
+    for own, expected in zip(results(layer, x, training=True), exact, strict=True):
+        np.testing.assert_array_equal(own, expected)
+    layer.compute = "bfloat16"
+    for own, expected in zip(results(layer, x, training=False), exact, strict=True):
+        np.testing.assert_array_equal(own, expected)
+    low = results(layer, x, training=True)
+    for own, expected in zip(low, exact, strict=True):
+        assert own.dtype == np.float32
+        assert np.linalg.norm(own - expected) < 2.0**-7 * np.linalg.norm(expected)
+    if kernels == "real":  # signs and kernels of a power of two would be exact
+        assert not np.array_equal(low[0], exact[0])
 
 
 def test_a_sum_of_zero_is_zero_and_a_relu_passes_no_gradient_there():
@@ -256,6 +298,26 @@ def test_layers_of_models_inside_are_found():
         assert {layer.compute for layer in inner.layers if isinstance(layer, BinaryConv2D)} == {
             "bfloat16"
         }
+
+
+def test_the_real_network_of_a_binary_layout_trains_in_bfloat16():
+    """All its convolutions but stem and shortcuts; evaluation keeps its bits."""
+    settings = {"activations": "tanh", "kernels": "real"}
+    model = build_network(Genotype.load("bnas_cifar"), **SIZE, **settings)
+    real = [layer for layer in model.layers if isinstance(layer, MixedPrecisionConv2D)]
+    others = {layer.name for layer in model.layers if isinstance(layer, keras.layers.Conv2D)}
+    others -= {layer.name for layer in real}
+    assert others == {"stem_conv", "cell1_shortcut_conv", "cell2_shortcut_conv"}
+    x = pictures(4, *SIZE["input_shape"], seed=3)
+    evaluated, weights = model(x, training=False).numpy(), model.get_weights()
+    trained = losses_and_gradients(model)
+    model.set_weights(weights)  # of BatchNorm's statistics
+    with compute_in(model, "bfloat16"):
+        assert {layer.compute for layer in real} == {"bfloat16"}
+        np.testing.assert_array_equal(model(x, training=False), evaluated)
+        low = losses_and_gradients(model)
+    assert 0 < np.linalg.norm(low[0] - trained[0]) < 0.05 * np.linalg.norm(trained[0])
+    assert {weight.dtype for weight in model.weights} == {tf.float32}
 
 
 def test_an_unknown_type_is_refused():

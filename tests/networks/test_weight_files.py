@@ -60,7 +60,7 @@ def test_round_trip(trained, file):
 @pytest.mark.parametrize("scheme", ["sign-scale", "pcnn"])
 def test_files_fit_the_stages_of_one_network_both_ways(scheme, tmp_path):
     """With every kind of convolution: a real network, one with real kernels, the binary one."""
-    cell = [[("bin_conv_3x3", 0), ("bin_sep_conv_3x3", 1)], [("identity", 0), ("identity", 1)]]
+    cell = [[("bin_conv_3x3", 0), ("bin_sep_conv_3x3", 1)], [("identity", 0)]]
     stages = [
         {"activations": "tanh", "kernels": "real"},
         {"kernels": "real"},
@@ -69,7 +69,12 @@ def test_files_fit_the_stages_of_one_network_both_ways(scheme, tmp_path):
     stages = [network(cell, scheme=scheme, cells=3, **stage) for stage in stages]
     for before, after in zip(stages, [*stages[1:], stages[0]], strict=True):
         file = save_weights(filled(before), tmp_path / "weights.h5")
-        assert_same(load_weights(after, file), values(before))
+        load_weights(after, file)
+        assert [layer.name for layer in after.layers] == [layer.name for layer in before.layers]
+        for layer in after.layers:
+            expected = before.get_layer(layer.name).get_weights()
+            for value, other in zip(layer.get_weights(), expected, strict=True):
+                np.testing.assert_array_equal(value, other, err_msg=layer.name)
 
 
 @pytest.mark.parametrize("saved_with", [False, True])

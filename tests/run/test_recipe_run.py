@@ -10,6 +10,7 @@ import pytest
 from bnas_larq import Run
 from bnas_larq.errors import DataError, RecipeError, RunError
 from bnas_larq.files import read_json, read_lines, sha256
+from bnas_larq.networks.optimizers import latent_kernels
 from bnas_larq.recipe import load_recipe
 from bnas_larq.zoo.published_run import origins
 
@@ -63,12 +64,14 @@ def test_stages_start_and_learn_from_other_runs(finished, tmp_path, caplog):
     source = finished.folder.path
     cache = tmp_path / "cache"
     teacher = {"model": str(source), "views": 1, "cache": str(cache)}
-    stages = [{"start": str(source)}, {"teacher": teacher, "name": "taught"}]
+    real = {"start": str(source), "kernels": "real", "activations": "tanh"}
+    stages = [real, {"teacher": teacher, "name": "taught"}]
     genotype = {"genotype": str(source / "genotype.json"), "train.stages": stages}
     overrides = {key: TINY[key] for key in TINY if not key.startswith("search.")} | genotype
     with Run.create("quickstart", tmp_path / "run", overrides=overrides) as run:
         run.train()
         run.evaluate()
+    assert latent_kernels(run.network()), "the last stage's kernels are binary"
     assert "1 epochs of stage1, then 1 epochs of" in caplog.text
     rows = read_lines(run.folder / "train" / "metrics.jsonl")
     assert [(row["epoch"], row["stage"]) for row in rows] == [(0, "stage1"), (1, "taught")]

@@ -18,7 +18,8 @@ from bnas_larq.networks.weight_files import save_weights
 from bnas_larq.recipe import parse_recipe
 from bnas_larq.run.creation import pin_source, resolve_recipe
 from bnas_larq.run.stage_sources import load_start, load_teacher
-from bnas_larq.train_settings import TeacherSettings, TrainStage
+from bnas_larq.teacher_settings import TeacherSettings
+from bnas_larq.train_settings import TrainStage
 
 CELL = [[("bin_conv_3x3", 0), ("max_pool_3x3", 1)]]
 GENOTYPE = Genotype(CELL, CELL)
