@@ -52,7 +52,13 @@ _CLASSES = {
     ),
     "bnas_larq.layers": (
         *("AnnealedSign", "BinaryConv2D", "BlurPool2D", "BoundedApproxSign", "CenterClip"),
-        *("DepthwiseQuantizer", "DropPath", "EdgewiseConv2D", "FactorizedReduction"),
+        *(
+            "ChannelScale",
+            "DepthwiseQuantizer",
+            "DropPath",
+            "EdgewiseConv2D",
+            "FactorizedReduction",
+        ),
         *("HeldProjection", "Magnitude", "MixedPrecisionConv2D", "PCNNProjection"),
         *("PlainBatchNormalization", "ProjectionLoss", "RPReLU", "RealActivation"),
         *("RepeatChannels", "SignScale", "SymmetricPooling2D", "SymmetricQuantConv2D", "Zeroise"),

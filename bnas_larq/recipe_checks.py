@@ -15,6 +15,11 @@ def _no_stage_reads(recipe: Recipe, unread: Callable[[TrainStage], bool]) -> boo
     return all(map(unread, recipe.plan))
 
 
+def _activations(recipe: Recipe) -> set[str]:
+    """Of all stages."""
+    return {stage.activations or recipe.network.activations for stage in recipe.plan}
+
+
 #: Keys of the section `network` that one kind of network has and the other has not.
 _CELL_KEYS = (
     *("cells", "channels", "reductions", "stem_groups", "padding", "shortcut", "preprocess"),
@@ -49,11 +54,11 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         for key in _RESIDUAL_KEYS
     },
     "network.activation_gradient": (
-        lambda recipe: recipe.network.activations != "sign",
-        "Only the sign has it. Remove it, or set network.activations to sign",
+        lambda recipe: "sign" not in _activations(recipe),
+        "Only the sign has one. Remove it, or set network.activations to sign",
     ),
     "network.activation_clip": (
-        lambda recipe: recipe.network.activations in ("relu", "tanh"),
+        lambda recipe: _activations(recipe) <= {"relu", "tanh"},
         "These activations have no bound. Remove it, or set network.activations",
     ),
     "search.temperature": (
@@ -83,6 +88,10 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         )
         for key in ("rounds", "floor", "finish_epochs", "credit_examples")
     },
+    "export.float_storage": (
+        lambda recipe: recipe.layer_study is not None,
+        "A layer study exports nothing. Remove it",
+    ),
     "finetune.head_learning_rate": (
         lambda recipe: recipe.finetune is not None and recipe.finetune.head_epochs == 0,
         "The head is not trained alone. Remove it, or set finetune.head_epochs",

@@ -65,6 +65,8 @@ class _Cost(_Record):
     ops_honest: _Measured = None
     ops_paper: _Measured = None
     bytes: _Measured = None
+    bytes_by_kind: dict[str, dict[str, _Count]] = {}
+    peak_activation_bytes: _Measured = None
 
 
 class Result(_Record):
@@ -86,6 +88,8 @@ class _Parity(_Record):
     images: _Count
     equal_predictions: FiniteFloat
     max_abs_difference: FiniteFloat
+    accuracy: _Measured = None
+    keras_accuracy: _Measured = None
 
 
 class _Convolution(_Record):
@@ -93,6 +97,7 @@ class _Convolution(_Record):
     kind: str | None = None
     binary: bool = False
     kernel: list[int] | None = None
+    stored: str | None = None
     bytes: _Count | None = None
 
 
@@ -115,6 +120,8 @@ class Export(Convolutions):
     float_convolutions: _Count
     parity: _Parity
     parity_images: str = ""
+    float_storage: str = "float32"
+    memory: dict[str, _Count] = {}
 
 
 # -- series ----------------------------------------------------------------------------------------

@@ -14,6 +14,9 @@ from bnas_larq.text_files import is_text
 #: `bnas_larq.precision`. Evaluation and export use float32.
 Precision = Literal["float32", "bfloat16", "auto"]
 
+#: Types of full-precision kernels in an exported file; see `bnas_larq.export.float_storage`.
+FloatStorage = Literal["float32", "float16", "int8"]
+
 
 def _plain_name(name: str) -> str:
     if not is_plain_name(name):

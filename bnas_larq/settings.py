@@ -13,6 +13,7 @@ from bnas_larq.setting_types import (
     Channels,
     Count,
     Decay,
+    FloatStorage,
     Large,
     Natural,
     Nonlinearity,
@@ -260,7 +261,15 @@ class NetworkSettings(Section):
 
 
 class ExportSettings(Section):
-    """Conversion to Larq Compute Engine at the end of a run."""
+    """Conversion to Larq Compute Engine at the end of a run.
+
+    Attributes:
+        parity_images: test images that file and Keras are compared on; as many as the test part has
+            give the file's test accuracy.
+        float_storage: type of full-precision kernels in the file, which computes in float32 either
+            way: `float16` halves them, `int8` (one scale for each output channel) quarters them.
+    """
 
     enabled: bool = True
     parity_images: Count = 64
+    float_storage: FloatStorage = "float32"

@@ -87,8 +87,8 @@ def has_relu(operations: Iterable[str]) -> bool:
     preprocessing: not if they are all BNAS-UCB's, whose names end in `_linear`, or residual, which
     pass on their input, its −1 side included."""
     convolutions = {name for name in operations if name not in _WITH_IDENTITY}
-    signed = [n for n in convolutions if n.endswith("_linear") or n.startswith("bin_res_")]
-    return not convolutions or len(signed) < len(convolutions)
+    signed = {name for name in convolutions if name.endswith("_linear") or "bin_res_" in name}
+    return not convolutions or signed < convolutions
 
 
 def shortcut_kind(value: str | bool) -> str:

@@ -400,6 +400,7 @@ def test_a_folder_is_refused(tmp_path):
         (["search.temperature_decay=exponential"], "search.temperature_decay"),
         (["search.entropy_weight=0", "search.entropy_tau=3"], "search.entropy_tau"),
         (["search.gamma=3", "search.zeroise_competes=false"], "search.gamma"),
+        (["layer_study={}", "export.float_storage=int8"], "export.float_storage"),
         (["search.bandit.rounds=1"], "search.bandit.rounds"),
         (["search.searcher=bandit", "search.bandit.exploration=2"], "search.bandit.exploration"),
         (
@@ -420,6 +421,10 @@ def test_a_key_that_would_change_nothing_is_refused(overrides, key):
         ["train.momentum=0.8", "train.schedule=cosine", "train.restart_epochs=50"],
         ["network.activation_gradient=annealed", "network.activation_clip=2"],
         ["network.activations=clip", "network.activation_clip=2"],
+        [
+            *("network.activations=relu", "network.activation_gradient=approx"),
+            *("network.activation_clip=2", "train.stages=[{epochs: 3}, {activations: sign}]"),
+        ],
         ["search.relaxation=concrete", "search.temperature=[5.0,1.0]"],
         ["search.gamma=3", "search.entropy_tau=3"],
         ["search.searcher=bandit", "search.bandit.rounds=1"],

@@ -14,8 +14,9 @@ from PIL import Image
 CLASSES = 1000
 TEST = 12
 #: The folder has a training picture of every class, the TFDS set of some.
-TRAIN = {"tfds": 64, "folder": CLASSES}
-NAME = "varied_pictures"
+TRAIN = {"tfds": 64, "imagenet": 8, "folder": CLASSES}
+#: Of the TFDS sets; that of ImageNet has its parts and features, and is read by TFDS' own class.
+NAMES = {"tfds": "varied_pictures", "imagenet": "imagenet2012"}
 
 
 class VariedPictures:
@@ -25,11 +26,11 @@ class VariedPictures:
         self._root = root
 
     def source(self, kind: str) -> dict[str, str]:
-        """`name` and `data_dir` of the data set; `kind` is "tfds" or "folder"."""
+        """`name` and `data_dir` of the data set; `kind` is "tfds", "imagenet" or "folder"."""
         folder = self._root / kind
         if not folder.is_dir():
-            {"tfds": _write_tfds, "folder": _write_folder}[kind](folder)
-        return {"name": NAME if kind == "tfds" else kind, "data_dir": str(folder)}
+            _write_folder(folder) if kind == "folder" else _write_tfds(folder, kind)
+        return {"name": NAMES.get(kind, kind), "data_dir": str(folder)}
 
     def jpeg(self, part: str, label: int) -> bytes:
         """A picture of the part "train" or "test", soft and of its own size and colours."""
@@ -47,25 +48,33 @@ def _labels(count: int) -> list[int]:
     return [257 * number % CLASSES for number in range(count)]
 
 
-def _write_tfds(folder: Path) -> None:
+def _write_tfds(folder: Path, kind: str) -> None:
     import tensorflow_datasets as tfds
 
     pictures = VariedPictures(folder)
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+        "label": tfds.features.ClassLabel(num_classes=CLASSES),
+    }
+    parts = {"train": "train", "test": "test"}
+    if kind == "imagenet":
+        features["file_name"] = tfds.features.Text()
+        parts = {"train": "train", "validation": "test"}
+
+    def example(part: str, label: int) -> dict:
+        values = {"image": io.BytesIO(pictures.jpeg(part, label)), "label": label}
+        return {**values, "file_name": f"{label}.jpeg"} if kind == "imagenet" else values
+
     tfds.dataset_builders.AdhocBuilder(
-        name=NAME,
-        version="1.0.0",
-        features=tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-                "label": tfds.features.ClassLabel(num_classes=CLASSES),
-            }
-        ),
+        name=NAMES[kind],
+        version="5.1.0" if kind == "imagenet" else "1.0.0",
+        features=tfds.features.FeaturesDict(features),
         split_datasets={
-            part: [
-                (label, {"image": io.BytesIO(pictures.jpeg(part, label)), "label": label})
-                for label in _labels(count)
+            name: [
+                (label, example(part, label))
+                for label in _labels(TRAIN[kind] if part == "train" else TEST)
             ]
-            for part, count in (("train", TRAIN["tfds"]), ("test", TEST))
+            for name, part in parts.items()
         },
         data_dir=str(folder),
     ).download_and_prepare()

@@ -158,6 +158,8 @@ def _comparison_text(counts: Sequence[TargetCosts]) -> str:
             "OPs (paper)": scientific(count.costs.ops_paper),
             "OPs (honest)": scientific(count.costs.ops_honest),
             "bytes": f"{count.costs.bytes:,}",
+            "int8": f"{sum(count.costs.bytes_by_kind['int8'].values()):,}",
+            "RAM": _number(count.costs.peak_activation_bytes),
             "parameters": f"{count.costs.parameters:,}",
         }
         for count in counts
@@ -167,12 +169,17 @@ def _comparison_text(counts: Sequence[TargetCosts]) -> str:
         "",
         "OPs: 1-bit MACs / 64 + other MACs. (paper) divides BNAS' full-precision shortcuts by 64 "
         "too, (honest) does not.",
-        "Bytes: 1 bit per binary weight, 4 bytes per scale or other weight.",
+        "Bytes: 1 bit per binary weight, 4 bytes per scale or other weight. int8: bytes with "
+        "full-precision kernels stored as int8. RAM: activations alive at one time, at most.",
     ]
     for count in counts:
         if count.costs.uncounted:
             lines.append(f"MACs not counted in {count.target}: {', '.join(count.costs.uncounted)}")
     return "\n".join(lines)
+
+
+def _number(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
 
 
 def _sizes_text(candidates: Sequence[Candidate], budget: float, convention: str, **_: Any) -> str:

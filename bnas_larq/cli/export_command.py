@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from bnas_larq.cli.options import NAME_OR_PATH, PATH, PathType, moved_images
 from bnas_larq.console import print_result
+from bnas_larq.setting_types import FloatStorage
 
 
 @click.command()
@@ -24,6 +25,11 @@ from bnas_larq.console import print_result
     help="Images to compare file and Keras on. Default: the run's test images, else noise.",
 )
 @moved_images
+@click.option(
+    "--float-storage",
+    type=click.Choice(get_args(FloatStorage)),
+    help="Type of full-precision kernels in the file. Default: the recipe's, else float32.",
+)
 @click.option("--labels", type=PATH, help="Classes of a saved Keras model, one on each line.")
 @click.option("--mean", nargs=3, type=float, help="Its mean of red, green, blue, from 0 to 1.")
 @click.option("--std", nargs=3, type=float, help="Its deviation of red, green, blue.")
@@ -53,6 +59,8 @@ def command(target: str, lint: bool, as_json: bool, **options: Any) -> None:
             "Received: --data-dir with another TARGET, or with --lint, --out or --images."
         )
     if lint:
+        if options["float_storage"]:
+            raise click.UsageError("--lint lists all storages. Received: --float-storage with it.")
         if writes:
             raise click.UsageError("--lint writes nothing. Received: --out or --bundle with it.")
         from bnas_larq.export.lint_text import lint_text
@@ -69,10 +77,13 @@ def command(target: str, lint: bool, as_json: bool, **options: Any) -> None:
         print_result(json.dumps(report, indent=1))
         return
     reasons = report["not_binary_because"]
+    width = 7 if report.get("float_storage") == "float16" else 5
     for record in report["convolutions"]:
-        name = record["name"]
-        precision = "1 bit" if record["binary"] else "float"
+        name, stored = record["name"], record.get(
+            "stored", "1 bit" if record["binary"] else "float"
+        )
+        precision = "float" if stored == "float32" else stored
         reason = "" if record["binary"] else f"  ({reasons.get(name, 'full precision')})"
-        print_result(f"{precision}  {record['kind']:10} {name}{reason}")
+        print_result(f"{precision:{width}}  {record['kind']:10} {name}{reason}")
     for path in paths:
         print_result(path)

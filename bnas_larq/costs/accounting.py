@@ -12,26 +12,29 @@ Papers count differently, so every figure names its convention:
 - Bytes: as deployed. 1 bit per binary weight, 4 bytes per scale of a scaled binary kernel (one per
   output channel), 4 bytes per other weight, including all vectors of BatchNorm, although converters
   fold them away. Latent kernels and weights of kernel quantizers exist in training only.
+- Bytes by kind: the same, for full-precision kernels stored as float32, float16 or int8 (one scale
+  per output channel; see `bnas_larq.costs.float_kernels`).
+- Peak activation memory: see `bnas_larq.costs.peak_memory`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bnas_larq.backend import keras, tf
+from bnas_larq.costs.float_kernels import FLOAT32
 from bnas_larq.costs.multiplications import (
-    FULL_PRECISION,
     Multiplications,
     check_graph,
     multiplies,
     resized,
     size,
-    weight_bits,
 )
+from bnas_larq.costs.peak_memory import peak_of_calls
+from bnas_larq.costs.weight_memory import Memory, bytes_by_kind, kinds_table, total, weight_memory
 from bnas_larq.errors import BnasLarqError, nearest
-from bnas_larq.layers.quantizers import number_of_scales
 from bnas_larq.tables import align, scientific
 
 #: 1-bit MACs in one operation of a 64-bit machine.
@@ -52,7 +55,8 @@ class LayerCost:
         macs: bits of the wider operand → MACs for one image, over all calls of the layer.
         binary_macs, full_precision_macs: MACs of two 1-bit operands, and all others.
         parameters, trainable_parameters: number of weights.
-        bits, bytes: memory as deployed; bytes are rounded up.
+        memory: bits as deployed, by kind of weight, for each storage of full-precision kernels.
+        bits, bytes: their sum with float32 kernels; bytes are rounded up.
         shortcut: whether it is a full-precision inter-cell shortcut convolution of a BNAS network.
         countable: False if it may multiply in a way that is unknown here (see `Costs.uncounted`).
     """
@@ -63,7 +67,7 @@ class LayerCost:
     macs: dict[int, int]
     parameters: int
     trainable_parameters: int
-    bits: int
+    memory: Memory
     shortcut: bool = False
     countable: bool = True
 
@@ -78,6 +82,10 @@ class LayerCost:
     @property
     def shortcut_macs(self) -> int:
         return self.full_precision_macs if self.shortcut else 0
+
+    @property
+    def bits(self) -> int:
+        return self.memory[FLOAT32].total()
 
     @property
     def bytes(self) -> int:
@@ -137,11 +145,14 @@ class Costs(Operations):
     Attributes:
         parameters, trainable_parameters: number of weights.
         bits, bytes: memory as deployed; bytes are rounded up once, for the whole network.
+        peak_activation_bytes: see `bnas_larq.costs.peak_memory`; None for a network that is not
+            built.
         uncounted: layers with matrices whose MACs are not counted, as their use is unknown here.
     """
 
     name: str
     layers: tuple[LayerCost, ...]
+    peak_activation_bytes: int | None = field(default=None, kw_only=True)
 
     binary_macs = _total("binary_macs")
     full_precision_macs = _total("full_precision_macs")
@@ -155,6 +166,11 @@ class Costs(Operations):
         return -(-self.bits // 8)
 
     @property
+    def bytes_by_kind(self) -> dict[str, dict[str, int]]:
+        """Storage of full-precision kernels → kind of weight → bytes."""
+        return bytes_by_kind(total([layer.memory for layer in self.layers]))
+
+    @property
     def uncounted(self) -> tuple[str, ...]:
         return tuple(layer.name for layer in self.layers if not layer.countable)
 
@@ -162,6 +178,7 @@ class Costs(Operations):
         """Totals and layers, for JSON."""
         keys = ("name", "binary_macs", "full_precision_macs", "shortcut_macs", "ops_paper")
         keys += ("ops_honest", "bytes", "parameters", "trainable_parameters")
+        keys += ("bytes_by_kind", "peak_activation_bytes")
         values = {key: getattr(self, key) for key in keys}
         layers = [layer.to_dict() for layer in self.layers]
         return {**values, "uncounted": list(self.uncounted), "layers": layers}
@@ -189,8 +206,11 @@ class Costs(Operations):
             f"OPs, papers' convention: {scientific(self.ops_paper)} ({macs} divided by 64)",
             f"OPs, honest: {scientific(self.ops_honest)} (only 1-bit MACs divided by 64)",
             f"Memory: {self.bytes:,} bytes (1 bit per binary weight, 4 bytes per scale or other)",
+            *(f"  {line}" for line in kinds_table(self.bytes_by_kind)),
             f"Parameters: {self.parameters:,}, {self.trainable_parameters:,} of them trainable",
         ]
+        if self.peak_activation_bytes is not None:
+            lines.append(f"Activations: {self.peak_activation_bytes:,} bytes at most at one time")
         if self.uncounted:
             lines.append(f"MACs not counted in: {', '.join(self.uncounted)}")
         return "\n".join(lines)
@@ -222,8 +242,11 @@ def count_costs(model: keras.Model, input_shape: Sequence[int] | None = None) ->
     check_graph(model)
     graph = model if input_shape is None else resized(model, [(None, *input_shape)])
     calls = Multiplications()
-    calls.follow(graph, "", [FULL_PRECISION] * len(graph.inputs))
-    return Costs(model.name, tuple(_layer_costs(model, "", calls, set())))
+    outputs = calls.follow_all(graph)
+    images = {number: tuple(tensor.shape[1:]) for number, tensor in enumerate(graph.inputs)}
+    peak = peak_of_calls(calls.calls, images, outputs)
+    layers = tuple(_layer_costs(model, "", calls, set()))
+    return Costs(model.name, layers, peak_activation_bytes=peak)
 
 
 def _layer_costs(
@@ -248,11 +271,6 @@ def layer_cost(
     count."""
     trainable = {id(weight) for weight in layer.trainable_weights}
     macs = dict(calls.macs.get(path, {}))
-    quantizer_weights = {
-        id(weight)
-        for kernel in weights
-        for weight in getattr(getattr(kernel, "quantizer", None), "weights", ())
-    }
     return LayerCost(
         name=path,
         kind=type(layer).__name__,
@@ -260,7 +278,7 @@ def layer_cost(
         macs=macs,
         parameters=sum(map(size, weights)),
         trainable_parameters=sum(size(w) for w in weights if id(w) in trainable),
-        bits=sum(_stored_bits(weight) for weight in weights if id(weight) not in quantizer_weights),
+        memory=weight_memory(layer, weights),
         shortcut=SHORTCUT_MARK in layer.name and multiplies(layer) and 1 not in macs,
         countable=multiplies(layer) or not any(map(_is_matrix, weights)),
     )
@@ -269,8 +287,3 @@ def layer_cost(
 def _is_matrix(weight: tf.Variable) -> bool:
     """Whether it could be a factor of a product; PReLU's [1, 1, C], say, is only a vector."""
     return sum(number > 1 for number in weight.shape) > 1
-
-
-def _stored_bits(weight: tf.Variable) -> int:
-    scales = number_of_scales(getattr(weight, "quantizer", None), weight.shape)
-    return size(weight) * weight_bits(weight) + FULL_PRECISION * scales

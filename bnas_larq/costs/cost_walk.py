@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from bnas_larq.costs.accounting import Costs, LayerCost, layer_cost
+from bnas_larq.costs.accounting import Costs, layer_cost
 from bnas_larq.costs.multiplications import FULL_PRECISION, Multiplications, bits_behind
+from bnas_larq.costs.peak_memory import LayerForm, layer_form
+from bnas_larq.costs.planned_memory import PlannedCalls, PlusForm
 from bnas_larq.genotype import Cell, Edge, Genotype
 from bnas_larq.layers import template
 from bnas_larq.layers.cells import edge_context, live_edges, used_states
@@ -34,11 +36,12 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ChainCosts(Costs):
-    """Costs of a chain of layers, whose names begin with the name of the chain, and the states
-    before and behind it."""
+    """Costs of a chain of layers, whose names begin with the name of the chain, the states before
+    and behind it, and what becomes of all its layers in a deployed network."""
 
     input: State
     output: State
+    forms: tuple[LayerForm, ...]
 
     def renamed(self, name: str) -> ChainCosts:
         """The same chain under another name."""
@@ -125,7 +128,7 @@ def planned_costs(
     check_genotype(genotype, config)
     if isinstance(config, ResidualConfig):
         config = config.replace(**settings)
-        return Costs(config.model_name, tuple(_residual_layers(config)))
+        return _residual_costs(config)
     config = config.replace(**settings) if config else NetworkConfig.from_dict(settings)
     network = walk_network(genotype.cells, config, dead_branches=dead_branches, cache=cache)
     alive = _alive_cells(genotype, config, [cell.plan for cell in network.cells])
@@ -136,20 +139,51 @@ def planned_costs(
         if dead_branches or cell.plan.index in alive:
             layers += [layer for chain in cell.chains for layer in chain.layers]
     layers += network.classifier.layers
-    return Costs(f"bnas_{genotype.id.replace('-', '_')}", tuple(layers))
+    peak = _peak(genotype, network, config.input_shape)
+    name = f"bnas_{genotype.id.replace('-', '_')}"
+    return Costs(name, tuple(layers), peak_activation_bytes=peak)
 
 
-def _residual_layers(config: ResidualConfig) -> Iterator[LayerCost]:
-    state = State(config.input_shape)
+def _peak(genotype: Genotype, network: NetworkCosts, input_shape: tuple[int, int, int]) -> int:
+    """Peak activation memory in bytes."""
+    calls = PlannedCalls()
+    older = newer = calls.add_chain(network.stems[0].forms, calls.IMAGE)
+    for stem in network.stems[1:]:
+        newer = calls.add_chain(stem.forms, newer)
+    for costs in network.cells:
+        output = calls.add_cell(
+            genotype.cells[costs.plan.reduction],
+            (older, newer),
+            inputs=[chain and chain.forms for chain in costs.inputs],
+            edges={key: chain.forms for key, chain in costs.edges.items()},
+            shortcut=costs.shortcut and costs.shortcut.forms,
+            node_shape=(*costs.output.shape[:2], costs.plan.filters),
+        )
+        older, newer = newer, output
+    return calls.peak(input_shape, calls.add_chain(network.classifier.forms, newer))
+
+
+def _residual_costs(config: ResidualConfig) -> Costs:
+    calls, state, layers = PlannedCalls(), State(config.input_shape), []
+    output = calls.IMAGE
+
+    def walk(name: str, chain: Chain, state: State, source: int) -> tuple[State, int]:
+        costs = _walk_chain(name, chain, state)
+        layers.extend(costs.layers)
+        return costs.output, calls.add_chain(costs.forms, source)
+
     for part in parts(config):
-        chains = [_walk_chain(part.name, part.layers, state)]
-        chains.append(_walk_chain(part.name, part.shortcut or (), state))
+        state_before, source = state, output
+        state, output = walk(part.name, part.layers, state, source)
+        if part.shortcut is not None:
+            _, skip = walk(part.name, part.shortcut, state_before, source)
+            output = calls.add_sum([output, skip], state.shape)
         # Sums are in full precision.
-        chains.append(_walk_chain(part.name, part.behind, State(chains[0].output.shape)))
-        state = chains[-1].output
-        yield from (layer for costs in chains for layer in costs.layers)
+        state, output = walk(part.name, part.behind, State(state.shape), output)
     top = template.classifier(config.num_classes, config.classifier_activation)
-    yield from _walk_chain(template.CLASSIFIER, top, state).layers
+    _, output = walk(template.CLASSIFIER, top, state, output)
+    peak = calls.peak(config.input_shape, output)
+    return Costs(config.model_name, tuple(layers), peak_activation_bytes=peak)
 
 
 def candidate_cells(space: SearchSpace) -> tuple[Cell, Cell]:
@@ -265,10 +299,12 @@ def _walk_cell(
 
 
 def _walk_chain(name: str, chain: Chain, state: State) -> ChainCosts:
-    source, layers = state, []
+    source, layers, forms = state, [], []
     for layer in chain:
         if isinstance(layer, PlusInput):
-            layers += _walk_chain(name, layer.layers, source).layers
+            skip = _walk_chain(name, layer.layers, source)
+            layers += skip.layers
+            forms.append(PlusForm(skip.forms, state.shape))
             state = State(state.shape)
             continue
         shape = (None, *state.shape)
@@ -279,5 +315,6 @@ def _walk_chain(name: str, chain: Chain, state: State) -> ChainCosts:
         calls.add(layer.name, layer, state.shape, output, state.bits)
         if layer.weights or layer.name in calls.macs:
             layers.append(layer_cost(layer, layer.name, calls, layer.weights))
+        forms.append(layer_form(layer, output, state.bits))
         state = State(output, bits_behind(layer, [state.bits]))
-    return ChainCosts(name, tuple(layers), source, state)
+    return ChainCosts(name, tuple(layers), source, state, tuple(forms))

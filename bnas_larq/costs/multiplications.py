@@ -1,4 +1,4 @@
-"""The MACs of a Keras model by precision, found by following the graph of its calls.
+"""The calls in a Keras model's graph: their MACs by precision, and what they read and write.
 
 More precise than a loop over layers: a layer called twice counts twice, a nested model counts at
 the size it is called with, and an input is also 1-bit where an earlier layer took the sign.
@@ -10,9 +10,10 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from bnas_larq.backend import keras, lq, tf
+from bnas_larq.costs.peak_memory import Call, layer_form
 from bnas_larq.errors import BnasLarqError, one_line
 
 #: Bits of values that are not quantised.
@@ -44,35 +45,60 @@ _KEEPS_VALUES = (
 )
 
 
+class Signal(NamedTuple):
+    """Bits and number of a tensor."""
+
+    bits: int
+    number: int
+
+
 @dataclass
 class Multiplications:
-    """MACs by precision and output shape of each layer, keyed by its path."""
+    """MACs by precision and output shape of each layer, keyed by its path, and all calls.
+
+    Tensors are told apart by numbers; the model's inputs are 0, 1, ….
+    """
 
     macs: dict[str, Counter[int]] = field(default_factory=dict)
     shapes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    tensors: int = 0
 
-    def follow(self, model: keras.Model, prefix: str, input_bits: Sequence[int]) -> list[int]:
-        """Add all calls in a model, given the bits of its inputs; returns those of its outputs."""
-        bits = dict(zip(map(id, model.inputs), input_bits, strict=True))
+    def follow_all(self, model: keras.Model) -> list[int]:
+        """Add all calls in a model with full-precision inputs; returns its outputs' numbers."""
+        images = [Signal(FULL_PRECISION, self._number()) for _ in model.inputs]
+        return [signal.number for signal in self._follow(model, "", images)]
+
+    def _number(self) -> int:
+        self.tensors += 1
+        return self.tensors - 1
+
+    def _follow(self, model: keras.Model, prefix: str, inputs: Sequence[Signal]) -> list[Signal]:
+        """Add all calls in a model, given its inputs; returns its outputs."""
+        signals = dict(zip(map(id, model.inputs), inputs, strict=True))
         for depth in sorted(model._nodes_by_depth, reverse=True):
             for node in model._nodes_by_depth[depth]:
                 if node.is_input:
                     continue
                 layer, path = node.layer, prefix + node.layer.name
-                inputs = [bits.get(id(tensor), FULL_PRECISION) for tensor in node.keras_inputs]
+                read = [signals[id(tensor)] for tensor in node.keras_inputs]
                 outputs = tf.nest.flatten(node.outputs)
                 if isinstance(layer, keras.Model):
                     check_graph(layer)
                     inner = resized(layer, [tensor.shape for tensor in node.keras_inputs])
-                    output_bits = self.follow(inner, f"{path}/", inputs)
+                    written = self._follow(inner, f"{path}/", read)
                 else:
+                    bits, number = [signal.bits for signal in read], self._number()
                     if outputs:
-                        source, result = node.keras_inputs[0].shape[1:], outputs[0].shape[1:]
-                        widest = max(inputs, default=FULL_PRECISION)
-                        self.add(path, layer, tuple(source), tuple(result), widest)
-                    output_bits = [bits_behind(layer, inputs)] * len(outputs)
-                bits.update(zip(map(id, outputs), output_bits, strict=True))
-        return [bits[id(tensor)] for tensor in model.outputs]
+                        source, result = node.keras_inputs[0].shape[1:], tuple(outputs[0].shape[1:])
+                        widest = max(bits, default=FULL_PRECISION)
+                        self.add(path, layer, tuple(source), result, widest)
+                        form = layer_form(layer, result, widest)
+                        numbers = tuple(signal.number for signal in read)
+                        self.calls.append(Call(form, numbers, number))
+                    written = [Signal(bits_behind(layer, bits), number)] * len(outputs)
+                signals.update(zip(map(id, outputs), written, strict=True))
+        return [signals[id(tensor)] for tensor in model.outputs]
 
     def add(
         self,

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from bnas_larq.backend import keras
+from bnas_larq.costs.float_kernels import FLOAT32
 from bnas_larq.errors import ExportError
 from bnas_larq.export.converter import convert
+from bnas_larq.export.flatbuffer import read_graph
+from bnas_larq.export.float_storage import check_float_storage, with_float_storage
 from bnas_larq.export.layer_precision import Verdict, judge
 from bnas_larq.export.nested_models import flattened
 from bnas_larq.export.padding import overhangs
@@ -26,6 +29,8 @@ def export_network(
     path: str | Path,
     images: np.ndarray,
     *,
+    labels: np.ndarray | None = None,
+    float_storage: str = FLOAT32,
     overwrite: bool = False,
     on_image: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
@@ -34,18 +39,23 @@ def export_network(
     Args:
         path: the file, written only if conversion and comparison succeed.
         images: float32 [number, height, width, channels], preprocessed as for the model.
+        labels: integer [number], the images' classes, to report accuracies, too.
+        float_storage: type of the full-precision kernels in the file; see
+            `bnas_larq.export.float_storage`.
         on_image: called with the number of images compared so far.
 
     Returns:
-        A report for JSON: `file` (name), `bytes`, `sha256`, `convolutions` (a `ConvolutionRecord`
-        for each convolution and dense layer of the file), `binary_convolutions` and
+        A report for JSON: `file` (name), `bytes`, `sha256`, `float_storage`, `memory` (bytes at run
+        time: `peak_activations`, see `bnas_larq.costs.peak_memory`, and `restored_kernels`, those
+        that are computed from another type and stay), `convolutions` (a `ConvolutionRecord` for
+        each convolution and dense layer of the file), `binary_convolutions` and
         `float_convolutions` (their numbers, without dense layers), `not_binary_because` (layer →
         reason), `exact_padding` (layers changed by `bnas_larq.export.padding`), `parity` (see
         `Parity`). Layers of nested models are called `model/layer`.
 
     Raises:
-        ExportError: the file exists (without `overwrite`), the model cannot be converted, or the
-            file does not run or disagrees with Keras.
+        ExportError: the file exists (without `overwrite`), the storage is unknown, the model cannot
+            be converted, or the file does not run or disagrees with Keras.
         RunError: the file cannot be written.
     """
     path = Path(path)
@@ -56,11 +66,12 @@ def export_network(
             f"Nothing is overwritten by default. Received: {path}, which exists. "
             "Choose another file or add --overwrite."
         )
+    check_float_storage(float_storage)
     flat = flattened(model)
-    content = convert(flat)
-    records = read_convolutions(content, flat)
-    parity = check_parity(model, content, images, on_image=on_image)
-    check_agreement(parity)
+    content = with_float_storage(convert(flat), float_storage)
+    records, graph = read_convolutions(content, flat), read_graph(content)
+    parity = check_parity(model, content, images, labels=labels, on_image=on_image)
+    check_agreement(parity, float_storage)
     write_atomic(path, content)
     verdicts = judge(flat)
     binary = {record.name for record in records if record.binary}
@@ -69,6 +80,11 @@ def export_network(
         "file": path.name,
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
+        "float_storage": float_storage,
+        "memory": {
+            "peak_activations": graph.peak_activation_bytes(),
+            "restored_kernels": graph.restored_bytes(),
+        },
         "binary_convolutions": sum(record.binary for record in convolutions),
         "float_convolutions": sum(not record.binary for record in convolutions),
         "not_binary_because": {

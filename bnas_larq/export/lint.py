@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.costs.accounting import BINARY_MACS_PER_OP, LayerCost, count_costs
+from bnas_larq.costs.float_kernels import FLOAT32, FLOAT_STORAGES, kernel_bytes
 from bnas_larq.errors import ExportError
 from bnas_larq.export.converter import check_float32, image_shape
 from bnas_larq.export.layer_precision import Verdict, judge
@@ -45,6 +46,7 @@ class LintedLayer:
             some of them.
         channels: input channels of a 1-bit convolution, else 0.
         wasted_bits: unused bits in the packed words of one window position of a 1-bit convolution.
+        saved: storage of full-precision kernels → how many of `bytes` it saves.
     """
 
     name: str
@@ -57,6 +59,7 @@ class LintedLayer:
     bytes: int
     channels: int = 0
     wasted_bits: int = 0
+    saved: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def ops(self) -> float:
@@ -76,6 +79,7 @@ class Lint:
             array for each shape), and what exact padding subtracts.
         planned_ops: OPs of the network as meant: MACs that were meant to be 1-bit divided by 64.
         dead: dead branches of the genotype's cells; empty without a genotype.
+        peak_activation_bytes: see `bnas_larq.costs.peak_memory`.
     """
 
     name: str
@@ -84,6 +88,7 @@ class Lint:
     constants: dict[str, int]
     planned_ops: float
     dead: tuple[DeadBranches, ...]
+    peak_activation_bytes: int | None = None
 
     @property
     def convolutions(self) -> list[LintedLayer]:
@@ -116,6 +121,14 @@ class Lint:
         return sum(layer.bytes for layer in self.layers) + sum(self.constants.values())
 
     @property
+    def bytes_by_storage(self) -> dict[str, int]:
+        """`bytes` for each storage of full-precision kernels."""
+        return {
+            storage: self.bytes - sum(layer.saved.get(storage, 0) for layer in self.layers)
+            for storage in FLOAT_STORAGES
+        }
+
+    @property
     def outside_bytes(self) -> int:
         """The part of `bytes` outside 1-bit convolutions."""
         return self.bytes - sum(layer.bytes for layer in self.binary)
@@ -132,6 +145,8 @@ class Lint:
             "outside_ops": self.outside_ops,
             "bytes": self.bytes,
             "outside_bytes": self.outside_bytes,
+            "bytes_by_storage": self.bytes_by_storage,
+            "peak_activation_bytes": self.peak_activation_bytes,
             "constants": dict(self.constants),
             "dead_branches": [dataclasses.asdict(dead) for dead in self.dead],
             "layers": [{**dataclasses.asdict(layer), "ops": layer.ops} for layer in self.layers],
@@ -163,6 +178,7 @@ def lint(
         constants=_constants(flat),
         planned_ops=costs.ops_honest,
         dead=tuple(dead_branches(genotype, config)) if genotype else (),
+        peak_activation_bytes=costs.peak_activation_bytes,
     )
 
 
@@ -194,7 +210,26 @@ def _linted(cost: LayerCost, verdict: Verdict | None) -> LintedLayer:
         stored = _FLOAT_BYTES * kernel + rest
     fields = ("name", "kind", "binary", "cause", "reason", "meant")
     judged = {field: getattr(verdict, field) for field in fields}
-    return LintedLayer(**judged, macs=macs, bytes=stored, channels=channels, wasted_bits=wasted)
+    return LintedLayer(
+        **judged,
+        macs=macs,
+        bytes=stored,
+        channels=channels,
+        wasted_bits=wasted,
+        saved=_saved(cost, verdict),
+    )
+
+
+def _saved(cost: LayerCost, verdict: Verdict) -> dict[str, int]:
+    """`LintedLayer.saved` of a layer with a kernel."""
+    if verdict.binary or verdict.cause == "constant":
+        return {}
+    if not verdict.meant:
+        bits = {storage: kinds.total() for storage, kinds in cost.memory.items()}
+        return {storage: (bits[FLOAT32] - bits[storage]) // 8 for storage in FLOAT_STORAGES}
+    size = math.prod(verdict.kernel)
+    channels = math.prod(verdict.kernel[-2 if verdict.kind == "depthwise" else -1 :])
+    return {s: _FLOAT_BYTES * size - kernel_bytes(size, channels, s) for s in FLOAT_STORAGES}
 
 
 def _constants(flat: keras.Model) -> dict[str, int]:

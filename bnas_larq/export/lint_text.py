@@ -37,6 +37,10 @@ def _outside(lint: Lint) -> Iterator[str]:
         f"({_share(lint.outside_bytes, lint.bytes)})."
     )
     yield "OPs: full-precision MACs + 1-bit MACs / 64. Bytes: weights and constants of the file."
+    smaller = [f"{size:,} with {name}" for name, size in lint.bytes_by_storage.items()][1:]
+    yield f"Full-precision kernels stored as float32: {lint.bytes:,} bytes; {', '.join(smaller)}."
+    if lint.peak_activation_bytes is not None:
+        yield f"Activations: {lint.peak_activation_bytes:,} bytes at most at one time."
     lost = sum(layer.ops for layer in lint.not_binary if layer.meant and layer.cause != "design")
     if lost:
         yield (

@@ -9,6 +9,7 @@ import numpy as np
 
 from bnas_larq.backend import keras
 from bnas_larq.console import hush
+from bnas_larq.costs.float_kernels import FLOAT32
 from bnas_larq.errors import ExportError, one_line
 from bnas_larq.export.compute_engine import compute_engine
 from bnas_larq.export.tflite_file import read_convolutions
@@ -31,6 +32,8 @@ class Parity:
         mean_abs_difference: mean difference over all outputs.
         max_abs_output: largest output of Keras, to judge the differences by.
         equal_predictions: share of images, 0 to 1, with the same argmax.
+        accuracy, keras_accuracy: share of images that the file, and Keras, classify as labelled;
+            None without labels.
     """
 
     images: int
@@ -38,16 +41,22 @@ class Parity:
     mean_abs_difference: float
     max_abs_output: float
     equal_predictions: float
+    accuracy: float | None = None
+    keras_accuracy: float | None = None
 
 
-def check_agreement(parity: Parity) -> None:
+def check_agreement(parity: Parity, float_storage: str = FLOAT32) -> None:
     """Raise ExportError if a file computes a different function from its Keras model."""
     if parity.mean_abs_difference > TOLERATED * parity.max_abs_output:
+        way_out = "Larq Compute Engine converts a layer wrongly. Nothing is written; replace "
+        way_out += "unusual layers, such as uncommon paddings."
+        if float_storage != FLOAT32:
+            way_out = f"kernels stored as {float_storage} are too coarse, or Larq Compute Engine "
+            way_out += "converts a layer wrongly. Nothing is written; store them as float32."
         raise ExportError(
             "An exported file must compute what its Keras model does. "
             f"Received: outputs that differ by {parity.mean_abs_difference:.2g} on average, the "
-            f"largest being {parity.max_abs_output:.2g}: Larq Compute Engine converts a layer "
-            "wrongly. Nothing is written; replace unusual layers, such as uncommon paddings."
+            f"largest being {parity.max_abs_output:.2g}: {way_out}"
         )
 
 
@@ -56,6 +65,7 @@ def check_parity(
     tflite: bytes,
     images: np.ndarray,
     *,
+    labels: np.ndarray | None = None,
     on_image: Callable[[int], None] | None = None,
 ) -> Parity:
     """Run images through the file and through Keras, and compare the outputs.
@@ -65,6 +75,7 @@ def check_parity(
 
     Args:
         images: float32 [number, height, width, channels], preprocessed as for the model.
+        labels: integer [number], the images' classes, to compute accuracies, too.
         on_image: called after each image with the number of images done.
 
     Raises:
@@ -95,13 +106,20 @@ def check_parity(
         )
     difference = np.abs(keras_outputs.astype(np.float64) - file_outputs)
     flat = (len(images), -1)
-    equal = keras_outputs.reshape(flat).argmax(1) == file_outputs.reshape(flat).argmax(1)
+    keras_classes, file_classes = (
+        outputs.reshape(flat).argmax(1) for outputs in (keras_outputs, file_outputs)
+    )
+    accuracies = {}
+    if labels is not None:
+        accuracies["accuracy"] = float((file_classes == labels).mean())
+        accuracies["keras_accuracy"] = float((keras_classes == labels).mean())
     return Parity(
         images=len(images),
         max_abs_difference=float(difference.max()),
         mean_abs_difference=float(difference.mean()),
         max_abs_output=float(np.abs(keras_outputs).max()),
-        equal_predictions=float(equal.mean()),
+        equal_predictions=float((keras_classes == file_classes).mean()),
+        **accuracies,
     )
 
 

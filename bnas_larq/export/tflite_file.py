@@ -1,15 +1,13 @@
 """What an exported file holds: which convolutions are 1-bit, and which layers they came from.
 
 LCE cuts tensor names at 50 characters and names a fused operation after its activation, so names
-alone do not identify the layer. The signs of a kernel do: they survive bit packing, transposition
-and a scale folded into the kernel.
+alone do not identify the layer. The signs of a kernel do: they survive bit packing, transposition,
+a scale folded into the kernel, and storage as float16 or int8, but for values rounded to 0.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import struct
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -17,16 +15,12 @@ from typing import Any
 import numpy as np
 
 from bnas_larq.backend import keras, lq
-from bnas_larq.errors import ExportError, one_line
-from bnas_larq.export.compute_engine import compute_engine
+from bnas_larq.costs.float_kernels import FLOAT32
+from bnas_larq.export.flatbuffer import DAMAGE, FileGraph, FileTensor, damaged, read_graph
 from bnas_larq.export.nested_models import calls, flattened
 from bnas_larq.layers.operations import FactorizedReduction
 
-#: Errors of reading a damaged flatbuffer, whose offsets point anywhere.
-_DAMAGE = (
-    *(struct.error, IndexError, KeyError, ValueError, TypeError, AttributeError),
-    *(OverflowError, MemoryError),
-)
+_BINARY = "1 bit"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +33,8 @@ class ConvolutionRecord:
         binary: whether it is a 1-bit operation (LceBconv2d) in the file.
         kind: `"convolution"`, `"depthwise"` or `"dense"`.
         kernel: its shape in Keras' order: height, width, input channels per group, output channels.
-        bytes: size of its kernel in the file.
+        stored: type of its kernel in the file: `"1 bit"`, `"float32"`, `"float16"` or `"int8"`.
+        bytes: size of its kernel in the file, without scales.
         named_by: what identified it: `"kernel"` (its signs), `"order"` (the first unidentified
             layer with a kernel of this shape) or `"tensor"` (no model given, or no layer fits).
     """
@@ -48,6 +43,7 @@ class ConvolutionRecord:
     binary: bool
     kind: str
     kernel: tuple[int, int, int, int]
+    stored: str
     bytes: int
     named_by: str
 
@@ -61,40 +57,41 @@ def read_convolutions(tflite: bytes, model: keras.Model | None = None) -> list[C
     Raises:
         ExportError: the bytes are not an intact `.tflite` file.
     """
-    operators = [operator for operator in _read(tflite) if "signs" in operator]
+    operators = _read(tflite)
     layers = _convolution_layers(model)
     names: dict[int, tuple[str, str]] = {}  # operator's index → its name, what identified it
-    for named_by, key in (("kernel", "signs"), ("order", "shape")):
+    by_shape = {"kernel": _fits, "order": lambda o, kernel: o["kernel"].shape == kernel.shape}
+    for named_by, fits in by_shape.items():
         for index, operator in enumerate(operators):
-            fitting = [layer for layer in layers if layer[key] == operator[key]]
-            if index not in names and fitting:
-                names[index] = fitting[0]["name"], named_by
-                layers.remove(fitting[0])
+            if index in names:
+                continue
+            match = next((i for i, (_, k) in enumerate(layers) if fits(operator, k)), None)
+            if match is not None:
+                names[index] = layers.pop(match)[0], named_by
     records = []
     for index, operator in enumerate(operators):
         name, named_by = names.get(index, (operator["tensor"], "tensor"))
-        binary, kind, kernel = operator["binary"], operator["kind"], operator["shape"]
-        records.append(ConvolutionRecord(name, binary, kind, kernel, operator["bytes"], named_by))
+        facts = {key: operator[key] for key in ("binary", "kind", "stored", "bytes")}
+        shape = operator["kernel"].shape
+        records.append(ConvolutionRecord(name=name, kernel=shape, named_by=named_by, **facts))
     return records
 
 
 def custom_operations(tflite: bytes) -> list[str]:
     """Names of the operations in a file that are not TensorFlow Lite's own; raises as above."""
-    return sorted({operator["custom"] for operator in _read(tflite) if operator["custom"]})
+    return sorted({o.custom for o in read_graph(tflite).operations if o.custom})
 
 
 def _read(tflite: bytes) -> list[dict[str, Any]]:
+    graph = read_graph(tflite)
     try:
-        return list(_operators(tflite))
-    except _DAMAGE as error:
-        raise ExportError(
-            f"A .tflite file must be an intact flatbuffer. Received: {len(tflite)} bytes "
-            f"({one_line(error)}). Export the network again."
-        ) from error
+        return list(_kernels_of(graph))
+    except DAMAGE as error:
+        raise damaged(tflite, error) from error
 
 
-def _convolution_layers(model: keras.Model | None) -> list[dict[str, Any]]:
-    """Name, kernel shape and signs of every convolution and dense layer, once for each call."""
+def _convolution_layers(model: keras.Model | None) -> list[tuple[str, np.ndarray]]:
+    """Name and kernel of every convolution and dense layer, once for each call."""
     if model is None:
         return []
     model = flattened(model)
@@ -103,8 +100,7 @@ def _convolution_layers(model: keras.Model | None) -> list[dict[str, Any]]:
     with lq.context.quantized_scope(True):
         for layer in model.layers:
             for kernel in _kernels(layer):
-                entry = {"name": layer.name, "shape": kernel.shape, "signs": _signs(kernel)}
-                entries += [entry] * times[id(layer)]
+                entries += [(layer.name, kernel)] * times[id(layer)]
     return entries
 
 
@@ -131,90 +127,64 @@ def _depthwise(kernel: np.ndarray) -> np.ndarray:
     return kernel.reshape(*kernel.shape[:2], 1, -1)
 
 
-def _signs(kernel: np.ndarray) -> str:
-    """Digest of a kernel's shape and signs, relative to each output channel's first weight, so that
-    neither a folded scale nor its sign matters."""
-    positive = kernel >= 0
-    positive = positive ^ ~positive.reshape(-1, kernel.shape[-1])[0]
-    return f"{kernel.shape} {hashlib.sha256(np.packbits(positive).tobytes()).hexdigest()}"
+def _fits(operator: dict[str, Any], kernel: np.ndarray) -> bool:
+    """Whether an operation's kernel has the signs of a layer's, up to one sign for each output
+    channel, so that a folded scale does not matter. What float16 or int8 rounds to 0 has none."""
+    stored = operator["kernel"]
+    if stored.shape != kernel.shape:
+        return False
+    equal = ((stored >= 0) == (kernel >= 0)).reshape(-1, kernel.shape[-1])
+    lost = np.zeros(1, bool) if operator["exact"] else (stored == 0).reshape(equal.shape)
+    return bool(((equal | lost).all(0) | (~equal | lost).all(0)).all())
 
 
-def _operators(tflite: bytes) -> Iterator[dict[str, Any]]:
-    """The operations of a flatbuffer: `custom` (name or "") of each; of those with a kernel also
-    `tensor` (name of its output), `binary`, `kind`, `shape` (of the kernel, as in Keras), `signs`
-    and `bytes`.
+def _kernels_of(graph: FileGraph) -> Iterator[dict[str, Any]]:
+    """The operations of a file with a kernel: `tensor` (name of its output), `binary`, `kind`,
+    `kernel` (as in Keras), `exact` (whether it is stored in full), `stored` and `bytes`."""
+    from larq_compute_engine.mlir.python.tflite_schema import BuiltinOperator
 
-    Reads the whole file, including every constant, to detect a truncated file before it reaches
-    LCE's interpreter, which does not verify its input but crashes.
-    """
-    compute_engine()
-    from larq_compute_engine.mlir.python import tflite_schema as schema
-
-    if tflite[4:8] != b"TFL3":
-        raise ValueError("no TFL3 mark")
-    model = schema.Model.GetRootAs(tflite, 0)
-    codes = list(map(model.OperatorCodes, _indices(model.OperatorCodesLength(), tflite)))
-    buffers = [_constant(model.Buffers(i)) for i in _indices(model.BuffersLength(), tflite)]
-    if model.SubgraphsLength() < 1 or not buffers:
-        raise ValueError("no graph in it")
-    graph = model.Subgraphs(0)
-    tensors = list(map(graph.Tensors, _indices(graph.TensorsLength(), tflite)))
-    shapes = [tuple(np.atleast_1d(tensor.ShapeAsNumpy()).tolist()) for tensor in tensors]
     kinds = {
-        schema.BuiltinOperator.CONV_2D: "convolution",
-        schema.BuiltinOperator.DEPTHWISE_CONV_2D: "depthwise",
-        schema.BuiltinOperator.FULLY_CONNECTED: "dense",
+        BuiltinOperator.CONV_2D: "convolution",
+        BuiltinOperator.DEPTHWISE_CONV_2D: "depthwise",
+        BuiltinOperator.FULLY_CONNECTED: "dense",
     }
-    for operator in map(graph.Operators, _indices(graph.OperatorsLength(), tflite)):
-        code = codes[operator.OpcodeIndex()]
-        custom = (code.CustomCode() or b"").decode()
-        inputs, outputs = operator.InputsAsNumpy(), operator.OutputsAsNumpy()
-        options = operator.CustomOptionsAsNumpy() if operator.CustomOptionsLength() else None
-        binary = custom == "LceBconv2d"
-        kind = "convolution" if binary else kinds.get(code.BuiltinCode())
-        content = buffers[tensors[inputs[1]].Buffer()] if kind else b""
-        if not content:  # no kernel, or one that the file computes, which is not a layer's
-            yield {"custom": custom}
+    restored = graph.restored()
+    for operation in graph.operations:
+        binary = operation.custom == "LceBconv2d"
+        kind = "convolution" if binary else kinds.get(operation.code)
+        if not kind:
             continue
-        shape = shapes[inputs[1]]
-        kernel = _unpacked(content, shape, options) if binary else _floats(content, shape, kind)
+        index = operation.inputs[1]
+        tensor = graph.tensors[restored.get(index, index)]
+        if not tensor.content:
+            continue  # one that the file computes, which is not a layer's
+        stored = _BINARY if binary else np.dtype(tensor.dtype).name
         yield {
-            "custom": custom,
-            "tensor": tensors[outputs[0]].Name().decode(),
+            "tensor": graph.tensors[operation.outputs[0]].name,
             "binary": binary,
             "kind": kind,
-            "shape": kernel.shape,
-            "signs": _signs(kernel),
-            "bytes": len(content),
+            "kernel": _unpacked(tensor, operation.options) if binary else _floats(tensor, kind),
+            "exact": stored in (_BINARY, FLOAT32),
+            "stored": stored,
+            "bytes": len(tensor.content),
         }
 
 
-def _indices(length: int, tflite: bytes) -> range:
-    """The indices of a vector, unless the file is too short for its entries of four bytes."""
-    if not 0 <= 4 * length <= len(tflite):
-        raise ValueError("a list longer than the file")
-    return range(length)
-
-
-def _constant(buffer: Any) -> bytes:
-    return buffer.DataAsNumpy().tobytes() if buffer.DataLength() else b""
-
-
-def _floats(content: bytes, shape: tuple[int, ...], kind: str) -> np.ndarray:
-    """A float kernel [out, height, width, in] (depthwise [1, height, width, out], dense [out, in])
-    in Keras' order."""
-    kernel = np.frombuffer(content, np.float32).reshape(shape)
+def _floats(tensor: FileTensor, kind: str) -> np.ndarray:
+    """A full-precision kernel [out, height, width, in] (depthwise [1, height, width, out], dense
+    [out, in]) in Keras' order."""
+    kernel, shape = tensor.values(), tensor.shape
     if kind == "depthwise":
         return kernel.transpose(1, 2, 0, 3)
     return np.moveaxis(kernel.reshape(shape[0], *(1,) * (4 - len(shape)), *shape[1:]), 0, -1)
 
 
-def _unpacked(content: bytes, shape: tuple[int, ...], options: np.ndarray | None) -> np.ndarray:
+def _unpacked(tensor: FileTensor, options: bytes) -> np.ndarray:
     """A bit-packed kernel [out, height, width, ⌈in/32⌉] as ±1 in Keras' order: bit i of a 32-bit
     word is input channel i, set where the weight is negative."""
     from flatbuffers import flexbuffers
 
-    channels = int(flexbuffers.Loads(options.tobytes())["channels_in"])
-    words = np.frombuffer(content, "<u4").reshape(shape)
+    channels = int(flexbuffers.Loads(options)["channels_in"])
+    words = np.frombuffer(tensor.content, "<u4").reshape(tensor.shape)
     bits = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")[..., :channels]
     return np.moveaxis(1.0 - 2.0 * bits.astype(np.float32), 0, -1)

@@ -8,6 +8,7 @@ from bnas_larq.layers.activations import AnnealedSign, BoundedApproxSign, RealAc
 from bnas_larq.layers.binary_convolution import BinaryConv2D, MixedPrecisionConv2D
 from bnas_larq.layers.cells import DropPath
 from bnas_larq.layers.convolutions import (
+    ChannelScale,
     RepeatChannels,
     SymmetricPooling2D,
     SymmetricQuantConv2D,
@@ -25,6 +26,6 @@ _BARE_NAMES = (
     *(Zeroise, CenterClip, DepthwiseQuantizer, Magnitude, PCNNProjection, ProjectionLoss),
     *(SignScale, RepeatChannels, BlurPool2D, RPReLU),
     *(AnnealedSign, BoundedApproxSign, HeldProjection, RealActivation),
-    MixedPrecisionConv2D,
+    *(MixedPrecisionConv2D, ChannelScale),
 )
 keras.utils.get_custom_objects().update({part.__name__: part for part in _BARE_NAMES})

@@ -80,7 +80,8 @@ def write_report(run_path: str | Path) -> Path:
         provenance=_pairs(genotype.provenance) if genotype else [],
         alarms={name: spans(epochs) for name, epochs in alarms.items()},
         result=_pairs(result, "cost", "files"),
-        cost=_pairs(cost, "layers"),
+        cost=_pairs(cost, "layers", "bytes_by_kind"),
+        memory=_memory(cost),
         layers=_layers(cost),
         export=_pairs(export, "convolutions", "not_binary_because"),
         convolutions=_convolutions(export),
@@ -178,6 +179,17 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     return [list(zip(row, numeric, strict=True)) for row in [columns, *texts]] if rows else []
 
 
+def _memory(cost: Mapping[str, Any]) -> Table:
+    """Bytes by kind of weight, for each storage of full-precision kernels."""
+    storages = cost.get("bytes_by_kind") or {}
+    names = dict.fromkeys(kind for kinds in storages.values() for kind in kinds)
+    rows = [
+        (name.replace("_", " "), *(kinds.get(name) for kinds in storages.values()))
+        for name in names
+    ]
+    return _table(("bytes", *(f"{storage} kernels" for storage in storages)), rows)
+
+
 def _layers(cost: Mapping[str, Any]) -> Table:
     layers = cost.get("layers")
     if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
@@ -192,7 +204,7 @@ def _convolutions(export: Mapping[str, Any]) -> Table:
     rows = [
         (
             layer.get("name"),
-            "1 bit" if layer.get("binary") else "float",
+            layer.get("stored") or ("1 bit" if layer.get("binary") else "float"),
             layer.get("kind"),
             " × ".join(map(str, layer.get("kernel") or [])),
             layer.get("bytes"),

@@ -50,6 +50,7 @@ def export_target(
     bundle: Path | None = None,
     images: Path | None = None,
     data_dir: str | None = None,
+    float_storage: str | None = None,
     overwrite: bool = False,
     **facts: Any,
 ) -> tuple[dict[str, Any], list[Path]]:
@@ -61,6 +62,8 @@ def export_target(
         bundle: folder of the deploy bundle.
         images: folder of images to compare on; None: noise.
         data_dir: where a run's images are now, if they were moved.
+        float_storage: type of full-precision kernels in the file; None: as a run's recipe says,
+            else float32.
         overwrite: convert again, and replace earlier files.
         facts: what a saved Keras model does not tell: `labels`, a text file with one class on each
             line; `mean` and `std` of red, green and blue, scaled to [0, 1].
@@ -79,13 +82,13 @@ def export_target(
         check_bundle(bundle, overwrite=overwrite)
     if target.kind is Kind.RUN and out is None and images is None:
         out = target.path / "model.tflite"
-        tflite, report = _export_run(target.path, overwrite, data_dir)
+        tflite, report = _export_run(target.path, overwrite, data_dir, float_storage)
         network = _load(target) if bundle else None
     else:
         network = _load(target, **facts)
         if bundle is not None:
             network.check_described()
-        tflite, report = _convert(network, out, images, overwrite)
+        tflite, report = _convert(network, out, images, overwrite, float_storage)
     if bundle is not None:
         _write_bundle(bundle, network, tflite, report, overwrite)
         if license := network.restriction:
@@ -181,14 +184,14 @@ def _read_labels(path: Path) -> list[str]:
 
 
 def _export_run(
-    folder: Path, overwrite: bool, data_dir: str | None
+    folder: Path, overwrite: bool, data_dir: str | None, float_storage: str | None
 ) -> tuple[bytes, dict[str, Any]]:
     """Do the run's stage `export`, on test images, unless it is done."""
     from bnas_larq.run.recipe_run import Run
 
     with Run.open(folder) as run:
         run.inputs.data_dir = data_dir
-        run.export(again=overwrite)
+        run.export(again=overwrite, float_storage=float_storage)
         run.report()
         report, path = read_record(run.folder / "export.json", Export), run.folder / "model.tflite"
         tflite = path.read_bytes()
@@ -202,22 +205,31 @@ def _export_run(
 
 
 def _convert(
-    network: _Network, out: Path | None, images: Path | None, overwrite: bool
+    network: _Network,
+    out: Path | None,
+    images: Path | None,
+    overwrite: bool,
+    float_storage: str | None,
 ) -> tuple[bytes, dict[str, Any]]:
     """Convert a network outside its run."""
+    from bnas_larq.costs.float_kernels import FLOAT32
     from bnas_larq.export.exporter import export_network
 
     batch, source = _parity_images(network, images)
+    recipe = network.recipe
+    storage = float_storage or (recipe.export.float_storage if recipe else FLOAT32)
     with tempfile.TemporaryDirectory() as folder:
         path = out or Path(folder) / "model.tflite"
-        report = export_network(network.model, path, batch, overwrite=overwrite)
+        report = export_network(
+            network.model, path, batch, float_storage=storage, overwrite=overwrite
+        )
         tflite = path.read_bytes()
     report["parity_images"] = source
     parity = report["parity"]
     say(
         f"export: {len(tflite)} bytes, {report['binary_convolutions']} convolutions in 1 bit, "
-        f"{report['float_convolutions']} not; {parity['equal_predictions']:.2%} of "
-        f"{parity['images']} {source} predicted as by Keras, "
+        f"{report['float_convolutions']} not (kernels stored as {storage}); "
+        f"{parity['equal_predictions']:.2%} of {parity['images']} {source} predicted as by Keras, "
         f"largest difference {parity['max_abs_difference']:.2g}"
     )
     return tflite, report

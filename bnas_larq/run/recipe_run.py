@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bnas_larq.backend import keras, tf
+from bnas_larq.backend import keras
 from bnas_larq.console import say
 from bnas_larq.costs.accounting import count_costs
 from bnas_larq.data import ImageDataset
 from bnas_larq.errors import RunError
-from bnas_larq.export.exporter import export_network
 from bnas_larq.files import write_json
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import build_network
@@ -31,6 +28,7 @@ from bnas_larq.run.creation import (
     recipe_of,
     resolve_recipe,
 )
+from bnas_larq.run.export_stage import check_exported, export_trained
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.searchers import (
     check_inputs,
@@ -310,29 +308,25 @@ class Run:
         say(f"evaluate: test accuracy {metrics['accuracy']:.4f} on {metrics['examples']} images")
         return {"test": metrics}
 
-    def export(self, again: bool = False) -> None:
-        """Write model.tflite and compare it with Keras on test images, without their labels."""
-        self.stages.do("export", self._export, again)
+    def export(self, again: bool = False, float_storage: str | None = None) -> None:
+        """Write model.tflite and compare it with Keras on test images.
 
-    def _export(self) -> dict[str, Any]:
-        test = self.inputs.data.test
-        count = min(self.recipe.export.parity_images, test.num_examples)
-        raw = test.images_at(np.arange(count))
-        images = np.asarray(self.inputs.normalization.apply(tf.constant(raw)))
-        # What a killed export left behind is this run's own file.
-        report = export_network(
-            self.network(), self.folder / "model.tflite", images, overwrite=True
-        )
-        write_json(self.folder / "export.json", report)
-        parity = report["parity"]
-        say(
-            f"export: model.tflite, {report['bytes']} bytes, "
-            f"{report['binary_convolutions']} convolutions in 1 bit, "
-            f"{report['float_convolutions']} not; {parity['equal_predictions']:.2%} of "
-            f"{parity['images']} predictions equal to Keras, "
-            f"largest difference {parity['max_abs_difference']:.2g}"
-        )
-        return {}
+        Args:
+            again: also if that is done.
+            float_storage: type of full-precision kernels; None: the recipe's, or what was exported.
+
+        Raises:
+            ExportError: the file is there with kernels of another type than `float_storage`, and it
+                is not to be written again.
+        """
+        if float_storage and not again and self.stages.is_done("export"):
+            check_exported(self.folder, float_storage)
+        storage = float_storage or self.recipe.export.float_storage
+        self.stages.do("export", partial(self._export, storage), again)
+
+    def _export(self, float_storage: str) -> None:
+        count = self.recipe.export.parity_images
+        export_trained(self.folder, self.network(), self.inputs, count, float_storage)
 
     def report(self) -> None:
         """Draw what there is to draw, and write result.json and report.html."""

@@ -69,7 +69,10 @@ class Stages:
 
 
 #: What result.json repeats of export.json.
-EXPORT_KEYS = ("file", "bytes", "sha256", "binary_convolutions", "float_convolutions", "parity")
+EXPORT_KEYS = (
+    *("file", "bytes", "sha256", "float_storage", "memory"),
+    *("binary_convolutions", "float_convolutions", "parity"),
+)
 
 
 def collect_result(
@@ -97,6 +100,6 @@ def collect_result(
         result["cost"] = dict(cost)
     if (folder / "export.json").exists():
         report = read_record(folder / "export.json", Export)
-        result["export"] = {key: report[key] for key in EXPORT_KEYS}
+        result["export"] = {key: report[key] for key in EXPORT_KEYS if key in report}
     result["files"] = [name for name in visible_files(folder.path) if name != "result.json"]
     return result

@@ -44,6 +44,7 @@ def test_one_variant_has_a_table_of_its_layers(cost):
     code, out, _ = cost("bnas-d")
     assert code == 0
     assert out.startswith("bnas-d at 224×224, 12 cells, 64 channels, 1000 classes")
+    assert "stem " in out and "float16 kernels" in out and "at most at one time" in out
     for text in ("cell4_shortcut_conv *", "1.476e8", "3.499e8", "28,457,160"):
         assert text in out
 
@@ -65,6 +66,8 @@ def test_several_targets_are_compared(cost, stored):
     assert code == 0
     header, *rows = out.splitlines()[:4]
     assert header.split()[:2] == ["network", "input"]
+    assert header.split()[-4:] == ["bytes", "int8", "RAM", "parameters"]
+    assert all(cell != "–" for row in rows for cell in row.split())
     assert [row.split()[:2] for row in rows] == [
         ["bnas-d", "224×224"],
         [str(stored), "8×8"],

@@ -70,12 +70,16 @@ def done(in_one_process, places):
     """How the commands ended, by a name for each."""
     run, entry, mine = places / "run", places / "zoo" / "tiny-digits", places / "mine.keras"
     told = ["--labels", places / "labels.txt", "--mean", 0, 0, 0, "--std", 1, 1, 1]
+    int8 = ["--float-storage", "int8"]
     (places / "three.txt").write_text("a\nb\nc\n")
     lines = {
         "run": [run, "--bundle", places / "of_run"],
         "run elsewhere": [run, "--out", places / "run.tflite", "--bundle", places / "of_run_2"],
         "lint": [run, "--lint"],
         "lint json": [run, "--lint", "--json"],
+        "int8": [run, "--out", places / "8.tflite", "--bundle", places / "of_int8", *int8],
+        "other storage": [run, *int8],
+        "lint storage": [run, "--lint", *int8],
         "entry": [entry, "--bundle", places / "of_entry", "--images", places / "images"],
         "lint entry": [entry, "--lint", "--json"],
         "model": [mine, "--out", places / "mine.tflite", "--bundle", places / "of_mine", *told],
@@ -124,6 +128,21 @@ def test_a_run_that_is_exported_elsewhere_keeps_its_card(done, places):
     card = (places / "of_run" / "card.md").read_text()
     assert (places / "of_run_2" / "card.md").read_text() == card
     assert "pictures of random noise" in (places / "of_run_2" / "README.md").read_text()
+
+
+def test_kernels_are_stored_as_asked(done, places, finished):
+    end = done["int8"]
+    assert end.code == 0, end.err
+    assert "kernels stored as int8" in end.err and "int8   dense      classifier" in end.out
+    assert "stored as int8, with one scale" in (places / "of_int8" / "README.md").read_text()
+    sizes = [(path.stat().st_size) for path in (places / "8.tflite", places / "run.tflite")]
+    assert sizes[0] < sizes[1]
+    report = read_json(finished.folder / "result.json")["export"]
+    assert report["float_storage"] == "float32" and report["memory"]["restored_kernels"] == 0
+    assert 0 <= report["parity"]["accuracy"] <= 1
+    assert report["memory"]["peak_activations"] > 8 * 8 * 3 * 4
+    card = (places / "of_run" / "card.md").read_text()
+    assert "| classifier |" in card and "bytes at most at one time" in card
 
 
 def test_the_bundle_of_a_run_predicts_as_the_run_did(done, places):
@@ -183,6 +202,8 @@ def test_lint_tells_what_the_export_found(done, places):
         ("bundle exists", "which exists. Choose another folder or add --overwrite"),
         ("file exists", "mine.tflite, which exists"),
         ("nowhere", "without --out and --bundle"),
+        ("other storage", "Received: float storage int8, but it was exported with float32"),
+        ("lint storage", "--lint lists all storages"),
         ("lint writes", "--lint writes nothing"),
         ("no labels", "without all of --labels, --mean and --std"),
         ("three labels", "with 3 labels"),

@@ -17,7 +17,7 @@ from bnas_larq.run.layer_study import Member, check_study, members
 STUDY = """\
 data: {name: digits, limit: 200, validation_fraction: 0.0}
 layer_study: {layers: [sep_3x3]}
-network: {cells: 3, channels: 4, shortcut: false}
+network: {cells: 3, channels: 4, shortcut: false, activation_clip: 1.5}
 train: {epochs: 8, batch_size: 50, optimizer: adam, schedule: cosine, learning_rate: 0.01,
   drop_path: 0.0}
 export: {enabled: false}

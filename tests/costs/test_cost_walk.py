@@ -61,6 +61,7 @@ def test_equal_to_the_built_network(own_operation, genotype, settings):
     assert {layer.name: layer for layer in plan.layers} == by_name
     assert len(plan.layers) == len(built.layers)
     assert plan.name == built.name
+    assert plan.peak_activation_bytes == built.peak_activation_bytes
 
 
 @pytest.mark.parametrize("scheme", ["sign-scale", "pcnn"])

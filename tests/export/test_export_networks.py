@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras, lq, tf
+from bnas_larq.costs.accounting import count_costs
 from bnas_larq.export.converter import convert
 from bnas_larq.export.exporter import export_network
 from bnas_larq.export.layer_precision import judge
@@ -137,6 +138,7 @@ def test_further_operations_and_schemes_compute_the_same_in_the_file(
     report = export_network(model, tmp_path / "model.tflite", images)
     assert report["parity"]["max_abs_difference"] < 1e-4
     assert {row["named_by"] for row in report["convolutions"]} == {"kernel"}
+    assert report["memory"]["peak_activations"] == count_costs(model).peak_activation_bytes
     designed = {"stem_conv", "classifier"}
     lost = {row["kind"] for row in report["convolutions"] if not row["binary"]}
     assert lost == {"convolution", "dense"} | float_kinds

@@ -14,6 +14,8 @@ import pytest
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Genotype
+from bnas_larq.layers.activations import SchemeOptions
+from bnas_larq.layers.convolutions import convolution
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.saved_models import load_saved_model
 
@@ -49,6 +51,29 @@ def test_a_saved_model_is_the_same_again(model, suffix, tmp_path):
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
     np.testing.assert_allclose(loaded(images), model(images), atol=1e-6)
     assert loaded.optimizer is None
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_convolutions_of_every_stage_are_known(suffix, tmp_path):
+    stages = [
+        SchemeOptions("leaky-clip", "real"),
+        SchemeOptions(activation_gradient="approx", activation_clip=2.0),
+        SchemeOptions(activation_gradient="annealed"),
+    ]
+    layers = [
+        convolution(
+            3, 3, name=f"stage{number}", input_scheme="pcnn", kernel_scheme="pcnn", options=options
+        )
+        for number, options in enumerate(stages)
+    ]
+    model = keras.Sequential([keras.Input((4, 4, 3)), *layers])
+    model.save(tmp_path / f"model{suffix}")
+    loaded = load_saved_model(tmp_path / f"model{suffix}")
+    images = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
+    np.testing.assert_array_equal(loaded(images), model(images))
+    for layer, own in zip(loaded.layers, layers, strict=True):
+        assert type(layer) is type(own)
+        assert layer.input_quantizer.get_config() == own.input_quantizer.get_config()
 
 
 def rewritten(path, change):

@@ -69,7 +69,12 @@ def run(tmp_path):
         folder / "result.json",
         {
             "test_accuracy": 0.9625,
-            "cost": {"ops_paper": 1.48e8, "bytes": 1_500_000, "layers": [layer]},
+            "cost": {
+                "ops_paper": 1.48e8,
+                "bytes": 1_500_000,
+                "bytes_by_kind": {"float32": {"stem": 648}, "int8": {"stem": 186}},
+                "layers": [layer],
+            },
             "files": ["model.tflite"],
         },
     )
@@ -101,6 +106,8 @@ def test_a_finished_run_is_reported_in_one_file(run):
         "123,456",
         "stem_conv",
         "full precision by design",
+        "int8 kernels",
+        "186",
         "3 × 3 × 3 × 6",
         Genotype.published("bnas_imagenet").id,
         "node 3 = bin_dil_conv_3x3(c_{k-1})",

@@ -67,7 +67,7 @@ def values(model):
     return {weight.name: weight.numpy() for weight in model.weights}
 
 
-def train(folder, settings, kill_at=None):
+def train(folder, settings, kill_at=None, validation=None):
     """The trained network, and its weights at the begin of each epoch."""
     make_deterministic(0)
     watch = Watch(kill_at)
@@ -75,7 +75,7 @@ def train(folder, settings, kill_at=None):
         training_plan(TrainSettings.model_validate({**SHARED, **settings})),
         network,
         lambda stage: SimpleNamespace(dataset=batches, steps_per_epoch=STEPS),
-        validation_data=batches(99).take(1),
+        validation_data=validation,
         folder=folder,
         callbacks=[watch],
     )
@@ -89,22 +89,12 @@ def assert_same_bits(one, other):
 
 
 def test_a_plan_of_one_stage_is_a_training(tmp_path):
-    for name, settings in (
-        ("none", {}),
-        ("one", {"stages": [{}]}),
-        ("other", {"stages": [SHARED]}),
-    ):
-        model, _ = train(tmp_path / name, settings)
-        make_deterministic(0)
-        alone = network()
-        train_network(
-            alone,
-            TrainSettings(**SHARED),
-            batches,
-            STEPS,
-            validation_data=batches(99).take(1),
-            folder=tmp_path / f"{name}-alone",
-        )
+    make_deterministic(0)
+    alone, settings = network(), TrainSettings(**SHARED)
+    once = {"validation_data": None, "folder": tmp_path / "alone"}
+    train_network(alone, settings, batches, STEPS, **once)
+    for name, stages in {"none": [], "one": [SHARED]}.items():
+        model, _ = train(tmp_path / name, {"stages": stages})
         assert_same_bits(values(model), values(alone))
 
 
@@ -197,7 +187,9 @@ def test_a_later_stage_is_checked_before_the_first_trains(tmp_path):
 
 def test_statistics_are_estimated_again_with_the_last_weights(tmp_path):
     """Means of the batches' own: of the convolution's output, with Bessel's correction."""
-    model, _ = train(tmp_path, {"reestimate_batch_norm": 2, "epochs": 1})
+    validation = batches(99).take(1)
+    settings = {"reestimate_batch_norm": 2, "epochs": 1}
+    model, _ = train(tmp_path, settings, validation=validation)
     conv = keras.Model(model.inputs, model.get_layer("conv").output)
     # The batches of the epoch after the last.
     outputs = [conv(images).numpy() for images, _ in batches(1).take(2)]
@@ -210,5 +202,5 @@ def test_statistics_are_estimated_again_with_the_last_weights(tmp_path):
     assert norm.momentum == 0.9
     # Validation has seen them.
     (row,) = read_lines(tmp_path / "metrics.jsonl")
-    loss, accuracy = model.evaluate(batches(99).take(1), verbose=0)
+    loss, accuracy = model.evaluate(validation, verbose=0)
     assert (row["val_loss"], row["val_accuracy"]) == pytest.approx((loss, accuracy), rel=1e-5)
