@@ -43,7 +43,7 @@ def stored(tmp_path):
 def test_one_variant_has_a_table_of_its_layers(cost):
     code, out, _ = cost("bnas-d")
     assert code == 0
-    assert out.startswith("bnas-d at 224×224, 12 cells, 64 channels, 1000 classes")
+    assert out.startswith("bnas-d at 224×224, 12 cells of 64 channels, 1000 classes")
     assert "stem " in out and "float16 kernels" in out and "at most at one time" in out
     for text in ("cell4_shortcut_conv *", "1.476e8", "3.499e8", "28,457,160"):
         assert text in out
