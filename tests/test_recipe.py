@@ -268,7 +268,8 @@ def test_every_misspelt_key_is_answered_with_the_nearest(key):
 def test_keys_of_another_section_are_no_hint():
     with pytest.raises(RecipeError) as error:
         parse_recipe({"export": {"epochs": 3}})
-    assert "Received: 'export.epochs'; known: enabled, float_storage, parity_images." in str(error.value)
+    known = "enabled, float_storage, parity_images"
+    assert f"Received: 'export.epochs'; known: {known}." in str(error.value)
 
 
 @pytest.mark.parametrize(
