@@ -133,7 +133,8 @@ def test_a_run_that_is_exported_elsewhere_keeps_its_card(done, places):
 def test_kernels_are_stored_as_asked(done, places, finished):
     end = done["int8"]
     assert end.code == 0, end.err
-    assert "kernels stored as int8" in end.err and "int8   dense      classifier" in end.out
+    assert "kernels stored as int8" in end.err and "int8   convolution stem_conv" in end.out
+    assert "float  dense      classifier" in end.out, "too small for an operation of its own"
     assert "stored as int8, with one scale" in (places / "of_int8" / "README.md").read_text()
     sizes = [(path.stat().st_size) for path in (places / "8.tflite", places / "run.tflite")]
     assert sizes[0] < sizes[1]
