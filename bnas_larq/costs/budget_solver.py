@@ -165,7 +165,7 @@ def scale_widths(
     Example:
         >>> from bnas_larq import ResidualConfig
         >>> scale_widths(ResidualConfig(), "8M").widths
-        (64, 128, 256)
+        (72, 144, 288)
     """
     limit, counted = parse_budget(budget), {}
     _check_steps(convention, multiple, tolerance)

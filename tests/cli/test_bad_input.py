@@ -317,7 +317,8 @@ def test_damaged_files_of_a_run_are_named(refuse, tiny, begun):
 @pytest.fixture(scope="module")
 def broken(in_one_process, finished, tmp_path_factory):
     """How commands end in copies of a finished run in which something is wrong."""
-    from bnas_larq.networks.network import NetworkConfig, build_network
+    from bnas_larq.networks.network import build_network
+    from bnas_larq.networks.network_files import StoredNetwork
     from bnas_larq.networks.weight_files import save_weights
 
     root = tmp_path_factory.mktemp("broken")
@@ -332,7 +333,7 @@ def broken(in_one_process, finished, tmp_path_factory):
         return folder
 
     other = copy("another network", "evaluate")
-    config = NetworkConfig.from_dict(read_json(other / "network.json")["config"])
+    config = StoredNetwork.load(other).config
     genotype = Genotype.load(other / "genotype.json")
     save_weights(build_network(genotype, config, channels=6), other / "weights.h5")
 

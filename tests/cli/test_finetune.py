@@ -16,6 +16,7 @@ from PIL import Image
 
 from bnas_larq.backend import keras
 from bnas_larq.cli.main import main
+from bnas_larq.data_settings import AugmentationSettings
 from bnas_larq.files import read_json, read_lines, sha256
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import NetworkConfig, build_network
@@ -166,7 +167,8 @@ def test_the_run_is_one_like_all_others(resumed, source, images, capsys):
     assert recipe["finetune"]["entry"] == str(source.folder)
     assert recipe["finetune"]["sha256"] == sha256(source.weights)
     assert recipe["data"]["data_dir"] == str(images) and recipe["data"]["image_size"] == 8
-    assert recipe["data"]["augmentation"] == {**AUGMENTATION, "random_resized_crop": False}
+    usual = AugmentationSettings().model_dump()
+    assert recipe["data"]["augmentation"] == {**usual, **AUGMENTATION}
     assert (recipe["network"]["cells"], recipe["network"]["channels"]) == (3, 4)
     assert main(["evaluate", str(folder)]) == 0
     assert json.loads(capsys.readouterr().out) == result["test"]

@@ -48,7 +48,7 @@ def test_channels_double_where_the_resolution_halves(reductions, filters):
 )
 def test_networks_reduce_where_they_are_told(stem, size, reductions, output, shortcut):
     config = NetworkConfig(
-        (size, size, 3), 3, 2, cells=4, reductions=reductions, stem=stem, shortcut=shortcut
+        (size, size, 3), 3, channels=2, cells=4, reductions=reductions, stem=stem, shortcut=shortcut
     )
     model = build_network(Genotype(CELL, CELL), config)
     assert model.get_layer("pool").input_shape[1:] == output
