@@ -25,6 +25,11 @@ class PlusInput:
     layers: tuple[keras.layers.Layer, ...] = ()
 
 
+#: Arguments of a PReLU with one slope per channel, at first 0.25 (arXiv 1502.01852); Keras' own
+#: starts at 0.
+SLOPES = {"alpha_initializer": keras.initializers.Constant(0.25), "shared_axes": [1, 2]}
+
+
 @dataclasses.dataclass(frozen=True)
 class Context:
     """Settings of one operation, from which it makes its layers.
@@ -181,10 +186,8 @@ class Context:
         return PlusInput(keras.layers.Add(name=f"{self.name}_plus_input"), tuple(layers))
 
     def prelu(self) -> keras.layers.PReLU:
-        """PReLU with one slope per channel, at first 0.25 (arXiv 1502.01852)."""
-        slope = keras.initializers.Constant(0.25)
-        name = f"{self.name}_prelu"
-        return keras.layers.PReLU(slope, shared_axes=[1, 2], name=name)
+        """PReLU with the arguments `SLOPES`."""
+        return keras.layers.PReLU(**SLOPES, name=f"{self.name}_prelu")
 
     def relu(self) -> keras.layers.ReLU:
         """ReLU."""

@@ -15,11 +15,8 @@ import numpy as np
 from bnas_larq.backend import keras, register, tf
 from bnas_larq.layers import convolutions
 from bnas_larq.layers.batch_norm import batch_norm
-from bnas_larq.layers.context import Context
+from bnas_larq.layers.context import SLOPES, Context
 from bnas_larq.layers.convolutions import RepeatChannels
-
-#: Where PReLU and RPReLU start, as in PyTorch and ReActNet; Keras' own PReLU starts at 0.
-_SLOPE = 0.25
 
 
 @register
@@ -35,8 +32,7 @@ class RPReLU(keras.layers.PReLU):
     """
 
     def __init__(self, **kwargs) -> None:
-        own = {"alpha_initializer": keras.initializers.Constant(_SLOPE), "shared_axes": [1, 2]}
-        super().__init__(**{**own, **kwargs})
+        super().__init__(**{**SLOPES, **kwargs})
 
     def build(self, input_shape) -> None:
         super().build(input_shape)
@@ -185,6 +181,5 @@ def activation(nonlinearity: str, name: str) -> list[keras.layers.Layer]:
     if nonlinearity == "relu":
         return [keras.layers.ReLU(name=name)]
     if nonlinearity == "prelu":
-        slope = keras.initializers.Constant(_SLOPE)
-        return [keras.layers.PReLU(slope, shared_axes=[1, 2], name=name)]
+        return [keras.layers.PReLU(**SLOPES, name=name)]
     return [RPReLU(name=name)] if nonlinearity == "rprelu" else []
