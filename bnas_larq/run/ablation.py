@@ -17,7 +17,7 @@ from bnas_larq.networks.network import NetworkConfig, config_of_kind
 from bnas_larq.recipe import Recipe, load_recipe, merge_values, parse_recipe
 from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.report import comparison_report as report
-from bnas_larq.run.creation import resolve_recipe
+from bnas_larq.run.creation import pin_source, resolve_recipe
 from bnas_larq.run.study import Study
 from bnas_larq.spaces import check_operation
 from bnas_larq.tables import scientific
@@ -26,10 +26,14 @@ from bnas_larq.tables import scientific
 _COMMON = ("name", "seed", "genotype", "data", "search", "layer_study", "ablation")
 
 
-def row_recipes(recipe: Recipe) -> list[tuple[str, Recipe, Genotype]]:
+def row_recipes(recipe: Recipe, folder: Path) -> list[tuple[str, Recipe, Genotype]]:
     """Name, recipe and genotype of each row, with the changes of all rows up to it.
 
+    Args:
+        folder: of the ablation, which must not be that of a teacher.
+
     Raises:
+        ZooError, RunError: a row starts or learns from a network that is not there.
         RecipeError: no genotype is given, or a change is none that a row may make.
         GenotypeError: an unknown operation, or one that the genotype does not have.
     """
@@ -52,6 +56,7 @@ def row_recipes(recipe: Recipe) -> list[tuple[str, Recipe, Genotype]]:
         values = merge_values(values, row.changes)
         genotype = _replaced(genotype, row.operations)
         row_recipe = resolve_recipe(parse_recipe({**values, "name": row.name}))
+        row_recipe = pin_source(row_recipe, folder)
         check_keys_are_read(row_recipe)
         rows.append((row.name, row_recipe, genotype))
     return rows
@@ -80,11 +85,8 @@ class Ablation(Study):
     """The networks of the section `ablation`."""
 
     @classmethod
-    def check(cls, recipe: Recipe) -> None:
-        row_recipes(recipe)
-
-    @classmethod
     def create(cls, recipe: Recipe, out: str | Path | None = None, **settings: Any) -> Ablation:
+        row_recipes(recipe, Path(out) if out is not None else Path("runs") / recipe.name)
         ablation = super().create(recipe, out, **settings)
         try:
             ablation._plan()
@@ -96,7 +98,7 @@ class Ablation(Study):
     def _plan(self) -> None:
         """Write the recipes of rows that have none yet, with the channels that they get."""
         budget = None
-        for name, recipe, genotype in row_recipes(self.recipe):
+        for name, recipe, genotype in row_recipes(self.recipe, self.folder.path):
             settings = {
                 "input_shape": self.study.inputs.data.image_shape,
                 "num_classes": self.study.inputs.data.num_classes,

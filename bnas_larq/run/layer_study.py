@@ -110,7 +110,10 @@ def members(recipe: Recipe) -> list[Member]:
 class LayerStudy(Study):
     """The networks of the section `layer_study`."""
 
-    check = staticmethod(check_study)
+    @classmethod
+    def create(cls, recipe: Recipe, out: str | Path | None = None, **settings: Any) -> LayerStudy:
+        check_study(recipe)
+        return super().create(recipe, out, **settings)
 
     def names(self) -> list[str]:
         return [member.name for member in members(self.recipe)]

@@ -35,11 +35,7 @@ class Study:
         Args:
             recipe: has the study's section.
             out, settings: as for `Run.create`, which lists what is raised.
-
-        Raises:
-            RecipeError: a study that cannot be built.
         """
-        cls.check(recipe)
         return cls(Run.create(recipe, out, stages=("train", "study"), **settings))
 
     def close(self) -> None:
@@ -47,11 +43,6 @@ class Study:
         self.study.close()
 
     # -- of each kind of study ---------------------------------------------------------------------
-
-    @classmethod
-    def check(cls, recipe: Recipe) -> None:
-        """Raise RecipeError for a study that cannot be built."""
-        raise NotImplementedError
 
     def names(self) -> list[str]:
         """Names of all networks, in the order of training."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import pytest
 
@@ -116,6 +117,14 @@ def test_no_width_with_equal_operations(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "part"),
     [
+        (
+            {
+                "train": {"batch_size": 50, "teacher": {"model": "runs/not-there"}},
+                "ablation": {"rows": [{"name": "a"}, {"name": "b"}]},
+            },
+            BnasLarqError,
+            "runs/not-there",
+        ),
         ({"genotype": None}, RecipeError, "no genotype"),
         ({"ablation": {"rows": [{"name": "a"}] * 2}}, RecipeError, "named once"),
         ({"ablation": {"rows": [{"name": "a"}]}}, RecipeError, "at least 2"),
@@ -151,4 +160,4 @@ def test_no_width_with_equal_operations(tmp_path):
 )
 def test_an_ablation_that_cannot_be_built(changes, error, part):
     with pytest.raises(error, match=part):
-        row_recipes(parse_recipe(values(**changes)))
+        row_recipes(parse_recipe(values(**changes)), Path("runs/ablation"))
