@@ -51,7 +51,8 @@ _CLASSES = {
         *("Bop", "CaseOptimizer", "FlipRatio", "flip_ratio", "hard_tanh", "leaky_tanh"),
     ),
     "bnas_larq.layers": (
-        *("AnnealedSign", "BinaryConv2D", "BlurPool2D", "BoundedApproxSign", "CenterClip"),
+        *("AnnealedSign", "BatchNorm2D", "BinaryConv2D", "BlurPool2D", "BoundedApproxSign"),
+        *("CenterClip", "MixedPrecisionAdd", "MixedPrecisionConcatenate"),
         *("ChannelScale", "DepthwiseQuantizer", "DropPath", "EdgewiseConv2D"),
         *("FactorizedReduction", "HeldProjection", "Magnitude", "MixedPrecisionConv2D"),
         *("PCNNProjection", "PlainBatchNormalization", "ProjectionLoss", "RPReLU"),

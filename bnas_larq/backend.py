@@ -108,6 +108,13 @@ def with_gradient(
     return output
 
 
+def only_infers_shape(layer: keras.layers.Layer) -> bool:
+    """Whether Keras calls this layer now for the shape of its output alone, in a graph that never
+    runs: it does so for each layer of a functional model that is built."""
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    return getattr(graph, "name", None) == f"{layer.name}_scratch_graph"
+
+
 @functools.cache
 def close_iterators_at_exit() -> None:
     """Close all iterators over data sets before Python ends. A thread of TensorFlow that calls
@@ -134,6 +141,7 @@ __all__ = [
     "close_iterators_at_exit",
     "keras",
     "lq",
+    "only_infers_shape",
     "register",
     "tf",
     "with_gradient",

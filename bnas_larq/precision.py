@@ -1,10 +1,9 @@
-"""The type in which binary convolutions are computed during training: float32, or bfloat16 where
-it pays.
+"""The type in which networks are computed during training: float32, or bfloat16 where it pays.
 
-The operands ±1 are exact in bfloat16, which some CPUs and GPUs multiply at twice the rate. Where a
-network's kernels or activations are real, the convolutions in place of the binary ones round their
-operands to 8 bits. It changes how a network is computed, not the network: weights, files,
-evaluation and export stay float32.
+The operands ±1 are exact in bfloat16, which some CPUs and GPUs multiply several times as fast. What
+stands between convolutions, and the operands of those that are not binary, is rounded to 8 bits.
+Weights, BatchNorm's statistics, losses and optimizers, and all of evaluation and export, stay
+float32: the type changes how a network is trained, not the network.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from bnas_larq.text_files import read_text
 #: What recipes and models accept. `auto` measures, see `choose_precision`.
 PRECISIONS = ("float32", "bfloat16", "auto")
 
-#: `auto` takes bfloat16 if convolutions need at most this share of float32's time. The rest of a
-#: step stays float32, so a smaller gain would not be noticed.
+#: `auto` takes bfloat16 if convolutions need at most this share of float32's time. A smaller gain
+#: would not be noticed.
 PAYS_BELOW = 0.8
 
 RECORD = "precision.json"
@@ -43,8 +42,8 @@ def check_precision(name: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class PrecisionChoice:
-    """The type of a training's binary convolutions, and the reason: one clause for people, with the
-    rates if they were measured."""
+    """The type that a training computes in, and the reason: one clause for people, with the rates
+    if they were measured."""
 
     name: Literal["float32", "bfloat16"]
     reason: str

@@ -34,13 +34,17 @@ class _EstimatedSign(lq.quantizers.Quantizer):
     precision = 1
 
     def __init__(self, clip_value: float = 1.0, **kwargs) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs, autocast=False)
         self.clip_value = clip_value
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         @tf.custom_gradient
         def sign(x):
-            return lq.math.sign(x), lambda upstream: upstream * self.slope(x)
+            def gradient(upstream):
+                slope = self.slope(tf.cast(x, tf.float32))
+                return upstream * tf.cast(slope, upstream.dtype)
+
+            return lq.math.sign(x), gradient
 
         return sign(inputs)
 
@@ -128,7 +132,7 @@ class RealActivation(lq.quantizers.Quantizer):
     """
 
     def __init__(self, kind: str, clip_value: float = 1.0, **kwargs) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs, autocast=False)
         self.kind, self.clip_value = kind, clip_value
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:

@@ -8,21 +8,24 @@ are real, it is larq's layer in training too, but may multiply in bfloat16.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
-from bnas_larq.backend import keras, lq, register, tf
-from bnas_larq.errors import BnasLarqError, nearest
-from bnas_larq.layers.activations import AnnealedSign, BoundedApproxSign
+from bnas_larq.backend import keras, lq, only_infers_shape, register, tf, with_gradient
+from bnas_larq.layers.activations import AnnealedSign, BoundedApproxSign, RealActivation
+from bnas_larq.layers.batch_norm import BatchNorm2D
+from bnas_larq.layers.normalisation import gradients, passed, signs_of, standardised_signs
 from bnas_larq.layers.projection import PCNNProjection
 from bnas_larq.layers.quantizers import SignScale
+from bnas_larq.layers.traced import traced_by_shape
 
-#: What convolutions may multiply in while training; both hold the operands ±1 of binary ones
-#: exactly.
-COMPUTE_TYPES = ("float32", "bfloat16")
+#: Quantizers that a first call gives no weights.
+_WITHOUT_WEIGHTS = (
+    *(type(None), lq.quantizers.SteSign, BoundedApproxSign, AnnealedSign, RealActivation),
+    SignScale,
+)
 
 #: A power of two: one minus it, plus it, is exactly 1 in float32.
 _EPSILON = 2.0**-10
@@ -35,8 +38,8 @@ def binary_convolution(
     strides: int = 1,
     dilation: int = 1,
     padding: str = "SAME",
-    compute: str = "float32",
     clip_value: float = 1.0,
+    norm: BatchNorm2D | None = None,
 ) -> tf.Tensor:
     """sign(inputs) convolved with a binary kernel, with the straight-through gradient.
 
@@ -47,74 +50,70 @@ def binary_convolution(
     The input's gradient is that of larq's `SteSign`: passed where |inputs| <= clip_value.
 
     Args:
-        inputs: [batch, height, width, in], float32.
+        inputs: [batch, height, width, in], float32 or bfloat16. Signs are exact in both, and their
+            products are added up in float32; in bfloat16, outputs and gradients are then rounded to
+            8 bits.
         kernel: [h, w, in, out], ±scale with one scale per output channel, float32.
         strides, dilation: of height and width; one of them is 1.
         padding: `"SAME"` (zeros behind the sign) or `"VALID"`.
-        compute: `"bfloat16"` multiplies signs in bfloat16 and adds them up in float32; outputs and
-            gradients are rounded to bfloat16's 8 bits.
         clip_value: bound b of the straight-through gradient.
+        norm: a layer that normalises the inputs in front of the sign, as in training, and moves its
+            statistics. Its outputs are not kept, but computed again for the gradient.
 
     Returns:
-        float32, [batch, height', width', out].
+        [batch, height', width', out], of the inputs' type.
     """
-    forward, backward = _traced(strides, dilation, padding, compute, clip_value)
+    forward, backward = _traced(strides, dilation, padding)
+    weights = norm.parameters(inputs.shape[-1]) if norm else ()
 
-    @tf.custom_gradient
-    def convolve(inputs, kernel):
-        outputs, signs, inside = forward(inputs, kernel)
+    def evaluate():
+        own = norm.standardisation(inputs, *weights, *norm.own_statistics) if norm else None
+        outputs, signs = forward(inputs, kernel, own)
 
-        def grad(upstream):
-            return backward(upstream, signs, inside, kernel)
+        def gradient(upstream):
+            results = backward(upstream, inputs, signs, kernel, own, clip_value)
+            of_inputs, of_kernel, *others = results
+            return [of_inputs, of_kernel, *(norm.trained(*others) if norm else ())]
 
-        return outputs, grad
+        return outputs, gradient
 
-    return convolve(inputs, kernel)
+    trained = norm.trained(*weights) if norm else []
+    return with_gradient("BinaryConvolution", evaluate, [inputs, kernel, *trained])
 
 
 @functools.cache
-def _traced(
-    strides: int, dilation: int, padding: str, compute: str, clip_value: float
-) -> tuple[Callable, Callable]:
+def _traced(strides: int, dilation: int, padding: str) -> tuple[Callable, Callable]:
     """Forward and backward pass, traced once for each shape: tracing is slow Python, and a network
     of a hundred convolutions has only a few shapes."""
-    low = tf.as_dtype(compute)
     steps, dilations = [1, strides, strides, 1], [1, dilation, dilation, 1]
     settings = {"strides": steps, "padding": padding, "dilations": dilations}
 
-    def forward(inputs, kernel):
-        signs = tf.cast(lq.math.sign(inputs), low)
-        inside = tf.abs(inputs) <= clip_value
-        scale = tf.abs(kernel[0, 0, 0])
-        sums = tf.raw_ops.Conv2D(input=signs, filter=tf.cast(lq.math.sign(kernel), low), **settings)
-        return tf.cast(scaled(sums, scale), tf.float32), signs, inside
+    def forward(inputs, kernel, norm):
+        signs = standardised_signs(inputs, *norm[:3]) if norm else signs_of(inputs)
+        if signs.dtype != tf.float32:
+            # A scale of 8 bits times a sum of ±1 is exact, too.
+            kernel = tf.cast(kernel, signs.dtype)
+            return tf.raw_ops.Conv2D(input=signs, filter=kernel, **settings), signs
+        sums = tf.raw_ops.Conv2D(input=signs, filter=lq.math.sign(kernel), **settings)
+        return scaled(sums, tf.abs(kernel[0, 0, 0])), signs
 
-    def backward(upstream, signs, inside, kernel):
-        upstream = tf.cast(upstream, low)
-        dinputs = tf.raw_ops.Conv2DBackpropInput(
+    def backward(upstream, inputs, signs, kernel, norm, clip_value):
+        of_signs = tf.raw_ops.Conv2DBackpropInput(
             input_sizes=tf.shape(signs),
-            filter=tf.cast(kernel, low),
+            filter=tf.cast(kernel, signs.dtype),
             out_backprop=upstream,
             **settings,
         )
-        dkernel = tf.raw_ops.Conv2DBackpropFilter(
+        of_kernel = tf.raw_ops.Conv2DBackpropFilter(
             input=signs, filter_sizes=tf.shape(kernel), out_backprop=upstream, **settings
         )
-        # Several times as fast as tf.where, whose kernel is not vectorised.
-        passed = tf.cast(dinputs, tf.float32) * tf.cast(inside, tf.float32)
-        return passed, tf.cast(dkernel, tf.float32)
+        of_kernel = tf.cast(of_kernel, tf.float32)
+        if norm is None:
+            return passed(inputs, of_signs, clip_value), of_kernel
+        of_inputs, *others = gradients(inputs, of_signs, norm, clip_value)
+        return of_inputs, of_kernel, *others
 
     return traced_by_shape(forward), traced_by_shape(backward)
-
-
-def traced_by_shape(function: Callable, inline: bool = True) -> Callable:
-    """`function` as a graph that is traced once for each set of shapes; if `inline`, TensorFlow may
-    inline it into its callers, and optimise it there."""
-    attributes = None if inline else {"_noinline": True}
-    traced = tf.function(function, autograph=False, experimental_attributes=attributes)
-    # Many shapes are intended; TensorFlow would warn of frequent retracing.
-    traced._omit_frequent_tracing_warning = True
-    return traced
 
 
 def scaled(sums: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
@@ -139,20 +138,19 @@ def has_dilated_gradients() -> bool:
     with oneDNN."""
     with tf.init_scope():
         signs, kernel = tf.ones([1, 5, 5, 1]), tf.ones([3, 3, 1, 1])
-        forward, backward = _traced(1, 2, "SAME", "float32", 1.0)
+        forward, backward = _traced(1, 2, "SAME")
         try:
-            outputs, *kept = forward(signs, kernel)
-            backward(outputs, *kept, kernel)
+            outputs, _ = forward(signs, kernel, None)
+            backward(outputs, signs, signs, kernel, None, 1.0)
         except tf.errors.OpError:
             return False
     return True
 
 
 def only_convolves(layer: lq.layers.QuantConv2D) -> bool:
-    """Whether a layer has no bias, groups or activation, pads zeros, and has channels last."""
+    """Whether a layer has no groups or activation, pads zeros, and has channels last."""
     return (
-        not layer.use_bias
-        and layer.groups == 1
+        layer.groups == 1
         and layer.activation is keras.activations.linear
         and not tf.is_tensor(layer.pad_values)
         and layer.pad_values == 0.0
@@ -162,15 +160,15 @@ def only_convolves(layer: lq.layers.QuantConv2D) -> bool:
 
 @register
 class MixedPrecisionConv2D(lq.layers.QuantConv2D):
-    """`QuantConv2D` that may multiply in bfloat16 while training; same weights, outputs and
-    configuration.
+    """`QuantConv2D` that may multiply in bfloat16 while training; same weights and configuration.
 
     Input and kernel are rounded to bfloat16's 8 bits, products are added up in float32, and the
-    output is rounded; so are the gradients. The kernel itself, and evaluation, stay float32. With
-    bias, groups, activation, padding with ones or channels first this is larq's layer.
+    output is rounded and stays bfloat16; so do the gradients. The kernel itself, and evaluation,
+    stay float32. With groups, activation, padding with ones or channels first this is larq's layer.
 
     Attributes:
-        compute: `"float32"` or `"bfloat16"`; set for a while by `compute_in`, never saved.
+        compute: `"float32"` or `"bfloat16"`; set for a while by
+            `bnas_larq.networks.fast_training`, never saved.
 
     Input shape: [batch, height, width, channels]. Output shape: [batch, height', width', filters].
 
@@ -183,12 +181,16 @@ class MixedPrecisionConv2D(lq.layers.QuantConv2D):
     """
 
     def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs, autocast=False)
         self.compute = "float32"
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        quantizers = self.input_quantizer, self.kernel_quantizer
+        if only_infers_shape(self) and all(type(one) in _WITHOUT_WEIGHTS for one in quantizers):
+            shape = self.compute_output_shape(inputs.shape)
+            return tf.compat.v1.placeholder(self.compute_dtype, shape)
         if training is not True or self.compute == "float32" or not self.only_multiplies:
-            return super().call(inputs)
+            return super().call(tf.cast(inputs, self.compute_dtype))
         if self.input_quantizer is not None:
             inputs = self.input_quantizer(inputs)
         with lq.context.quantized_scope(True):
@@ -200,7 +202,10 @@ class MixedPrecisionConv2D(lq.layers.QuantConv2D):
             self.padding.upper(),
             dilations=self.dilation_rate[0],
         )
-        return tf.cast(outputs, inputs.dtype)
+        if not self.use_bias:
+            return outputs
+        # The bias' gradient is a sum over all pixels, for which 8 bits are too few.
+        return tf.cast(tf.cast(outputs, tf.float32) + self.bias, self.compute)
 
     @property
     def only_multiplies(self) -> bool:
@@ -230,9 +235,14 @@ class BinaryConv2D(MixedPrecisionConv2D):
         (TensorShape([1, 6, 6, 4]), True)
     """
 
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.norm: Callable[[], BatchNorm2D | None] | None = None
+
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if training is not True or not self.is_plain:
             return super().call(inputs, training)
+        inputs, norm = tf.cast(inputs, self.compute), self.norm and self.norm()
         clip_value = self.input_quantizer.clip_value
         if type(self.input_quantizer) is not lq.quantizers.SteSign:
             # Signs with a gradient of their own; the one that is added passes all of ±1.
@@ -245,8 +255,8 @@ class BinaryConv2D(MixedPrecisionConv2D):
             strides=self.strides[0],
             dilation=self.dilation_rate[0],
             padding=self.padding.upper(),
-            compute=self.compute,
             clip_value=clip_value,
+            norm=norm if norm and norm.takes_batches else None,
         )
 
     @property
@@ -257,28 +267,6 @@ class BinaryConv2D(MixedPrecisionConv2D):
             type(sign) in (lq.quantizers.SteSign, BoundedApproxSign, AnnealedSign)
             and sign.clip_value is not None
             and type(self.kernel_quantizer) in (SignScale, PCNNProjection)
+            and not self.use_bias
             and self.only_multiplies
         )
-
-
-@contextlib.contextmanager
-def compute_in(model: keras.Model, compute: str) -> Iterator[None]:
-    """Inside, `model`'s binary convolutions, and the real ones in their place, train in one of
-    `COMPUTE_TYPES` (BnasLarqError for others); evaluation stays float32. The training function is
-    traced anew on entry and exit: its graph holds the type."""
-    if compute not in COMPUTE_TYPES:
-        raise BnasLarqError(
-            "Convolutions are computed in 'float32' or 'bfloat16'. "
-            f"Received: {compute!r}; {nearest(str(compute), COMPUTE_TYPES)}"
-        )
-    layers = [layer for layer in model.submodules if isinstance(layer, MixedPrecisionConv2D)]
-    earlier = [layer.compute for layer in layers]
-    try:
-        for layer in layers:
-            layer.compute = compute
-        model.train_function = None
-        yield
-    finally:
-        for layer, before in zip(layers, earlier, strict=True):
-            layer.compute = before
-        model.train_function = None

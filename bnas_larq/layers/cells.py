@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bnas_larq.backend import keras, register, tf
+from bnas_larq.backend import keras, register, tf, with_gradient
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Cell, Edge
 from bnas_larq.layers.convolutions import Zeroise
+from bnas_larq.layers.merging import MixedPrecisionAdd, MixedPrecisionConcatenate
+from bnas_larq.layers.normalisation import times
 from bnas_larq.layers.operations import Context, build_operation, chain
 from bnas_larq.layers.template import CellPlan, preprocess, shortcut
+from bnas_larq.layers.traced import traced_by_shape
 from bnas_larq.spaces import NO_SHORTCUT, ZEROISE
 
 
@@ -26,6 +29,15 @@ class DropPathControl:
         self.rate = tf.Variable(0.0, trainable=False, dtype=tf.float32, name="drop_path_rate")
         self.step = tf.Variable(0, trainable=False, dtype=tf.int64, name="drop_path_step")
         self.seed = tf.Variable(0, trainable=False, dtype=tf.int64, name="drop_path_seed")
+
+
+@traced_by_shape
+def _kept(examples, rate, run_seed, step, layer_seed):
+    """0 for the examples whose edge is dropped, else 1/(1 − rate): float32 [examples, 1, 1, 1]."""
+    keep = 1.0 - rate
+    seed = tf.stack([run_seed * 2**31 + tf.cast(layer_seed, tf.int64), step])
+    draw = tf.random.stateless_uniform([examples, 1, 1, 1], seed)
+    return tf.cast(draw < keep, tf.float32) / keep
 
 
 @register
@@ -47,7 +59,7 @@ class DropPath(keras.layers.Layer):
     """
 
     def __init__(self, seed: int = 0, control: DropPathControl | None = None, **kwargs) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs, autocast=False)
         self.seed = seed
         # A plain object, whose variables Keras does not track.
         self._control = control or DropPathControl()
@@ -60,10 +72,13 @@ class DropPath(keras.layers.Layer):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if not training:
             return inputs
-        keep = 1.0 - self._control.rate
-        seed = tf.stack([self._control.seed * 2**31 + self.seed, self._control.step])
-        draw = tf.random.stateless_uniform([tf.shape(inputs)[0], 1, 1, 1], seed)
-        return inputs * tf.cast(tf.cast(draw < keep, tf.float32) / keep, inputs.dtype)
+        own, seed = self._control, tf.constant(self.seed)
+        factor = _kept(tf.shape(inputs)[0], own.rate, own.seed, own.step, seed)
+
+        def evaluate():
+            return times(inputs, factor), lambda upstream: [times(upstream, factor)]
+
+        return with_gradient("DropPath", evaluate, [inputs])
 
     def get_config(self) -> dict:
         return {**super().get_config(), "seed": self.seed}
@@ -114,9 +129,9 @@ def final_cell(
             zeros = Zeroise(strides, plan.filters, name=f"{plan.name}_node{index}_zeros")
             terms = [zeros(source)]
         name = f"{plan.name}_node{index}"
-        nodes.append(keras.layers.Add(name=name)(terms) if len(terms) > 1 else terms[0])
+        nodes.append(MixedPrecisionAdd(name=name)(terms) if len(terms) > 1 else terms[0])
     name = f"{plan.name}_concat"
-    output = keras.layers.Concatenate(name=name)(nodes[2:]) if len(cell) > 1 else nodes[2]
+    output = MixedPrecisionConcatenate(name=name)(nodes[2:]) if len(cell) > 1 else nodes[2]
     if shortcut_kind != NO_SHORTCUT and plan.index > 0:
         skip = chain(shortcut(plan, len(cell), context, shortcut_kind), states[1])
         if skip.shape[1:] != output.shape[1:]:
@@ -125,7 +140,7 @@ def final_cell(
                 f"Received: {tuple(skip.shape[1:])} and {tuple(output.shape[1:])} in {plan.name}. "
                 "Use an input size that halves without remainder."
             )
-        output = keras.layers.Add(name=f"{plan.name}_shortcut")([output, skip])
+        output = MixedPrecisionAdd(name=f"{plan.name}_shortcut")([output, skip])
     return output
 
 

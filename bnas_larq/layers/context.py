@@ -13,6 +13,7 @@ from bnas_larq.layers import convolutions
 from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
 from bnas_larq.layers.batch_norm import BATCH_NORM, PlainBatchNormalization, batch_norm
 from bnas_larq.layers.convolutions import RepeatChannels
+from bnas_larq.layers.merging import MixedPrecisionAdd
 from bnas_larq.layers.quantizers import get_scheme
 
 
@@ -21,7 +22,7 @@ class PlusInput:
     """A link of a chain of layers: the sum of what stands before it and of the chain's own input,
     brought to the same shape by `layers`. `add` is the layer that adds."""
 
-    add: keras.layers.Add
+    add: MixedPrecisionAdd
     layers: tuple[keras.layers.Layer, ...] = ()
 
 
@@ -179,11 +180,13 @@ class Context:
         layers = []
         if self.strides > 1:
             name = f"{self.name}_input_pool"
-            pool = keras.layers.AveragePooling2D(self.strides, padding="same", name=name)
+            pool = keras.layers.AveragePooling2D(
+                self.strides, padding="same", name=name, autocast=False
+            )
             layers.append(self.common(f"input_pool{self.strides}", lambda: pool))
         if self.edges > 1:
             layers.append(RepeatChannels(self.edges, name=f"{self.name}_repeat"))
-        return PlusInput(keras.layers.Add(name=f"{self.name}_plus_input"), tuple(layers))
+        return PlusInput(MixedPrecisionAdd(name=f"{self.name}_plus_input"), tuple(layers))
 
     def prelu(self) -> keras.layers.PReLU:
         """PReLU with the arguments `SLOPES`."""
@@ -191,7 +194,7 @@ class Context:
 
     def relu(self) -> keras.layers.ReLU:
         """ReLU."""
-        return keras.layers.ReLU(name=f"{self.name}_relu")
+        return keras.layers.ReLU(name=f"{self.name}_relu", autocast=False)
 
     @property
     def conv_name(self) -> str:
@@ -225,4 +228,4 @@ class Context:
 
 def _subsampling(name: str, strides: int) -> keras.layers.Layer:
     """Every `strides`-th pixel."""
-    return keras.layers.MaxPooling2D(1, strides, padding="same", name=name)
+    return keras.layers.MaxPooling2D(1, strides, padding="same", name=name, autocast=False)

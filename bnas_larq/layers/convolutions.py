@@ -98,7 +98,7 @@ class SymmetricPooling2D(keras.layers.Layer):
     """
 
     def __init__(self, kind: str, pool_size: int = 3, strides: int = 1, **kwargs) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs, autocast=False)
         self.kind, self.pool_size, self.strides = kind, pool_size, strides
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -134,7 +134,7 @@ class Zeroise(keras.layers.Layer):
     """
 
     def __init__(self, strides: int = 1, filters: int | None = None, **kwargs) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs, autocast=False)
         self.strides, self.filters = strides, filters
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -161,7 +161,7 @@ class RepeatChannels(keras.layers.Layer):
     """
 
     def __init__(self, times: int, **kwargs) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs, autocast=False)
         self.times = times
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -185,12 +185,15 @@ class ChannelScale(keras.layers.Layer):
         [(2,)]
     """
 
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs, autocast=False)
+
     def build(self, input_shape) -> None:
         self.scale = self.add_weight("scale", [input_shape[-1]], initializer="ones")
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return inputs * self.scale
+        return tf.cast(tf.cast(inputs, tf.float32) * self.scale, inputs.dtype)
 
 
 @register
@@ -245,7 +248,7 @@ def pooling(kind: str, strides: int, padding: str, name: str) -> keras.layers.La
     if padding == "symmetric" and strides > 1:
         return SymmetricPooling2D(kind, 3, strides, name=name)
     layer = keras.layers.MaxPooling2D if kind == "max" else keras.layers.AveragePooling2D
-    return layer(3, strides, padding="same", name=name)
+    return layer(3, strides, padding="same", name=name, autocast=False)
 
 
 def quantizers(
@@ -281,13 +284,14 @@ def convolution(
     check_padding(padding)
     symmetric = padding == "symmetric" and strides > 1 and kernel_size % 2 == 1
     quantisation = quantizers(input_scheme, kernel_scheme, edges, options)
+    binary = [quantisation.get(f"{part}_quantizer") for part in ("input", "kernel")]
     if groups == edges > 1:
         plain = EdgewiseConv2D
-    elif input_scheme and kernel_scheme and options.kernels == "real":
-        plain = MixedPrecisionConv2D
+    elif all(binary):
+        plain = BinaryConv2D
     else:
-        is_binary = all(quantisation.get(f"{part}_quantizer") for part in ("input", "kernel"))
-        plain = BinaryConv2D if is_binary else lq.layers.QuantConv2D
+        # The supernet takes the sign in front of its convolutions, and computes them itself.
+        plain = lq.layers.QuantConv2D if binary[1] else MixedPrecisionConv2D
     return (SymmetricQuantConv2D if symmetric else plain)(
         filters,
         kernel_size,

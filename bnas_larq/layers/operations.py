@@ -230,7 +230,7 @@ def _identity(context: Context) -> list[keras.layers.Layer]:
     """DARTS' skip connection (arXiv 1806.09055). Its factorised reduction is binary here (ours),
     with BatchNorm and sign in front and without ReLU."""
     if context.strides == 1:
-        return [keras.layers.Activation("linear", name=f"{context.name}_identity")]
+        return [keras.layers.Activation("linear", name=f"{context.name}_identity", autocast=False)]
     # A BatchNorm of its own: the statistics of the state's are moved by the convolutions, which the
     # supernet evaluates separately, and each pass must move them once.
     own = context.at(context.name, context.filters, context.strides)

@@ -24,35 +24,24 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 
-from bnas_larq.backend import keras, lq, register, tf
+from bnas_larq.backend import keras, lq, register, tf, with_gradient
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
+from bnas_larq.layers.constraints import CenterClip, centre_and_clip
+from bnas_larq.layers.traced import traced_by_shape
 
 GRADIENTS = ("plain", "xnor")
 
 
-def centre_and_clip(kernel: tf.Tensor, clip_value: float = 1.0) -> tf.Tensor:
-    """The latent kernel [h, w, in, out] minus its mean over `in`, clamped to ±clip_value."""
-    centred = kernel - tf.reduce_mean(kernel, axis=-2, keepdims=True)
-    return tf.clip_by_value(centred, -clip_value, clip_value)
-
-
-@functools.cache
-def _traced_centre_and_clip(clip_value: float) -> Callable[[tf.Tensor], tf.Tensor]:
-    return tf.function(
-        functools.partial(centre_and_clip, clip_value=clip_value),
-        input_signature=[tf.TensorSpec(None)],
-        autograph=False,
-        experimental_attributes={"_noinline": True},
-    )
-
-
-def sign_scale(kernel: tf.Tensor, gradient: str = "xnor", centred: bool = True) -> tf.Tensor:
+def sign_scale(
+    kernel: tf.Tensor, gradient: str = "xnor", centred: bool = True, centre: bool = False
+) -> tf.Tensor:
     """sign(W)·mean(|W|), the mean over all axes but the last (output channels).
 
     Args:
         kernel: latent kernel [h, w, in, out] (or [in, out]).
         centred: whether the kernel has been centred over its input channels.
+        centre: centre and clamp it first, which is not differentiated.
         gradient: what the latent kernel receives, with g the gradient of the binary kernel, a the
             channel's scale and n = h·w·in the fan-in.
 
@@ -66,26 +55,39 @@ def sign_scale(kernel: tf.Tensor, gradient: str = "xnor", centred: bool = True) 
     Returns:
         Tensor of the kernel's shape with two values per output channel, ±a.
     """
-    axes = list(range(len(kernel.shape) - 1))
-    fan_in = math.prod(kernel.shape[:-1])
-    factor = fan_in * (1.0 - 1.0 / kernel.shape[-2] if centred else 1.0)
+    value, back = _traced_sign_scale(gradient, centred, centre)
 
-    @tf.custom_gradient
-    def quantize(latent):
-        signs = lq.math.sign(latent)
+    def quantize():
+        return value(kernel), lambda upstream: [back(kernel, upstream)]
+
+    return with_gradient("SignScale", quantize, [kernel])
+
+
+@functools.cache
+def _traced_sign_scale(gradient: str, centred: bool, centre: bool) -> tuple[Callable, Callable]:
+    """Value and gradient, traced once for each shape."""
+
+    def parts(latent):
+        latent = latent + (centre_and_clip(latent) - latent) if centre else latent
+        axes = list(range(len(latent.shape) - 1))
         scale = tf.reduce_mean(tf.abs(latent), axis=axes, keepdims=True)
+        return latent, axes, lq.math.sign(latent), scale
 
-        def grad(upstream):
-            inside = tf.cast(tf.abs(latent) <= 1.0, latent.dtype)
-            result = scale * inside * upstream
-            if gradient == "xnor":
-                result += signs * tf.reduce_mean(upstream * signs, axis=axes, keepdims=True)
-                result *= factor
-            return result
+    def value(latent):
+        _, _, signs, scale = parts(latent)
+        return signs * scale
 
-        return signs * scale, grad
+    def back(latent, upstream):
+        latent, axes, signs, scale = parts(latent)  # the centred one
+        result = scale * tf.cast(tf.abs(latent) <= 1.0, latent.dtype) * upstream
+        if gradient == "xnor":
+            fan_in = math.prod(latent.shape[:-1])
+            factor = fan_in * (1.0 - 1.0 / latent.shape[-2] if centred else 1.0)
+            result += signs * tf.reduce_mean(upstream * signs, axis=axes, keepdims=True)
+            result *= factor
+        return result
 
-    return quantize(kernel)
+    return traced_by_shape(value), traced_by_shape(back)
 
 
 @register
@@ -119,9 +121,7 @@ class SignScale(lq.quantizers.Quantizer):
         self.gradient, self.centre = gradient, centre
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        if self.centre:
-            inputs = inputs + tf.stop_gradient(centre_and_clip(inputs) - inputs)
-        return super().call(sign_scale(inputs, self.gradient, centred=self.centre))
+        return super().call(sign_scale(inputs, self.gradient, self.centre, self.centre))
 
     def scales(self, shape: Sequence[int]) -> int:
         """How many scales a kernel of this shape has."""
@@ -187,38 +187,8 @@ def number_of_scales(quantizer: object, shape: Sequence[int]) -> int:
     return shape[-1] if isinstance(quantizer, lq.quantizers.MagnitudeAwareSign) else 0
 
 
-@register
-class CenterClip(keras.constraints.Constraint):
-    """Keeps a latent kernel centred over its input channels and within ±clip_value.
-
-    Args:
-        depthwise: the kernel is depthwise: its filters read one channel each, so it becomes 0.
-
-    Example:
-        >>> CenterClip()(tf.constant([[2.0], [0.5], [-1.0]])).numpy().ravel().tolist()
-        [1.0, 0.0, -1.0]
-    """
-
-    def __init__(self, clip_value: float = 1.0, depthwise: bool = False) -> None:
-        self.clip_value, self.depthwise = clip_value, depthwise
-
-    def __call__(self, kernel: tf.Tensor) -> tf.Tensor:
-        if self.depthwise:
-            return tf.zeros_like(kernel)
-        if kernel.dtype != tf.float32:
-            return centre_and_clip(kernel, self.clip_value)
-        # One function for all shapes: repeated for a supernet's two hundred kernels, it would be a
-        # tenth of a step's graph.
-        centred = _traced_centre_and_clip(float(self.clip_value))(kernel)
-        centred.set_shape(kernel.shape)
-        return centred
-
-    def get_config(self) -> dict:
-        return {"clip_value": self.clip_value, "depthwise": self.depthwise}
-
-
 def nothing(**settings: object) -> None:
-    """The factory of a part that a scheme omits."""
+    """Factory of what a scheme omits."""
 
 
 @dataclasses.dataclass(frozen=True)

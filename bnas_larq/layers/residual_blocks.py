@@ -141,10 +141,11 @@ def transition(kind: str, channels: int, context: Context) -> list[keras.layers.
         )
         return [conv, context.batch_norm()]
     if kind == "blur-conv":
-        pool = keras.layers.MaxPooling2D(2, 1, name=f"{name}_pool")
+        pool = keras.layers.MaxPooling2D(2, 1, name=f"{name}_pool", autocast=False)
         layers = [context.relu(), pool, BlurPool2D(name=f"{name}_blur")]
     else:
-        layers = [keras.layers.AveragePooling2D(2, padding="same", name=f"{name}_pool")]
+        pool = keras.layers.AveragePooling2D(2, padding="same", name=f"{name}_pool", autocast=False)
+        layers = [pool]
     if kind == "pool":
         return [*layers, RepeatChannels(times, name=f"{name}_repeat")] if times > 1 else layers
     return [*layers, context.float_conv(1), context.batch_norm()]
@@ -179,7 +180,7 @@ def block(
 def activation(nonlinearity: str, name: str) -> list[keras.layers.Layer]:
     """The layer of a nonlinearity; see `block`."""
     if nonlinearity == "relu":
-        return [keras.layers.ReLU(name=name)]
+        return [keras.layers.ReLU(name=name, autocast=False)]
     if nonlinearity == "prelu":
         return [keras.layers.PReLU(**SLOPES, name=name)]
     return [RPReLU(name=name)] if nonlinearity == "rprelu" else []

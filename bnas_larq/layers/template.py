@@ -207,7 +207,9 @@ def shortcut(
     own = context.at(f"{plan.name}_shortcut", nodes * plan.filters, 2)
     if kind == "pool":
         return [
-            keras.layers.AveragePooling2D(2, 2, padding="same", name=f"{own.name}_pool"),
+            keras.layers.AveragePooling2D(
+                2, 2, padding="same", name=f"{own.name}_pool", autocast=False
+            ),
             convolutions.RepeatChannels(2, name=f"{own.name}_repeat"),
             convolutions.ChannelScale(name=f"{own.name}_scale"),
         ]

@@ -139,6 +139,8 @@ class BaseConfig:
                 )
 
 
+# Nothing in here needs AutoGraph, whose conversion takes most of the time to build a model.
+@tf.autograph.experimental.do_not_convert
 def functional_model(
     body: Callable[[tf.Tensor], tf.Tensor],
     config: BaseConfig,

@@ -13,6 +13,7 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers import template
 from bnas_larq.layers.cells import DropPath, DropPathControl
+from bnas_larq.layers.merging import MixedPrecisionAdd
 from bnas_larq.layers.operations import chain
 from bnas_larq.layers.residual_blocks import Part, block, stem, transition
 from bnas_larq.networks.base_config import BaseConfig, functional_model
@@ -203,7 +204,7 @@ def build_residual_network(
                 if drop_path:
                     outputs = DropPath(number, control, name=f"{part.name}_drop")(outputs)
                 terms = [outputs, chain(part.shortcut, features)]
-                outputs = keras.layers.Add(name=part.sum_name)(terms)
+                outputs = MixedPrecisionAdd(name=part.sum_name)(terms)
             features = chain(part.behind, outputs)
         return features
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import gc
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from bnas_larq.backend import keras, tf
-from bnas_larq.determinism import functions_read_once
+from bnas_larq.determinism import functions_read_once, uncollected
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.supernet.alpha_gradients import (
@@ -196,7 +195,7 @@ class BilevelModel(ArchitectureModel):
     @tf.autograph.experimental.do_not_convert
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         train, validation = both_halves(data)
-        with _uncollected():
+        with uncollected():
             if self.alpha_gradient.joint:
                 self._move(train, joint=True)
             else:
@@ -314,16 +313,3 @@ class BilevelModel(ArchitectureModel):
         )
         if self.built:
             self.build_optimizers()
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Inside, Python's cyclic garbage collector rests: it would scan the graph being traced again
-    and again, for a sixth of the time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()

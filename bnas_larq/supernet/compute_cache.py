@@ -12,11 +12,12 @@ import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 from bnas_larq.backend import keras, lq, tf
-from bnas_larq.layers.binary_convolution import only_convolves, traced_by_shape
+from bnas_larq.layers.binary_convolution import only_convolves
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
 from bnas_larq.layers.operations import Chain
 from bnas_larq.layers.projection import PCNNProjection
 from bnas_larq.layers.quantizers import SignScale
+from bnas_larq.layers.traced import traced_by_shape
 from bnas_larq.supernet.edge_channels import joined
 from bnas_larq.supernet.residual_tail import ResidualTail
 
@@ -79,6 +80,7 @@ def _is_binary_convolution(layer: keras.layers.Layer) -> bool:
         # Not every 1-bit quantizer gives ±scale: `SteHeaviside` gives 0 and 1, `NoOp` anything.
         and isinstance(layer.kernel_quantizer, _SIGNS)
         and layer.input_quantizer is None
+        and not layer.use_bias
         and only_convolves(layer)
     )
 

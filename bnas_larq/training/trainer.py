@@ -11,8 +11,8 @@ from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.layers.activations import AnnealedSign
-from bnas_larq.layers.binary_convolution import compute_in
 from bnas_larq.layers.cells import DropPath
+from bnas_larq.networks.fast_training import fast_training
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD, latent_kernels, weight_kinds
 from bnas_larq.precision import recorded_precision
 from bnas_larq.train_settings import StageSettings, WeightDecay
@@ -170,7 +170,7 @@ def train_network(
         images = partial(dataset, last[0] + 1)
         reestimation = [ReestimateBatchNorm(images, settings.reestimate_batch_norm, *last)]
     choice = recorded_precision(folder, settings.mixed_precision)
-    with compute_in(model, choice.name):
+    with fast_training(model, choice.name):
         resumable_fit(
             model,
             dataset,

@@ -86,7 +86,7 @@ def test_real_operands_are_full_precision(scheme):
     norms = sum(
         layer.parameters - layer.trainable_parameters
         for layer in real.layers
-        if layer.kind == "BatchNormalization"
+        if layer.kind == "BatchNorm2D"
     )
     assert real.bytes == reals.bytes == 4 * (held + norms)
 

@@ -11,17 +11,9 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras, lq, tf
-from bnas_larq.errors import BnasLarqError
-from bnas_larq.genotype import Genotype
 from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
-from bnas_larq.layers.binary_convolution import (
-    BinaryConv2D,
-    MixedPrecisionConv2D,
-    binary_convolution,
-    compute_in,
-)
+from bnas_larq.layers.binary_convolution import BinaryConv2D, binary_convolution
 from bnas_larq.layers.convolutions import convolution
-from bnas_larq.networks.network import build_network
 
 #: Kernel size, strides, dilation.
 PLACES = [(1, 1, 1), (3, 1, 1), (5, 1, 1), (3, 2, 1), (3, 1, 2), (5, 1, 2)]
@@ -60,8 +52,10 @@ def results(layer: keras.layers.Layer, x: tf.Tensor, **training: bool) -> list[n
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = layer(x, **training)
-    upstream = pictures(*y.shape, seed=2)
-    return [t.numpy() for t in (y, *tape.gradient(y, (x, layer.trainable_weights[0]), upstream))]
+    upstream = tf.cast(pictures(*y.shape, seed=2), y.dtype)
+    gradients = tape.gradient(y, (x, layer.trainable_weights[0]), upstream)
+    assert {gradient.dtype for gradient in gradients} == {tf.float32}
+    return [tf.cast(tensor, tf.float32).numpy() for tensor in (y, *gradients)]
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
@@ -103,15 +97,15 @@ def test_outside_training_it_is_larqs_layer_bit_by_bit(training):
 
 @pytest.mark.parametrize("place", PLACES)
 def test_bfloat16_differs_by_its_rounding_only(place):
-    """Outputs are exact sums of ±1, scaled and then rounded once to 8 bits: at most 2⁻⁸ off."""
+    """Outputs are exact sums of ±1, times a scale that is rounded to 8 bits, and rounded once more:
+    together at most 2⁻⁷ off."""
     ours, _ = pair(*place)
-    x = pictures(2, 12, 12, 5)
+    x = tf.cast(tf.cast(pictures(2, 12, 12, 5), tf.bfloat16), tf.float32)
     exact = results(ours, x, training=True)
     ours.compute = "bfloat16"
     rounded = results(ours, x, training=True)
-    np.testing.assert_allclose(rounded[0], exact[0], rtol=2.0**-8, atol=0)
+    np.testing.assert_allclose(rounded[0], exact[0], rtol=2.0**-7, atol=0)
     for own, expected in zip(rounded[1:], exact[1:], strict=True):
-        assert own.dtype == np.float32
         error = np.linalg.norm(own - expected) / np.linalg.norm(expected)
         assert error < 2.0**-7
 
@@ -147,7 +141,6 @@ def test_real_operands_in_bfloat16_are_close_to_float32(activations, kernels, pl
         np.testing.assert_array_equal(own, expected)
     low = results(layer, x, training=True)
     for own, expected in zip(low, exact, strict=True):
-        assert own.dtype == np.float32
         assert np.linalg.norm(own - expected) < 2.0**-7 * np.linalg.norm(expected)
     if kernels == "real":  # signs and kernels of a power of two would be exact
         assert not np.array_equal(low[0], exact[0])
@@ -224,105 +217,3 @@ def test_without_kernels_for_dilated_gradients_larqs_layer_trains():
         check=False,
     )
     assert done.stdout.split() == ["False", "False", "True", "True"], done.stderr
-
-
-# -- whole networks --------------------------------------------------------------------------------
-
-SIZE = {"input_shape": (16, 16, 3), "num_classes": 3, "channels": 4, "cells": 3}
-
-
-def network(seed: int = 0) -> keras.Model:
-    """A network of every kind of binary convolution, whose scales are powers of two.
-
-    With such scales larq's order of operations is exact too: no sum that should be zero is not.
-    """
-    keras.utils.set_random_seed(seed)
-    model = build_network(Genotype.load("bnas_imagenet"), **SIZE)
-    generator = np.random.default_rng(seed)
-    for layer in model.layers:
-        if isinstance(layer, BinaryConv2D):
-            shape = layer.kernel.shape
-            signs = np.where(np.arange(shape[2]) % 2, 0.25, -0.25)[:, None] * np.ones(shape)
-            signs *= generator.choice([-1.0, 1.0], size=(*shape[:2], 1, shape[3]))
-            layer.kernel.assign(signs)
-    return model
-
-
-def losses_and_gradients(model: keras.Model) -> list[np.ndarray]:
-    x = pictures(4, *SIZE["input_shape"], seed=3)
-    with tf.GradientTape() as tape:
-        logits = model(x, training=True)
-        loss = tf.reduce_sum(logits * pictures(4, 3, seed=4))
-    return [t.numpy() for t in (logits, *tape.gradient(loss, model.trainable_weights))]
-
-
-def test_a_network_trains_as_with_larqs_layers(monkeypatch):
-    own = losses_and_gradients(network())
-    monkeypatch.setattr(BinaryConv2D, "is_plain", False)
-    expected = losses_and_gradients(network())
-    # Some are 0 but for rounding: a bias in front of a BatchNorm changes nothing.
-    largest = max(np.abs(other).max() for other in expected)
-    for one, other in zip(own, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6 * largest)
-
-
-def test_the_type_changes_training_alone_and_for_a_while_only():
-    model = network()
-    x = pictures(4, *SIZE["input_shape"], seed=3)
-    trained = losses_and_gradients(model)
-    weights = model.get_weights()
-    evaluated = model(x, training=False).numpy()
-    model.compile("sgd", "mse")
-    function = model.make_train_function()
-    with pytest.raises(ZeroDivisionError), compute_in(model, "bfloat16"):
-        assert model.train_function is None
-        low = losses_and_gradients(model)
-        model.set_weights(weights)  # of BatchNorm's statistics
-        np.testing.assert_array_equal(model(x, training=False), evaluated)
-        model.train_function = function
-        raise ZeroDivisionError
-    assert model.train_function is None
-    assert {layer.compute for layer in model.layers if isinstance(layer, BinaryConv2D)} == {
-        "float32"
-    }
-    for one, other in zip(losses_and_gradients(model), trained, strict=True):
-        np.testing.assert_array_equal(one, other)
-    np.testing.assert_array_equal(low[0], trained[0])  # sums of ±1 times a power of two are exact
-    assert any(not np.array_equal(a, b) for a, b in zip(low, trained, strict=True))
-
-
-def test_layers_of_models_inside_are_found():
-    inner = network()
-    outer = keras.Sequential([inner])
-    with compute_in(outer, "bfloat16"):
-        assert {layer.compute for layer in inner.layers if isinstance(layer, BinaryConv2D)} == {
-            "bfloat16"
-        }
-
-
-def test_the_real_network_of_a_binary_layout_trains_in_bfloat16():
-    """All its convolutions but stem and shortcuts; evaluation keeps its bits."""
-    settings = {"activations": "tanh", "kernels": "real"}
-    model = build_network(Genotype.load("bnas_cifar"), **SIZE, **settings)
-    real = [layer for layer in model.layers if isinstance(layer, MixedPrecisionConv2D)]
-    others = {layer.name for layer in model.layers if isinstance(layer, keras.layers.Conv2D)}
-    others -= {layer.name for layer in real}
-    assert others == {"stem_conv", "cell1_shortcut_conv", "cell2_shortcut_conv"}
-    x = pictures(4, *SIZE["input_shape"], seed=3)
-    evaluated, weights = model(x, training=False).numpy(), model.get_weights()
-    trained = losses_and_gradients(model)
-    model.set_weights(weights)  # of BatchNorm's statistics
-    with compute_in(model, "bfloat16"):
-        assert {layer.compute for layer in real} == {"bfloat16"}
-        np.testing.assert_array_equal(model(x, training=False), evaluated)
-        low = losses_and_gradients(model)
-    assert 0 < np.linalg.norm(low[0] - trained[0]) < 0.05 * np.linalg.norm(trained[0])
-    assert {weight.dtype for weight in model.weights} == {tf.float32}
-
-
-def test_an_unknown_type_is_refused():
-    with (
-        pytest.raises(BnasLarqError, match="Received: 'float16'"),
-        compute_in(network(), "float16"),
-    ):
-        pass

@@ -9,12 +9,11 @@ import pytest
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError
+from bnas_larq.layers.constraints import CenterClip, centre_and_clip
 from bnas_larq.layers.quantizers import (
-    CenterClip,
     DepthwiseQuantizer,
     Scheme,
     SignScale,
-    centre_and_clip,
     get_scheme,
     register_scheme,
     scheme_names,

@@ -7,8 +7,9 @@ import pytest
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.genotype import Edge, Genotype
+from bnas_larq.layers.constraints import CenterClip
 from bnas_larq.layers.operations import Context, build_operation, chain
-from bnas_larq.layers.quantizers import CenterClip, DepthwiseQuantizer, SignScale, get_scheme
+from bnas_larq.layers.quantizers import DepthwiseQuantizer, SignScale, get_scheme
 from bnas_larq.networks.network import build_network
 
 #: Operation → kernel size, dilation, number of depthwise and pointwise pairs.

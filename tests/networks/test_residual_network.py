@@ -44,9 +44,9 @@ def test_a_chain_and_its_cost():
 @pytest.mark.parametrize(
     ("order", "expected"),
     [
-        ("sign-conv-act-bn-add", ["BinaryConv2D", "ReLU", "BatchNormalization", "Add"]),
-        ("sign-conv-bn-add-act", ["BinaryConv2D", "BatchNormalization", "Add", "ReLU"]),
-        ("bn-sign-conv-act-add", ["BatchNormalization", "BinaryConv2D", "ReLU", "Add"]),
+        ("sign-conv-act-bn-add", ["BinaryConv2D", "ReLU", "BatchNorm2D", "MixedPrecisionAdd"]),
+        ("sign-conv-bn-add-act", ["BinaryConv2D", "BatchNorm2D", "MixedPrecisionAdd", "ReLU"]),
+        ("bn-sign-conv-act-add", ["BatchNorm2D", "BinaryConv2D", "ReLU", "MixedPrecisionAdd"]),
     ],
 )
 def test_block_orders(order, expected):

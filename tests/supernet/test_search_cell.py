@@ -16,8 +16,9 @@ import pytest
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError
+from bnas_larq.layers.constraints import CenterClip
 from bnas_larq.layers.operations import Context, chain, register_operation
-from bnas_larq.layers.quantizers import CenterClip, Scheme, SignScale, register_scheme
+from bnas_larq.layers.quantizers import Scheme, SignScale, register_scheme
 from bnas_larq.layers.template import CellPlan
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.compute_cache import ComputeCache

@@ -10,7 +10,7 @@ import pytest
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError, WeightsError
-from bnas_larq.layers.quantizers import centre_and_clip
+from bnas_larq.layers.constraints import centre_and_clip
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.architecture import AnnealedEntropy

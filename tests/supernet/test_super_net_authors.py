@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras, lq, tf
-from bnas_larq.layers.quantizers import CenterClip, Scheme, register_scheme
+from bnas_larq.layers.constraints import CenterClip
+from bnas_larq.layers.quantizers import Scheme, register_scheme
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.search_cell import SearchCell
 from bnas_larq.supernet.super_net import SuperNet
