@@ -152,6 +152,11 @@ def check_plan(recipe: Recipe) -> None:
                 f"Received: train.{key} and {section}, {reason}. Remove one of them."
             )
     for stage in recipe.plan:
+        if stage.teacher and stage.crop_size:
+            raise RecipeError(
+                "A teacher looks at whole images. "
+                f"Received: teacher with crop_size {stage.crop_size}. Remove one of them."
+            )
         if stage.teacher and stage.teacher.cache and stage.mixup:
             raise RecipeError(
                 "A teacher's outputs are kept for views of single images. "

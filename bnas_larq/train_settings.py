@@ -17,6 +17,7 @@ from bnas_larq.setting_types import (
     Precision,
     Section,
     Sha256,
+    Side,
     UserPath,
 )
 from bnas_larq.teacher_settings import TeacherSettings
@@ -58,9 +59,9 @@ class StageSettings(Section):
         reestimate_batch_norm: batches from which BatchNorm's statistics are estimated again with
             the stage's last weights; 0 for none.
         teacher: a trained network to learn from; None for the labels alone.
-        mixed_precision: type of binary convolutions, or the real ones in their place, while
-            training; `auto` takes bfloat16 if a short measurement finds it faster. The trained
-            network is a float32 one either way.
+        mixed_precision: type of activations, convolutions and their gradients while training;
+            `auto` takes bfloat16 if a short measurement finds it faster. The trained network is a
+            float32 one either way.
     """
 
     epochs: Count = 600
@@ -97,6 +98,9 @@ class TrainStage(StageSettings):
         freeze: patterns of names of layers that are not trained, their BatchNorm in inference mode;
             `!` in front makes an exception of what earlier patterns name.
         augmentation: in place of `data.augmentation`; None for that one.
+        crop_size: side of random square crops of the images, and of central ones for validation,
+            on which it trains: a part of a training costs less on smaller images. None for whole
+            images, on which the last stage trains.
 
     Example:
         >>> from bnas_larq import TrainStage
@@ -111,6 +115,7 @@ class TrainStage(StageSettings):
     start_sha256: Sha256 | None = None
     freeze: tuple[str, ...] = ()
     augmentation: AugmentationSettings | None = None
+    crop_size: Side | None = None
 
     @pydantic.field_validator("name")
     @classmethod

@@ -35,7 +35,8 @@ class Augmentation:
     flip=True, color_jitter=(0.4, 0.4, 0.4, 0.2)` (arXiv 2002.06963).
 
     Args:
-        crop_padding: pixels added on every side before a crop of the old size.
+        crop_padding: pixels added on every side before a crop.
+        crop_size: side of the crop; None for the old size.
         crop_mode: they are `"black"` before normalisation, as torchvision's are, or `"reflect"` the
             image without its border pixels.
         flip: mirror left to right with probability 0.5; `"alternating"`: an image that is mirrored
@@ -50,6 +51,7 @@ class Augmentation:
     """
 
     crop_padding: int = 0
+    crop_size: int | None = None
     crop_mode: str = "black"
     flip: bool | str = False
     random_resized_crop: bool = False
@@ -62,11 +64,12 @@ class Augmentation:
                 f"crop_padding counts pixels. Received: {self.crop_padding}. Use 0 for no crop, 4 "
                 "for CIFAR."
             )
-        if self.crop_padding and self.random_resized_crop:
-            raise DataError(
-                "An augmentation crops in one way. Received: crop_padding and random_resized_crop. "
-                "Drop one of them."
-            )
+        for key in ("crop_padding", "crop_size"):
+            if getattr(self, key) and self.random_resized_crop:
+                raise DataError(
+                    f"An augmentation crops in one way. Received: {key} and random_resized_crop. "
+                    "Drop one of them."
+                )
         for key, value, known in (
             ("crop_mode", self.crop_mode, ("black", "reflect")),
             ("flip", self.flip, (False, True, "alternating")),
@@ -136,10 +139,9 @@ class Augmentation:
         if self.flip == "alternating":
             first = uniforms(seed, 0, indices, 3)[:, 2] < 0.5
             flipped = tf.math.logical_xor(first, tf.cast(epoch % 2, tf.bool))
-        if self.crop_padding:
-            images = crop_and_flip(
-                images, draws[:, 0:2], self.crop_padding, flipped, self.crop_mode
-            )
+        if self.crop_padding or self.crop_size:
+            crop = self.crop_padding, flipped, self.crop_mode, self.crop_size
+            images = crop_and_flip(images, draws[:, 0:2], *crop)
         elif self.flip:
             images = flip(images, flipped)
         if self.color_jitter is not None:
@@ -171,27 +173,31 @@ def crop_and_flip(
     padding: int,
     flipped: tf.Tensor | None,
     mode: str = "black",
+    size: int | None = None,
 ) -> tf.Tensor:
     """Crop padded images and mirror some of them, in one gather.
 
     Args:
         images: [batch, height, width, 3].
-        draws: [batch, 2] uniform numbers that choose one of `(2 * padding + 1) ** 2` corners.
+        draws: [batch, 2] uniform numbers that choose the corner.
         padding: pixels on every side.
         flipped: boolean [batch], or None.
         mode: of the border, see `Augmentation`.
+        size: side of the crops; None for that of the images.
     """
-    height, width = images.shape[1:3]
+    old_height, old_width = images.shape[1:3]
+    height, width = (size, size) if size else (old_height, old_width)
     border = [[0, 0], [padding, padding], [padding, padding], [0, 0]]
     padded = tf.pad(images, border, "REFLECT" if mode == "reflect" else "CONSTANT")
-    corner = tf.cast(draws * (2 * padding + 1), tf.int32)
+    room = (old_height + 2 * padding - height, old_width + 2 * padding - width)
+    corner = tf.cast(draws * tf.constant([side + 1.0 for side in room]), tf.int32)
     rows = corner[:, 0:1] + tf.range(height)[None]
     columns = tf.range(width)[None]
     if flipped is not None:
         columns = tf.where(flipped[:, None], width - 1 - columns, columns)
     columns = corner[:, 1:2] + columns
-    pixels = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
-    flat = tf.reshape(padded, [-1, (height + 2 * padding) * (width + 2 * padding), 3])
+    pixels = rows[:, :, None] * (old_width + 2 * padding) + columns[:, None, :]
+    flat = tf.reshape(padded, [-1, (old_height + 2 * padding) * (old_width + 2 * padding), 3])
     picked = tf.gather(flat, tf.reshape(pixels, [-1, height * width]), batch_dims=1)
     return tf.reshape(picked, [-1, height, width, 3])
 

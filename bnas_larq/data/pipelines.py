@@ -63,7 +63,8 @@ def training_pipeline(
 
     Raises:
         DataError: `batch_size` is below 1 or above the number of examples, a reflected border is
-            as wide as the image, or pictures to be cropped are in memory and already resized.
+            as wide as the image, a crop is larger than it, or pictures to be cropped are in memory
+            and already resized.
     """
     _check_batch_size(batch_size)
     if batch_size > examples.num_examples:
@@ -77,6 +78,11 @@ def training_pipeline(
         raise DataError(
             "A reflected border is narrower than the image. Received: crop_padding "
             f"{augmentation.crop_padding} for {height}×{width} pixels. Lower it."
+        )
+    if (augmentation.crop_size or 0) > min(height, width):
+        raise DataError(
+            "A crop is no larger than the image. Received: crop_size "
+            f"{augmentation.crop_size} for {height}×{width} pixels. Lower it."
         )
     cuts_originals = augmentation.random_resized_crop and examples.resized
     if cuts_originals and not examples.streamed:
@@ -174,22 +180,27 @@ def evaluation_dataset(
     normalization: Normalization,
     *,
     shuffle_seed: int | None = None,
+    crop_size: int | None = None,
 ) -> tf.data.Dataset:
     """All examples once: (float32 [≤ batch, height, width, 3], int64 [≤ batch]); DataError if
     `batch_size` is below 1.
 
     Args:
+        crop_size: side of a square to cut from the middle; None for whole images.
         shuffle_seed: of a fixed shuffled order, the same in every pass; None for the stored order,
             which may be class by class.
     """
     _check_batch_size(batch_size)
+
+    def prepare(images: tf.Tensor, labels: tf.Tensor, _: tf.Tensor):
+        if crop_size:
+            top, left = ((side - crop_size) // 2 for side in images.shape[1:3])
+            images = images[:, top : top + crop_size, left : left + crop_size]
+        return normalization.apply(images), labels
+
     batches = examples.batches(
         batch_size, seed=shuffle_seed or 0, shuffle=shuffle_seed is not None
-    ).map(
-        lambda images, labels, _: (normalization.apply(images), labels),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
+    ).map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _finish(batches)
 
 

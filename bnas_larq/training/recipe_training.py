@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bnas_larq.backend import keras
+from bnas_larq.backend import keras, tf
 from bnas_larq.data import (
     EVALUATION_BATCH,
     Augmentation,
@@ -37,8 +37,14 @@ LoadTeacher = Callable[[TeacherSettings, Normalization], Teacher]
 
 
 def stage_config(stage: TrainStage, config: BaseConfig) -> BaseConfig:
-    """The network of a stage, which may have other activations and kernels than `config`."""
-    return config.replace(**stage.network_settings)
+    """The network of a stage, which may have other activations and kernels than `config`, and
+    smaller images."""
+    settings: dict[str, Any] = dict(stage.network_settings)
+    if stage.crop_size:
+        channels = config.input_shape[-1]
+        settings |= {"input_shape": (stage.crop_size, stage.crop_size, channels)}
+        settings |= {"stem": config.stem}
+    return config.replace(**settings)
 
 
 def stage_pipeline(
@@ -64,7 +70,13 @@ def stage_pipeline(
 
 
 def _augmentation(stage: TrainStage, recipe: Recipe) -> Augmentation:
-    return Augmentation(**(stage.augmentation or recipe.data.augmentation).model_dump())
+    settings = (stage.augmentation or recipe.data.augmentation).model_dump()
+    return Augmentation(**settings, crop_size=stage.crop_size)
+
+
+def _differences(stage: TrainStage) -> dict[str, Any]:
+    crops = {"crop_size": stage.crop_size} if stage.crop_size else {}
+    return {**stage.network_settings, **crops}
 
 
 def check_stages(plan: Sequence[TrainStage], config: BaseConfig) -> None:
@@ -73,7 +85,7 @@ def check_stages(plan: Sequence[TrainStage], config: BaseConfig) -> None:
     if configs[-1] != config:
         raise RecipeError(
             "The last stage trains the network that is stored. "
-            f"Received: {plan[-1].network_settings} in its stage {plan[-1].name!r}. Remove them, "
+            f"Received: {_differences(plan[-1])} in its stage {plan[-1].name!r}. Remove them, "
             "or set them in the section network."
         )
 
@@ -104,9 +116,13 @@ def train_stored(
     normalization = Normalization.from_dict(target.normalization)
     examples = data.training_examples(recipe.train.on)
     # An accuracy on images that are trained on says nothing.
-    validation = data.validation if examples is data.train else None
-    if validation is not None:
-        validation = evaluation_dataset(validation, EVALUATION_BATCH, normalization)
+    held_out = data.validation if examples is data.train else None
+
+    def validation(stage: TrainStage) -> tf.data.Dataset | None:
+        if held_out is None:
+            return None
+        settings = EVALUATION_BATCH, normalization
+        return evaluation_dataset(held_out, *settings, crop_size=stage.crop_size)
 
     def network(stage: TrainStage) -> keras.Model:
         config = stage_config(stage, target.config)
@@ -149,7 +165,7 @@ def train_stored(
         network,
         batches,
         teacher,
-        validation_data=validation,
+        validation=validation,
         folder=folder,
         callbacks=callbacks,
         seed=recipe.seed,

@@ -23,7 +23,7 @@ def train_plan(
     batches: Callable[[TrainStage], EpochPipeline],
     teacher: Callable[[TrainStage], Teacher | None] = lambda stage: None,
     *,
-    validation_data: tf.data.Dataset | None,
+    validation: Callable[[TrainStage], tf.data.Dataset | None] = lambda stage: None,
     folder: Path,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     seed: int = 0,
@@ -40,7 +40,8 @@ def train_plan(
             plan; with drop-path layers if it has a rate.
         batches: a stage's training data.
         teacher: what a stage learns from, if it does.
-        validation_data, folder, callbacks: as of `train_network`, where the errors are listed, too.
+        validation: a stage's validation data, if it has any; never the test split.
+        folder, callbacks: as of `train_network`, where the errors are listed, too.
         seed: of drop-path's masks, and of random weights in later stages; the caller has seeded
             those of the first.
 
@@ -71,7 +72,7 @@ def train_plan(
             stage,
             pipeline.dataset,
             pipeline.steps_per_epoch,
-            validation_data=validation_data,
+            validation_data=validation(stage),
             folder=folder,
             callbacks=callbacks,
             title=stage.name,

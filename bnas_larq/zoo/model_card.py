@@ -119,6 +119,8 @@ def _stages(recipe: Recipe) -> list[str]:
         facts = dict(stage.network_settings)
         if len(stages) > 1:
             facts |= {"stage": stage.name, "from": Path(stage.start).name}
+        if stage.crop_size:
+            facts["crops"] = f"{stage.crop_size}×{stage.crop_size}"
         if stage.teacher:
             facts["teacher"] = Path(stage.teacher.model).name
         lines.append(

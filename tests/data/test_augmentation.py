@@ -78,6 +78,22 @@ def test_crop_and_flip_equal_numpy(images, padding, flip):
         np.testing.assert_array_equal(found[row], expected)
 
 
+@pytest.mark.parametrize("padding", [0, 2])
+def test_smaller_crops_equal_numpy(images, padding):
+    augmentation = Augmentation(crop_padding=padding, crop_size=5, flip=True)
+    found = augmentation.apply(tf.constant(images), tf.constant(INDICES), seed=1, epoch=2)
+    assert found.shape == (12, 5, 5, 3)
+    draws = numpy_uniforms(1, 2, INDICES, 7)
+    for row, image in enumerate(images):
+        padded = np.pad(image, [(padding, padding), (padding, padding), (0, 0)])
+        room = 9 + 2 * padding - 5 + 1, 7 + 2 * padding - 5 + 1
+        top, left = (int(draw * side) for draw, side in zip(draws[row], room, strict=False))
+        expected = padded[top : top + 5, left : left + 5]
+        if draws[row, 2] < 0.5:
+            expected = expected[:, ::-1]
+        np.testing.assert_array_equal(found[row], expected)
+
+
 def test_every_corner_of_the_crop_occurs():
     marked = np.zeros((2000, 3, 3, 3), np.uint8)
     marked[:, 1, 1] = 1

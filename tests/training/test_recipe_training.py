@@ -100,7 +100,7 @@ def tune(folder, *, seed=1, tuning=TUNING, settings=SETTINGS, kill_at=None):
         training_plan(settings, tuning),
         lambda stage: network(seed),
         lambda stage: SimpleNamespace(dataset=batches, steps_per_epoch=STEPS),
-        validation_data=batches(99).take(2),
+        validation=lambda stage: batches(99).take(2),
         folder=folder,
         callbacks=[watch],
     )
@@ -162,7 +162,6 @@ def test_latent_kernels_move_by_the_multiplier(tmp_path):
             training_plan(once, tuning),
             lambda stage, model=model: model,
             lambda stage: SimpleNamespace(dataset=batches, steps_per_epoch=1),
-            validation_data=None,
             folder=folder,
         )
         steps[multiplier] = {w.name: w.numpy() - before[w.name] for w in model.weights}

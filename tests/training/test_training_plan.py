@@ -13,6 +13,7 @@ from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import RecipeError
 from bnas_larq.files import read_lines
 from bnas_larq.layers.batch_norm import batch_norm
+from bnas_larq.layers.convolutions import convolution
 from bnas_larq.networks.weight_files import load_weights
 from bnas_larq.train_settings import TrainSettings, training_plan
 from bnas_larq.training.trainer import train_network
@@ -23,10 +24,13 @@ SHARED = {"batch_size": BATCH, "drop_path": 0.0, "learning_rate": 0.1, "epochs":
 
 
 def network(stage=None):
-    """Convolution, BatchNorm and classifier for 8×8 images of two classes."""
+    """Convolutions, BatchNorms and classifier for 8×8 images of two classes."""
     images = keras.Input((8, 8, 3))
-    outputs = keras.layers.Conv2D(4, 3, strides=2, use_bias=False, name="conv")(images)
+    real = {"input_scheme": None, "kernel_scheme": None}
+    outputs = convolution(4, 3, strides=2, name="conv", **real)(images)
     outputs = keras.layers.ReLU(name="relu")(batch_norm("norm")(outputs))
+    binary = {"input_scheme": "sign-scale", "kernel_scheme": "sign-scale"}
+    outputs = convolution(4, 3, name="binary", **binary)(batch_norm("behind")(outputs))
     outputs = keras.layers.GlobalAveragePooling2D(name="pool")(outputs)
     return keras.Model(images, keras.layers.Dense(2, name="classifier")(outputs))
 
@@ -75,7 +79,7 @@ def train(folder, settings, kill_at=None, validation=None):
         training_plan(TrainSettings.model_validate({**SHARED, **settings})),
         network,
         lambda stage: SimpleNamespace(dataset=batches, steps_per_epoch=STEPS),
-        validation_data=validation,
+        validation=lambda stage: validation,
         folder=folder,
         callbacks=[watch],
     )
@@ -91,8 +95,8 @@ def assert_same_bits(one, other):
 def test_a_plan_of_one_stage_is_a_training(tmp_path):
     make_deterministic(0)
     alone, settings = network(), TrainSettings(**SHARED)
-    once = {"validation_data": None, "folder": tmp_path / "alone"}
-    train_network(alone, settings, batches, STEPS, **once)
+    once = {"folder": tmp_path / "alone"}
+    train_network(alone, settings, batches, STEPS, validation_data=None, **once)
     for name, stages in {"none": [], "one": [SHARED]}.items():
         model, _ = train(tmp_path / name, {"stages": stages})
         assert_same_bits(values(model), values(alone))
@@ -131,6 +135,15 @@ def test_checkpoints_of_all_stages_are_cleared_together(whole):
     first = Checkpoints(last.folder / "first")
     assert [epoch for epoch, _ in last.candidates()] == [3, 2]
     assert [epoch for epoch, _ in first.candidates()] == [1]
+
+
+def test_a_kill_in_bfloat16_costs_no_bit(tmp_path):
+    low = {**TWO, "mixed_precision": "bfloat16"}
+    model, _ = train(tmp_path / "whole", low)
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", low, 2)
+    again, _ = train(tmp_path / "killed", low)
+    assert_same_bits(values(again), values(model))
 
 
 @pytest.mark.parametrize("kill_at", [1, 2], ids=["between the stages", "in the second"])
@@ -193,7 +206,7 @@ def test_statistics_are_estimated_again_with_the_last_weights(tmp_path):
     conv = keras.Model(model.inputs, model.get_layer("conv").output)
     # The batches of the epoch after the last.
     outputs = [conv(images).numpy() for images, _ in batches(1).take(2)]
-    count = BATCH * 3 * 3
+    count = outputs[0][..., 0].size
     means = [output.mean((0, 1, 2)) for output in outputs]
     variances = [output.var((0, 1, 2)) * count / (count - 1) for output in outputs]
     norm = model.get_layer("norm")
