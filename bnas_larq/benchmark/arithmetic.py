@@ -19,6 +19,7 @@ from typing import Any
 from bnas_larq.costs.accounting import LayerCost
 from bnas_larq.costs.cost_walk import candidate_cells, planned_costs, walk_network
 from bnas_larq.genotype import Genotype
+from bnas_larq.networks.base_config import BaseConfig
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.spaces import SearchSpace
 
@@ -50,7 +51,7 @@ class StepArithmetic:
         return {"macs_per_image": dict(self.passes), "flops": self.flops(batch_size)}
 
 
-def training_arithmetic(genotype: Genotype, config: NetworkConfig) -> StepArithmetic:
+def training_arithmetic(genotype: Genotype | None, config: BaseConfig) -> StepArithmetic:
     """A training step of a final network; raises as `build_network` does."""
     layers = planned_costs(genotype, config).layers
     forward = _macs(layers)

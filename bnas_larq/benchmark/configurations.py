@@ -22,32 +22,32 @@ BOTH = ("float32", "bfloat16")
 class Configuration(NamedTuple):
     """What differs between the measurements of one command."""
 
-    cells: int
-    channels: int
+    cells: int | None
+    channels: int | None
     batch_size: int
     mixed_precision: str
 
     def options(self) -> list[str]:
         """The configuration as command-line options."""
-        values = self._asdict().items()
-        return [
-            word for key, value in values for word in (f"--{key.replace('_', '-')}", str(value))
-        ]
+        given = [(key, value) for key, value in self._asdict().items() if value is not None]
+        return [word for key, value in given for word in (f"--{key.replace('_', '-')}", str(value))]
 
 
 def configurations(
-    cells: Sequence[int],
-    channels: Sequence[int],
+    cells: Sequence[int | None],
+    channels: Sequence[int | None],
     batch_sizes: Sequence[int],
     mixed_precision: str,
     table: bool,
 ) -> list[Configuration]:
     """All combinations; with `table` also half and twice the cells, then half and twice the batch.
-    BnasLarqError: too few channels for a network; a table of several cells or batch sizes."""
-    if min(channels) < 2:
+    A network that is not made of cells has None of them. BnasLarqError: too few channels for a
+    network; a table of several cells or batch sizes."""
+    fewest = min((width for width in channels if width is not None), default=2)
+    if fewest < 2:
         raise BnasLarqError(
             "A network needs at least two channels (a binary kernel is centred over its input "
-            f"channels). Received: {min(channels)}."
+            f"channels). Received: {fewest}."
         )
     sizes = list(itertools.product(cells, batch_sizes))
     if table:
@@ -57,7 +57,8 @@ def configurations(
                 f"Received: {len(cells)} and {len(batch_sizes)} of them. Give one, or omit --table."
             )
         cell_count, batch_size = sizes[0]
-        sizes = [(number, batch_size) for number in _half_and_twice(cell_count)]
+        numbers = [None] if cell_count is None else _half_and_twice(cell_count)
+        sizes = [(number, batch_size) for number in numbers]
         sizes += [(cell_count, size) for size in _half_and_twice(batch_size) if size != batch_size]
     precisions = BOTH if mixed_precision == "both" else (mixed_precision,)
     return [

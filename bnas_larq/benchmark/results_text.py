@@ -18,7 +18,7 @@ def measurement_text(record: Mapping[str, Any]) -> str:
     settings, macs = record["settings"], record["arithmetic"]["macs_per_image"]
     title = (
         f"{record['benchmark']}: {settings.get('target') or settings['space']}, "
-        f"{settings['cells']} cells, {settings['channels']} channels, batch "
+        f"{settings['size']}, batch "
         f"{settings['batch_size']}, {'×'.join(map(str, settings['input_shape']))}, "
         f"{settings['num_classes']} classes, {precision['name']}, data {settings['data']}"
     )
@@ -26,8 +26,14 @@ def measurement_text(record: Mapping[str, Any]) -> str:
         f"{dtype} unknown" if rate is None else f"{dtype} {rate / 1e9:.0f} GFLOP/s"
         for dtype, rate in record["matmul"].items()
     )
+    floors = (
+        f"{_seconds(floor)} at the {dtype} rate"
+        for dtype, floor in record["floors"].items()
+        if floor
+    )
+    known = f" ({', '.join(machine['instructions'])})" if machine["instructions"] else ""
     rows = [
-        ("machine", f"{machine['cpu']}, {machine['cores']} cores"),
+        ("machine", f"{machine['cpu']}{known}, {machine['cores']} cores"),
         ("matrix products", ", ".join(rates)),
         ("precision", f"{precision['name']}: {precision['reason']}"),
         (
@@ -35,13 +41,16 @@ def measurement_text(record: Mapping[str, Any]) -> str:
             f"{_teraflop(record)} TFLOP ({len(macs)} passes, "
             f"{sum(macs.values()) / 1e9:.3g} GMAC per image)",
         ),
-        ("floor", f"{_seconds(record['floor_seconds'])} at the {precision['name']} rate"),
+        ("floor", ", ".join(floors)),
         (
             "step",
             f"{_seconds(step['median_seconds'])} (median of {len(step['seconds'])}; "
             f"best {_seconds(step['best_seconds'])})",
         ),
-        ("ratio", f"{ratio['median']:.2f} × floor (best {ratio['best']:.2f})"),
+        (
+            "ratio",
+            f"{ratio['median']:.2f} × the {precision['name']} floor (best {ratio['best']:.2f})",
+        ),
         (
             "first step",
             f"{_seconds(first['total_seconds'])}: {_seconds(first['build_seconds'])} building, "
@@ -76,15 +85,15 @@ def table_text(records: Sequence[Mapping[str, Any]]) -> str:
         settings, step = record["settings"], record["step"]["median_seconds"]
         rows.append(
             (
-                str(settings["cells"]),
-                str(settings["channels"]),
+                str(settings["cells"] or "–"),
+                str(settings["channels"] or "–"),
                 str(settings["batch_size"]),
                 record["precision"]["name"],
                 _teraflop(record),
                 _seconds(record["floor_seconds"]),
                 _seconds(step),
                 f"{record['ratio']['median']:.2f}",
-                f"{step / settings['cells'] / settings['batch_size'] * 1e3:.2f}",
+                f"{step / (settings['cells'] or 1) / settings['batch_size'] * 1e3:.2f}",
                 _seconds(record["first_step"]["total_seconds"]),
                 _gigabytes(record["memory"]["peak_bytes"]),
                 f"{record['waiting']['share']:.2%}",
@@ -96,6 +105,36 @@ def table_text(records: Sequence[Mapping[str, Any]]) -> str:
     )
     lines = align(rows, left=0)
     return "\n".join([*lines, "", f"matrix products: {rates}; each line in a process of its own"])
+
+
+def against_text(records: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each measurement that was compared with an earlier one."""
+    header = ("measured", "step", "earlier", "faster", "× floor", "earlier", "CPU")
+    rows = [header]
+    for record in records:
+        earlier, settings = record["against"], record["settings"]
+        if earlier is None:
+            rows.append((_name(settings), *("–",) * 5, "not measured earlier"))
+            continue
+        rows.append(
+            (
+                _name(settings),
+                _seconds(record["step"]["median_seconds"]),
+                _seconds(earlier["median_seconds"]),
+                f"{earlier['speedup']:.2f}",
+                f"{record['ratio']['median']:.2f}",
+                f"{earlier['ratio']:.2f}",
+                "the same" if earlier["same_cpu"] else f"earlier {earlier['cpu']}",
+            )
+        )
+    return "\n".join(align(rows, left=1))
+
+
+def _name(settings: Mapping[str, Any]) -> str:
+    what = settings.get("target") or settings["space"]
+    return (
+        f"{what}, {settings['size']}, batch {settings['batch_size']}, {settings['mixed_precision']}"
+    )
 
 
 def _rate_range(rates: Sequence[float | None]) -> str:

@@ -24,13 +24,19 @@ from bnas_larq.data import (
 from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import BnasLarqError, DataError
 from bnas_larq.genotype import Genotype
-from bnas_larq.layers.binary_convolution import compute_in
-from bnas_larq.networks.network import NetworkConfig, build_network
+from bnas_larq.networks.base_config import BaseConfig
+from bnas_larq.networks.fast_training import fast_training
+from bnas_larq.networks.network import build_network
 from bnas_larq.precision import choose_precision
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.super_net import SuperNet
-from bnas_larq.train_settings import TrainSettings
-from bnas_larq.training.trainer import DropPathSchedule, make_loss, make_optimizer
+from bnas_larq.train_settings import StageSettings, TrainSettings
+from bnas_larq.training.trainer import (
+    DropPathSchedule,
+    make_accuracy,
+    make_loss,
+    make_optimizer,
+)
 
 #: Steps of an epoch, for schedules; no measured step depends on it.
 STEPS_PER_EPOCH = 1000
@@ -151,7 +157,7 @@ def search_step(
 
     return _measure(
         "search-step",
-        {"space": space.name, **size},
+        {"space": space.name, **size, "size": f"{cells} cells of {channels} channels"},
         bilevel_arithmetic(space, feed.num_classes, **size, input_shape=feed.input_shape),
         build,
         feed.bilevel_batches(measuring.batch_size),
@@ -161,19 +167,25 @@ def search_step(
 
 
 def train_step(
-    genotype: Genotype, config: NetworkConfig, feed: Feed, measuring: Measuring, name: str = ""
+    genotype: Genotype | None,
+    config: BaseConfig,
+    feed: Feed,
+    measuring: Measuring,
+    name: str = "",
+    train: StageSettings | None = None,
 ) -> dict[str, Any]:
-    """Measure the training step of a final network, which the user calls `name`, with the optimizer
-    and drop-path of recipes; see `_measure`. The config has the feed's input shape and classes.
-    BnasLarqError, GenotypeError: impossible sizes, an unknown precision or too few data."""
-    train = TrainSettings()
+    """Measure the training step of a final network, which the user calls `name`, with the loss,
+    optimizer and drop-path of `train`, by default those of recipes, and without a teacher; see
+    `_measure`. The config has the feed's input shape and classes. BnasLarqError, GenotypeError:
+    impossible sizes, an unknown precision or too few data."""
+    train = train or TrainSettings()
 
     def build(precision: str) -> _CompiledModel:
         model = build_network(genotype, config, drop_path=train.drop_path > 0)
         model.compile(
             optimizer=make_optimizer(train, STEPS_PER_EPOCH, model),
             loss=make_loss(train, config.num_classes),
-            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+            metrics=[make_accuracy(train)],
         )
         model.optimizer.build(model.trainable_variables)
         schedule = DropPathSchedule(train.drop_path, train.epochs * STEPS_PER_EPOCH)
@@ -183,16 +195,17 @@ def train_step(
             model,
             (model.optimizer.name,),
             lambda: schedule.on_train_batch_begin(0),
-            compute_in(model, precision),
+            fast_training(model, precision),
         )
 
     return _measure(
         "train-step",
         {
-            "target": name or genotype.id,
-            "genotype": genotype.id,
-            "cells": config.cells,
-            "channels": config.channels,
+            "target": name or (genotype.id if genotype else config.model_name),
+            "genotype": genotype and genotype.id,
+            "cells": getattr(config, "cells", None),
+            "channels": getattr(config, "channels", None),
+            "size": config.size,
             "stem": config.stem,
             "drop_path": train.drop_path > 0,
         },
@@ -217,8 +230,9 @@ def _measure(
 
     Returns:
         For JSON, in seconds, bytes and FLOP/s:
-        `matmul`: rate by type; for the step's type the better of before and after the steps, as the
-        pace of a shared machine changes. `floor_seconds`: `arithmetic` at that rate.
+        `matmul`: rate by type, the better of before and after the steps, as the pace of a shared
+        machine changes. `floor_seconds`: `arithmetic` at the rate of the step's type; `floors`: at
+        those of all.
         `step`, `ratio`: the steps after the first, and how many floors they last. `first_step`:
         from building the model to the first step's results, in parts, without loading TensorFlow
         and the data. `memory`: of the whole process. `waiting`: share of the loop's time spent
@@ -241,8 +255,13 @@ def _measure(
     with compiled.training:
         timing = loop.run(measuring.steps)
     peak = peak_memory()
-    rate = max(rates[choice.name], matmul_rates(choice.name)[choice.name] or 0.0)
-    floor = arithmetic.floor(measuring.batch_size, rate)
+    later = matmul_rates(*DTYPES)
+    rates = {dtype: rate and max(rate, later[dtype] or 0.0) for dtype, rate in rates.items()}
+    floors = {
+        dtype: rate and arithmetic.floor(measuring.batch_size, rate)
+        for dtype, rate in rates.items()
+    }
+    floor = floors[choice.name]
 
     record = {
         "benchmark": name,
@@ -257,9 +276,10 @@ def _measure(
         },
         "precision": dataclasses.asdict(choice),
         "machine": machine(),
-        "matmul": {**rates, choice.name: rate},
+        "matmul": rates,
         "arithmetic": arithmetic.to_dict(measuring.batch_size),
         "floor_seconds": floor,
+        "floors": floors,
         "step": {
             "median_seconds": timing.median,
             "best_seconds": timing.best,

@@ -12,6 +12,7 @@ import click
 from bnas_larq.cli.groups import LazyCommand, LazyGroup
 from bnas_larq.cli.options import NAME_OR_PATH, PATH, ImageSize, Numbers, with_options
 from bnas_larq.console import print_result
+from bnas_larq.errors import BnasLarqError
 
 if TYPE_CHECKING:
     from bnas_larq.benchmark.configurations import Configuration
@@ -40,7 +41,7 @@ _options = with_options(
         "--mixed-precision",
         type=click.Choice(["float32", "bfloat16", "auto", "both"]),
         default="float32",
-        help="Precision of binary convolutions.",
+        help="What the step is computed in.",
     ),
     click.option(
         "--steps", type=click.IntRange(min=1), default=5, help="Timed steps after the first."
@@ -62,6 +63,9 @@ _options = with_options(
     click.option("--json", "as_json", is_flag=True, help="Print everything as JSON."),
     click.option("--output", type=PATH, help="Also write the JSON to this file."),
     click.option("--overwrite", is_flag=True, help="Replace an earlier --output."),
+    click.option(
+        "--against", type=PATH, help="An earlier --output, with which each row is compared."
+    ),
 )
 
 
@@ -105,7 +109,10 @@ def search_step(
 
 
 @click.command("train-step", context_settings={"show_default": True})
-@click.argument("target", type=NAME_OR_PATH, default="bnas_cifar")
+@click.argument("target", type=NAME_OR_PATH, required=False)
+@click.option(
+    "--recipe", type=NAME_OR_PATH, help="Instead of TARGET: the last stage of a recipe's training."
+)
 @click.option("--cells", type=Numbers(), help="Default: the target's own, 20 for a genotype.")
 @click.option("--channels", type=Numbers(), help="Default: the target's own, 36 for a genotype.")
 @click.option(
@@ -113,7 +120,8 @@ def search_step(
 )
 @_options
 def train_step(
-    target: str,
+    target: str | None,
+    recipe: str | None,
     cells: list[int] | None,
     channels: list[int] | None,
     image_size: tuple[int, int] | None,
@@ -121,18 +129,34 @@ def train_step(
 ) -> None:
     """Measure the training step of TARGET's network, with the optimizer of recipes.
 
-    TARGET is a variant (bnas-d), a genotype (bnas_cifar, random:SEED or a file), a run's folder or
-    a zoo entry.
+    TARGET is a variant (bnas-d), a genotype (bnas_cifar, the default, random:SEED or a file), a
+    run's folder or a zoo entry. A recipe also says how it trains (its teacher does not take part).
 
     \b
       bnas-larq benchmark train-step bnas_cifar --cells 8 --channels 16 --profile
+      bnas-larq benchmark train-step --recipe teacher-cifar10 --batch-size 256
     """
-    from bnas_larq.run.target_networks import cell_network
+    from bnas_larq.run.target_networks import recipe_network, sized_network
     from bnas_larq.run.targets import OF_CELLS, find_target
     from bnas_larq.settings import NetworkSettings
 
-    network = cell_network(find_target(target, OF_CELLS, "`bnas-larq benchmark train-step`"))
-    size = network.own or NetworkSettings()
+    if recipe is None:
+        place = "`bnas-larq benchmark train-step`"
+        network, train = sized_network(find_target(target or "bnas_cifar", OF_CELLS, place)), None
+        size = network.own or NetworkSettings()
+        sizes = getattr(size, "cells", None), getattr(size, "channels", None)
+    else:
+        if target is not None:
+            raise BnasLarqError(
+                "A measurement is of one network. "
+                f"Received: {target} and --recipe {recipe}. Omit one of them."
+            )
+        network, train, sizes = recipe_network(recipe)
+    if sizes == (None, None) and (cells or channels):
+        raise BnasLarqError(
+            "Only networks made of cells have cells and channels. "
+            f"Received: --cells or --channels with {network.name}. Omit them."
+        )
     image_size = image_size or (network.own.input_shape[:2] if network.own else IMAGE_SIZE)
 
     def step(configuration: Configuration, feed: Feed, measuring: Measuring) -> dict[str, Any]:
@@ -144,10 +168,11 @@ def train_step(
             cells=configuration.cells,
             channels=configuration.channels,
         )
-        return steps.train_step(network.genotype, config, feed, measuring, network.name)
+        return steps.train_step(network.genotype, config, feed, measuring, network.name, train)
 
-    options |= {"cells": cells or [size.cells], "channels": channels or [size.channels]}
-    _measure(("train-step", target), step, image_size, **options)
+    options |= {"cells": cells or [sizes[0]], "channels": channels or [sizes[1]]}
+    source = ["--recipe", recipe] if recipe else [target] if target else []
+    _measure(("train-step", *source), step, image_size, **options)
 
 
 def _measure(
@@ -167,6 +192,7 @@ def _measure(
     as_json: bool,
     output: Path | None,
     overwrite: bool,
+    against: Path | None,
 ) -> None:
     """Measure one configuration here, or several each in a process of its own; print and write.
 
@@ -174,6 +200,7 @@ def _measure(
         arguments: the command and those of its arguments that are not named below.
         step: measures the step of one configuration.
     """
+    from bnas_larq.benchmark.baseline import compare, read_baseline
     from bnas_larq.benchmark.configurations import (
         check_output,
         configurations,
@@ -181,6 +208,7 @@ def _measure(
     )
 
     wanted = configurations(cells, channels, batch_sizes, mixed_precision, table)
+    baseline = read_baseline(against) if against else []
     if output is not None:
         check_output(output, overwrite)
     if len(wanted) == 1:
@@ -198,6 +226,8 @@ def _measure(
         given += ["--image-size", "x".join(map(str, image_size)), "--steps", str(steps)]
         given += ["--data", data, *(("--data-dir", data_dir) if data_dir else ())]
         records = measure_in_processes(name, wanted, given + ["--profile"] * profile)
+    if against:
+        records = compare(records, baseline)
     text = json.dumps(records, indent=1)
     if output is not None:
         from bnas_larq.files import write_atomic
@@ -206,9 +236,11 @@ def _measure(
     if as_json:
         print_result(text)
         return
-    from bnas_larq.benchmark.results_text import measurement_text, table_text
+    from bnas_larq.benchmark.results_text import against_text, measurement_text, table_text
 
     for record in records if len(records) == 1 or profile else []:
         print_result(measurement_text(record))
     if len(records) > 1:
         print_result(table_text(records))
+    if against:
+        print_result("\n" + against_text(records))

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bnas_larq.errors import BnasLarqError, nearest, one_line
+from bnas_larq.errors import BnasLarqError, RecipeError, nearest, one_line
 from bnas_larq.genotype import Genotype
+from bnas_larq.recipe import load_recipe
 from bnas_larq.run.targets import LARQ_ZOO, OF_CELLS, Kind, Target
 from bnas_larq.zoo.variants import VARIANTS
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from bnas_larq.costs.accounting import Costs
     from bnas_larq.networks.base_config import BaseConfig
     from bnas_larq.networks.network import NetworkConfig
+    from bnas_larq.train_settings import TrainStage
 
 #: A genotype has no input size and no classes of its own; papers count at these.
 IMAGE, CLASSES = (224, 224, 3), 1000
@@ -48,7 +50,7 @@ class SizedNetwork:
 def cell_network(target: Target) -> SizedNetwork:
     """The network of a target of one of the kinds `OF_CELLS`; BnasLarqError if it is damaged, or
     not made of cells."""
-    network = _sized_network(target)
+    network = sized_network(target)
     if network.genotype is None:
         raise BnasLarqError(
             "Only networks made of cells have cells and channels. "
@@ -57,7 +59,8 @@ def cell_network(target: Target) -> SizedNetwork:
     return network
 
 
-def _sized_network(target: Target) -> SizedNetwork:
+def sized_network(target: Target) -> SizedNetwork:
+    """The network of a target of one of the kinds `OF_CELLS`; BnasLarqError if it is damaged."""
     if target.kind is Kind.GENOTYPE:
         return SizedNetwork(target.text, Genotype.load(target.text), None, _of_genotype)
     if target.kind is Kind.VARIANT:
@@ -66,6 +69,30 @@ def _sized_network(target: Target) -> SizedNetwork:
         return SizedNetwork(variant.name, genotype, variant.config(), variant.config)
     stored = target.network()
     return SizedNetwork(target.text, stored.genotype, stored.config, stored.config.replace)
+
+
+def recipe_network(
+    source: str,
+) -> tuple[SizedNetwork, TrainStage, tuple[int | None, int | None]]:
+    """The network that a recipe trains, how its last stage trains it, and its cells and channels,
+    None for a residual network. RecipeError if its genotype is still to be searched."""
+    from bnas_larq.networks.network import config_of_kind
+
+    recipe = load_recipe(source)
+    own = recipe.network
+    of_cells = own.kind == "cells"
+    if of_cells and not recipe.genotype:
+        raise RecipeError(
+            "A recipe that searches has no network before its search. "
+            f"Received: {source}. Give the folder of its run, or a recipe with a genotype."
+        )
+
+    def replace(**settings: Any) -> BaseConfig:
+        return config_of_kind(own.kind, {**own.model_dump(), **settings})
+
+    genotype = Genotype.load(recipe.genotype) if of_cells else None
+    size = (own.cells, own.channels) if of_cells else (None, None)
+    return SizedNetwork(recipe.name, genotype, None, replace), recipe.plan[-1], size
 
 
 def _of_genotype(**settings: Any) -> NetworkConfig:
@@ -100,7 +127,7 @@ def target_costs(target: Target, **size: Any) -> TargetCosts:
     if target.kind in OF_CELLS:
         from bnas_larq.costs.cost_walk import planned_costs
 
-        network = _sized_network(target)
+        network = sized_network(target)
         if network.own is None and not {"cells", "channels"} <= set(given):
             raise BnasLarqError(
                 "A genotype has no size of its own. "

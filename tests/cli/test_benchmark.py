@@ -15,18 +15,29 @@ from bnas_larq.errors import BnasLarqError
 TINY = "--cells 1 --channels 2 --batch-size 4 --image-size 8 --steps 2".split()
 
 
+CHAIN = """
+network: {kind: residual, widths: [4, 8], blocks: [1, 1]}
+train: {stages: [{kernels: real}, {optimizer: adam}]}
+"""
+
+
 @pytest.fixture(scope="module")
 def measured(in_one_process, tmp_path_factory):
-    """Four commands: a search step, a training step, the JSON file of another, its text."""
+    """A search step, a training step, the JSON file of another, which is refused a second time,
+    and is compared with; and the step of a recipe."""
     path = tmp_path_factory.mktemp("benchmark") / "steps.json"
+    chain = [*"--batch-size 4 --image-size 8 --steps 1 --against".split(), path]
     lines = [
         ["benchmark", "search-step", *TINY, "--mixed-precision", "bfloat16", "--json"],
         ["benchmark", "train-step", "bnas_imagenet", *TINY, "--json", "--profile"],
         ["benchmark", "train-step", *TINY, "--data", "synthetic", "--output", path],
         ["benchmark", "train-step", *TINY, "--output", path],
+        ["benchmark", "train-step", *TINY, "--data", "synthetic", "--against", path, "--json"],
+        ["benchmark", "train-step", "--recipe", path.with_name("chain.yaml"), *chain],
     ]
+    path.with_name("chain.yaml").write_text(CHAIN)
     done = in_one_process(lines)
-    assert [end.code for end in done] == [0, 0, 0, 2], [end.err for end in done]
+    assert [end.code for end in done] == [0, 0, 0, 2, 0, 0], [end.err for end in done]
     return done, path
 
 
@@ -37,6 +48,7 @@ def test_a_search_step(measured):
         "space": "bnas",
         "cells": 1,
         "channels": 2,
+        "size": "1 cells of 2 channels",
         "batch_size": 4,
         "mixed_precision": "bfloat16",
         "data": "digits",
@@ -66,8 +78,10 @@ def check_arithmetic(record):
     macs = sum(record["arithmetic"]["macs_per_image"].values())
     assert record["arithmetic"]["flops"] == 2 * settings["batch_size"] * macs
     assert set(record["matmul"]) == {"float32", "bfloat16"}
-    floor = record["arithmetic"]["flops"] / record["matmul"][name]
-    assert record["floor_seconds"] == pytest.approx(floor)
+    for dtype, rate in record["matmul"].items():
+        assert record["floors"][dtype] == pytest.approx(record["arithmetic"]["flops"] / rate)
+    floor = record["floors"][name]
+    assert record["floor_seconds"] == floor
     assert len(step["seconds"]) == settings["steps"]
     assert step["median_seconds"] == pytest.approx(statistics.median(step["seconds"]))
     assert step["best_seconds"] == min(step["seconds"])
@@ -89,14 +103,34 @@ def test_the_text_and_the_file_say_the_same(measured):
     (record,) = json.loads(path.read_text())
     first, *lines = done[2].out.splitlines()
     assert first.startswith(
-        "train-step: bnas_cifar, 1 cells, 2 channels, batch 4, 8×8×3, 10 classes, float32, data "
+        "train-step: bnas_cifar, 1 cells of 2 channels, batch 4, 8×8×3, 10 classes, float32, data "
         "synthetic"
     )
     assert record["settings"]["data"] == "synthetic"
     labels = ("machine", "matrix products", "floor", "step", "ratio", "first step", "memory")
     for label in labels:
         assert any(line.startswith(label) for line in lines), label
-    assert f"{record['ratio']['median']:.2f} × floor" in done[2].out
+    assert f"{record['ratio']['median']:.2f} × the float32 floor" in done[2].out
+
+
+def test_an_earlier_file_is_compared_with(measured):
+    done, path = measured
+    (earlier,) = json.loads(path.read_text())
+    (record,) = json.loads(done[4].out)
+    against = record["against"]
+    assert against["median_seconds"] == earlier["step"]["median_seconds"]
+    assert against["ratio"] == earlier["ratio"]["median"] and against["same_cpu"]
+    speedup = against["median_seconds"] / record["step"]["median_seconds"]
+    assert against["speedup"] == pytest.approx(speedup)
+
+
+def test_a_recipes_network_is_measured(measured):
+    lines = measured[0][5].out.splitlines()
+    assert lines[0].startswith(
+        "train-step: chain, residual blocks 1+1 of 4+8 channels, batch 4, 8×8×3"
+    )
+    # No earlier measurement had this network.
+    assert lines[-1].endswith("not measured earlier")
 
 
 def test_a_file_is_not_overwritten_unasked(measured):
@@ -160,6 +194,10 @@ def test_a_table_varies_cells_and_batch_one_at_a_time():
         (["train-step", "bnas_cifra"], "did you mean 'bnas_cifar'"),
         (["train-step", "larq_zoo:QuickNet"], "'larq_zoo:QuickNet', a larq_zoo network"),
         (["train-step", "--cells", "0"], "'0' is no number"),
+        (["train-step", "bnas_cifar", "--recipe", "teacher-cifar10"], "is of one network"),
+        (["train-step", "--recipe", "bnas"], "no network before its search. Received: bnas"),
+        (["train-step", "--recipe", "teacher-cifar10", "--cells", "3"], "made of cells have cells"),
+        (["train-step", "--against", "README.md"], "a file that `--output` wrote"),
         (["train-stop"], "did you mean 'train-step'"),
     ],
 )
