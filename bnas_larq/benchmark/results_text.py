@@ -93,7 +93,7 @@ def table_text(records: Sequence[Mapping[str, Any]]) -> str:
                 _seconds(record["floor_seconds"]),
                 _seconds(step),
                 f"{record['ratio']['median']:.2f}",
-                f"{step / (settings['cells'] or 1) / settings['batch_size'] * 1e3:.2f}",
+                _per_cell(step, settings),
                 _seconds(record["first_step"]["total_seconds"]),
                 _gigabytes(record["memory"]["peak_bytes"]),
                 f"{record['waiting']['share']:.2%}",
@@ -135,6 +135,13 @@ def _name(settings: Mapping[str, Any]) -> str:
     return (
         f"{what}, {settings['size']}, batch {settings['batch_size']}, {settings['mixed_precision']}"
     )
+
+
+def _per_cell(seconds: float, settings: Mapping[str, Any]) -> str:
+    """Milliseconds for each cell and image, of a network that is made of cells."""
+    if not settings["cells"]:
+        return "–"
+    return f"{seconds / settings['cells'] / settings['batch_size'] * 1e3:.2f}"
 
 
 def _rate_range(rates: Sequence[float | None]) -> str:

@@ -78,7 +78,8 @@ class BatchNorm2D(keras.layers.BatchNormalization):
             return super().call(tf.cast(inputs, self.compute_dtype), training=training)
         if self.deferred:
             return inputs
-        return self.normalise(inputs, *self.own_statistics[:2], True, self.own_statistics[2])
+        mean, variance, move = self.own_statistics
+        return self.normalise(inputs, mean, variance, True, move)
 
     @property
     def takes_batches(self) -> bool:

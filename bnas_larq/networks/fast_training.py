@@ -67,6 +67,7 @@ def _behind_norms(model: keras.Model) -> list[tuple[BinaryConv2D, BatchNorm2D]]:
             continue
         norm = layer.inbound_nodes[0].inbound_layers
         plain = type(layer.input_quantizer) is lq.quantizers.SteSign and layer.is_plain
-        if plain and type(norm) is BatchNorm2D and len(norm.outbound_nodes) == 1:
-            pairs += [] if id(norm) in read else [(layer, norm)]
+        alone = type(norm) is BatchNorm2D and len(norm.outbound_nodes) == 1
+        if plain and alone and id(norm) not in read:
+            pairs.append((layer, norm))
     return pairs
