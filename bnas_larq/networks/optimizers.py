@@ -160,10 +160,26 @@ class _CoupledDecay:
         }
 
 
+def _update(step: Callable, dtype: tf.DType, states: int, scalars: int) -> Callable:
+    """An update as one function for variables of all shapes: Keras' own have a dozen to thirty
+    operations, and a network two hundred variables.
+
+    Args:
+        step: takes the variable's handle and those of its `states`, the gradient, and `scalars`
+            numbers.
+    """
+    handles, scalar = [tf.TensorSpec([], tf.resource)] * (1 + states), tf.TensorSpec([], dtype)
+    return tf.function(
+        step,
+        input_signature=[*handles, tf.TensorSpec(None, dtype), *[scalar] * scalars],
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
+
+
 @functools.cache
 def _momentum_step(dtype: tf.DType, nesterov: bool) -> Callable:
-    """One SGD update for variables of all shapes, as one function: Keras' own has a dozen
-    operations, and a supernet two hundred variables."""
+    """One update of SGD."""
 
     def step(weight, velocity, gradient, factor, decay, rate, momentum):
         value = tf.raw_ops.ReadVariableOp(resource=weight, dtype=dtype)
@@ -176,13 +192,28 @@ def _momentum_step(dtype: tf.DType, nesterov: bool) -> Callable:
             use_nesterov=nesterov,
         )
 
-    handle, scalar = tf.TensorSpec([], tf.resource), tf.TensorSpec([], dtype)
-    return tf.function(
-        step,
-        input_signature=[handle, handle, tf.TensorSpec(None, dtype), *[scalar] * 4],
-        autograph=False,
-        experimental_attributes={"_noinline": True},
-    )
+    return _update(step, dtype, 1, 4)
+
+
+@functools.cache
+def _adam_step(dtype: tf.DType) -> Callable:
+    """One update of Adam."""
+
+    def step(weight, first, second, gradient, factor, decay, rate, *numbers):
+        ahead, root, beta1_rest, beta2_rest, epsilon = numbers
+
+        def read(handle):
+            return tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
+
+        value, m, v = read(weight), read(first), read(second)
+        gradient = factor * gradient + decay * value  # clipped and decayed
+        m += (gradient - m) * beta1_rest
+        v += (tf.square(gradient) - v) * beta2_rest
+        value -= m * (rate * root / ahead) / (tf.sqrt(v) + epsilon)
+        for handle, new in ((first, m), (second, v), (weight, value)):
+            tf.raw_ops.AssignVariableOp(resource=handle, value=new)
+
+    return _update(step, dtype, 2, 8)
 
 
 @register
@@ -256,3 +287,29 @@ class CoupledAdam(_CoupledDecay, keras.optimizers.Adam):
         >>> round(float(weight), 3)
         1.95
     """
+
+    def apply_gradients(self, grads_and_vars, *args, **kwargs):
+        # Once for all variables.
+        taken = tf.cast(self.iterations + 1, tf.float32)
+        ahead, scale = (1 - tf.pow(beta, taken) for beta in (self.beta_1, self.beta_2))
+        rests = 1 - self.beta_1, 1 - self.beta_2
+        self._numbers = ahead, tf.sqrt(scale), *map(tf.constant, (*rests, self.epsilon))
+        try:
+            return super().apply_gradients(grads_and_vars, *args, **kwargs)
+        finally:
+            self._numbers = ()
+
+    def _move(self, gradient, variable):
+        if self.amsgrad or self.adaptive_epsilon:
+            super()._move(gradient, variable)
+            return
+        index = self._index_dict[self._var_key(variable)]
+        _adam_step(variable.dtype)(
+            variable.handle,
+            self._momentums[index].handle,
+            self._velocities[index].handle,
+            gradient,
+            *self._coupling(variable),
+            tf.cast(self.learning_rate, variable.dtype),
+            *(tf.cast(value, variable.dtype) for value in self._numbers),
+        )

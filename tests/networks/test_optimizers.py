@@ -158,7 +158,9 @@ def test_kernel_constraints_are_kept():
 def test_both_are_plain_keras_optimizers_without_their_options():
     ours, theirs = CoupledSGD(0.1, momentum=0.9), keras.optimizers.SGD(0.1, momentum=0.9)
     assert_close(train(ours), train(theirs), 0.0)
-    assert_close(train(CoupledAdam(0.1)), train(keras.optimizers.Adam(0.1)), 0.0)
+    for options in ({}, {"amsgrad": True}):
+        ours, theirs = CoupledAdam(0.1, **options), keras.optimizers.Adam(0.1, **options)
+        assert_close(train(ours), train(theirs), 0.0)
 
 
 # -- rates of single weights -------------------------------------------------------------------
