@@ -35,7 +35,7 @@ def test_it_shows_versions_and_machine(capsys):
         "tensorflow ",
         "larq-compute-engine ",
         "Keras generation       2 ",
-        "patches                sums in a fixed order, no rewriting of sums, functions parsed once",
+        "patches                sums in a fixed order, no rewriting of sums, graphs rewritten once",
         "cores",
         "fits",
     ):
