@@ -18,16 +18,17 @@ from bnas_larq.layers.convolutions import (
 )
 from bnas_larq.layers.merging import MixedPrecisionAdd, MixedPrecisionConcatenate
 from bnas_larq.layers.operations import FactorizedReduction
+from bnas_larq.layers.prelu import PReLU2D, RPReLU
 from bnas_larq.layers.projection import HeldProjection, Magnitude, PCNNProjection, ProjectionLoss
 from bnas_larq.layers.quantizers import DepthwiseQuantizer, SignScale
-from bnas_larq.layers.residual_blocks import BlurPool2D, RPReLU
+from bnas_larq.layers.residual_blocks import BlurPool2D
 
 # In .h5 files, nested models name their layers, and larq its quantizers and constraints, without
 # the namespace that `register` gives them.
 _BARE_NAMES = (
     *(BinaryConv2D, DropPath, FactorizedReduction, SymmetricPooling2D, SymmetricQuantConv2D),
     *(Zeroise, CenterClip, DepthwiseQuantizer, Magnitude, PCNNProjection, ProjectionLoss),
-    *(SignScale, RepeatChannels, BlurPool2D, RPReLU),
+    *(SignScale, RepeatChannels, BlurPool2D, PReLU2D, RPReLU),
     *(AnnealedSign, BoundedApproxSign, HeldProjection, RealActivation),
     *(MixedPrecisionConv2D, ChannelScale, BatchNorm2D),
     *(MixedPrecisionAdd, MixedPrecisionConcatenate),

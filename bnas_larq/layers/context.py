@@ -14,6 +14,7 @@ from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
 from bnas_larq.layers.batch_norm import BATCH_NORM, PlainBatchNormalization, batch_norm
 from bnas_larq.layers.convolutions import RepeatChannels
 from bnas_larq.layers.merging import MixedPrecisionAdd
+from bnas_larq.layers.prelu import PReLU2D
 from bnas_larq.layers.quantizers import get_scheme
 
 
@@ -24,11 +25,6 @@ class PlusInput:
 
     add: MixedPrecisionAdd
     layers: tuple[keras.layers.Layer, ...] = ()
-
-
-#: Arguments of a PReLU with one slope per channel, at first 0.25 (arXiv 1502.01852); Keras' own
-#: starts at 0.
-SLOPES = {"alpha_initializer": keras.initializers.Constant(0.25), "shared_axes": [1, 2]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,9 +184,9 @@ class Context:
             layers.append(RepeatChannels(self.edges, name=f"{self.name}_repeat"))
         return PlusInput(MixedPrecisionAdd(name=f"{self.name}_plus_input"), tuple(layers))
 
-    def prelu(self) -> keras.layers.PReLU:
-        """PReLU with the arguments `SLOPES`."""
-        return keras.layers.PReLU(**SLOPES, name=f"{self.name}_prelu")
+    def prelu(self) -> PReLU2D:
+        """PReLU."""
+        return PReLU2D(name=f"{self.name}_prelu")
 
     def relu(self) -> keras.layers.ReLU:
         """ReLU."""

@@ -1,8 +1,7 @@
 """The parts of residual backbones: stems, transitions between resolutions, and blocks of one
 convolution with a shortcut around it.
 
-Sources: Bi-Real Net (arXiv 1808.00278), QuickNet (arXiv 2011.09398) as in larq_zoo,
-ReActNet (arXiv 2003.03488).
+Sources: Bi-Real Net (arXiv 1808.00278), QuickNet (arXiv 2011.09398) as in larq_zoo.
 """
 
 from __future__ import annotations
@@ -12,36 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bnas_larq.backend import keras, register, tf
+from bnas_larq.backend import keras, register
 from bnas_larq.layers import convolutions
 from bnas_larq.layers.batch_norm import batch_norm
-from bnas_larq.layers.context import SLOPES, Context
+from bnas_larq.layers.context import Context
 from bnas_larq.layers.convolutions import RepeatChannels
-
-
-@register
-class RPReLU(keras.layers.PReLU):
-    """ReActNet's activation (arXiv 2003.03488, eq. 4): PReLU with a learned shift before and behind
-    it, x − γ + ζ where x > γ and β(x − γ) + ζ elsewhere. One γ = 0, ζ = 0 and β = 0.25 per channel.
-
-    Input and output shape: [batch, height, width, channels].
-
-    Example:
-        >>> RPReLU()(tf.constant([-4.0, 4.0], shape=[1, 1, 1, 2])).numpy().ravel().tolist()
-        [-1.0, 4.0]
-    """
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__(**{**SLOPES, **kwargs})
-
-    def build(self, input_shape) -> None:
-        super().build(input_shape)
-        channels = [input_shape[-1]]
-        self.shift_before = self.add_weight("shift_before", channels, initializer="zeros")
-        self.shift_behind = self.add_weight("shift_behind", channels, initializer="zeros")
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return super().call(inputs - self.shift_before) + self.shift_behind
+from bnas_larq.layers.prelu import PReLU2D, RPReLU
 
 
 @register
@@ -182,5 +157,5 @@ def activation(nonlinearity: str, name: str) -> list[keras.layers.Layer]:
     if nonlinearity == "relu":
         return [keras.layers.ReLU(name=name, autocast=False)]
     if nonlinearity == "prelu":
-        return [keras.layers.PReLU(**SLOPES, name=name)]
+        return [PReLU2D(name=name)]
     return [RPReLU(name=name)] if nonlinearity == "rprelu" else []

@@ -14,6 +14,7 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.layers.batch_norm import PlainBatchNormalization
 from bnas_larq.layers.convolutions import RepeatChannels
 from bnas_larq.layers.operations import Chain, PlusInput
+from bnas_larq.layers.prelu import PReLU2D
 from bnas_larq.supernet.edge_channels import joined, picked, weighted
 
 
@@ -58,7 +59,7 @@ class ResidualTail:
 
     norm: PlainBatchNormalization
     added: tuple[keras.layers.Layer, ...]
-    prelu: keras.layers.PReLU
+    prelu: PReLU2D
 
     @classmethod
     def of(cls, chain: Chain) -> ResidualTail | None:
@@ -69,7 +70,7 @@ class ResidualTail:
         added = plus.layers
         if added and isinstance(added[-1], RepeatChannels):
             added = added[:-1]
-        per_channel = type(prelu) is keras.layers.PReLU and prelu.shared_axes == [1, 2]
+        per_channel = type(prelu) is PReLU2D and prelu.shared_axes == [1, 2]
         plain = type(norm) is PlainBatchNormalization and per_channel
         return cls(norm, added, prelu) if plain else None
 
