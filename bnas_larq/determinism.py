@@ -57,8 +57,8 @@ def _add_in_order() -> None:
 
 
 def _configure_rewriting() -> None:
-    """Keep Grappler, which rewrites graphs before they run, from changing sums, and let it go over a
-    graph once: the second time takes seconds and finds nothing.
+    """Keep Grappler, which rewrites graphs before they run, from changing sums, and let it go over
+    a graph once: the second time takes seconds and finds nothing.
 
     It rewrites `AddN` in a large graph as a variable to which threads add their terms in the order
     they finish, from an estimate of 205 MiB on: four fifths of the 256 MiB that TensorFlow takes
