@@ -16,6 +16,7 @@ import numpy as np
 from bnas_larq.backend import keras, lq, only_infers_shape, register, tf, with_gradient
 from bnas_larq.layers.activations import AnnealedSign, BoundedApproxSign, RealActivation
 from bnas_larq.layers.batch_norm import BatchNorm2D
+from bnas_larq.layers.kernel_groups import StepKernels
 from bnas_larq.layers.normalisation import gradients, passed, signs_of, standardised_signs
 from bnas_larq.layers.projection import PCNNProjection
 from bnas_larq.layers.quantizers import SignScale
@@ -237,7 +238,9 @@ class BinaryConv2D(MixedPrecisionConv2D):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        # Both are set for a while by `bnas_larq.networks.fast_training`.
         self.norm: Callable[[], BatchNorm2D | None] | None = None
+        self.step_kernels: StepKernels | None = None
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if training is not True or not self.is_plain:
@@ -247,8 +250,10 @@ class BinaryConv2D(MixedPrecisionConv2D):
         if type(self.input_quantizer) is not lq.quantizers.SteSign:
             # Signs with a gradient of their own; the one that is added passes all of ±1.
             inputs, clip_value = self.input_quantizer(inputs), 1.0
-        with lq.context.quantized_scope(True):
-            kernel = tf.convert_to_tensor(self.kernel)
+        kernel = self.step_kernels and self.step_kernels.of(self)
+        if kernel is None:
+            with lq.context.quantized_scope(True):
+                kernel = tf.convert_to_tensor(self.kernel)
         return binary_convolution(
             inputs,
             kernel,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bnas_larq.backend import keras, register, tf
+from bnas_larq.backend import keras, register, tf, with_gradient
 
 
 @register
@@ -47,3 +47,19 @@ class MixedPrecisionConcatenate(keras.layers.Concatenate):
 
 def _of_one_type(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return [tf.cast(tensor, tensors[0].dtype) for tensor in tensors]
+
+
+def joined(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Tensors concatenated along their last axis.
+
+    The gradient is one split; that of `tf.concat` is a `Slice` for each, at offsets computed from
+    shapes.
+    """
+    if len(tensors) == 1:
+        return tensors[0]
+    sizes = [tensor.shape[-1] for tensor in tensors]
+
+    def evaluate():
+        return tf.concat(tensors, axis=-1), lambda upstream: tf.split(upstream, sizes, axis=-1)
+
+    return with_gradient("Joined", evaluate, tensors)

@@ -12,6 +12,8 @@ from bnas_larq.determinism import uncollected
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers.batch_norm import BatchNorm2D
 from bnas_larq.layers.binary_convolution import BinaryConv2D, MixedPrecisionConv2D
+from bnas_larq.layers.kernel_groups import StepKernels
+from bnas_larq.layers.quantizers import SignScale
 
 #: What networks may compute in while training; both hold ±1 exactly.
 COMPUTE_TYPES = ("float32", "bfloat16")
@@ -20,9 +22,10 @@ COMPUTE_TYPES = ("float32", "bfloat16")
 @contextlib.contextmanager
 def fast_training(model: keras.Model, compute: str) -> Iterator[None]:
     """Inside, `model` trains fast: from the first convolution to the last pool its activations and
-    their gradients have one of `COMPUTE_TYPES` (BnasLarqError for others), and a BatchNorm that
-    only a sign reads is computed together with it. Weights, statistics and losses, and all of
-    evaluation, stay float32. The training function is traced anew on entry and exit.
+    their gradients have one of `COMPUTE_TYPES` (BnasLarqError for others), a BatchNorm that only a
+    sign reads is computed together with it, and kernels are quantised in groups. Weights,
+    statistics and losses, and all of evaluation, stay float32. The training function is traced anew
+    on entry and exit.
     """
     if compute not in COMPUTE_TYPES:
         raise BnasLarqError(
@@ -31,13 +34,22 @@ def fast_training(model: keras.Model, compute: str) -> Iterator[None]:
         )
     layers = [layer for layer in model.submodules if isinstance(layer, MixedPrecisionConv2D)]
     pairs = _behind_norms(model)
+    # A projection of kernels (PCNN) remembers its own loss, so each is quantised by its layer.
+    binary = [
+        layer
+        for layer in layers
+        if isinstance(layer, BinaryConv2D)
+        and layer.is_plain
+        and type(layer.kernel_quantizer) is SignScale
+    ]
+    kernels = StepKernels(binary)
     earlier = [layer.compute for layer in layers]
     step = model.train_step
 
     # Nothing in here needs AutoGraph, whose conversion takes most of the time to trace a step.
     @tf.autograph.experimental.do_not_convert
     def train_step(data: Any) -> dict[str, tf.Tensor]:
-        with uncollected():
+        with uncollected(), kernels.step():
             return step(data)
 
     try:
@@ -46,6 +58,8 @@ def fast_training(model: keras.Model, compute: str) -> Iterator[None]:
         for conv, norm in pairs:
             # Weak: Keras would count the layer among the convolution's own.
             conv.norm, norm.deferred = weakref.ref(norm), True
+        for layer in binary:
+            layer.step_kernels = kernels
         model.train_function, model.train_step = None, train_step
         yield
     finally:
@@ -53,6 +67,8 @@ def fast_training(model: keras.Model, compute: str) -> Iterator[None]:
             layer.compute = before
         for conv, norm in pairs:
             conv.norm, norm.deferred = None, False
+        for layer in binary:
+            layer.step_kernels = None
         model.train_function, model.train_step = None, step
 
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.layers.binary_convolution import only_convolves
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
+from bnas_larq.layers.kernel_groups import QuantisedKernel, grouped, quantised, settings_of
 from bnas_larq.layers.operations import Chain
 from bnas_larq.layers.projection import PCNNProjection
 from bnas_larq.layers.quantizers import SignScale
 from bnas_larq.layers.traced import traced_by_shape
-from bnas_larq.supernet.edge_channels import joined
 from bnas_larq.supernet.residual_tail import ResidualTail
 
 #: Kernel quantizers whose values are ±scale, one scale for each output channel.
@@ -85,11 +84,6 @@ def _is_binary_convolution(layer: keras.layers.Layer) -> bool:
     )
 
 
-#: ±scale [h, w, in, out], through which gradients go, and for a kernel with a projection loss its
-#: distance, see `PCNNProjection.latest`.
-_QuantisedKernel = tuple[tf.Tensor, tf.Tensor | None]
-
-
 class ComputeCache:
     """The compute type of a supernet (`float32`, or `bfloat16`, in which ±1 is exact), its traced
     functions, and its kernels, quantised once."""
@@ -97,7 +91,7 @@ class ComputeCache:
     def __init__(self, dtype: str = "float32") -> None:
         self.dtype = tf.as_dtype(dtype)
         self._functions: dict = {}
-        self._kernels: dict[int, _QuantisedKernel] = {}
+        self._kernels: dict[int, QuantisedKernel] = {}
         self._settings: dict[keras.layers.Layer, tuple] = {}
 
     def traced(self, key: Hashable, make: Callable[[], Callable], inline: bool = True) -> Callable:
@@ -108,10 +102,9 @@ class ComputeCache:
         return self._functions[key]
 
     def settings_of(self, layer: keras.layers.Layer) -> tuple:
-        """Type and arguments of a layer or quantizer, its parts' included, without names."""
+        """As `kernel_groups.settings_of`, once for each layer."""
         if layer not in self._settings:
-            config = json.dumps(_without_names(layer.get_config()), sort_keys=True, default=str)
-            self._settings[layer] = type(layer), config
+            self._settings[layer] = settings_of(layer)
         return self._settings[layer]
 
     def kernel_of(self, convolution: BinaryConvolution) -> tf.Tensor:
@@ -119,7 +112,7 @@ class ComputeCache:
         output channel: that of `shared_kernels`, or quantised anew."""
         layer = convolution.layer
         if id(layer) not in self._kernels:
-            return _quantised([layer])[0][0]
+            return quantised([layer])[0][0]
         kernel, distance = self._kernels[id(layer)]
         if distance is not None:
             # A pass that is over may have quantised it since.
@@ -131,37 +124,12 @@ class ComputeCache:
         """Inside, each of these kernels is quantised once, on entry: a tape that is to see it must
         be recording by then. A nested context replaces this one; without convolutions, every
         evaluation quantises anew."""
-        groups: dict[Hashable, list[lq.layers.QuantConv2D]] = {}
-        for convolution in convolutions:
-            layer, quantizer = convolution.layer, convolution.layer.kernel_quantizer
-            # Variables belong to one kernel, and a user's quantizer may mix output channels.
-            alone = quantizer.weights or type(quantizer) not in _SIGNS
-            settings = id(layer) if alone else self.settings_of(quantizer)
-            groups.setdefault((settings, *layer.kernel.shape[:-1]), []).append(layer)
+        layers = [convolution.layer for convolution in convolutions]
         kernels = {}
-        for layers in groups.values():
-            kernels.update(zip(map(id, layers), _quantised(layers), strict=True))
+        for group in grouped(layers, self.settings_of, _SIGNS):
+            kernels.update(zip(map(id, group), quantised(group), strict=True))
         before, self._kernels = self._kernels, kernels
         try:
             yield
         finally:
             self._kernels = before
-
-
-def _quantised(layers: Sequence[lq.layers.QuantConv2D]) -> list[_QuantisedKernel]:
-    """The binary kernels of layers whose quantizers and kernels are equal but for the number of
-    output channels. Those are quantised independently, so all are quantised as one kernel."""
-    latents = [tf.convert_to_tensor(layer.kernel) for layer in layers]
-    value = layers[0].kernel_quantizer(joined(latents))
-    if len(layers) == 1:
-        return [(value, getattr(layers[0].kernel_quantizer, "latest", None))]
-    parts = tf.split(value, [latent.shape[-1] for latent in latents], axis=-1)
-    return [(part, None) for part in parts]
-
-
-def _without_names(config):
-    if isinstance(config, dict):
-        return {key: _without_names(value) for key, value in config.items() if key != "name"}
-    if isinstance(config, list | tuple):
-        return [_without_names(value) for value in config]
-    return config

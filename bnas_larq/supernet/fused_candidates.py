@@ -31,8 +31,9 @@ from bnas_larq.backend import keras, lq, tf, with_gradient
 from bnas_larq.layers.batch_norm import PlainBatchNormalization, moving
 from bnas_larq.layers.binary_convolution import has_dilated_gradients, scaled
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
+from bnas_larq.layers.merging import joined
 from bnas_larq.supernet.compute_cache import BinaryConvolution, ComputeCache
-from bnas_larq.supernet.edge_channels import joined, picked, placed, spread, sum_of_products
+from bnas_larq.supernet.edge_channels import picked, placed, spread, sum_of_products
 from bnas_larq.supernet.residual_tail import TailWeights
 
 Layer = keras.layers.Layer

@@ -13,9 +13,10 @@ import numpy as np
 from bnas_larq.backend import keras, tf
 from bnas_larq.layers.batch_norm import PlainBatchNormalization
 from bnas_larq.layers.convolutions import RepeatChannels
+from bnas_larq.layers.merging import joined
 from bnas_larq.layers.operations import Chain, PlusInput
 from bnas_larq.layers.prelu import PReLU2D
-from bnas_larq.supernet.edge_channels import joined, picked, weighted
+from bnas_larq.supernet.edge_channels import picked, weighted
 
 
 class EdgeStatistics(NamedTuple):

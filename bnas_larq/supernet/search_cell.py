@@ -13,11 +13,11 @@ import numpy as np
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError
+from bnas_larq.layers.merging import joined
 from bnas_larq.layers.operations import Context, build_chain, chain
 from bnas_larq.layers.template import CellPlan, preprocess, shortcut
 from bnas_larq.spaces import NO_SHORTCUT, SearchSpace, has_relu
 from bnas_larq.supernet.compute_cache import ComputeCache
-from bnas_larq.supernet.edge_channels import joined
 from bnas_larq.supernet.outgoing_edges import OutgoingEdges, flat
 from bnas_larq.supernet.relaxations import Choice, Mixture
 

@@ -11,6 +11,8 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.layers.batch_norm import BatchNorm2D, batch_norm
 from bnas_larq.layers.binary_convolution import BinaryConv2D, MixedPrecisionConv2D
 from bnas_larq.layers.convolutions import convolution
+from bnas_larq.layers.kernel_groups import StepKernels
+from bnas_larq.layers.quantizers import SignScale
 from bnas_larq.networks.fast_training import fast_training
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.residual_network import build_residual_network
@@ -281,3 +283,28 @@ def test_activations_stay_in_bfloat16_from_stem_to_pool():
     ]
     wide = [op for op in wide if "pool" not in op.name and op.outputs[0].dtype == tf.float32]
     assert not wide
+
+
+def test_kernels_are_quantised_in_groups_in_steps(monkeypatch):
+    def trained(grouped: bool) -> tuple[int, list[np.ndarray]]:
+        """Number of calls of quantizers, and weights behind a step."""
+        model = network()
+        model.compile("sgd", "mse")
+        kernels, own = [], SignScale.call
+
+        def call(self, kernel):
+            kernels.append(kernel)
+            return own(self, kernel)
+
+        with monkeypatch.context() as patch, fast_training(model, "float32"):
+            patch.setattr(SignScale, "call", call)
+            if not grouped:
+                patch.setattr(StepKernels, "of", lambda *_: None)
+            model.train_on_batch(pictures(4, *SIZE["input_shape"], seed=3), pictures(4, 3, seed=4))
+        return len(kernels), model.get_weights()
+
+    (together, weights), (alone, expected) = trained(True), trained(False)
+    assert 3 * together < alone
+    # The mean of a channel's latent weights is added up in another order.
+    for one, other in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
