@@ -18,12 +18,17 @@ from bnas_larq.layers.template import CLASSIFIER
 
 #: HDF5 refuses attributes of 64 KiB; Keras cuts longer lists of names into numbered parts.
 _NAMES_A_PART = 200
+#: HDF5's own records about the parts of a smaller data set take more than compression saves.
+_WORTH_PACKING = 4096
 #: Bytes of a data set for each byte in the file; Keras does not compress, but others may have.
 _MOST_UNPACKED = 20
 
 
-def save_weights(model: keras.Model, path: str | Path) -> Path:
+def save_weights(model: keras.Model, path: str | Path, *, half: bool = False) -> Path:
     """Write `model`'s weights atomically, in the layout of Keras' own `save_weights`.
+
+    Args:
+        half: round them to float16, and compress the large ones.
 
     Raises:
         RunError: the file cannot be written; an earlier one is untouched.
@@ -44,7 +49,12 @@ def save_weights(model: keras.Model, path: str | Path) -> Path:
             group = file.create_group(layer.name)
             group.attrs["weight_names"] = np.array([w.name.encode() for w in layer.weights], "S")
             for weight, value in zip(layer.weights, layer.get_weights(), strict=True):
-                group.create_dataset(weight.name, data=value)
+                packed: dict[str, Any] = {}
+                if half:
+                    value = value.astype(np.float16)
+                    if value.size >= _WORTH_PACKING:
+                        packed = {"compression": "gzip", "shuffle": True}
+                group.create_dataset(weight.name, data=value, **packed)
         file.flush()
         content = file.id.get_file_image()
     return write_atomic(path, content)

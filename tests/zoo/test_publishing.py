@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bnas_larq.backend import tf
 from bnas_larq.data import Normalization, evaluation_dataset, load_described
 from bnas_larq.errors import BnasLarqError, RunError, WeightsError, ZooError
 from bnas_larq.files import read_json, sha256, write_atomic, write_json
@@ -244,6 +245,19 @@ def test_weights_may_be_put_elsewhere(original, own_zoo, tmp_path):
     with pytest.raises(ZooError, match="an http, https or file URL"):
         publish_run(original, "other", weights_url="javascript:alert(1)")
     assert [path.name for path in own_zoo.iterdir()] == ["my-digits"]
+
+
+def test_weights_in_half_the_bytes_have_the_entrys_accuracy(original, own_zoo):
+    entry = publish_run(original, "my-digits", half=True)
+    whole = (original / "weights.h5").stat().st_size
+    assert entry.files["weights.h5"]["bytes"] < whole  # most of it are names here
+    assert "float16" in entry.card
+    model = find_entry("my-digits").load_model()
+    assert {weight.dtype for weight in model.weights} == {tf.float32}
+    data = load_described(parse_recipe({"data": {"name": "digits"}}).data, 0)
+    normalization = Normalization.from_dict(StoredNetwork.load(entry.folder).normalization)
+    metrics = evaluate_network(model, evaluation_dataset(data.test, 250, normalization)).metrics()
+    assert metrics["accuracy"] == entry.accuracy
 
 
 def test_the_variant_is_known_by_cells_and_size(small_network):
