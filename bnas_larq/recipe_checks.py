@@ -25,7 +25,8 @@ _CELL_KEYS = (
     *("cells", "channels", "reductions", "stem_groups", "padding", "shortcut", "preprocess"),
 )
 _RESIDUAL_KEYS = (
-    *("widths", "blocks", "transition", "strided_blocks", "block_order", "nonlinearity"),
+    *("widths", "blocks", "block_convolutions", "transition", "strided_blocks", "block_order"),
+    "nonlinearity",
 )
 
 #: Keys that some recipes do not read: when, and what to do instead.

@@ -1,5 +1,5 @@
-"""The parts of residual backbones: stems, transitions between resolutions, and blocks of one
-convolution with a shortcut around it.
+"""The parts of residual backbones: stems, transitions between resolutions, and blocks of one or two
+convolutions with a shortcut around them.
 
 Sources: Bi-Real Net (arXiv 1808.00278), QuickNet (arXiv 2011.09398) as in larq_zoo.
 """
@@ -99,10 +99,16 @@ def transition(kind: str, channels: int, context: Context) -> list[keras.layers.
 
     `pool`: 2×2 average pool, its channels concatenated with themselves. `depthwise`: 2×2 with
     stride 2 and several filters for each channel, BatchNorm. `pool-conv`: 2×2 average pool, 1×1,
-    BatchNorm (Bi-Real Net). `blur-conv`: ReLU, 2×2 max pool without strides, blur pool, 1×1,
-    BatchNorm (QuickNet). For the first two the filters are a multiple of the channels.
+    BatchNorm (Bi-Real Net). `conv`: 1×1 with stride 2, BatchNorm (ResNet). `binary-conv`: the same
+    with a binary 1×1, as binary ResNets are usually counted (arXiv 2003.11535, table 1).
+    `blur-conv`: ReLU, 2×2 max pool without strides, blur pool, 1×1, BatchNorm (QuickNet). For the
+    first two the filters are a multiple of the channels.
     """
     name, times = context.name, context.filters // channels
+    if kind in ("conv", "binary-conv"):
+        strided = context.at(name, context.filters, 2)
+        conv = [strided.float_conv(1)] if kind == "conv" else strided.binary_conv(1)
+        return [*conv, context.batch_norm()]
     if kind == "depthwise":
         conv = keras.layers.DepthwiseConv2D(
             2,
@@ -131,23 +137,32 @@ def block(
     nonlinearity: str,
     context: Context,
     shortcut: Sequence[keras.layers.Layer] = (),
+    convolutions: int = 1,
 ) -> Part:
-    """One 3×3 convolution, binary unless the scheme or a pattern says otherwise, and a shortcut.
+    """3×3 convolutions, binary unless the scheme or a pattern says otherwise, and a shortcut.
 
     Args:
         order: the steps, such as `sign-conv-bn-add-act`; the convolution itself takes the sign.
         nonlinearity: the step `act`: `none`, `relu`, `prelu` (slope 0.25 at first, one per channel)
             or `rprelu`.
         context: with stride 2, the shortcut has to halve the resolution, too.
+        convolutions: with 2, another one with all its steps but the sum goes first.
     """
-    steps = {
-        "bn": lambda: [context.batch_norm()],
-        "conv": lambda: context.binary_conv(3),
-        "act": lambda: activation(nonlinearity, f"{context.name}_act"),
-        "sign": list,
-    }
+
+    def steps(order: str, context: Context) -> list[keras.layers.Layer]:
+        makers = {
+            "bn": lambda: [context.batch_norm()],
+            "conv": lambda: context.binary_conv(3),
+            "act": lambda: activation(nonlinearity, f"{context.name}_act"),
+        }
+        return [layer for step in order.split("-") if step in makers for layer in makers[step]()]
+
     before, _, behind = order.partition("add")
-    layers = [layer for step in before.split("-") if step for layer in steps[step]()]
+    layers, last_context = [], context
+    if convolutions == 2:
+        first = context.at(f"{context.name}_first", context.filters, context.strides)
+        layers, last_context = steps(order, first), context.at(context.name, context.filters)
+    layers += steps(before, last_context)
     last = activation(nonlinearity, f"{context.name}_out") if behind else []
     return Part(context.name, layers, shortcut, last)
 

@@ -1,5 +1,6 @@
-"""Residual backbones: chains of binary convolutions with a shortcut around each, which need no
-genotype. QuickNet, Bi-Real Net and real ResNets are sizes and block orders of it.
+"""Residual backbones: chains of binary convolutions with a shortcut around each, or around two,
+which need no genotype. QuickNet, Bi-Real Net and ResNets, binary and real, are sizes and block
+orders of it.
 """
 
 from __future__ import annotations
@@ -44,9 +45,11 @@ class ResidualConfig(BaseConfig):
             `NetworkConfig`.
         widths: channels of the blocks at each resolution, which halves from one to the next.
         blocks: number of blocks at each resolution.
+        block_convolutions: convolutions of a block, 1 or 2 (ResNet-18 and 34).
         transition: from one resolution to the next: `pool` (2×2 average pool, channels repeated),
-            `depthwise` (2×2 with stride 2), `pool-conv` (average pool and 1×1) or `blur-conv`
-            (QuickNet's blur pool and 1×1). With `pool` and `depthwise` each width is a multiple of
+            `depthwise` (2×2 with stride 2), `pool-conv` (average pool and 1×1), `conv` and
+            `binary-conv` (1×1 with stride 2, real or binary) or `blur-conv` (QuickNet's blur pool
+            and 1×1). With `pool` and `depthwise` each width is a multiple of
             the one before.
         strided_blocks: False: the transition stands between the blocks of two resolutions
             (QuickNet). True: it is the shortcut of the first block behind it, whose convolution
@@ -71,6 +74,7 @@ class ResidualConfig(BaseConfig):
 
     widths: tuple[int, ...] = (32, 64, 128)
     blocks: tuple[int, ...] = (2, 3, 3)
+    block_convolutions: int = 1
     transition: str = "pool"
     strided_blocks: bool = False
     block_order: str = "sign-conv-act-bn-add"
@@ -99,7 +103,14 @@ class ResidualConfig(BaseConfig):
                 f"QuickNet's stem begins with a quarter of the first width. {received}. "
                 "Use a multiple of 4."
             )
-        weights = sum(9 * width**2 * count for width, count in zip(widths, blocks, strict=True))
+        if self.block_convolutions not in (1, 2):
+            raise BnasLarqError(
+                "A residual block has one convolution or two. "
+                f"Received: block_convolutions={self.block_convolutions!r}."
+            )
+        weights = self.block_convolutions * sum(
+            9 * width**2 * count for width, count in zip(widths, blocks, strict=True)
+        )
         if weights + widths[-1] * self.num_classes > template.MAX_WEIGHTS:
             raise BnasLarqError(
                 f"No network of more than {template.MAX_WEIGHTS:,} weights is built. {received}, "
@@ -134,7 +145,8 @@ class ResidualConfig(BaseConfig):
     def size(self) -> str:
         """Its size in words."""
         blocks, widths = ("+".join(map(str, numbers)) for numbers in (self.blocks, self.widths))
-        return f"residual blocks {blocks} of {widths} channels"
+        twice = ", two convolutions each" if self.block_convolutions == 2 else ""
+        return f"residual blocks {blocks} of {widths} channels{twice}"
 
 
 def parts(config: ResidualConfig) -> list[Part]:
@@ -154,7 +166,8 @@ def parts(config: ResidualConfig) -> list[Part]:
             strided = config.strided_blocks and resolution > 0 and number == 0
             place = context.at(f"block{resolution}_{number}", width, 2 if strided else 1)
             shortcut = halving if number == 0 else ()
-            built.append(block(config.block_order, config.nonlinearity, place, shortcut))
+            steps = config.block_order, config.nonlinearity
+            built.append(block(*steps, place, shortcut, config.block_convolutions))
     return built
 
 

@@ -154,6 +154,7 @@ def test_unknown_settings_are_refused():
         {"transition": "blur-conv", "nonlinearity": "rprelu"},
         {"transition": "depthwise", "strided_blocks": True, "block_order": "sign-conv-bn-add-act"},
         {"stem": "quicknet", "full_precision": ("block1_0_*",), "widths": (4, 8)},
+        {"transition": "binary-conv", "strided_blocks": True, "block_convolutions": 2},
     ],
 )
 def test_residual_networks_cost_what_they_are_built_of(settings):

@@ -23,9 +23,9 @@ def with_statistics(model):
 
 
 @pytest.mark.parametrize(
-    ("settings", "float_convolutions"),
+    ("settings", "binary_convolutions", "float_convolutions"),
     [
-        ({"transition": "depthwise", "nonlinearity": "prelu"}, 2),
+        ({"transition": "depthwise", "nonlinearity": "prelu"}, 3, 2),
         (
             {
                 "transition": "pool-conv",
@@ -33,7 +33,19 @@ def with_statistics(model):
                 "block_order": "sign-conv-bn-add-act",
                 "nonlinearity": "rprelu",
             },
+            3,
             2,
+        ),
+        (
+            {
+                "transition": "binary-conv",
+                "strided_blocks": True,
+                "block_convolutions": 2,
+                "block_order": "sign-conv-bn-add-act",
+                "nonlinearity": "none",
+            },
+            7,
+            1,
         ),
         (
             {
@@ -42,15 +54,16 @@ def with_statistics(model):
                 "stem": "quicknet",
                 "input_shape": (16, 16, 3),
             },
+            3,
             5,  # three in the stem, the blur and its 1×1
         ),
     ],
 )
-def test_every_kind_of_layer(settings, float_convolutions, tmp_path):
+def test_every_kind_of_layer(settings, binary_convolutions, float_convolutions, tmp_path):
     model = with_statistics(build_residual_network(**{**SMALL, **settings}))
     images = np.random.default_rng(2).normal(size=(8, *model.input_shape[1:])).astype(np.float32)
     report = export_network(model, tmp_path / "model.tflite", images)
-    assert report["binary_convolutions"] == 3
+    assert report["binary_convolutions"] == binary_convolutions
     assert report["float_convolutions"] == float_convolutions
     assert report["parity"]["equal_predictions"] == 1.0
 

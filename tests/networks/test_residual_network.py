@@ -72,6 +72,8 @@ def test_nonlinearities(name, weights):
         ("depthwise", 2 * 2 * 8 + 4 * 8),
         ("pool-conv", 4 * 8 + 4 * 8),
         ("blur-conv", 3 * 3 * 4 + 4 * 8 + 4 * 8),
+        ("conv", 4 * 8 + 4 * 8),
+        ("binary-conv", 4 * 8 + 4 * 8),
     ],
 )
 def test_transitions(kind, weights, strided):
@@ -116,6 +118,48 @@ def test_bi_real_net_18_has_the_published_cost():
     assert costs.full_precision_macs == 7 * 7 * 3 * 64 * 112**2 + pointwise + 512 * 1000
     assert f"{costs.ops_paper:.3e}" == "1.640e+08"  # FACTS §3
     assert costs.parameters == 11_699_112  # larq_zoo's BiRealNet
+
+
+def published(blocks, **settings):
+    """Costs of a network of the published widths at 224."""
+    size = {"input_shape": (224, 224, 3), "num_classes": 1000, "widths": (64, 128, 256, 512)}
+    template = {"strided_blocks": True, "block_order": "sign-conv-bn-add-act"}
+    settings = {**size, **template, "nonlinearity": "none", **settings}
+    return planned_costs(None, ResidualConfig(blocks=blocks, **settings))
+
+
+def test_bi_real_net_34_has_the_published_cost():
+    costs = published((6, 8, 12, 6), transition="pool-conv")
+    assert f"{costs.ops_paper:.3e}" == "1.929e+08"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "ops"), [((2, 2, 2, 2), "1.450e+08"), ((3, 4, 6, 3), "1.739e+08")]
+)
+def test_resnets_with_binary_shortcuts_have_the_published_cost(blocks, ops):
+    costs = published(blocks, transition="binary-conv", block_convolutions=2)
+    assert f"{costs.ops_paper:.3e}" == ops
+    real = published(blocks, transition="conv", block_convolutions=2)
+    pointwise = 64 * 128 * (28**2 + 4 * 14**2 + 16 * 7**2)
+    assert costs.binary_macs - real.binary_macs == pointwise
+    assert real.full_precision_macs - costs.full_precision_macs == pointwise
+
+
+def test_blocks_of_two_convolutions():
+    """As in ResNet: the nonlinearity also between the two, one shortcut around both."""
+    order = {"block_order": "sign-conv-bn-add-act", "transition": "conv", "strided_blocks": True}
+    model = build_residual_network(**SMALL, **order, block_convolutions=2)
+    assert kinds(model, "block1_0") == [
+        *("BinaryConv2D", "BatchNorm2D", "ReLU"),
+        *("BinaryConv2D", "BatchNorm2D", "MixedPrecisionAdd", "ReLU"),
+    ]
+    first, last = (model.get_layer(f"block1_0{part}_conv") for part in ("_first", ""))
+    assert (first.strides, last.strides) == ((2, 2), (1, 1))
+    assert (first.input_shape[-1], last.input_shape[-1]) == (4, 8)
+    before = model.get_layer("block1_0_out").input
+    chain = build_residual_network(**SMALL, **order)
+    assert model.get_layer("block1_0_out").output_shape == before.shape
+    assert model.count_params() > chain.count_params()
 
 
 @pytest.mark.parametrize(
@@ -166,6 +210,7 @@ def test_config_round_trip():
         ({"widths": (4,)}, r"as many widths as .* Received: widths=\[4\], blocks=\[1, 2\]"),
         ({"widths": (1, 2)}, "2 to 10,000 channels"),
         ({"blocks": (0, 2)}, "at least one block at each resolution"),
+        ({"block_convolutions": 3}, "one convolution or two.*Received: block_convolutions=3"),
         ({"widths": (4, 6)}, "each width is a multiple .* Use pool-conv or blur-conv"),
         ({"transition": "pol"}, "transition is one of .*Received: 'pol'; did you mean 'pool'"),
         ({"block_order": "conv"}, "block_order is one of .*Received: 'conv'"),
