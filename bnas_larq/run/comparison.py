@@ -21,10 +21,10 @@ from typing import Any
 from bnas_larq.console import say
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.files import read_json, read_record, write_atomic, write_json
-from bnas_larq.recipe import Recipe, parse_recipe
+from bnas_larq.recipe import Recipe, load_recipe, parse_recipe
 from bnas_larq.run.comparison_plan import PlannedRun, tuner_notes
 from bnas_larq.run.comparison_request import OPTIONS, ComparisonRequest, Options
-from bnas_larq.run.creation import check_same_recipe, environment, recipe_of
+from bnas_larq.run.creation import check_same_recipe, environment, one_precision, recipe_of
 from bnas_larq.run.processes import ProcessCrash, run_command
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.run_records import Failures, Plan, Result
@@ -197,8 +197,10 @@ class Comparison:
                     say(line)
 
             try:
-                recipe = self._recipe_path(name)
-                run_command("run", recipe, "--out", path, *resume, on_message=show)
+                source = self._recipe_path(name)
+                chosen = one_precision(load_recipe(source), self.folder.path).items()
+                overrides = [part for key, own in chosen for part in ("--set", f"{key}={own}")]
+                run_command("run", source, "--out", path, *overrides, *resume, on_message=show)
             except ProcessCrash as error:
                 return f"{error} See {log}."
             except RunError as error:

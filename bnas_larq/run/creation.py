@@ -1,7 +1,7 @@
 """What a run is created with: its recipe, resolved and pinned once, and a record of the machine.
 
-Nothing here loads TensorFlow, but for a fine-tuning's source: a mistake in a recipe is answered at
-once.
+Nothing here loads TensorFlow, but for a fine-tuning's source and a precision to measure: a mistake
+in a recipe is answered at once.
 """
 
 from __future__ import annotations
@@ -167,6 +167,25 @@ def pin_source(recipe: Recipe, path: Path) -> Recipe:
     train = with_sources(recipe.train, pinned, str)
     finetune = recipe.finetune and pin_weights(recipe.finetune)
     return recipe.model_copy(update={"train": train, "finetune": finetune})
+
+
+def one_precision(recipe: Recipe, folder: Path) -> dict[str, str]:
+    """What every precision `auto` of a recipe means in a study or comparison, as overrides: it is
+    measured once, and then read from the folder's precision.json. On a busy machine each network
+    would find another answer, and a difference of precision would look like one of networks."""
+    train = recipe.train
+    asked = {"train.mixed_precision": train.mixed_precision}
+    if recipe.genotype is None and recipe.network.kind == "cells":
+        asked["search.mixed_precision"] = recipe.search.mixed_precision
+    for number, stage in enumerate(train.stages):
+        if "mixed_precision" in stage.own_keys:
+            asked[f"train.stages.{number}.mixed_precision"] = stage.mixed_precision
+    keys = [key for key, precision in asked.items() if precision == "auto"]
+    if not keys:
+        return {}
+    from bnas_larq.precision import recorded_precision
+
+    return dict.fromkeys(keys, recorded_precision(folder, "auto").name)
 
 
 def recipe_of(folder: RunFolder) -> Recipe:

@@ -9,6 +9,7 @@ from bnas_larq.console import say
 from bnas_larq.data import ImageDataset, load_described
 from bnas_larq.files import read_record
 from bnas_larq.recipe import Recipe
+from bnas_larq.run.creation import one_precision
 from bnas_larq.run.recipe_run import Run
 from bnas_larq.run_records import Result
 
@@ -80,7 +81,8 @@ class Study:
         settings = {"data": self._loaded(recipe), "tensorboard": self.study.tensorboard}
         if (path / "recipe.yaml").is_file():
             return Run.open(path, **settings)
-        return Run.create(recipe, path, **settings)
+        overrides = one_precision(recipe, self.folder.path)
+        return Run.create(recipe, path, overrides=overrides, **settings)
 
     def _loaded(self, recipe: Recipe) -> ImageDataset:
         """The data set, loaded once for all networks of a seed, which decides the split."""

@@ -19,7 +19,8 @@ ABLATION = """\
 data: {name: digits, limit: 100, validation_fraction: 0.0}
 genotype: bnas_imagenet
 network: {cells: 1, channels: 4}
-train: {epochs: 1, batch_size: 50, optimizer: adam, schedule: cosine, drop_path: 0.1}
+train: {epochs: 1, batch_size: 50, optimizer: adam, schedule: cosine, drop_path: 0.1,
+        mixed_precision: auto}
 export: {enabled: false}
 ablation:
   seeds: [0, 1]
@@ -63,6 +64,13 @@ def test_rows_keep_the_changes_of_those_before(ablation):
     assert all(
         f"network {n}/6, {name}: already done" in again.err for n, name in enumerate(NAMES, 1)
     )
+
+
+def test_all_networks_compute_in_the_precision_that_was_measured_once(ablation):
+    folder, _ = ablation
+    recipes = [load_recipe(folder / "networks" / name / "recipe.yaml") for name in NAMES]
+    taken = {recipe.train.mixed_precision for recipe in recipes}
+    assert taken == {read_json(folder / "precision.json")["name"]}
 
 
 def test_all_rows_have_equal_operations(ablation):
