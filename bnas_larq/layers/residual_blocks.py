@@ -28,7 +28,7 @@ class BlurPool2D(keras.layers.DepthwiseConv2D):
     channels].
 
     Example:
-        >>> BlurPool2D()(tf.ones([1, 5, 5, 1])).numpy()[0, 1, 1].tolist()
+        >>> BlurPool2D()(np.ones([1, 5, 5, 1], np.float32)).numpy()[0, 1, 1].tolist()
         [1.0]
     """
 
