@@ -203,7 +203,7 @@ class Comparison:
                 run_command("run", source, "--out", path, *overrides, *resume, on_message=show)
             except ProcessCrash as error:
                 return f"{error} See {log}."
-            except RunError as error:
+            except (RunError, RecipeError) as error:
                 return str(error)
         return None
 
