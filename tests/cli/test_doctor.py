@@ -36,6 +36,7 @@ def test_it_shows_versions_and_machine(capsys):
         "larq-compute-engine ",
         "Keras generation       2 ",
         "patches                sums in a fixed order, no rewriting of sums, graphs rewritten once",
+        "functions parsed once",
         "cores",
         "fits",
     ):
