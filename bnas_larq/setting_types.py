@@ -51,7 +51,9 @@ Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
 NotNegative = Annotated[float, pydantic.Field(ge=0)]
 Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 #: Choices of residual networks; see `bnas_larq.networks.residual_network.ResidualConfig`.
-Transition = Literal["pool", "depthwise", "pool-conv", "blur-conv", "conv", "binary-conv"]
+Transition = Literal[
+    "pool", "depthwise", "pool-conv", "blur-conv", "conv", "binary-conv", "conv-max-pool"
+]
 BlockOrder = Literal["sign-conv-act-bn-add", "sign-conv-bn-add-act", "bn-sign-conv-act-add"]
 Nonlinearity = Literal["none", "relu", "prelu", "rprelu"]
 

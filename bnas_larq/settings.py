@@ -253,7 +253,7 @@ class NetworkSettings(Section):
     activation_gradient: Literal["ste", "approx", "annealed"] = "ste"
     activation_clip: float = pydantic.Field(1.0, gt=0)
     widths: tuple[Channels, ...] = (32, 64, 128)
-    blocks: tuple[Cells, ...] = (2, 3, 3)
+    blocks: tuple[Natural, ...] = (2, 3, 3)
     block_convolutions: Literal[1, 2] = 1
     transition: Transition = "pool"
     strided_blocks: bool = False

@@ -101,14 +101,18 @@ def transition(kind: str, channels: int, context: Context) -> list[keras.layers.
     stride 2 and several filters for each channel, BatchNorm. `pool-conv`: 2×2 average pool, 1×1,
     BatchNorm (Bi-Real Net). `conv`: 1×1 with stride 2, BatchNorm (ResNet). `binary-conv`: the same
     with a binary 1×1, as binary ResNets are usually counted (arXiv 2003.11535, table 1).
-    `blur-conv`: ReLU, 2×2 max pool without strides, blur pool, 1×1, BatchNorm (QuickNet). For the
-    first two the filters are a multiple of the channels.
+    `blur-conv`: ReLU, 2×2 max pool without strides, blur pool, 1×1, BatchNorm (QuickNet).
+    `conv-max-pool`: ReLU, 3×3, 2×2 max pool, BatchNorm (ResNet-9; arXiv 2404.00498). For the first
+    two the filters are a multiple of the channels.
     """
     name, times = context.name, context.filters // channels
     if kind in ("conv", "binary-conv"):
         strided = context.at(name, context.filters, 2)
         conv = [strided.float_conv(1)] if kind == "conv" else strided.binary_conv(1)
         return [*conv, context.batch_norm()]
+    if kind == "conv-max-pool":
+        pool = keras.layers.MaxPooling2D(2, padding="same", name=f"{name}_pool", autocast=False)
+        return [context.relu(), context.float_conv(3), pool, context.batch_norm()]
     if kind == "depthwise":
         conv = keras.layers.DepthwiseConv2D(
             2,

@@ -22,7 +22,7 @@ from bnas_larq.layers.template import is_activation
 from bnas_larq.networks.base_config import BaseConfig
 from bnas_larq.networks.network import build_network, config_of_kind
 from bnas_larq.networks.weight_files import load_weights
-from bnas_larq.setting_types import Cells, Channels, ColorValue
+from bnas_larq.setting_types import Channels, ColorValue, Natural
 from bnas_larq.settings import NetworkSettings
 
 NETWORK, GENOTYPE, WEIGHTS = "network.json", "genotype.json", "weights.h5"
@@ -36,7 +36,7 @@ class _Config(NetworkSettings):
     input_shape: list[int] = pydantic.Field([32, 32, 3], min_length=3, max_length=3)
     num_classes: int = 10
     widths: list[Channels] = [32, 64, 128]
-    blocks: list[Cells] = [2, 3, 3]
+    blocks: list[Natural] = [2, 3, 3]
     full_precision: list[str] = []
     classifier_activation: str | None = None
     #: Files without the key are from releases that always had ReLU.

@@ -44,13 +44,13 @@ class ResidualConfig(BaseConfig):
         input_shape, num_classes, scheme, full_precision, classifier_activation: as of
             `NetworkConfig`.
         widths: channels of the blocks at each resolution, which halves from one to the next.
-        blocks: number of blocks at each resolution.
+        blocks: number of blocks at each resolution, which may be 0 where the transition is enough.
         block_convolutions: convolutions of a block, 1 or 2 (ResNet-18 and 34).
         transition: from one resolution to the next: `pool` (2×2 average pool, channels repeated),
             `depthwise` (2×2 with stride 2), `pool-conv` (average pool and 1×1), `conv` and
-            `binary-conv` (1×1 with stride 2, real or binary) or `blur-conv` (QuickNet's blur pool
-            and 1×1). With `pool` and `depthwise` each width is a multiple of
-            the one before.
+            `binary-conv` (1×1 with stride 2, real or binary), `blur-conv` (QuickNet's blur pool
+            and 1×1) or `conv-max-pool` (3×3 and max pool; ResNet-9). With `pool` and
+            `depthwise` each width is a multiple of the one before.
         strided_blocks: False: the transition stands between the blocks of two resolutions
             (QuickNet). True: it is the shortcut of the first block behind it, whose convolution
             has stride 2 (Bi-Real Net, ResNet).
@@ -93,10 +93,15 @@ class ResidualConfig(BaseConfig):
         object.__setattr__(self, "blocks", blocks)
         received = f"Received: widths={list(widths)}, blocks={list(blocks)}"
         fits = len(widths) == len(blocks) and all(2 <= width <= MAX_CHANNELS for width in widths)
-        if not fits or min(blocks, default=0) < 1 or sum(blocks) > MAX_CELLS:
+        if not fits or min(blocks, default=-1) < 0 or not 0 < sum(blocks) <= MAX_CELLS:
             raise BnasLarqError(
                 "A residual network has as many widths as numbers of blocks: 2 to "
-                f"{MAX_CHANNELS:,} channels, and at least one block at each resolution. {received}."
+                f"{MAX_CHANNELS:,} channels, and at least one block in all. {received}."
+            )
+        if self.strided_blocks and not all(blocks[1:]):
+            raise BnasLarqError(
+                "With strided blocks, the first block of a resolution halves it, so each has one. "
+                f"{received}. Add blocks, or set strided_blocks to false."
             )
         if self.stem == "quicknet" and widths[0] % 4:
             raise BnasLarqError(
@@ -111,6 +116,8 @@ class ResidualConfig(BaseConfig):
         weights = self.block_convolutions * sum(
             9 * width**2 * count for width, count in zip(widths, blocks, strict=True)
         )
+        if self.transition == "conv-max-pool":
+            weights += sum(9 * narrow * wide for narrow, wide in itertools.pairwise(widths))
         if weights + widths[-1] * self.num_classes > template.MAX_WEIGHTS:
             raise BnasLarqError(
                 f"No network of more than {template.MAX_WEIGHTS:,} weights is built. {received}, "

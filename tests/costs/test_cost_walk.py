@@ -155,6 +155,7 @@ def test_unknown_settings_are_refused():
         {"transition": "depthwise", "strided_blocks": True, "block_order": "sign-conv-bn-add-act"},
         {"stem": "quicknet", "full_precision": ("block1_0_*",), "widths": (4, 8)},
         {"transition": "binary-conv", "strided_blocks": True, "block_convolutions": 2},
+        {"transition": "conv-max-pool", "blocks": (0, 1)},
     ],
 )
 def test_residual_networks_cost_what_they_are_built_of(settings):

@@ -26,6 +26,7 @@ def with_statistics(model):
     ("settings", "binary_convolutions", "float_convolutions"),
     [
         ({"transition": "depthwise", "nonlinearity": "prelu"}, 3, 2),
+        ({"transition": "conv-max-pool", "blocks": (0, 1)}, 1, 2),
         (
             {
                 "transition": "pool-conv",

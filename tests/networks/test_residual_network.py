@@ -74,6 +74,7 @@ def test_nonlinearities(name, weights):
         ("blur-conv", 3 * 3 * 4 + 4 * 8 + 4 * 8),
         ("conv", 4 * 8 + 4 * 8),
         ("binary-conv", 4 * 8 + 4 * 8),
+        ("conv-max-pool", 3 * 3 * 4 * 8 + 4 * 8),
     ],
 )
 def test_transitions(kind, weights, strided):
@@ -90,6 +91,20 @@ def test_a_channel_is_repeated_any_number_of_times():
     assert model.get_layer("transition1_repeat").output_shape == (None, 4, 4, 12)
     assert "transition1_repeat" not in {
         layer.name for layer in build_residual_network(**{**SMALL, "widths": (4, 4)}).layers
+    }
+
+
+def test_a_resolution_may_be_a_transition_alone():
+    """ResNet-9: residual blocks at the second and the last resolution only."""
+    sizes = {"widths": (4, 8, 16, 32), "blocks": (0, 1, 0, 1), "block_convolutions": 2}
+    order = {"block_order": "sign-conv-bn-add-act", "transition": "conv-max-pool"}
+    model = build_residual_network(input_shape=(8, 8, 3), kernels="real", **sizes, **order)
+    macs = 3 * 4 * 8**2 + 4 * 8 * 8**2 + 2 * 8 * 8 * 4**2 + 8 * 16 * 4**2 + 16 * 32 * 2**2
+    macs += 2 * 32 * 32 * 1**2
+    assert count_costs(model).full_precision_macs == 9 * macs + 32 * 10
+    assert {layer.name.split("_")[0] for layer in model.layers if "block" in layer.name} == {
+        "block1",
+        "block3",
     }
 
 
@@ -209,7 +224,9 @@ def test_config_round_trip():
     [
         ({"widths": (4,)}, r"as many widths as .* Received: widths=\[4\], blocks=\[1, 2\]"),
         ({"widths": (1, 2)}, "2 to 10,000 channels"),
-        ({"blocks": (0, 2)}, "at least one block at each resolution"),
+        ({"blocks": (0, 0)}, "at least one block in all"),
+        ({"blocks": (1, -1)}, "at least one block in all"),
+        ({"blocks": (1, 0), "strided_blocks": True}, "so each has one. .* Add blocks"),
         ({"block_convolutions": 3}, "one convolution or two.*Received: block_convolutions=3"),
         ({"widths": (4, 6)}, "each width is a multiple .* Use pool-conv or blur-conv"),
         ({"transition": "pol"}, "transition is one of .*Received: 'pol'; did you mean 'pool'"),
