@@ -300,13 +300,18 @@ def _walk_cell(
 
 def _walk_chain(name: str, chain: Chain, state: State) -> ChainCosts:
     source, layers, forms = state, [], []
+    #: State in front of a layer, and its form's number.
+    read = {None: (state, 0)}
     for layer in chain:
         if isinstance(layer, PlusInput):
-            skip = _walk_chain(name, layer.layers, source)
+            earlier, start = read[layer.of]
+            skip = _walk_chain(name, layer.layers, earlier)
             layers += skip.layers
-            forms.append(PlusForm(skip.forms, state.shape))
+            merged = layer_form(layer.add, state.shape, state.bits)
+            forms.append(PlusForm(skip.forms, start, merged))
             state = State(state.shape)
             continue
+        read[layer] = state, len(forms)
         shape = (None, *state.shape)
         if not layer.built:
             build_layer(layer, shape)

@@ -17,10 +17,12 @@ Forms = Sequence["LayerForm | PlusForm"]
 
 
 class PlusForm(NamedTuple):
-    """The sum of a chain's output so far and what other layers make of its input."""
+    """The sum, or product, of a chain's output so far and what other layers make of an earlier
+    tensor: the one in front of the chain's form number `start`."""
 
     skip: Forms
-    shape: tuple[int, ...]
+    start: int
+    merged: LayerForm
 
 
 class PlannedCalls:
@@ -35,13 +37,14 @@ class PlannedCalls:
     def add_chain(self, chain: Forms, source: int) -> int:
         """Add calls of a chain's layers, the first of which reads `source`; returns the last one's
         output, which is `source` for an empty chain."""
-        first = source
+        sources = [source]
         for form in chain:
             if isinstance(form, PlusForm):
-                source = self.add_sum([source, self.add_chain(form.skip, first)], form.shape)
+                earlier = self.add_chain(form.skip, sources[form.start])
+                sources.append(self._add(form.merged, sources[-1], earlier))
             else:
-                source = self._add(form, source)
-        return source
+                sources.append(self._add(form, sources[-1]))
+        return sources[-1]
 
     def add_cell(
         self,

@@ -13,18 +13,25 @@ from bnas_larq.layers import convolutions
 from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
 from bnas_larq.layers.batch_norm import BATCH_NORM, PlainBatchNormalization, batch_norm
 from bnas_larq.layers.convolutions import RepeatChannels
-from bnas_larq.layers.merging import MixedPrecisionAdd
+from bnas_larq.layers.merging import MixedPrecisionAdd, MixedPrecisionMultiply
 from bnas_larq.layers.prelu import PReLU2D
 from bnas_larq.layers.quantizers import get_scheme
 
 
 @dataclasses.dataclass(frozen=True)
 class PlusInput:
-    """A link of a chain of layers: the sum of what stands before it and of the chain's own input,
-    brought to the same shape by `layers`. `add` is the layer that adds."""
+    """A link of a chain of layers: the sum, or product, of what stands before it and of an earlier
+    tensor, brought to the same shape by `layers`.
 
-    add: MixedPrecisionAdd
+    Attributes:
+        add: the layer that adds or multiplies.
+        layers: they read the earlier tensor.
+        of: that tensor is the input of this layer of the chain; None for the chain's own.
+    """
+
+    add: MixedPrecisionAdd | MixedPrecisionMultiply
     layers: tuple[keras.layers.Layer, ...] = ()
+    of: keras.layers.Layer | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +113,9 @@ class Context:
 
     def binary_conv(
         self, kernel_size: int, dilation: int = 1, *, apart: bool = False
-    ) -> list[keras.layers.Layer]:
-        """A convolution without bias on the sign of its input, to follow `binary_input`. Its kernel
-        is binary unless a pattern keeps it in full precision.
+    ) -> list[keras.layers.Layer | PlusInput]:
+        """A convolution without bias on the sign of its input, to follow `binary_input`, and what
+        the scheme has around it. Its kernel is binary unless a pattern keeps it in full precision.
 
         A dilated convolution with strides becomes a subsampling and a convolution of smaller
         dilation: with stride and dilation 2 only every second pixel is read, so both are equal, and
@@ -132,7 +139,9 @@ class Context:
             groups=self.edges if apart else 1,
             **self._quantisation,
         )
-        return [*subsampling, conv]
+        scheme = get_scheme(self.scheme, self.options)
+        in_front, behind = scheme.in_front(self.name), scheme.behind(self.name, conv)
+        return [*in_front, *subsampling, conv, *behind]
 
     def binary_depthwise(
         self, kernel_size: int, dilation: int = 1, *, apart: bool = False

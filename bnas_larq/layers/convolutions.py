@@ -172,31 +172,6 @@ class RepeatChannels(keras.layers.Layer):
 
 
 @register
-class ChannelScale(keras.layers.Layer):
-    """The input times a learned scale per channel, at first 1.
-
-    Input and output shape: [batch, height, width, channels].
-
-    Example:
-        >>> layer = ChannelScale()
-        >>> layer(tf.constant([1.0, 2.0], shape=[1, 1, 1, 2])).numpy().ravel().tolist()
-        [1.0, 2.0]
-        >>> [tuple(weight.shape) for weight in layer.weights]
-        [(2,)]
-    """
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__(**kwargs, autocast=False)
-
-    def build(self, input_shape) -> None:
-        self.scale = self.add_weight("scale", [input_shape[-1]], initializer="ones")
-        super().build(input_shape)
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return tf.cast(tf.cast(inputs, tf.float32) * self.scale, inputs.dtype)
-
-
-@register
 class EdgewiseConv2D(lq.layers.QuantConv2D):
     """`QuantConv2D` whose groups are a supernet's edges: each edge's filters read its own channels.
 

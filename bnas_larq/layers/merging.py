@@ -29,6 +29,23 @@ class MixedPrecisionAdd(keras.layers.Add):
 
 
 @register
+class MixedPrecisionMultiply(keras.layers.Multiply):
+    """Keras' `Multiply`, whose output has the type of the first input.
+
+    Example:
+        >>> low = tf.constant([2.0], tf.bfloat16)
+        >>> MixedPrecisionMultiply()([tf.constant([3.0]), low]).numpy().tolist()
+        [6.0]
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs, autocast=False)
+
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        return super().call(_of_one_type(inputs))
+
+
+@register
 class MixedPrecisionConcatenate(keras.layers.Concatenate):
     """Keras' `Concatenate`, whose output has the type of the first input.
 

@@ -98,11 +98,13 @@ def chain(
         memory: outputs by (layer, input): chains that begin with the same layer objects and share a
             memory compute them once. It keeps the inputs too, so that no id is reused.
     """
-    first = inputs
+    read = {None: inputs}
     for layer in layers:
         if isinstance(layer, PlusInput):
-            inputs = layer.add([inputs, chain(layer.layers, first, training, memory)])
+            earlier = chain(layer.layers, read[layer.of], training, memory)
+            inputs = layer.add([inputs, earlier])
             continue
+        read[layer] = inputs
         key = (id(layer), id(inputs))
         if memory is not None and key in memory:
             inputs = memory[key][1]
@@ -130,11 +132,12 @@ def build_layer(layer: keras.layers.Layer, shape) -> None:
 def build_chain(layers: Chain, shape) -> tf.TensorShape:
     """Make the weights of a chain of layers without computing anything, from the shape of its
     input; returns the shape of its output."""
-    first = shape
+    read = {None: shape}
     for layer in layers:
         if isinstance(layer, PlusInput):
-            build_chain(layer.layers, first)
+            build_chain(layer.layers, read[layer.of])
             continue
+        read[layer] = shape
         if not layer.built:
             with tf.init_scope(), keras.backend.name_scope(layer.name):
                 build_layer(layer, shape)

@@ -191,6 +191,11 @@ def nothing(**settings: object) -> None:
     """Factory of what a scheme omits."""
 
 
+def no_layers(*place: object) -> tuple[()]:
+    """Factory of layers that a scheme does not have."""
+    return ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Scheme:
     """How a convolution is binarised: factories, because every layer owns its quantizers.
@@ -205,6 +210,9 @@ class Scheme:
             made with `parts=`, the number of layers whose filters a kernel of the supernet holds.
         real_kernel_quantizer: of kernels that stay real, see `SchemeOptions`. If `kernel_quantizer`
             has weights, it holds them, so that weight files fit real and binary kernels.
+        in_front: from a name to layers in front of a convolution's sign.
+        behind: from a name and a convolution to links of a chain behind it. Depthwise convolutions
+            and factorised reductions have no layers around them.
 
     Example:
         >>> settings = get_scheme("xnor").kernel_settings()
@@ -220,6 +228,8 @@ class Scheme:
     depthwise_constraint: Callable[[], object] | None = None
     by_layer: bool = False
     real_kernel_quantizer: Callable[..., object] = nothing
+    in_front: Callable[[str], Sequence[object]] = no_layers
+    behind: Callable[[str, lq.layers.QuantConv2D], Sequence[object]] = no_layers
 
     def with_options(self, options: SchemeOptions) -> Scheme:
         """This scheme with what the options change; BnasLarqError if it has no sign to change."""
@@ -279,6 +289,16 @@ def get_scheme(name: str, options: SchemeOptions = UNCHANGED) -> Scheme:
             f"Received: {name!r}; {nearest(name, _SCHEMES)}"
         )
     return _SCHEMES[name].with_options(options)
+
+
+def check_searchable(name: str) -> None:
+    """Raise BnasLarqError for a scheme with layers around its convolutions, and as `get_scheme`."""
+    scheme = get_scheme(name)
+    if (scheme.in_front, scheme.behind) != (no_layers, no_layers):
+        raise BnasLarqError(
+            "A supernet's candidates have no layers of their scheme around convolutions. "
+            f"Received: {name!r}. Search with sign-scale, and give it to the final network."
+        )
 
 
 def scheme_names() -> tuple[str, ...]:

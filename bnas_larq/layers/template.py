@@ -12,6 +12,7 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers import convolutions
 from bnas_larq.layers.operations import Context
+from bnas_larq.layers.scaling import LearnedScale
 from bnas_larq.setting_types import MAX_CELLS, MAX_CHANNELS
 
 STEMS = ("cifar", "imagenet")
@@ -211,7 +212,7 @@ def shortcut(
                 2, 2, padding="same", name=f"{own.name}_pool", autocast=False
             ),
             convolutions.RepeatChannels(2, name=f"{own.name}_repeat"),
-            convolutions.ChannelScale(name=f"{own.name}_scale"),
+            LearnedScale(name=f"{own.name}_scale"),
         ]
     settings = {"name": own.conv_name, "strides": 2, "use_bias": True}
     full_precision = {"input_scheme": None, "kernel_scheme": None}

@@ -14,7 +14,7 @@ from bnas_larq.data import Normalization, data_errors
 from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype
-from bnas_larq.layers.quantizers import get_scheme
+from bnas_larq.layers.quantizers import check_searchable
 from bnas_larq.networks.network import build_network
 from bnas_larq.precision import recorded_precision
 from bnas_larq.run.creation import needs_search
@@ -108,7 +108,7 @@ def _check_batches(inputs: RunInputs, stage: TrainStage) -> None:
 def _check_search(inputs: RunInputs) -> None:
     settings = inputs.recipe.search
     space = SearchSpace.named(settings.space)
-    get_scheme(settings.scheme)
+    check_searchable(settings.scheme)
     if not in_supernet(settings):
         NetworkTrial(inputs).check()
         return

@@ -14,7 +14,7 @@ from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers import template
 from bnas_larq.layers.convolutions import check_padding
 from bnas_larq.layers.operations import Context, build_chain, chain
-from bnas_larq.layers.quantizers import get_scheme
+from bnas_larq.layers.quantizers import check_searchable
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.bilevel_training import BilevelModel
 from bnas_larq.supernet.compute_cache import ComputeCache
@@ -86,7 +86,7 @@ class SuperNet(BilevelModel):
         super().__init__(space, relaxation or Softmax(), seed, **kwargs)
         stem = template.resolve_stem(stem, input_shape)
         check_padding(padding)
-        get_scheme(scheme)
+        check_searchable(scheme)
         if num_classes < 2:
             raise BnasLarqError(
                 f"A classifier needs at least two classes. Received: num_classes={num_classes}."
