@@ -65,6 +65,7 @@ _CLASSES = {
         ),
         *("RPReLU", "RealActivation", "RepeatChannels", "SignScale", "SymmetricPooling2D"),
         *("SymmetricQuantConv2D", "Zeroise"),
+        *("CirculantQuantConv2D", "LayerScaledSign"),
     ),
     "bnas_larq.networks.optimizers": ("CoupledAdam", "CoupledSGD"),
     "bnas_larq.training.schedules": ("OneCycle", "OneCycleMomentum", "WarmUp"),

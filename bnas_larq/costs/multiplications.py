@@ -144,7 +144,8 @@ def _products(layer, source: tuple, result: tuple) -> Iterator[tuple[tf.Variable
             yield layer.pointwise_kernel, size(layer.pointwise_kernel) * positions, False
     else:
         # [*window, channels in / groups, channels out]
-        yield layer.kernel, size(layer.kernel) * positions, True
+        uses = getattr(layer, "kernel_uses", 1)
+        yield layer.kernel, size(layer.kernel) * uses * positions, True
 
 
 def _positions(layer: keras.layers.Layer, shape: tuple[int | None, ...]) -> int:

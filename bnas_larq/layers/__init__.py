@@ -9,6 +9,7 @@ from bnas_larq.layers.activations import AnnealedSign, BoundedApproxSign, RealAc
 from bnas_larq.layers.batch_norm import BatchNorm2D
 from bnas_larq.layers.binary_convolution import BinaryConv2D, MixedPrecisionConv2D
 from bnas_larq.layers.cells import DropPath
+from bnas_larq.layers.circulant import CirculantQuantConv2D
 from bnas_larq.layers.constraints import CenterClip
 from bnas_larq.layers.convolutions import (
     RepeatChannels,
@@ -21,6 +22,7 @@ from bnas_larq.layers.merging import (
     MixedPrecisionConcatenate,
     MixedPrecisionMultiply,
 )
+from bnas_larq.layers.layer_scale import LayerScaledSign
 from bnas_larq.layers.operations import FactorizedReduction
 from bnas_larq.layers.prelu import PReLU2D, RPReLU
 from bnas_larq.layers.projection import HeldProjection, Magnitude, PCNNProjection, ProjectionLoss
@@ -37,5 +39,6 @@ _BARE_NAMES = (
     *(AnnealedSign, BoundedApproxSign, HeldProjection, RealActivation),
     *(MixedPrecisionConv2D, LearnedScale, InputScale, ChannelShift, BatchNorm2D),
     *(MixedPrecisionAdd, MixedPrecisionConcatenate, MixedPrecisionMultiply),
+    *(CirculantQuantConv2D, LayerScaledSign),
 )
 keras.utils.get_custom_objects().update({part.__name__: part for part in _BARE_NAMES})
