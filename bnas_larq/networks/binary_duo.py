@@ -1,0 +1,213 @@
+"""BinaryDuo: a residual network with ternary activations, and its decoupling into binary ones.
+
+Source: Kim et al., arXiv 2002.06517, and the layout of the authors' program. The coupled network
+trains first: its ternary activation mismatches its gradient less than a sign does. `decouple` then
+replaces each activation by two binary ones without changing the function, and training goes on, in
+which all weights of both copies move by themselves. The widths are those of the usual ResNet-18
+divided by √2, so that the decoupled network has its number of operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bnas_larq.backend import keras, tf
+from bnas_larq.errors import BnasLarqError
+from bnas_larq.layers import residual_blocks
+from bnas_larq.layers.batch_norm import BatchNorm2D, batch_norm
+from bnas_larq.layers.binary_convolution import BinaryConv2D
+from bnas_larq.layers.convolutions import RepeatChannels, initializer
+from bnas_larq.layers.coupled_activation import ClippedRound, MeanOfCopies, PadChannels
+from bnas_larq.layers.layer_scale import LayerScaledSign
+from bnas_larq.layers.merging import MixedPrecisionAdd
+from bnas_larq.layers.operations import chain
+from bnas_larq.networks.base_config import functional_model
+from bnas_larq.networks.residual_network import ResidualConfig
+
+#: Names of the BatchNorms at which a residual stream begins. Decoupling shifts the copies there;
+#: behind them, the identity shortcuts carry the shift.
+_STREAM = "stream"
+
+
+def build_binary_duo(
+    *,
+    decoupled: bool = False,
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    num_classes: int = 10,
+    widths: Sequence[int] = (64, 90, 180, 360),
+    blocks: Sequence[int] = (4, 4, 4, 4),
+    last_width: int = 512,
+    stem: str = "auto",
+    kernels: str = "binary",
+    name: str | None = None,
+) -> keras.Model:
+    """Build BinaryDuo's network, by default the published ResNet-18.
+
+    Blocks of one convolution: activation, 3×3 convolution, BatchNorm, sum with the shortcut. Where
+    the resolution halves, the shortcut is a 2×2 average pool, a real 1×1 and a BatchNorm; around
+    the last convolution it is padded with zeros. A BatchNorm stands between the stem and the first
+    block, a ReLU in front of the classifier.
+
+    Args:
+        decoupled: with binary activations and each tensor that they read doubled, as `decouple`
+            returns it, but with weights of its own.
+        input_shape: (height, width, channels) of the images.
+        num_classes: outputs of the classifier.
+        widths: channels of the blocks at each resolution, which halves from one to the next.
+        blocks: number of blocks at each resolution.
+        last_width: channels of the last convolution, at least widths[-1].
+        stem: `cifar`, `imagenet` or `auto`, see `ResidualConfig`; a ReLU stands behind it.
+        kernels: `binary`, ± one scale per layer, or `real`.
+        name: the Keras model's name.
+
+    Returns:
+        Functional Keras model, [batch, height, width, channels] → [batch, num_classes], normalised
+        float32 images to logits.
+
+    Raises:
+        BnasLarqError: impossible sizes, as `build_residual_network`.
+
+    Example:
+        >>> size = {"input_shape": (8, 8, 3), "widths": (4, 6), "blocks": (1, 2), "last_width": 8}
+        >>> model = build_binary_duo(**size)
+        >>> model.get_layer("block1_1_out").output_shape
+        (None, 4, 4, 8)
+    """
+    # Checks all sizes and names, and chooses the stem.
+    config = ResidualConfig(
+        input_shape=input_shape,
+        num_classes=num_classes,
+        stem=stem,
+        widths=tuple(widths),
+        blocks=tuple(blocks),
+        transition="pool-conv",
+        strided_blocks=True,
+        kernels=kernels,
+    )
+    if last_width < widths[-1]:
+        raise BnasLarqError(
+            "The last convolution's shortcut is padded, so it is not narrower than the others. "
+            f"Received: last_width={last_width}, widths={list(widths)}. Give at least {widths[-1]}."
+        )
+    copies, context = 2 if decoupled else 1, config.context()
+
+    def doubled(place: str) -> RepeatChannels:
+        return RepeatChannels(copies, name=f"{place}_copies")
+
+    def block(resolution: int, number: int, features: tf.Tensor) -> tf.Tensor:
+        place, width = f"block{resolution}_{number}", widths[resolution]
+        halves = resolution > 0 and number == 0
+        last = (resolution, number) == (len(widths) - 1, blocks[-1] - 1)
+        conv = BinaryConv2D(
+            last_width if last else width,
+            3,
+            strides=2 if halves else 1,
+            padding="same",
+            use_bias=False,
+            input_quantizer=ClippedRound(3 - copies),
+            kernel_quantizer=LayerScaledSign("identity") if kernels == "binary" else None,
+            kernel_initializer=initializer(),
+            name=f"{place}_conv",
+        )
+        layers, shortcut = [conv], []
+        if halves or last:
+            shortcut.append(MeanOfCopies(copies, name=f"{place}_mean"))
+        if halves:
+            own = context.at(f"transition{resolution}", width)
+            shortcut += residual_blocks.transition("pool-conv", widths[resolution - 1], own)
+        if last:
+            shortcut.append(PadChannels(last_width, name=f"{place}_pad"))
+        else:
+            layers.append(doubled(place))
+            shortcut += [doubled(f"transition{resolution}")] if halves else []
+        starts = halves and not last
+        layers.append(batch_norm(f"{_STREAM}{resolution}_bn" if starts else f"{place}_bn"))
+        terms = [chain(layers, features), chain(shortcut, features)]
+        return MixedPrecisionAdd(name=f"{place}_out")(terms)
+
+    def body(images: tf.Tensor) -> tf.Tensor:
+        # The published stem has its ReLU in front of the max pool, which is the same.
+        first = residual_blocks.stem(config.stem, context.at("stem", widths[0])).layers
+        relu = keras.layers.ReLU(name="stem_relu", autocast=False)
+        start = batch_norm(f"{_STREAM}0_bn")
+        features = chain([*first, relu, doubled(f"{_STREAM}0"), start], images)
+        for resolution, number_of_blocks in enumerate(blocks):
+            for number in range(number_of_blocks):
+                features = block(resolution, number, features)
+        return keras.layers.ReLU(name="relu", autocast=False)(features)
+
+    default = "_".join(map(str, ("binary_duo", *widths, last_width)))
+    return functional_model(
+        body, config, include_top=True, pooling=None, input_tensor=None, name=name or default
+    )
+
+
+def decouple(model: keras.Model) -> keras.Model:
+    """The decoupled network of a coupled one, which computes the same function at first.
+
+    Every tensor that a ternary activation reads is doubled, with one copy shifted by −1/4 and the
+    other by +1/4, and read by binary activations. Kernels become [W/2, W/2] along their input
+    channels. The shift is in the BatchNorms at which a residual stream begins.
+
+    Args:
+        model: of `build_binary_duo`, trained or not, also one that was saved and loaded again; it
+            is not changed.
+
+    Returns:
+        A model like `build_binary_duo(decoupled=True, …)`, not compiled. In inference its outputs
+        are those of `model`, up to rounding; trained on, both copies learn on their own.
+
+    Raises:
+        BnasLarqError: a model without ternary activations.
+
+    Example:
+        >>> size = {"input_shape": (8, 8, 3), "widths": (4, 6), "blocks": (1, 2), "last_width": 8}
+        >>> decoupled = decouple(build_binary_duo(**size))
+        >>> decoupled.get_layer("block1_1_conv").kernel.shape
+        TensorShape([3, 3, 12, 8])
+    """
+    if not any(_is_ternary(layer) for layer in model.layers):
+        raise BnasLarqError(
+            "Only a network with BinaryDuo's ternary activations is decoupled, once. "
+            f"Received: {model.name!r}, which has none. Use one of build_binary_duo()."
+        )
+    decoupled = keras.models.clone_model(model, clone_function=_decoupled_layer)
+    for layer in model.layers:
+        copy = decoupled.get_layer(layer.name)
+        copy.set_weights(
+            [
+                _decoupled_weight(weight, copied.shape)
+                for weight, copied in zip(layer.get_weights(), copy.weights, strict=True)
+            ]
+        )
+        if isinstance(copy, BatchNorm2D) and copy.name.startswith(_STREAM):
+            first, second = np.split(copy.beta.numpy(), 2)
+            copy.beta.assign(np.concatenate([first - 0.25, second + 0.25]))
+    return decoupled
+
+
+def _is_ternary(layer: keras.layers.Layer) -> bool:
+    quantizer = getattr(layer, "input_quantizer", None)
+    return isinstance(quantizer, ClippedRound) and quantizer.levels == 2
+
+
+def _decoupled_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A new layer without weights."""
+    config = layer.get_config()
+    if isinstance(layer, RepeatChannels):
+        config["times"] = 2
+    elif isinstance(layer, MeanOfCopies):
+        config["copies"] = 2
+    elif _is_ternary(layer):
+        config["input_quantizer"] = ClippedRound(1)
+    return type(layer).from_config(config)
+
+
+def _decoupled_weight(weight: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A weight of the coupled network for a layer in which it has this shape."""
+    if weight.shape == tuple(shape):
+        return weight
+    # BatchNorm's vectors are per channel; a kernel [h, w, in, out] reads each channel's half twice.
+    return np.tile(weight, 2) if weight.ndim == 1 else np.concatenate([weight / 2] * 2, axis=2)
