@@ -11,17 +11,19 @@ from typing import Any
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import ExportError, one_line
+from bnas_larq.export.ordinary_convolutions import with_ordinary_convolutions
 
 
 def flattened(model: keras.Model) -> keras.Model:
-    """The model as one graph of layers that are not models.
+    """The model as one graph of layers that are not models, with ordinary convolutions, see
+    `bnas_larq.export.ordinary_convolutions`.
 
     Args:
         model: functional or sequential, with an input shape.
 
     Returns:
-        The model itself if nothing is nested in it; otherwise a copy with the same weights, in
-        which the layer `conv` of the nested model `backbone` is called `backbone/conv`.
+        The model itself if nothing has to change; otherwise a copy of the same function, in which
+        the layer `conv` of the nested model `backbone` is called `backbone/conv`.
 
     Raises:
         ExportError: it, or a nested model, is subclassed and so has no graph, or has a layer that
@@ -29,7 +31,7 @@ def flattened(model: keras.Model) -> keras.Model:
     """
     _check_graph(model)
     if not any(isinstance(layer, keras.Model) for layer in model.layers):
-        return model
+        return with_ordinary_convolutions(model)
     inputs = [
         keras.Input(tensor.shape[1:], tensor.shape[0], dtype=tensor.dtype, name=f"input_{index}")
         for index, tensor in enumerate(model.inputs)
@@ -37,7 +39,7 @@ def flattened(model: keras.Model) -> keras.Model:
     copies = _Copies()
     outputs = copies.follow(model, "", inputs)
     copies.take_weights()
-    return keras.Model(inputs, outputs, name=model.name)
+    return with_ordinary_convolutions(keras.Model(inputs, outputs, name=model.name))
 
 
 def calls(model: keras.Model) -> Iterator[Any]:

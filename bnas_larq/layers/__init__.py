@@ -17,13 +17,13 @@ from bnas_larq.layers.convolutions import (
     SymmetricQuantConv2D,
     Zeroise,
 )
+from bnas_larq.layers.coupled_activation import ClippedRound, MeanOfCopies, PadChannels
+from bnas_larq.layers.layer_scale import LayerScaledSign
 from bnas_larq.layers.merging import (
     MixedPrecisionAdd,
     MixedPrecisionConcatenate,
     MixedPrecisionMultiply,
 )
-from bnas_larq.layers.coupled_activation import ClippedRound, MeanOfCopies, PadChannels
-from bnas_larq.layers.layer_scale import LayerScaledSign
 from bnas_larq.layers.operations import FactorizedReduction
 from bnas_larq.layers.prelu import PReLU2D, RPReLU
 from bnas_larq.layers.projection import HeldProjection, Magnitude, PCNNProjection, ProjectionLoss
@@ -40,7 +40,6 @@ _BARE_NAMES = (
     *(AnnealedSign, BoundedApproxSign, HeldProjection, RealActivation),
     *(MixedPrecisionConv2D, LearnedScale, InputScale, ChannelShift, BatchNorm2D),
     *(MixedPrecisionAdd, MixedPrecisionConcatenate, MixedPrecisionMultiply),
-    *(CirculantQuantConv2D, LayerScaledSign),
     *(CirculantQuantConv2D, ClippedRound, LayerScaledSign, MeanOfCopies, PadChannels),
 )
 keras.utils.get_custom_objects().update({part.__name__: part for part in _BARE_NAMES})
