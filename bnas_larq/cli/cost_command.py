@@ -77,9 +77,9 @@ def command(
 ) -> None:
     """Count what each TARGET costs for one image, or find the sizes of one that meet a budget.
 
-    TARGET is a variant (bnas-d), a genotype (bnas_imagenet, random:SEED or a file), a run's folder,
-    a zoo entry, a saved Keras model (.h5, .keras) or larq_zoo:QuickNet. One target: its layers.
-    Several: one table. None: all variants.
+    TARGET is a variant (bnas-d), a network that papers compare with (bireal18), a genotype
+    (bnas_imagenet, random:SEED or a file), a run's folder, a zoo entry, a saved Keras model (.h5,
+    .keras) or larq_zoo:QuickNet. One target: its layers. Several: one table. None: all variants.
 
     Papers divide BNAS' full-precision shortcuts by 64 as if they were binary; the honest count does
     not.

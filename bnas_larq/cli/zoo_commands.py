@@ -40,7 +40,11 @@ def zoo() -> None:
 
 
 @click.command("list")
-@click.option("--variants", is_flag=True, help="The papers' networks instead, without weights.")
+@click.option(
+    "--variants",
+    is_flag=True,
+    help="Instead, without weights: the papers' networks, and those that they compare with.",
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def list_zoo(variants: bool, as_json: bool) -> None:
     """List all networks with accuracy, cost and source."""
@@ -76,16 +80,28 @@ def list_zoo(variants: bool, as_json: bool) -> None:
 def _list_variants(as_json: bool) -> None:
     import dataclasses
 
+    from bnas_larq.zoo.rivals import RIVALS
     from bnas_larq.zoo.variants import VARIANTS
 
     if as_json:
-        facts = [dataclasses.asdict(variant) for variant in VARIANTS.values()]
+        facts = [dataclasses.asdict(known) for known in (*VARIANTS.values(), *RIVALS.values())]
         print_result(json.dumps(facts, indent=1))
         return
     keys = ("name", "genotype", "cells", "channels", "stem_groups", "shortcut", "call")
     rows = [tuple(str(getattr(variant, key)) for key in keys) for variant in VARIANTS.values()]
     header = (*keys[:-1], "in bnas_larq.zoo")
     print_result("\n".join(align([header, *rows], left=2)))
+    rivals = [
+        (
+            *(rival.name, rival.backbone, rival.network["scheme"]),
+            *(_number(top, "{:.1f}") for top in (rival.reported.top1, rival.reported.top5)),
+            f"{rival.factory}()",
+        )
+        for rival in RIVALS.values()
+    ]
+    header = ("name", "backbone", "scheme", "top-1 %", "top-5 %", "in bnas_larq.zoo")
+    print_result("\nWhat papers compare with; their authors' results, which nobody measured here:")
+    print_result("\n".join(align([header, *rivals], left=3)))
 
 
 @click.command()

@@ -10,6 +10,7 @@ from bnas_larq.errors import BnasLarqError, RecipeError, nearest, one_line
 from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import load_recipe
 from bnas_larq.run.targets import LARQ_ZOO, OF_CELLS, Kind, Target
+from bnas_larq.zoo.rivals import RIVALS
 from bnas_larq.zoo.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: A genotype has no input size and no classes of its own; papers count at these.
 IMAGE, CLASSES = (224, 224, 3), 1000
+#: Counted from their configuration.
+SIZED = (*OF_CELLS, Kind.RIVAL)
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,16 @@ def cell_network(target: Target) -> SizedNetwork:
 
 
 def sized_network(target: Target) -> SizedNetwork:
-    """The network of a target of one of the kinds `OF_CELLS`; BnasLarqError if it is damaged."""
+    """The network of a target of one of the kinds `SIZED`; BnasLarqError if it is damaged."""
     if target.kind is Kind.GENOTYPE:
         return SizedNetwork(target.text, Genotype.load(target.text), None, _of_genotype)
     if target.kind is Kind.VARIANT:
         variant = VARIANTS[target.text.lower()]
         genotype = variant.load_genotype()
         return SizedNetwork(variant.name, genotype, variant.config(), variant.config)
+    if target.kind is Kind.RIVAL:
+        rival = RIVALS[target.text.lower()]
+        return SizedNetwork(rival.name, None, rival.config(), rival.config)
     stored = target.network()
     return SizedNetwork(target.text, stored.genotype, stored.config, stored.config.replace)
 
@@ -124,7 +130,7 @@ def target_costs(target: Target, **size: Any) -> TargetCosts:
             with cells or with a graph that cannot be followed.
     """
     given = {key: value for key, value in size.items() if value is not None}
-    if target.kind in OF_CELLS:
+    if target.kind in SIZED:
         from bnas_larq.costs.cost_walk import planned_costs
 
         network = sized_network(target)

@@ -5,7 +5,8 @@ A text can mean, in this order:
 1. `larq_zoo:NAME`: a network of larq_zoo with random weights.
 2. A path that ends with .h5, .hdf5 or .keras: a saved Keras model.
 3. A published name (bnas_cifar), `random:SEED`, `random:SPACE:SEED` or another file: a genotype.
-4. The name of a variant (bnas-d), in any case.
+4. The name of a variant (bnas-d), or of a network that the papers compare with (bireal18), in any
+   case.
 5. A folder with entry.json: a zoo entry. A folder with network.json or recipe.yaml: a run.
 6. The name of a zoo entry, whatever else a folder of that name holds, such as a deploy bundle.
 
@@ -27,6 +28,7 @@ from bnas_larq.files import MODEL_SUFFIXES
 from bnas_larq.genotype import PUBLISHED, genotype_file
 from bnas_larq.zoo.entry_format import ENTRY
 from bnas_larq.zoo.registry import entry_folders, list_entries, resolve_entry
+from bnas_larq.zoo.rivals import RIVALS
 from bnas_larq.zoo.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Kind(enum.Enum):
     """What a target can be, as messages say it."""
 
     VARIANT = "a variant (bnas-d)"
+    RIVAL = "a rival (bireal18)"
     GENOTYPE = "a genotype (bnas_cifar, random:SEED or a file)"
     RUN = "a run's folder"
     ENTRY = "a zoo entry (its name or folder)"
@@ -148,6 +151,8 @@ def _meanings(text: str | Path) -> Iterator[Target]:
         yield Target(name, Kind.GENOTYPE)
     if name.lower() in VARIANTS:
         yield Target(name, Kind.VARIANT)
+    if name.lower() in RIVALS:
+        yield Target(name, Kind.RIVAL)
     try:
         entry = resolve_entry(text)
     except ZooError:
@@ -170,6 +175,7 @@ def _unknown(text: str, kinds: Sequence[Kind]) -> str:
     path, entries = Path(text), list_entries() if Kind.ENTRY in kinds else []
     known = [entry.name for entry in entries]
     known += VARIANTS if Kind.VARIANT in kinds else ()
+    known += RIVALS if Kind.RIVAL in kinds else ()
     known += PUBLISHED if Kind.GENOTYPE in kinds else ()
     if (text and path.exists()) or len(path.parts) > 1 or not known:
         problem = (

@@ -1,4 +1,5 @@
-"""The model zoo: BNAS-A … H and BNAS-D v2 as Keras models, with published weights.
+"""The model zoo: BNAS-A … H and BNAS-D v2 as Keras models, with published weights, and the binary
+networks that they are measured against.
 
     from bnas_larq.zoo import BNASD
 
@@ -13,7 +14,11 @@ from bnas_larq.lazy import lazy_names
 
 _HOMES = {
     **dict.fromkeys(
-        ("BNASA", "BNASB", "BNASC", "BNASD", "BNASDv2", "BNASE", "BNASF", "BNASG", "BNASH"),
+        (
+            *("BNASA", "BNASB", "BNASC", "BNASD", "BNASDv2", "BNASE", "BNASF", "BNASG", "BNASH"),
+            *("BiRealNet18", "BiRealNet34", "BinaryNetResNet18", "PCNNResNet18", "ReActNet18"),
+            *("RealToBinResNet18", "XNORNetPlusPlusResNet18", "XNORNetResNet18"),
+        ),
         "bnas_larq.zoo.factories",
     ),
     "Entry": "bnas_larq.zoo.entries",

@@ -1,6 +1,8 @@
-"""BNAS-A … H and BNAS-D v2 as functions that return Keras models, as in `keras.applications`.
+"""BNAS-A … H and BNAS-D v2, and the networks that they are measured against, as functions that
+return Keras models, as in `keras.applications`.
 
-All take the same arguments: one function makes them, their docstrings hold each one's numbers.
+All of a kind take the same arguments: one function makes them, their docstrings hold each one's
+numbers.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.layers.template import is_activation
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.network_files import layers_behind
+from bnas_larq.networks.residual_network import build_residual_network
 from bnas_larq.networks.weight_files import load_weights
 from bnas_larq.zoo import pretrained
+from bnas_larq.zoo.rivals import RIVALS, Rival
 from bnas_larq.zoo.variants import VARIANTS, Variant
 
 _ARGUMENTS = """
@@ -190,7 +194,8 @@ def _docstring(variant: Variant) -> str:
     return (
         f"{title}: {variant.cells} cells of {variant.channels} channels, genotype "
         f"`{variant.genotype}`{stem} ({paper}).\n\n"
-        f"    {reported}{variant.ours}".rstrip() + "\n"
+        f"    {reported}{variant.ours}".rstrip()
+        + "\n"
         f"    `bnas-larq cost {variant.name}` counts its operations and bytes.\n{arguments}"
     )
 
@@ -218,3 +223,90 @@ def BNASDv2(*, convention: str = "honest", **arguments: Any) -> keras.Model:
 
 
 BNASDv2.__doc__ = _docstring(VARIANTS["bnas-d-v2"])
+
+
+_RIVAL = """{factory}: {size}, binarised by the scheme `{scheme}`, for ImageNet ({source}).
+
+    Its authors report {accuracy}; nobody measured it with this package, and no weights are
+    published. `bnas-larq cost {name}` counts its operations and bytes.
+
+    Args:
+        input_shape: (height, width, 3) of the images. Images of 96 pixels and more get the ImageNet
+            stem, smaller ones the CIFAR stem.
+        input_tensor: a Keras tensor of normalised images to build upon, instead of a new input.
+        weights: None (random), or the path of a weight file of this very network.
+        include_top, pooling, num_classes, classifier_activation, name: as of `BNASD`.
+
+    Returns:
+        Keras model, images → [batch, num_classes], float32.
+
+    Raises:
+        ZooError: weights that nobody published.
+        WeightsError: the weights are damaged or do not fit.
+        BnasLarqError: impossible sizes.
+
+    Example:
+        >>> from bnas_larq.zoo import {factory}
+        >>> {factory}(input_shape=(32, 32, 3), num_classes=10).output_shape
+        (None, 10)
+"""
+
+
+def _rival_factory(rival: Rival):
+    """The function that builds a rival."""
+
+    def build(
+        *,
+        input_shape: tuple[int, int, int] | None = None,
+        input_tensor: tf.Tensor | None = None,
+        weights: str | os.PathLike | None = None,
+        include_top: bool = True,
+        pooling: str | None = None,
+        num_classes: int | None = None,
+        classifier_activation: str | None = "softmax",
+        name: str | None = None,
+    ) -> keras.Model:
+        file = pretrained.weight_file(weights)
+        if weights is not None and file is None:
+            raise ZooError(
+                f"Nobody published weights of {rival.factory}. Received: weights={weights!r}. "
+                "Give None, or the path of a weight file."
+            )
+        _check_activation(classifier_activation, include_top and file is not None)
+        shape = _image_shape(input_shape, input_tensor)
+        given = {"input_shape": shape, "num_classes": num_classes}
+        config = rival.config(**{key: value for key, value in given.items() if value is not None})
+        model = build_residual_network(
+            config.replace(classifier_activation=classifier_activation),
+            input_tensor=input_tensor,
+            include_top=include_top,
+            pooling=pooling,
+            name=name or rival.name.replace("-", "_"),
+        )
+        if file is None:
+            return model
+        foreign = [] if input_tensor is None else layers_behind(input_tensor)
+        return load_weights(model, file, without_top=not include_top, foreign=foreign)
+
+    accuracy = [f"{rival.reported.top1} %"]
+    accuracy += [f"top-5 {rival.reported.top5} %"] if rival.reported.top5 else []
+    build.__name__ = build.__qualname__ = rival.factory
+    build.__doc__ = _RIVAL.format(
+        factory=rival.factory,
+        size=rival.backbone,
+        scheme=rival.network["scheme"],
+        source=rival.source,
+        accuracy=", ".join(accuracy),
+        name=rival.name,
+    )
+    return build
+
+
+BiRealNet18 = _rival_factory(RIVALS["bireal18"])
+BiRealNet34 = _rival_factory(RIVALS["bireal34"])
+BinaryNetResNet18 = _rival_factory(RIVALS["binarynet-resnet18"])
+PCNNResNet18 = _rival_factory(RIVALS["pcnn-resnet18"])
+ReActNet18 = _rival_factory(RIVALS["reactnet18"])
+RealToBinResNet18 = _rival_factory(RIVALS["real-to-bin18"])
+XNORNetPlusPlusResNet18 = _rival_factory(RIVALS["xnornet-plus-plus-resnet18"])
+XNORNetResNet18 = _rival_factory(RIVALS["xnornet-resnet18"])

@@ -1,0 +1,59 @@
+"""The networks that the papers compare with: published costs, and Keras models like any."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bnas_larq import planned_costs, zoo
+from bnas_larq.backend import keras
+from bnas_larq.errors import ZooError
+from bnas_larq.networks.weight_files import save_weights
+from bnas_larq.zoo.rivals import RIVALS
+
+#: What schemes add to a network's cost in full precision: ReActNet's and the learned scales have
+#: no MACs, Real-to-Binary's gates two small matrices for each convolution.
+GATES = sum(
+    2 * count * width * (width // 8) for width, count in ((64, 4), (128, 4), (256, 4), (512, 4))
+)
+OPS = {
+    **dict.fromkeys(("binarynet-resnet18", "xnornet-resnet18"), 1.450e8),
+    "xnornet-plus-plus-resnet18": 1.450e8,
+    **dict.fromkeys(("bireal18", "pcnn-resnet18", "reactnet18"), 1.640e8),
+    "real-to-bin18": 1.640e8 + GATES,
+    "bireal34": 1.929e8,
+}
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_published_costs(name):
+    costs = planned_costs(None, RIVALS[name].config())
+    assert costs.ops_honest == pytest.approx(OPS[name], rel=4e-4)
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_the_factory_builds_it(name):
+    rival = RIVALS[name]
+    model = getattr(zoo, rival.factory)(input_shape=(32, 32, 3), num_classes=10)
+    assert model.name == name.replace("-", "_") and model.output_shape == (None, 10)
+    assert model.get_layer("classifier").activation is keras.activations.softmax
+    binary = [layer for layer in model.layers if getattr(layer, "kernel_quantizer", None)]
+    shortcuts = 3 * (rival.backbone.startswith("resnet"))
+    assert len(binary) == {"18": 16, "34": 32}[rival.backbone[-2:]] + shortcuts
+
+
+def test_its_weights_are_a_file_or_none(tmp_path):
+    size = {"input_shape": (32, 32, 3), "num_classes": 4}
+    model = zoo.BiRealNet18(**size)
+    save_weights(model, tmp_path / "weights.h5")
+    again = zoo.BiRealNet18(**size, weights=tmp_path / "weights.h5")
+    for weight, other in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, other)
+    with pytest.raises(ZooError, match="published weights of BiRealNet18. Received: .*imagenet"):
+        zoo.BiRealNet18(**size, weights="imagenet")
+
+
+def test_another_input_and_head():
+    images = keras.Input((64, 48, 3))
+    model = zoo.ReActNet18(input_tensor=images, include_top=False, pooling="avg")
+    assert model.output_shape == (None, 512)
