@@ -31,6 +31,40 @@ from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers.quantizers import DepthwiseQuantizer, Scheme, register_scheme
 
 
+def filters_of_part(filters: int, parts: int) -> int:
+    """How many of a kernel's filters belong to each of the `parts` layers that share it;
+    BnasLarqError if they do not divide."""
+    if filters % parts:
+        raise BnasLarqError(
+            "A kernel's filters must divide into equal parts, one for each layer. "
+            f"Received: {filters} filters, parts={parts}."
+        )
+    return filters // parts
+
+
+def quantizer_and_latent(
+    kernel: tf.Variable, kind: type[lq.quantizers.Quantizer]
+) -> tuple[lq.quantizers.Quantizer, tf.Tensor]:
+    """For a kernel's regulariser: the kernel's quantizer, and the latent kernel as that sees it.
+
+    BnasLarqError unless the quantizer is of the `kind` whose weights the regulariser needs.
+    """
+    quantizer = getattr(kernel, "quantizer", None)
+    with lq.context.quantized_scope(False):
+        latent = tf.convert_to_tensor(kernel)
+    if isinstance(quantizer, DepthwiseQuantizer):
+        quantizer, latent = quantizer.quantizer, quantizer.filters_last(latent)
+    if not isinstance(quantizer, kind):
+        raise BnasLarqError(
+            f"This loss belongs to a kernel that {kind.__name__} quantises. "
+            f"Received: {getattr(kernel, 'name', kernel)!r} with {type(quantizer).__name__}. "
+            f"Give the layer kernel_quantizer={kind.__name__}()."
+        )
+    if not quantizer.built:
+        quantizer.build(latent.shape)
+    return quantizer, latent
+
+
 def pcnn_projection(
     kernel: tf.Tensor, projection: tf.Tensor, step: float = 0.0
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -119,11 +153,7 @@ class PCNNProjection(lq.quantizers.Quantizer):
 
     def build(self, input_shape) -> None:
         *window, filters = input_shape
-        if filters % self.parts:
-            raise BnasLarqError(
-                "A kernel's filters must divide into equal parts, one for each layer. "
-                f"Received: {filters} filters, parts={self.parts}."
-            )
+        filters_of_part(filters, self.parts)
         self.projection = self.add_weight(
             "projection",
             [*window, self.parts],
@@ -151,8 +181,6 @@ class PCNNProjection(lq.quantizers.Quantizer):
         """½‖Ĉ − W∘C‖² of the latent kernel. If the kernel was used before, in the same graph and
         under the same tape, its gradient is that of the projection loss, with δ of the latest use.
         Otherwise δ is 0."""
-        if not self.built:
-            self.build(kernel.shape)
         _, distance = self._project(kernel)
         latest = self.latest
         if latest is None or not _is_here(latest):
@@ -222,17 +250,7 @@ class ProjectionLoss(keras.regularizers.Regularizer):
         self.weight = weight
 
     def __call__(self, kernel: tf.Variable) -> tf.Tensor:
-        quantizer = getattr(kernel, "quantizer", None)
-        with lq.context.quantized_scope(False):
-            latent = tf.convert_to_tensor(kernel)
-        if isinstance(quantizer, DepthwiseQuantizer):
-            quantizer, latent = quantizer.quantizer, quantizer.filters_last(latent)
-        if not isinstance(quantizer, PCNNProjection):
-            raise BnasLarqError(
-                "The projection loss belongs to a kernel that PCNNProjection quantises. "
-                f"Received: {getattr(kernel, 'name', kernel)!r} with {type(quantizer).__name__}. "
-                "Give the layer kernel_quantizer=PCNNProjection()."
-            )
+        quantizer, latent = quantizer_and_latent(kernel, PCNNProjection)
         return self.weight * quantizer.distance(latent)
 
     def get_config(self) -> dict:
