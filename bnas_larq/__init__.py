@@ -68,6 +68,7 @@ _CLASSES = {
         *("RPReLU", "RealActivation", "RepeatChannels", "SignScale", "SymmetricPooling2D"),
         *("SymmetricQuantConv2D", "Zeroise"),
         *("CirculantQuantConv2D", "ClippedRound", "LayerScaledSign", "MeanOfCopies", "PadChannels"),
+        *("ABCConv2D", "ABCKernel", "ABCSign"),
     ),
     "bnas_larq.networks.optimizers": ("CoupledAdam", "CoupledSGD"),
     "bnas_larq.training.schedules": ("OneCycle", "OneCycleMomentum", "WarmUp"),

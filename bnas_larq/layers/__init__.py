@@ -5,6 +5,7 @@ Importing any of its modules registers all layers, operations and schemes.
 
 from bnas_larq.backend import keras
 from bnas_larq.layers import published_schemes  # noqa: F401 (registers them)
+from bnas_larq.layers.abc_net import ABCConv2D, ABCKernel, ABCSign
 from bnas_larq.layers.activations import AnnealedSign, BoundedApproxSign, RealActivation
 from bnas_larq.layers.batch_norm import BatchNorm2D
 from bnas_larq.layers.binary_convolution import BinaryConv2D, MixedPrecisionConv2D
@@ -41,5 +42,6 @@ _BARE_NAMES = (
     *(MixedPrecisionConv2D, LearnedScale, InputScale, ChannelShift, BatchNorm2D),
     *(MixedPrecisionAdd, MixedPrecisionConcatenate, MixedPrecisionMultiply),
     *(CirculantQuantConv2D, ClippedRound, LayerScaledSign, MeanOfCopies, PadChannels),
+    *(ABCConv2D, ABCKernel, ABCSign),
 )
 keras.utils.get_custom_objects().update({part.__name__: part for part in _BARE_NAMES})
