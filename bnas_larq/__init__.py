@@ -69,6 +69,8 @@ _CLASSES = {
         *("SymmetricQuantConv2D", "Zeroise"),
         *("CirculantQuantConv2D", "ClippedRound", "LayerScaledSign", "MeanOfCopies", "PadChannels"),
         *("ABCConv2D", "ABCKernel", "ABCSign"),
+        *("ABCConv2D", "ABCKernel", "ABCSign", "AtLeast", "BONNKernel", "BayesianFeatureLoss"),
+        *("BayesianKernelLoss", "HeldBONNKernel"),
     ),
     "bnas_larq.networks.optimizers": ("CoupledAdam", "CoupledSGD"),
     "bnas_larq.training.schedules": ("OneCycle", "OneCycleMomentum", "WarmUp"),

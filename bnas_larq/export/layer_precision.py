@@ -33,6 +33,7 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.export.nested_models import calls, flattened
 from bnas_larq.export.tensor_facts import DROPPED, TensorFacts, common_facts, is_sign, trace
 from bnas_larq.layers.activations import RealActivation
+from bnas_larq.layers.bayesian import HeldBONNKernel
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
 from bnas_larq.layers.projection import HeldProjection
 from bnas_larq.layers.quantizers import DepthwiseQuantizer
@@ -147,7 +148,7 @@ def _kernel_quantizer(layer: keras.layers.Layer) -> Any:
     """None also for the quantizer that leaves kernels real."""
     own = getattr(layer, "kernel_quantizer", None) or getattr(layer, "depthwise_quantizer", None)
     inner = own.quantizer if isinstance(own, DepthwiseQuantizer) else own
-    return None if isinstance(inner, HeldProjection) else own
+    return None if isinstance(inner, HeldProjection | HeldBONNKernel) else own
 
 
 def _input_quantizer(layer: keras.layers.Layer) -> Any:

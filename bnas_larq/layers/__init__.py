@@ -8,6 +8,13 @@ from bnas_larq.layers import published_schemes  # noqa: F401 (registers them)
 from bnas_larq.layers.abc_net import ABCConv2D, ABCKernel, ABCSign
 from bnas_larq.layers.activations import AnnealedSign, BoundedApproxSign, RealActivation
 from bnas_larq.layers.batch_norm import BatchNorm2D
+from bnas_larq.layers.bayesian import (
+    AtLeast,
+    BayesianFeatureLoss,
+    BayesianKernelLoss,
+    BONNKernel,
+    HeldBONNKernel,
+)
 from bnas_larq.layers.binary_convolution import BinaryConv2D, MixedPrecisionConv2D
 from bnas_larq.layers.cells import DropPath
 from bnas_larq.layers.circulant import CirculantQuantConv2D
@@ -43,5 +50,6 @@ _BARE_NAMES = (
     *(MixedPrecisionAdd, MixedPrecisionConcatenate, MixedPrecisionMultiply),
     *(CirculantQuantConv2D, ClippedRound, LayerScaledSign, MeanOfCopies, PadChannels),
     *(ABCConv2D, ABCKernel, ABCSign),
+    *(AtLeast, BONNKernel, BayesianFeatureLoss, BayesianKernelLoss, HeldBONNKernel),
 )
 keras.utils.get_custom_objects().update({part.__name__: part for part in _BARE_NAMES})

@@ -14,7 +14,8 @@ its own mean is 0. Schemes therefore treat depthwise kernels separately:
 - `xnor`: XNOR-Net's; kernels are clamped, but not centred.
 - `full-precision`: nothing is quantised: the twin that a binary network is compared with.
 
-`bnas_larq.layers.projection` adds `pcnn`, `bnas_larq.layers.abc_net` adds `abc-net`.
+`bnas_larq.layers.projection` adds `pcnn`, `bnas_larq.layers.abc_net` adds `abc-net`, and
+`bnas_larq.layers.bayesian` adds `bonn`.
 """
 
 from __future__ import annotations

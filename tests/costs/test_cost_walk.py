@@ -47,6 +47,8 @@ def own_operation(registry):
         ((OWN, OWN), {"channels": 5}),
         ((SKIPPED, SEPARABLE), {"scheme": "pcnn"}),
         ((SKIPPED, SEPARABLE), {"scheme": "pcnn", "kernels": "real", "activations": "clip"}),
+        ((SKIPPED, SEPARABLE), {"scheme": "abc-net"}),
+        ((SKIPPED, SEPARABLE), {"scheme": "bonn"}),
         ((SEPARABLE, SKIPPED), {"activations": "relu", "activation_clip": 2.0}),
         ((SEPARABLE, SKIPPED), {"activation_gradient": "annealed"}),
         ((SEPARABLE, SKIPPED), {"scheme": "full-precision", "channels": 3}),
@@ -64,7 +66,7 @@ def test_equal_to_the_built_network(own_operation, genotype, settings):
     assert plan.peak_activation_bytes == built.peak_activation_bytes
 
 
-@pytest.mark.parametrize("scheme", ["sign-scale", "pcnn"])
+@pytest.mark.parametrize("scheme", ["sign-scale", "pcnn", "bonn"])
 def test_real_operands_are_full_precision(scheme):
     """A MAC is 1-bit if both operands are; a weight takes a bit if its kernel is binary."""
     genotype = Genotype(SEPARABLE, SKIPPED)

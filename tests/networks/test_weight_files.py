@@ -57,7 +57,7 @@ def test_round_trip(trained, file):
     assert [path.name for path in file.parent.iterdir()] == ["weights.h5"]
 
 
-@pytest.mark.parametrize("scheme", ["sign-scale", "pcnn"])
+@pytest.mark.parametrize("scheme", ["sign-scale", "pcnn", "abc-net", "bonn"])
 def test_files_fit_the_stages_of_one_network_both_ways(scheme, tmp_path):
     """A real network, one with real kernels, the binary one; with every kind of convolution (cells
     are preprocessed by an ordinary one)."""

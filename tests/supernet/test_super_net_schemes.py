@@ -83,7 +83,7 @@ def test_a_step_moves_projections_as_one_backward_pass_says(gradient):
     assert found == len(of_projections(net))
 
 
-@pytest.mark.parametrize("scheme", ["full-precision", "pcnn"])
+@pytest.mark.parametrize("scheme", ["full-precision", "pcnn", "abc-net", "bonn"])
 def test_a_search_with_each_scheme_moves_every_kernel(scheme):
     net = small(scheme)
     kernels = [v for v in net.network_variables if "kernel" in v.name]
