@@ -170,6 +170,9 @@ class ABCConv2D(keras.layers.Layer):
     Inference computes the M·N binary convolutions, which Larq Compute Engine makes 1-bit; training
     computes their sum as one convolution, by linearity. BatchNorm stands in front of the layer.
 
+    Padding `"same"` around images smaller than the kernel is wrong in Larq Compute Engine (0.16);
+    the export refuses such a network.
+
     `bnas_larq.count_costs` lists its MACs as uncounted: they are M·N times those of a binary
     convolution; a deployed kernel takes M bits a weight.
 

@@ -87,6 +87,7 @@ def test_the_signs_gradient_changes_nothing_in_the_file(gradient):
     [
         ({"kernels": "real"}, "has no kernel quantizer .*a network with real kernels"),
         ({"kernels": "real", "scheme": "pcnn", "activations": "tanh"}, "has no kernel quantizer"),
+        ({"kernels": "real", "scheme": "bonn", "activations": "clip"}, "has no kernel quantizer"),
         ({"activations": "leaky-clip"}, "its input is real, behind leaky-clip"),
     ],
 )
