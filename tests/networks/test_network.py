@@ -186,7 +186,7 @@ def test_survives_saving_as_hdf5(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
-@pytest.mark.parametrize("scheme", ["sign-scale", "pcnn", "full-precision"])
+@pytest.mark.parametrize("scheme", ["sign-scale", "pcnn", "abc-net", "bonn", "full-precision"])
 def test_further_operations_survive_every_kind_of_file(scheme, tmp_path):
     cell = [[("identity", 0), ("bin_sep_conv_3x3", 1)], [("bin_dil_sep_conv_3x3", 0), ("none", 2)]]
     genotype = Genotype(cell, [[("identity", 0), ("bin_conv_3x3_linear", 1)]])
