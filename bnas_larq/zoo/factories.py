@@ -302,6 +302,9 @@ def _rival_factory(rival: Rival):
     return build
 
 
+ABCNetResNet18 = _rival_factory(RIVALS["abcnet-resnet18"])
+ABCNetResNet34 = _rival_factory(RIVALS["abcnet-resnet34"])
+BONNBiReal18 = _rival_factory(RIVALS["bonn-bireal18"])
 BiRealNet18 = _rival_factory(RIVALS["bireal18"])
 BiRealNet34 = _rival_factory(RIVALS["bireal34"])
 BinaryNetResNet18 = _rival_factory(RIVALS["binarynet-resnet18"])

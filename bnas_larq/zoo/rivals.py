@@ -93,6 +93,14 @@ _ALL = (
         {**_NORM_FIRST, "nonlinearity": "relu"},
     ),
     _rival(
+        *("abcnet-resnet18", "ABCNetResNet18", "resnet18", "abc-net", (42.7, 67.6), _ABC),
+        _NORM_FIRST,
+    ),
+    _rival(
+        *("abcnet-resnet34", "ABCNetResNet34", "resnet34", "abc-net", (52.4, 76.5), _ABC),
+        _NORM_FIRST,
+    ),
+    _rival(
         *("bireal18", "BiRealNet18", "bireal18", "bi-real", (56.4, 79.5)),
         "arXiv 1808.00278",
         _SIGN_FIRST,
@@ -106,6 +114,11 @@ _ALL = (
         *("pcnn-resnet18", "PCNNResNet18", "bireal18", "pcnn", (57.3, 80.0)),
         "arXiv 1811.12755; one projection for each layer, whose number the paper leaves open",
         _SIGN_FIRST,
+    ),
+    _rival(
+        *("bonn-bireal18", "BONNBiReal18", "bireal18", "bonn", (59.3, 81.6)),
+        "arXiv 1908.06314",
+        {**_NORM_FIRST, "nonlinearity": "prelu"},
     ),
     _rival(
         *("real-to-bin18", "RealToBinResNet18", "bireal18", "real-to-binary", (65.4, 86.2)),

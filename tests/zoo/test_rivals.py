@@ -18,8 +18,9 @@ GATES = sum(
 )
 OPS = {
     **dict.fromkeys(("binarynet-resnet18", "xnornet-resnet18"), 1.450e8),
-    "xnornet-plus-plus-resnet18": 1.450e8,
-    **dict.fromkeys(("bireal18", "pcnn-resnet18", "reactnet18"), 1.640e8),
+    **dict.fromkeys(("xnornet-plus-plus-resnet18", "abcnet-resnet18"), 1.450e8),
+    "abcnet-resnet34": 1.739e8,
+    **dict.fromkeys(("bireal18", "bonn-bireal18", "pcnn-resnet18", "reactnet18"), 1.640e8),
     "real-to-bin18": 1.640e8 + GATES,
     "bireal34": 1.929e8,
 }
