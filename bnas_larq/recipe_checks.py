@@ -45,7 +45,7 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
             lambda recipe: recipe.network.kind == "residual",
             "A residual network has no cells. Remove it, or set network.kind to cells",
         )
-        for key in ("genotype", "layer_study", "ablation", *map("network.{}".format, _CELL_KEYS))
+        for key in ("genotype", "layer_study", *map("network.{}".format, _CELL_KEYS))
     },
     **{
         f"network.{key}": (

@@ -45,9 +45,9 @@ class AblationSettings(Section):
     Attributes:
         rows: the first one is usually the recipe itself; each keeps the changes of those before.
         seeds: of each network, in place of the recipe's.
-        tolerance: rows other than the first get the `network.channels` whose operations, counted
-            honestly, differ least from the first's, and at most by this share; None leaves
-            `network.channels` as it is.
+        tolerance: rows other than the first get the `network.channels`, or widths in the same
+            proportions, whose operations, counted honestly, differ least from the first's, and at
+            most by this share; None leaves sizes as they are.
     """
 
     rows: list[AblationRow] = pydantic.Field(min_length=2, max_length=100)

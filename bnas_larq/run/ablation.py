@@ -8,12 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bnas_larq.costs.budget_solver import solve_budget
+from bnas_larq.costs.budget_solver import scale_widths, solve_budget
 from bnas_larq.costs.cost_walk import planned_costs
 from bnas_larq.errors import BnasLarqError, RecipeError
 from bnas_larq.files import write_atomic, write_json
 from bnas_larq.genotype import Genotype
-from bnas_larq.networks.network import NetworkConfig, config_of_kind
+from bnas_larq.networks.base_config import BaseConfig
+from bnas_larq.networks.network import config_of_kind
 from bnas_larq.recipe import Recipe, load_recipe, merge_values, parse_recipe
 from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.report import comparison_report as report
@@ -26,8 +27,9 @@ from bnas_larq.tables import scientific
 _COMMON = ("name", "seed", "genotype", "data", "search", "layer_study", "ablation")
 
 
-def row_recipes(recipe: Recipe, folder: Path) -> list[tuple[str, Recipe, Genotype]]:
-    """Name, recipe and genotype of each row, with the changes of all rows up to it.
+def row_recipes(recipe: Recipe, folder: Path) -> list[tuple[str, Recipe, Genotype | None]]:
+    """Name, recipe and genotype of each row, with the changes of all rows up to it. Residual
+    networks have no genotype.
 
     Args:
         folder: of the ablation, which must not be that of a teacher.
@@ -37,13 +39,14 @@ def row_recipes(recipe: Recipe, folder: Path) -> list[tuple[str, Recipe, Genotyp
         RecipeError: no genotype is given, or a change is none that a row may make.
         GenotypeError: an unknown operation, or one that the genotype does not have.
     """
-    if recipe.genotype is None or recipe.finetune is not None:
+    of_cells = recipe.network.kind == "cells"
+    if (of_cells and recipe.genotype is None) or recipe.finetune is not None:
         raise RecipeError(
-            "An ablation trains new networks of one genotype. Received: "
+            "An ablation trains new networks of one genotype, or residual ones. Received: "
             f"{'finetune' if recipe.finetune else 'no genotype'}. Set genotype to a file or a "
             "published name."
         )
-    genotype = Genotype.load(recipe.genotype)
+    genotype = Genotype.load(recipe.genotype) if of_cells else None
     values = {**recipe.model_dump(mode="json"), "ablation": None}
     rows = []
     for row in recipe.ablation.rows:
@@ -53,6 +56,11 @@ def row_recipes(recipe: Recipe, folder: Path) -> list[tuple[str, Recipe, Genotyp
                     f"The rows of an ablation share {section}. Received: it in the changes of "
                     f"{row.name!r}. Set it for all rows."
                 )
+        if "kind" in row.changes.get("network", {}):
+            raise RecipeError(
+                "The rows of an ablation share network.kind. Received: it in the changes of "
+                f"{row.name!r}. Set it for all rows."
+            )
         values = merge_values(values, row.changes)
         genotype = _replaced(genotype, row.operations)
         row_recipe = resolve_recipe(parse_recipe({**values, "name": row.name}))
@@ -62,8 +70,15 @@ def row_recipes(recipe: Recipe, folder: Path) -> list[tuple[str, Recipe, Genotyp
     return rows
 
 
-def _replaced(genotype: Genotype, operations: dict[str, str]) -> Genotype:
+def _replaced(genotype: Genotype | None, operations: dict[str, str]) -> Genotype | None:
     """The genotype with operations replaced by others; the order of rows matters."""
+    if not operations:
+        return genotype
+    if genotype is None:
+        raise RecipeError(
+            "Residual networks have no operations to replace. "
+            f"Received: operations={operations}. Remove them."
+        )
     for old, new in operations.items():
         check_operation(new)
         if genotype.count(old) == 0:
@@ -78,7 +93,7 @@ def _replaced(genotype: Genotype, operations: dict[str, str]) -> Genotype:
         )
         for cell in genotype.cells
     )
-    return Genotype(*cells, genotype.name, genotype.provenance) if operations else genotype
+    return Genotype(*cells, genotype.name, genotype.provenance)
 
 
 class Ablation(Study):
@@ -96,7 +111,7 @@ class Ablation(Study):
         return ablation
 
     def _plan(self) -> None:
-        """Write the recipes of rows that have none yet, with the channels that they get."""
+        """Write the recipes of rows that have none yet, with the size that they get."""
         budget = None
         for name, recipe, genotype in row_recipes(self.recipe, self.folder.path):
             settings = {
@@ -104,40 +119,43 @@ class Ablation(Study):
                 "num_classes": self.study.inputs.data.num_classes,
                 **recipe.network.model_dump(),
             }
-            config = config_of_kind("cells", settings)
+            config = config_of_kind(recipe.network.kind, settings)
+            size = {}
             if budget is None:
                 budget = planned_costs(genotype, config).ops_honest
             elif self.recipe.ablation.tolerance is not None:
-                config = config.replace(channels=self._channels(name, genotype, config, budget))
+                size = self._size(name, genotype, config, budget)
             path = self._row_path(name)
             if path.is_file():
                 continue
-            file = self.folder / "genotypes" / f"{name}.json"
-            genotype.save(file)
-            network = recipe.network.model_copy(update={"channels": config.channels})
-            changes = {"genotype": str(file.resolve()), "network": network}
+            changes: dict[str, Any] = {"network": recipe.network.model_copy(update=size)}
+            if genotype is not None:
+                file = self.folder / "genotypes" / f"{name}.json"
+                genotype.save(file)
+                changes["genotype"] = str(file.resolve())
             write_atomic(path, recipe.model_copy(update=changes).to_yaml())
 
-    def _channels(self, name: str, genotype: Genotype, config: NetworkConfig, budget: float) -> int:
-        """The channels whose operations differ least from the budget."""
+    def _size(
+        self, name: str, genotype: Genotype | None, config: BaseConfig, budget: float
+    ) -> dict[str, Any]:
+        """The channels, or widths, whose operations differ least from the budget."""
         tolerance = self.recipe.ablation.tolerance
-        settings = {k: v for k, v in config.to_dict().items() if k not in ("cells", "channels")}
-        (best,) = solve_budget(
-            genotype,
-            budget,
-            convention="honest",
-            cells=config.cells,
-            multiple=1,
-            tolerance=tolerance,
-            **settings,
-        )
-        if best.ops_honest < budget * (1 - tolerance):
+        limits = {"convention": "honest", "multiple": 1, "tolerance": tolerance}
+        if genotype is None:
+            scaled = scale_widths(config, budget, **limits)
+            size, operations = {"widths": scaled.widths}, planned_costs(None, scaled).ops_honest
+        else:
+            settings = {k: v for k, v in config.to_dict().items() if k not in ("cells", "channels")}
+            (best,) = solve_budget(genotype, budget, cells=config.cells, **limits, **settings)
+            size, operations = {"channels": best.channels}, best.ops_honest
+        if operations < budget * (1 - tolerance):
+            ((key, value),) = size.items()
             raise BnasLarqError(
-                "The rows of an ablation have equal operations. Received: no channels of row "
-                f"{name!r} within {tolerance:.0%} of {scientific(budget)}; {best.channels} give "
-                f"{scientific(best.ops_honest)}. Raise ablation.tolerance, or change cells."
+                f"The rows of an ablation have equal operations. Received: no {key} of row "
+                f"{name!r} within {tolerance:.0%} of {scientific(budget)}; {value} give "
+                f"{scientific(operations)}. Raise ablation.tolerance, or change the size."
             )
-        return best.channels
+        return size
 
     def _row_path(self, row: str) -> Path:
         return self.folder / "recipes" / f"{row}.yaml"
@@ -186,7 +204,8 @@ class Ablation(Study):
             network = load_recipe(self._row_path(row.name)).network
             changes = [*_texts(row.changes), *map(" -> ".join, row.operations.items())]
             described = "; ".join(changes) or "the recipe as it is"
-            notes.append(f"{row.name}: {described}. {network.channels} channels.")
+            widths = network.widths if network.kind == "residual" else (network.channels,)
+            notes.append(f"{row.name}: {described}. {', '.join(map(str, widths))} channels.")
         return [
             *notes,
             "Each row keeps the changes of the rows above it. The test part was used once for each "

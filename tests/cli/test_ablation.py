@@ -122,6 +122,30 @@ def test_no_width_with_equal_operations(tmp_path):
         Ablation.create(recipe, tmp_path / "out")
 
 
+def test_residual_networks_keep_their_proportions(tmp_path):
+    """Two convolutions a block cost twice as much: at equal operations widths shrink by √2."""
+    recipe = parse_recipe(
+        {
+            "data": {"name": "digits", "limit": 100},
+            "network": {"kind": "residual", "widths": [30, 60], "blocks": [2, 2]},
+            "train": {"batch_size": 10},
+            "ablation": {
+                "tolerance": 0.1,
+                "rows": [
+                    {"name": "a", "changes": {"network": {"scheme": "react"}}},
+                    {"name": "b", "changes": {"network": {"block_convolutions": 2}}},
+                ],
+            },
+        }
+    )
+    ablation = Ablation.create(recipe, tmp_path / "out")
+    first, second = (ablation.recipe_of(f"{row}-seed0").network for row in "ab")
+    assert first.widths == (30, 60) and first.scheme == second.scheme == "react"
+    narrow, wide = second.widths
+    assert wide == 2 * narrow and narrow == pytest.approx(30 / 2**0.5, abs=1.5)
+    ablation.close()
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "part"),
     [
@@ -145,6 +169,27 @@ def test_no_width_with_equal_operations(tmp_path):
             {"ablation": {"rows": [{"name": "a", "changes": {"trian": {}}}, {"name": "b"}]}},
             RecipeError,
             "did you mean 'train'",
+        ),
+        (
+            {
+                "ablation": {
+                    "rows": [
+                        {"name": "a", "changes": {"network": {"kind": "residual"}}},
+                        {"name": "b"},
+                    ]
+                }
+            },
+            RecipeError,
+            "share network.kind",
+        ),
+        (
+            {
+                "genotype": None,
+                "network": {"kind": "residual"},
+                "ablation": {"rows": [{"name": "a", "operations": {"none": "x"}}, {"name": "b"}]},
+            },
+            RecipeError,
+            "no operations to replace",
         ),
         (
             {
