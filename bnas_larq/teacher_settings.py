@@ -7,6 +7,8 @@ import pydantic
 from bnas_larq.setting_types import Count, NotNegative, Section, Sha256, UserPath
 
 _Colour = tuple[float, float, float]
+#: The stage before, as a teacher or as what a stage starts from.
+PREVIOUS = "previous"
 
 
 class TeacherSettings(Section):
@@ -21,7 +23,8 @@ class TeacherSettings(Section):
       layer's squared outputs (Martinez et al., arXiv 2003.11535).
 
     Attributes:
-        model: a run's folder, a zoo entry or a saved Keras model.
+        model: a run's folder, a zoo entry or a saved Keras model; or `previous`, the network that
+            the stage before has trained (Real-to-Binary).
         sha256: of its weight file; a run records it.
         temperature: T.
         layers: pairs for `attention`, student's layer: teacher's layer; None: at each resolution
@@ -57,8 +60,15 @@ class TeacherSettings(Section):
                 self.cache is not None and self.attention > 0
             ),
             "mean and std go together": (self.mean is None) != (self.std is None),
+            "the previous stage has no sha256, mean or cache": self.is_previous
+            and any((self.sha256, self.mean, self.cache)),
         }
         for problem, present in problems.items():
             if present:
                 raise ValueError(problem)
         return self
+
+    @property
+    def is_previous(self) -> bool:
+        """Whether it is the network of the stage before."""
+        return self.model == PREVIOUS

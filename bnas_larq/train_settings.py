@@ -20,10 +20,10 @@ from bnas_larq.setting_types import (
     Side,
     UserPath,
 )
-from bnas_larq.teacher_settings import TeacherSettings
+from bnas_larq.teacher_settings import PREVIOUS, TeacherSettings
 
-#: What a stage starts from, unless it names a trained network.
-RANDOM, PREVIOUS = "random", "previous"
+#: What a stage starts from, unless it is the previous one or names a trained network.
+RANDOM = "random"
 
 
 class WeightDecay(Section):
@@ -145,6 +145,11 @@ class TrainStage(StageSettings):
         """Whether it starts from a trained network outside the plan."""
         return self.start not in (None, RANDOM, PREVIOUS)
 
+    @property
+    def learns_elsewhere(self) -> bool:
+        """Whether it learns from a trained network outside the plan."""
+        return self.teacher is not None and not self.teacher.is_previous
+
 
 class TrainSettings(StageSettings):
     """Training of the final network: what all stages share, and the stages.
@@ -167,6 +172,14 @@ class TrainSettings(StageSettings):
         if len(set(names)) < len(names):
             raise ValueError("each stage needs a name of its own")
         return stages
+
+    @pydantic.model_validator(mode="after")
+    def _has_a_teacher(self) -> TrainSettings:
+        own = self.stages and "teacher" in self.stages[0].own_keys
+        first = self.stages[0].teacher if own else self.teacher
+        if first is not None and first.is_previous:
+            raise ValueError("the first stage has none before it that could teach")
+        return self
 
 
 class FineTuneSettings(Section):
@@ -264,7 +277,7 @@ def with_sources(
         update: dict[str, Any] = {}
         if isinstance(settings, TrainStage) and settings.starts_elsewhere:
             update["start"], update["start_sha256"] = change(settings.start, settings.start_sha256)
-        if teacher := settings.teacher:
+        if (teacher := settings.teacher) and not teacher.is_previous:
             model, digest = change(teacher.model, teacher.sha256)
             folder = teacher.cache and cache(teacher.cache)
             own = {"model": model, "sha256": digest, "cache": folder}

@@ -8,10 +8,12 @@ from bnas_larq.costs.cost_walk import planned_costs
 from bnas_larq.files import read_lines
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import config_of_kind
+from bnas_larq.networks.residual_network import build_residual_network
 from bnas_larq.recipe import load_recipe
 from bnas_larq.recipe_checks import check_keys_are_read, check_plan
 from bnas_larq.resources import recipe_names
 from bnas_larq.run.recipe_run import Run
+from bnas_larq.zoo.rivals import RIVALS
 from bnas_larq.zoo.variants import VARIANTS
 
 #: Recipe → the OPs that the authors print (in the papers' convention), and how far the network is
@@ -29,7 +31,15 @@ HONEST = {"bnas-d-v2": (1.48e8, 0.01), "bnas-d-v2-multi-stage": (1.48e8, 0.01)}
 CIFAR = ("bnas-a", "bnas-b", "bnas-c")
 #: Beside those of `network.cells` and `network.channels`, no key differs from BNAS-D's.
 SIZES = ("bnas-e", "bnas-f", "bnas-g", "bnas-h")
-IMAGENET = tuple(name for name in (*PRINTED, *HONEST, "teacher-imagenet") if name not in SIZES)
+#: Recipe → the network of `bnas_larq.zoo` that it trains.
+RIVAL_RECIPES = {
+    "bireal18": "bireal18",
+    "real-to-bin18": "real-to-bin18",
+    "reactnet18": "reactnet18",
+}
+IMAGENET = tuple(
+    name for name in (*PRINTED, *HONEST, "teacher-imagenet", *RIVAL_RECIPES) if name not in SIZES
+)
 #: A network of the same parts that is built in seconds.
 SMALL = {"network.cells": 3, "network.channels": 8}
 STEPS = {
@@ -93,12 +103,38 @@ def test_e_to_h_are_d_in_another_size(name):
     assert own == base
 
 
+@pytest.mark.parametrize("name", RIVAL_RECIPES)
+def test_recipes_train_the_rivals_networks(name):
+    images = {"input_shape": (224, 224, 3), "num_classes": 1000}
+    settings = {**load_recipe(name).network.model_dump(), **images}
+    assert config_of_kind("residual", settings) == RIVALS[name].config()
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A saved network of the right images and classes that has learnt nothing."""
+    path = tmp_path_factory.mktemp("teacher") / "teacher.keras"
+    size = {"input_shape": (224, 224, 3), "num_classes": 1000, "widths": (4, 8, 8, 8)}
+    template = {"blocks": (1, 1, 1, 1), "transition": "pool-conv", "kernels": "real"}
+    build_residual_network(**size, **template).save(path)
+    return path
+
+
 @pytest.mark.parametrize("name", IMAGENET)
-def test_two_steps_on_images_in_imagenets_format(name, varied_pictures, tmp_path):
+def test_two_steps_on_images_in_imagenets_format(name, varied_pictures, teacher, tmp_path):
     """Random resized crops, the ImageNet stem at 224 pixels, all stages of the plan."""
     source = varied_pictures.source("imagenet")
     size = SMALL if load_recipe(name).network.kind == "cells" else {"network.widths": [4, 8, 8, 8]}
     overrides = {**STEPS, **size, "data.data_dir": source["data_dir"]}
+    for number, stage in enumerate(load_recipe(name).train.stages):
+        changes = {"epochs": 1, "batch_size": 4}
+        overrides |= {
+            f"train.stages.{number}.{key}": value
+            for key, value in changes.items()
+            if key in stage.own_keys
+        }
+        if stage.learns_elsewhere:
+            overrides[f"train.stages.{number}.teacher.model"] = str(teacher)
     with Run.create(name, tmp_path / "run", overrides=overrides, stages=("train",)) as run:
         run.train()
         stages = len(run.recipe.plan)

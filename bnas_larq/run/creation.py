@@ -157,7 +157,7 @@ def pin_source(recipe: Recipe, path: Path) -> Recipe:
     Raises:
         ZooError, RunError: there is no such network, or the run's folder `path` would replace it.
     """
-    named = any(stage.starts_elsewhere or stage.teacher for stage in recipe.plan)
+    named = any(stage.starts_elsewhere or stage.learns_elsewhere for stage in recipe.plan)
     if recipe.finetune is None and not named:
         return recipe
     from bnas_larq.run.finetune_source import check_out, pin_weights

@@ -66,7 +66,7 @@ def check_out(recipe: Recipe, out: str | Path) -> None:
     images."""
     out = Path(out).resolve()
     starts = {stage.start for stage in recipe.plan if stage.starts_elsewhere}
-    teachers = {stage.teacher.model for stage in recipe.plan if stage.teacher}
+    teachers = {stage.teacher.model for stage in recipe.plan if stage.learns_elsewhere}
     for text in starts | teachers:
         source = Path(text).resolve()
         if source.exists() and out in (source, *source.parents):

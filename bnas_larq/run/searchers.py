@@ -95,7 +95,7 @@ def check_inputs(inputs: RunInputs, stages: Collection[str]) -> None:
             check_stages(plan, inputs.network_config)
             for stage in plan:
                 _check_batches(inputs, stage)
-                if stage.teacher:
+                if stage.learns_elsewhere:
                     inputs.load_teacher(stage.teacher, Normalization())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from bnas_larq.backend import keras, tf
@@ -21,14 +22,14 @@ from bnas_larq.files import read_rows
 from bnas_larq.networks.base_config import BaseConfig
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.network_files import StoredNetwork
-from bnas_larq.networks.weight_files import save_weights
+from bnas_larq.networks.weight_files import load_weights, save_weights
 from bnas_larq.recipe import Recipe
 from bnas_larq.run_records import Epoch
 from bnas_larq.teacher_settings import TeacherSettings
 from bnas_larq.train_settings import TrainStage
 from bnas_larq.training.teacher_outputs import TeacherOutputs
 from bnas_larq.training.teachers import Teacher
-from bnas_larq.training.training_plan import train_plan
+from bnas_larq.training.training_plan import stage_weights, train_plan
 
 #: Loads the weights that a stage starts from into its network.
 LoadStart = Callable[[TrainStage, keras.Model], object]
@@ -111,7 +112,7 @@ def train_stored(
     Raises:
         BnasLarqError: as of `resumable_fit`; or a RunError, if the weights cannot be written.
     """
-    plan = recipe.plan
+    plan, folder = recipe.plan, target.folder / "train"
     check_stages(plan, target.config)
     normalization = Normalization.from_dict(target.normalization)
     examples = data.training_examples(recipe.train.on)
@@ -136,8 +137,16 @@ def train_stored(
     def teacher(stage: TrainStage) -> Teacher | None:
         if stage.teacher and stage.name not in teachers:
             teachers.clear()
-            teachers[stage.name] = load_teacher(stage.teacher, normalization)
+            load = load_teacher if stage.learns_elsewhere else partial(previous, stage)
+            teachers[stage.name] = load(stage.teacher, normalization)
         return teachers.get(stage.name)
+
+    def previous(stage: TrainStage, settings: TeacherSettings, shared: Normalization) -> Teacher:
+        before = plan[plan.index(stage) - 1]
+        config = target.config.replace(**before.network_settings)
+        model = load_weights(build_network(target.genotype, config), stage_weights(folder, before))
+        model.trainable = False
+        return Teacher(model, settings, shared, shared)
 
     def batches(stage: TrainStage) -> EpochPipeline:
         attach = None
@@ -159,7 +168,6 @@ def train_stored(
         shapes = examples, normalization, data.num_classes
         return stage_pipeline(stage, recipe, *shapes, attach=attach)
 
-    folder = target.folder / "train"
     model = train_plan(
         plan,
         network,

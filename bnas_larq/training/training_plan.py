@@ -12,7 +12,8 @@ from bnas_larq.data import EpochPipeline
 from bnas_larq.errors import RecipeError
 from bnas_larq.networks.network_files import WEIGHTS
 from bnas_larq.networks.weight_files import load_weights, save_weights
-from bnas_larq.train_settings import PREVIOUS, TrainStage
+from bnas_larq.teacher_settings import PREVIOUS
+from bnas_larq.train_settings import TrainStage
 from bnas_larq.training.teachers import Teacher
 from bnas_larq.training.trainer import train_network
 
@@ -49,7 +50,7 @@ def train_plan(
         RecipeError: as of `freeze`, before anything is trained.
     """
     whole = Checkpoints(folder / "checkpoints")
-    places = [*(Checkpoints(whole.folder / stage.name) for stage in plan[:-1]), whole]
+    places = [*(Checkpoints(stage_weights(folder, stage).parent) for stage in plan[:-1]), whole]
     # A checkpoint includes all that earlier stages did.
     begun = [n for n, place in enumerate(places) if any(place.folder.glob("epoch-*"))]
     first = begun[-1] if begun else 0
@@ -87,6 +88,12 @@ def train_plan(
     for layer in model.layers:
         layer.trainable = True
     return model
+
+
+def stage_weights(folder: Path, stage: TrainStage) -> Path:
+    """The weights of a stage other than the last, once it is trained; `folder` as of
+    `train_plan`."""
+    return folder / "checkpoints" / stage.name / WEIGHTS
 
 
 def freeze(model: keras.Model, stage: TrainStage) -> None:

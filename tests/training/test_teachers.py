@@ -11,8 +11,9 @@ from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import RecipeError
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.batch_norm import batch_norm
-from bnas_larq.networks.network import NetworkConfig
-from bnas_larq.networks.network_files import StoredNetwork
+from bnas_larq.networks.network import NetworkConfig, build_network
+from bnas_larq.networks.network_files import WEIGHTS, StoredNetwork
+from bnas_larq.networks.weight_files import load_weights
 from bnas_larq.recipe import parse_recipe
 from bnas_larq.recipe_checks import check_plan
 from bnas_larq.teacher_settings import TeacherSettings
@@ -279,3 +280,48 @@ def test_a_training_with_kept_logits_is_the_same(tmp_path, digits, expert):
         np.testing.assert_allclose(own, other, atol=1e-5)
     # The epochs have the views 0, 1 and 0.
     assert len(list((tmp_path / "cache").glob("*/view-*.npy"))) == 2
+
+
+def test_the_previous_stage_can_teach(tmp_path, digits):
+    """As another network with its weights would."""
+    config = NetworkConfig(input_shape=digits.image_shape, channels=2, cells=1)
+    taught = tmp_path / "previous" / "train" / "checkpoints" / "real" / WEIGHTS
+
+    def load_teacher(settings, shared):
+        expert = build_network(Genotype(CELL, CELL), config.replace(kernels="real"))
+        return Teacher(load_weights(expert, taught), settings, shared, shared)
+
+    weights = []
+    for name in ("previous", "elsewhere"):
+        stages = [
+            {"name": "real", "kernels": "real"},
+            {"name": "binary", "teacher": {"model": name, "temperature": 1.0, "attention": 1.0}},
+        ]
+        train = {"batch_size": 20, "drop_path": 0.0, "epochs": 1, "stages": stages}
+        make_deterministic(0)
+        facts = digits.class_names, Normalization().to_dict(), {}
+        stored = StoredNetwork(tmp_path / name, Genotype(CELL, CELL), config, *facts)
+        train_stored(stored, parse_recipe({"train": train}), digits, load_teacher=load_teacher)
+        stored.save()
+        weights.append(stored.load_model().get_weights())
+    for own, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"teacher": {"model": "previous"}}, "none before it that could teach"),
+        (
+            {"stages": [{"teacher": {"model": "previous"}}, {}]},
+            "none before it that could teach",
+        ),
+        (
+            {"stages": [{}, {"teacher": {"model": "previous", "views": 2, "cache": "x"}}]},
+            "has no sha256, mean or cache",
+        ),
+    ],
+)
+def test_a_previous_stage_that_cannot_teach(train, message):
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe({"train": train})
