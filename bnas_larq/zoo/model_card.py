@@ -36,6 +36,7 @@ def model_card(
     network, recipe, metrics = run.network, run.recipe, facts["metrics"]
     sizes = network.data.get("sizes") or {}
     variant = VARIANTS.get(facts["variant"] or "")
+    parts = ("train", "validation") if recipe.train.on == "all" else ("train",)
     return render(
         "model_card.md",
         name=name,
@@ -61,14 +62,14 @@ def model_card(
             for key, values in network.normalization.items()
         },
         augmentation=_pairs(recipe.data.augmentation.model_dump(exclude_defaults=True)) or "none",
-        training_images=sizes.get("train"),
+        training_images=sum(sizes.get(part) or 0 for part in parts),
         search=run.facts["search"],
         search_time=_time(run.facts["search"]),
         train_time=_time(run.facts["train"]),
         machine=_machine(run.environment),
         epochs=run.epochs,
         table=_table(run.epochs),
-        paper_epochs=_PAPER_EPOCHS.get(facts["dataset"]),
+        paper_epochs=network.genotype and _PAPER_EPOCHS.get(facts["dataset"]),
     )
 
 
