@@ -73,7 +73,7 @@ def load_folder(
             that cannot be printed, an image cannot be read, or images differ in size and
             `geometry` has none.
     """
-    root = _existing(data_dir)
+    root = existing_folder(data_dir)
     scan = FolderScan(root)
     parts = {part: scan.read(folder) for part, folder in scan.part_dirs.items()}
     paths, labels = parts["train"]
@@ -109,7 +109,7 @@ def load_folder(
     )
 
 
-def _existing(data_dir: str | None) -> Path:
+def existing_folder(data_dir: str | None) -> Path:
     if data_dir is None:
         raise DataError(
             "A folder data set needs a folder. Received: no data_dir. Set --data-dir to the folder "
