@@ -21,7 +21,7 @@ from bnas_larq.settings import (
     NetworkSettings,
     SearchSettings,
 )
-from bnas_larq.study_settings import AblationSettings, LayerStudySettings
+from bnas_larq.study_settings import AblationSettings, FacesSettings, LayerStudySettings
 from bnas_larq.text_files import parse_yaml, read_yaml
 from bnas_larq.train_settings import (
     FineTuneSettings,
@@ -41,7 +41,7 @@ class Recipe(Section):
         description: one line for `bnas-larq recipes list`.
         genotype: skip the search and use this one: a file, a published name or `random:SEED`.
         finetune: start from another network's weights, genotype and size; None for new weights.
-        layer_study, ablation: a study instead of a single network; None for a plain run.
+        layer_study, ablation, faces: a study instead of a single network; None for a plain run.
     """
 
     name: PlainName = "recipe"
@@ -56,12 +56,13 @@ class Recipe(Section):
     finetune: FineTuneSettings | None = None
     layer_study: LayerStudySettings | None = None
     ablation: AblationSettings | None = None
+    faces: FacesSettings | None = None
     export: ExportSettings = ExportSettings()
 
     @property
     def study(self) -> str | None:
         """The section that makes it a study; None for a plain run."""
-        kinds = ("layer_study", "ablation")
+        kinds = ("layer_study", "ablation", "faces")
         return next((kind for kind in kinds if getattr(self, kind) is not None), None)
 
     @property

@@ -89,6 +89,16 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         )
         for key in ("rounds", "floor", "finish_epochs", "credit_examples")
     },
+    **{
+        key: (
+            lambda recipe: recipe.faces is not None,
+            "All images of some people train, whole, and none of the others. Remove it",
+        )
+        for key in (
+            *("data.validation_fraction", "data.limit", "data.evaluation", "data.crop_share"),
+            *("data.background", "train.on"),
+        )
+    },
     "export.float_storage": (
         lambda recipe: recipe.layer_study is not None,
         "A layer study exports nothing. Remove it",

@@ -124,6 +124,22 @@ class Export(Convolutions):
     memory: dict[str, _Count] = {}
 
 
+class _Verified(_Record):
+    accuracy: FiniteFloat
+    accuracy_std: FiniteFloat
+    tar: FiniteFloat
+    threshold: FiniteFloat
+
+
+class Verified(_Record):
+    """verification.json: how well a recipe's networks tell faces apart, and what they look at."""
+
+    holds: ClassVar[str] = "images' shape and normalisation, and accuracies of networks"
+    image_shape: Annotated[list[_Count], pydantic.Field(min_length=3, max_length=3)]
+    normalization: dict[str, list[FiniteFloat]]
+    networks: dict[PlainName, _Verified]
+
+
 # -- series ----------------------------------------------------------------------------------------
 
 

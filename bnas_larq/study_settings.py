@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from bnas_larq.setting_types import PlainName, Section
+from bnas_larq.setting_types import Channels, Count, NotNegative, PlainName, Section
 
 
 class LayerStudySettings(Section):
@@ -62,3 +62,28 @@ class AblationSettings(Section):
             if len(set(values)) != len(values):
                 raise ValueError(f"each of the {kind} is named once")
         return self
+
+
+class FacesSettings(Section):
+    """A binary embedding network and its full-precision twin, trained to tell some people apart and
+    verified on pairs of others; `data` is a folder with one folder per person.
+
+    Attributes:
+        train_people: how many people train, the first in natural order of the folders' names.
+        features: length of an embedding.
+        head: margin of the training head, see `bnas_larq.layers.margin_head`.
+        scale: s of its logits; 64 as published, less for small data sets (ours).
+        margin: m; as published 0.5 of ArcFace and 0.4 of CosFace, less for small data sets (ours).
+        center_weight: λ of the centre loss; 0 for none.
+        folds: parts of the other people, of which each is judged by the threshold of the others.
+        flip: embed images together with their mirror images.
+    """
+
+    train_people: Count = 20
+    features: Channels = 128
+    head: Literal["arcface", "cosface"] = "arcface"
+    scale: float = pydantic.Field(30.0, gt=0)
+    margin: float = pydantic.Field(0.3, ge=0, lt=3.14)
+    center_weight: NotNegative = 0.0
+    folds: int = pydantic.Field(10, ge=2, le=1000)
+    flip: bool = True

@@ -19,7 +19,7 @@ from bnas_larq.recipe import (
 from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.resources import recipe_names
 from bnas_larq.settings import CostTermSettings, SearchSettings
-from bnas_larq.study_settings import AblationSettings, LayerStudySettings
+from bnas_larq.study_settings import AblationSettings, FacesSettings, LayerStudySettings
 from bnas_larq.teacher_settings import TeacherSettings
 from bnas_larq.train_settings import (
     FINE_TUNING,
@@ -103,6 +103,7 @@ def test_a_resolved_recipe_names_every_setting():
         finetune=FineTuneSettings(entry="other"),
         layer_study=LayerStudySettings(),
         ablation=AblationSettings(rows=[{"name": "a"}, {"name": "b"}]),
+        faces=FacesSettings(),
     )
     values = yaml.safe_load(whole.to_yaml())
     for key in known_keys():

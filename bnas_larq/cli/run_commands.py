@@ -34,8 +34,8 @@ from bnas_larq.errors import DataError
 def run(out: Path | None, resume: bool, overwrite: bool, tensorboard: bool, **options: Any) -> None:
     """Run RECIPE (a shipped name or a YAML file) from its images to a checked .tflite and a report.
 
-    A recipe with the section `layer_study` or `ablation` (such as layer-study, v2-ablation) trains
-    its networks instead and ends with their table.
+    A recipe with the section `layer_study`, `ablation` or `faces` (such as layer-study,
+    v2-ablation, faces-orl) trains its networks instead and ends with their table.
 
     Killed at any moment, it continues with --resume and ends with the same network.
     """
@@ -47,10 +47,11 @@ def run(out: Path | None, resume: bool, overwrite: bool, tensorboard: bool, **op
         print_result(closed_at_the_end(Run.create(recipe, out, **settings)).run())
         return
     from bnas_larq.run.ablation import Ablation
+    from bnas_larq.run.face_study import FaceStudy
     from bnas_larq.run.layer_study import LayerStudy
 
-    kind = Ablation if recipe.study == "ablation" else LayerStudy
-    table, path = closed_at_the_end(kind.create(recipe, out, **settings)).run()
+    kinds = {"ablation": Ablation, "layer_study": LayerStudy, "faces": FaceStudy}
+    table, path = closed_at_the_end(kinds[recipe.study].create(recipe, out, **settings)).run()
     print_result(f"{table}\n\n{path}")
 
 

@@ -15,6 +15,7 @@ from bnas_larq.data.folder import FileExamples, existing_folder
 from bnas_larq.data.folder_scan import FolderScan
 from bnas_larq.data.geometry import Geometry
 from bnas_larq.data.images import THREADS, image_header
+from bnas_larq.data.sources import image_sides
 from bnas_larq.data.streams import Memory
 from bnas_larq.errors import DataError
 
@@ -38,7 +39,7 @@ def split_people(
     data_dir: str | Path,
     train: int,
     *,
-    image_size: tuple[int, int] | None = None,
+    image_size: int | tuple[int, int] | None = None,
     memory_limit_mb: int = 2000,
 ) -> tuple[People, People]:
     """Read a folder with one folder per person, and split it by person.
@@ -46,7 +47,7 @@ def split_people(
     Args:
         train: number of people to train on, the first in natural order of the folders' names;
             the others are held out.
-        image_size: (height, width) of all images; required if pictures differ in size.
+        image_size: side, or (height, width), of all images; required if pictures differ in size.
         memory_limit_mb: see `bnas_larq.data.load_dataset`.
 
     Returns:
@@ -82,7 +83,7 @@ def split_people(
     paths, found = scan.read(root)
     labels = [names.index(scan.names[label]) for label in found]
     images = sorted(zip(labels, paths, strict=True), key=lambda x: (x[0], natural_key(str(x[1]))))
-    geometry = Geometry(image_size or scan.common_size(paths))
+    geometry = Geometry(image_sides(image_size) or scan.common_size(paths))
     scan.report(geometry.background)
     memory = Memory(memory_limit_mb)
 

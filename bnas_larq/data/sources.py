@@ -72,7 +72,7 @@ def load_dataset(
         >>> len(data.train), len(data.validation), len(data.test)
         (1294, 144, 359)
     """
-    size = _size(image_size)
+    size = image_sides(image_size)
     if not 0.0 <= validation_fraction < 1.0:
         raise DataError(
             "validation_fraction must be at least 0 and below 1. "
@@ -182,7 +182,8 @@ def load_digits(*, geometry: Geometry, limit: int | None, seed: int) -> Splits:
     )
 
 
-def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+def image_sides(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """(height, width) of a size that may be one side; DataError unless it is a size."""
     if image_size is None:
         return None
     sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)

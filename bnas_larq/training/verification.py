@@ -106,6 +106,12 @@ class Verification:
             accuracies.append(right[own, best].mean())
         return np.array(accuracies)
 
+    @property
+    def threshold(self) -> float:
+        """The lowest of these thresholds that is best for all pairs: to judge others by."""
+        right = self._accepted(ACCURACY_THRESHOLDS) == self.same[:, None]
+        return float(ACCURACY_THRESHOLDS[right.mean(axis=0).argmax()])
+
     def fold_rates(self, far: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
         """Shares of the pairs of one person and of two that are accepted on each fold (TAR and
         FAR), by the threshold where the FAR of the other folds reaches `far`: interpolated linearly
@@ -139,7 +145,7 @@ class Verification:
 
     def metrics(self, far: float = 1e-3) -> dict[str, float]:
         """Mean and deviation of the folds' accuracies and of their TAR at `far`, the FAR that it
-        came with, and the number of pairs."""
+        came with, the threshold for other pairs, and the number of pairs."""
         accuracies, (tar, reached) = self.fold_accuracies(), self.fold_rates(far)
         return {
             "accuracy": float(accuracies.mean()),
@@ -147,6 +153,7 @@ class Verification:
             "tar": float(tar.mean()),
             "tar_std": float(tar.std()),
             "far": float(reached.mean()),
+            "threshold": self.threshold,
             "pairs": len(self.same),
         }
 

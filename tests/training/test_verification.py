@@ -46,6 +46,8 @@ def test_each_fold_is_judged_by_the_others_threshold():
     assert metrics["accuracy"] == (3 / 4 + 2 / 4) / 2
     assert metrics["accuracy_std"] == (3 / 4 - 2 / 4) / 2  # of two values: half their difference
     assert metrics["pairs"] == 8
+    # Of all pairs most, 7 of 8, are right first from t > 0.5 on: all but 0.305.
+    assert metrics["threshold"] == 0.51
 
 
 def test_a_distance_at_the_threshold_is_not_below_it():
