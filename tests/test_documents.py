@@ -50,8 +50,9 @@ def test_snippet_runs(code: str, tmp_path: Path, monkeypatch) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_links_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    commands = set(re.findall(r"^[ `]*(?:.*&& \.venv/bin/)?bnas-larq ([a-z]+)", text, re.MULTILINE))
-    commands |= set(re.findall(r"`bnas-larq ([a-z]+)", text))
+    at_start = r"^[ `]*(?:.*&& \.venv/bin/)?bnas-larq ([a-z-]+)"
+    commands = set(re.findall(at_start, text, re.MULTILINE))
+    commands |= set(re.findall(r"`bnas-larq ([a-z-]+)", text))
     assert commands <= set(COMMANDS)
     for link in re.findall(r"\]\(([^)#]+)", text):
         assert link.startswith("https://") or (page.parent / link).exists(), link

@@ -27,12 +27,12 @@ from bnas_larq.layers.convolutions import (
 )
 from bnas_larq.layers.coupled_activation import ClippedRound, MeanOfCopies, PadChannels
 from bnas_larq.layers.layer_scale import LayerScaledSign
+from bnas_larq.layers.margin_head import CenterLoss, MarginHead
 from bnas_larq.layers.merging import (
     MixedPrecisionAdd,
     MixedPrecisionConcatenate,
     MixedPrecisionMultiply,
 )
-from bnas_larq.layers.margin_head import CenterLoss, MarginHead
 from bnas_larq.layers.operations import FactorizedReduction
 from bnas_larq.layers.prelu import PReLU2D, RPReLU
 from bnas_larq.layers.projection import HeldProjection, Magnitude, PCNNProjection, ProjectionLoss
@@ -52,6 +52,6 @@ _BARE_NAMES = (
     *(CirculantQuantConv2D, ClippedRound, LayerScaledSign, MeanOfCopies, PadChannels),
     *(ABCConv2D, ABCKernel, ABCSign),
     *(AtLeast, BONNKernel, BayesianFeatureLoss, BayesianKernelLoss, HeldBONNKernel),
-    *(MixedPrecisionAdd, MixedPrecisionConcatenate, CenterLoss, MarginHead),
+    *(CenterLoss, MarginHead),
 )
 keras.utils.get_custom_objects().update({part.__name__: part for part in _BARE_NAMES})
