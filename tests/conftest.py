@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -54,6 +55,22 @@ def _sibling(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def with_statistics():
+    """Gives a model weights as after training: no BatchNorm, slope or shift is the identity."""
+
+    def randomise(model):
+        generator = np.random.default_rng(1)
+        for weight in model.weights:
+            if any(part in weight.name for part in ("gamma", "variance")):
+                weight.assign(generator.uniform(0.5, 1.5, weight.shape))
+            elif any(part in weight.name for part in ("beta", "mean", "bias", "alpha", "shift")):
+                weight.assign(generator.normal(0, 0.3, weight.shape))
+        return model
+
+    return randomise
 
 
 @pytest.fixture(scope="session")

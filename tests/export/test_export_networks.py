@@ -21,19 +21,18 @@ from bnas_larq.layers.convolutions import convolution
 from bnas_larq.networks.network import build_network
 
 
-def network(genotype, **settings):
-    """A small network with statistics as after training."""
-    model = build_network(Genotype.load(genotype), num_classes=5, cells=3, channels=6, **settings)
-    generator = np.random.default_rng(1)
-    for weight in model.weights:
-        if any(part in weight.name for part in ("gamma", "variance")):
-            weight.assign(generator.uniform(0.5, 1.5, weight.shape))
-        elif any(part in weight.name for part in ("beta", "mean", "bias")):
-            weight.assign(generator.normal(0, 0.3, weight.shape))
-    return model
+@pytest.fixture(scope="module")
+def network(with_statistics):
+    """Builds small networks with statistics as after training."""
+
+    def build(genotype, **settings):
+        size = {"num_classes": 5, "cells": 3, "channels": 6}
+        return with_statistics(build_network(Genotype.load(genotype), **size, **settings))
+
+    return build
 
 
-def test_everything_but_stem_shortcut_and_classifier_is_one_bit(tmp_path):
+def test_everything_but_stem_shortcut_and_classifier_is_one_bit(network, tmp_path):
     """8×8 images: the last cell works on 2×2, smaller than every kernel but 1×1."""
     model = network("bnas_imagenet", input_shape=(8, 8, 3))
     images = np.random.default_rng(2).normal(size=(40, 8, 8, 3)).astype(np.float32)

@@ -26,29 +26,13 @@ def backbone(**settings):
 
 
 @pytest.fixture(scope="module")
-def nested(randomised):
+def nested(with_statistics):
     """A backbone under a head that is a model too, behind a user's own layers."""
     image = keras.Input((8, 8, 3), name="camera")
     x = L.AveragePooling2D()(image) / 2.0
     x = L.Dropout(0.2)(backbone()(x, training=False))
     head = keras.Sequential([L.Dense(6, activation="relu"), L.Dense(3)], name="head")
-    return randomised(keras.Model(image, head(x), name="mine"))
-
-
-@pytest.fixture(scope="module")
-def randomised():
-    """Statistics as after training."""
-
-    def randomise(model):
-        generator = np.random.default_rng(1)
-        for weight in model.weights:
-            if any(part in weight.name for part in ("gamma", "variance")):
-                weight.assign(generator.uniform(0.5, 1.5, weight.shape))
-            elif any(part in weight.name for part in ("beta", "mean", "bias")):
-                weight.assign(generator.normal(0, 0.3, weight.shape))
-        return model
-
-    return randomise
+    return with_statistics(keras.Model(image, head(x), name="mine"))
 
 
 def images(*shape):
@@ -85,13 +69,13 @@ def test_a_nested_model_is_exported_exactly_and_layer_by_layer(nested, tmp_path)
     assert costs == {layer.name: layer.macs for layer in count_costs(flattened(nested)).layers}
 
 
-def test_a_sequential_model_around_a_backbone_of_any_size(randomised):
+def test_a_sequential_model_around_a_backbone_of_any_size(with_statistics):
     inner = keras.Input((None, None, 3))
     x = lq.layers.QuantConv2D(
         4, 5, padding="same", input_quantizer="ste_sign", kernel_quantizer="ste_sign", name="conv"
     )(inner)
     body = keras.Model(inner, L.GlobalAveragePooling2D()(x), name="body")
-    model = randomised(keras.Sequential([L.InputLayer((4, 4, 3)), body, L.Dense(2)]))
+    model = with_statistics(keras.Sequential([L.InputLayer((4, 4, 3)), body, L.Dense(2)]))
     flat = flattened(model)
     assert flat.get_layer("body/conv").input_shape == (None, 4, 4, 3)
     np.testing.assert_array_equal(flat(images(2, 4, 4, 3)), model(images(2, 4, 4, 3)))

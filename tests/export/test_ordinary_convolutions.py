@@ -16,30 +16,25 @@ from bnas_larq.layers.coupled_activation import ClippedRound
 DUO = {"input_shape": (8, 8, 3), "num_classes": 3, "widths": (4, 6), "blocks": (2, 2)}
 
 
-def with_statistics(model):
-    generator = np.random.default_rng(1)
-    for weight in model.weights:
-        if any(part in weight.name for part in ("gamma", "variance")):
-            weight.assign(generator.uniform(0.5, 1.5, weight.shape))
-        elif any(part in weight.name for part in ("beta", "mean", "bias")):
-            weight.assign(generator.normal(0, 0.3, weight.shape))
-    return model
-
-
 def images(side=8):
     return np.random.default_rng(5).normal(size=(8, side, side, 3)).astype(np.float32)
 
 
-def circulant(side, channels=8, **settings):
-    """A stem, two circulant convolutions, a pool and a classifier."""
-    layers = keras.layers
-    x = image = keras.Input((side, side, 3))
-    x = layers.BatchNormalization()(layers.Conv2D(channels, 3, padding="same")(x))
-    for number in range(2):
-        conv = CirculantQuantConv2D(2, padding="same", name=f"conv{number}", **settings)
-        x = layers.BatchNormalization()(conv(x))
-    x = layers.Dense(3, name="classifier")(layers.GlobalAveragePooling2D()(x))
-    return with_statistics(keras.Model(image, x))
+@pytest.fixture(scope="module")
+def circulant(with_statistics):
+    """Builds a stem, two circulant convolutions, a pool and a classifier."""
+
+    def build(side, channels=8, **settings):
+        layers = keras.layers
+        x = image = keras.Input((side, side, 3))
+        x = layers.BatchNormalization()(layers.Conv2D(channels, 3, padding="same")(x))
+        for number in range(2):
+            conv = CirculantQuantConv2D(2, padding="same", name=f"conv{number}", **settings)
+            x = layers.BatchNormalization()(conv(x))
+        x = layers.Dense(3, name="classifier")(layers.GlobalAveragePooling2D()(x))
+        return with_statistics(keras.Model(image, x))
+
+    return build
 
 
 def assert_equal_functions(model, report):
@@ -48,7 +43,7 @@ def assert_equal_functions(model, report):
 
 @pytest.mark.parametrize("orientations", [4, 8])
 @pytest.mark.parametrize("side", [6, 2])  # on 2×2 the kernel overhangs
-def test_circulant_convolutions_export(tmp_path, side, orientations):
+def test_circulant_convolutions_export(circulant, tmp_path, side, orientations):
     model = circulant(side, orientations=orientations)
     report = export_network(model, tmp_path / "network.tflite", images(side))
     assert_equal_functions(model, report)
@@ -72,7 +67,7 @@ def test_a_large_rotated_kernel_is_computed_in_advance(tmp_path):
     assert report["convolutions"][0]["bytes"] == 9 * 256 * 256 // 8
 
 
-def test_a_decoupled_network_exports(tmp_path):
+def test_a_decoupled_network_exports(with_statistics, tmp_path):
     model = decouple(with_statistics(build_binary_duo(**DUO, last_width=8)))
     report = export_network(model, tmp_path / "network.tflite", images())
     assert_equal_functions(model, report)

@@ -11,17 +11,6 @@ from bnas_larq.export.exporter import export_network
 SMALL = {"widths": (4, 8), "blocks": (1, 2), "input_shape": (8, 8, 3)}
 
 
-def with_statistics(model):
-    """Statistics and activations as after training."""
-    generator = np.random.default_rng(1)
-    for weight in model.weights:
-        if any(part in weight.name for part in ("gamma", "variance")):
-            weight.assign(generator.uniform(0.5, 1.5, weight.shape))
-        elif any(part in weight.name for part in ("beta", "mean", "bias", "alpha", "shift")):
-            weight.assign(generator.normal(0, 0.3, weight.shape))
-    return model
-
-
 @pytest.mark.parametrize(
     ("settings", "binary_convolutions", "float_convolutions"),
     [
@@ -60,7 +49,9 @@ def with_statistics(model):
         ),
     ],
 )
-def test_every_kind_of_layer(settings, binary_convolutions, float_convolutions, tmp_path):
+def test_every_kind_of_layer(
+    with_statistics, settings, binary_convolutions, float_convolutions, tmp_path
+):
     model = with_statistics(build_residual_network(**{**SMALL, **settings}))
     images = np.random.default_rng(2).normal(size=(8, *model.input_shape[1:])).astype(np.float32)
     report = export_network(model, tmp_path / "model.tflite", images)
@@ -69,7 +60,7 @@ def test_every_kind_of_layer(settings, binary_convolutions, float_convolutions, 
     assert report["parity"]["equal_predictions"] == 1.0
 
 
-def test_a_chain_of_eight_convolutions_takes_what_is_counted(tmp_path):
+def test_a_chain_of_eight_convolutions_takes_what_is_counted(with_statistics, tmp_path):
     """93,352 bytes are counted; the file also names 55 operations and 96 tensors."""
     model = with_statistics(build_residual_network())
     images = np.random.default_rng(2).normal(size=(2, 32, 32, 3)).astype(np.float32)

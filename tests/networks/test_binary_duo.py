@@ -25,17 +25,6 @@ def images(side=8, number=4):
     return generator.normal(size=(number, side, side, 3)).astype(np.float32)
 
 
-def with_statistics(model):
-    """Weights as after training: no BatchNorm is the identity."""
-    generator = np.random.default_rng(1)
-    for weight in model.weights:
-        if any(part in weight.name for part in ("gamma", "variance")):
-            weight.assign(generator.uniform(0.5, 1.5, weight.shape))
-        elif any(part in weight.name for part in ("beta", "mean", "bias")):
-            weight.assign(generator.normal(0, 0.3, weight.shape))
-    return model
-
-
 def binary_convolutions(model):
     return [layer for layer in model.layers if isinstance(layer, BinaryConv2D)]
 
@@ -80,7 +69,7 @@ def far_from_thresholds(coupled, side):
     ],
     ids=["small", "equal", "single", "one", "imagenet"],
 )
-def test_decoupling_changes_no_output(size, kernels):
+def test_decoupling_changes_no_output(with_statistics, size, kernels):
     size = {**SMALL, **size, "kernels": kernels}
     coupled = with_statistics(build_binary_duo(**size))
     before = coupled.get_weights()
@@ -100,7 +89,7 @@ def test_decoupling_changes_no_output(size, kernels):
         np.testing.assert_array_equal(weight, same)
 
 
-def test_decoupled_weights_are_those_of_the_published_rule():
+def test_decoupled_weights_are_those_of_the_published_rule(with_statistics):
     coupled = with_statistics(build_binary_duo(**SMALL))
     decoupled = decouple(coupled)
     norms = {"block0_0_bn": 0.0, "stream0_bn": 0.25, "stream1_bn": 0.25, "stream2_bn": 0.25}
@@ -130,7 +119,7 @@ def test_binary_kernels_have_one_scale_for_the_layer():
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
-def test_a_saved_network_is_decoupled(tmp_path, suffix):
+def test_a_saved_network_is_decoupled(with_statistics, tmp_path, suffix):
     coupled = with_statistics(build_binary_duo(**SMALL))
     coupled.save(tmp_path / f"coupled.{suffix}")
     decoupled = decouple(keras.models.load_model(tmp_path / f"coupled.{suffix}"))
