@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,11 @@ SHOWN = 12
     default=2,
     help="With --budget: channels are a multiple of it. 32 fills packed words.",
 )
+@click.option(
+    "--reported",
+    is_flag=True,
+    help="Beside what is counted, what authors report for ImageNet; without TARGET, of all.",
+)
 @click.option("--layers", is_flag=True, help="List the layers of several targets, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(
@@ -71,6 +77,7 @@ def command(
     budget: str | None,
     convention: str,
     multiple: int,
+    reported: bool,
     layers: bool,
     as_json: bool,
     **size: Any,
@@ -90,6 +97,7 @@ def command(
     """
     from bnas_larq.run.target_networks import sizes_in_budget, target_costs
     from bnas_larq.run.targets import OF_CELLS, Kind, find_target
+    from bnas_larq.zoo.rivals import RIVALS
     from bnas_larq.zoo.variants import VARIANTS
 
     if budget is not None:
@@ -108,8 +116,13 @@ def command(
         if numbers and len(numbers) > 1:
             raise click.UsageError(f"--{name} is one number, except with --budget.")
         size[name] = numbers and numbers[0]
-    found = [find_target(text, tuple(Kind), "`bnas-larq cost`") for text in targets or VARIANTS]
+    targets = targets or ((*VARIANTS, *RIVALS) if reported else tuple(VARIANTS))
+    found = [find_target(text, tuple(Kind), "`bnas-larq cost`") for text in targets]
     counts = [target_costs(target, **size) for target in found]
+    if reported:
+        rows = _reported_rows(counts)
+        print_result(json.dumps(rows, indent=1) if as_json else _reported_text(rows))
+        return
     layers = layers or len(counts) == 1
     if as_json:
         print_result(json.dumps([_record(count, layers) for count in counts], indent=1))
@@ -176,6 +189,53 @@ def _comparison_text(counts: Sequence[TargetCosts]) -> str:
         if count.costs.uncounted:
             lines.append(f"MACs not counted in {count.target}: {', '.join(count.costs.uncounted)}")
     return "\n".join(lines)
+
+
+def _reported_rows(counts: Sequence[TargetCosts]) -> list[dict[str, Any]]:
+    """The results of papers for ImageNet, by the operations that are printed beside them."""
+    from bnas_larq.zoo.rivals import RIVALS
+    from bnas_larq.zoo.variants import VARIANTS
+
+    rows = []
+    for count in counts:
+        if count.target in RIVALS:
+            results = (RIVALS[count.target].reported,)
+        else:
+            results = VARIANTS[count.target].reported if count.target in VARIANTS else ()
+        for result in results:
+            if result.dataset == "imagenet":
+                costs = count.costs
+                counted = {key: getattr(costs, key) for key in ("ops_paper", "ops_honest", "bytes")}
+                rows.append({"target": count.target, **dataclasses.asdict(result), **counted})
+    return sorted(rows, key=lambda row: (row["ops"] or float("inf"), row["top1"]))
+
+
+def _reported_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    from bnas_larq.tables import scientific
+
+    lines = [
+        {
+            "network": row["target"],
+            "training": row["training"] or "–",
+            "OPs (reported)": scientific(row["ops"]) if row["ops"] else "–",
+            "OPs (paper)": scientific(row["ops_paper"]),
+            "OPs (honest)": scientific(row["ops_honest"]),
+            "bytes": f"{row['bytes']:,}",
+            "top-1 %": f"{row['top1']:.2f}",
+            "top-5 %": f"{row['top5']:.2f}" if row["top5"] else "–",
+        }
+        for row in rows
+    ]
+    if not lines:
+        return "None of these networks has results for ImageNet that its authors reported."
+    return "\n".join(
+        [
+            *_table(lines, left=2),
+            "",
+            "OPs (reported): as BNAS' authors print them for groups of networks. Accuracy: as the "
+            "authors report it; nobody measured it with this package.",
+        ]
+    )
 
 
 def _number(value: int | None) -> str:

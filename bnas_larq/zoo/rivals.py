@@ -78,7 +78,13 @@ def _rival(
 _ABC = "arXiv 1711.11294, with one base of weights and one of activations"
 _ALL = (
     _rival(
-        *("binarynet-resnet18", "BinaryNetResNet18", "resnet18", "binarynet", (42.2, 67.1)),
+        *(
+            "binarynet-resnet18",
+            "BinaryNetResNet18",
+            "resnet18",
+            "binarynet",
+            (42.2, 67.1, "", 1.48e8),
+        ),
         "arXiv 1602.02830; the result is ABC-Net's authors' run (1711.11294, table 3)",
         _SIGN_FIRST,
     ),
@@ -89,34 +95,48 @@ _ALL = (
     ),
     _rival(
         *("xnornet-plus-plus-resnet18", "XNORNetPlusPlusResNet18", "resnet18"),
-        *("xnor-plus-plus", (57.1, 79.9), "arXiv 1909.13863, case 4"),
+        *("xnor-plus-plus", (57.1, 79.9, "", 1.63e8), "arXiv 1909.13863, case 4"),
         {**_NORM_FIRST, "nonlinearity": "relu"},
     ),
     _rival(
-        *("abcnet-resnet18", "ABCNetResNet18", "resnet18", "abc-net", (42.7, 67.6), _ABC),
+        *(
+            "abcnet-resnet18",
+            "ABCNetResNet18",
+            "resnet18",
+            "abc-net",
+            (42.7, 67.6, "", 1.48e8),
+            _ABC,
+        ),
         _NORM_FIRST,
     ),
     _rival(
-        *("abcnet-resnet34", "ABCNetResNet34", "resnet34", "abc-net", (52.4, 76.5), _ABC),
+        *(
+            "abcnet-resnet34",
+            "ABCNetResNet34",
+            "resnet34",
+            "abc-net",
+            (52.4, 76.5, "", 1.78e8),
+            _ABC,
+        ),
         _NORM_FIRST,
     ),
     _rival(
-        *("bireal18", "BiRealNet18", "bireal18", "bi-real", (56.4, 79.5)),
+        *("bireal18", "BiRealNet18", "bireal18", "bi-real", (56.4, 79.5, "", 1.63e8)),
         "arXiv 1808.00278",
         _SIGN_FIRST,
     ),
     _rival(
-        *("bireal34", "BiRealNet34", "bireal34", "bi-real", (62.2, 83.9)),
+        *("bireal34", "BiRealNet34", "bireal34", "bi-real", (62.2, 83.9, "", 1.93e8)),
         "arXiv 1808.00278",
         _SIGN_FIRST,
     ),
     _rival(
-        *("pcnn-resnet18", "PCNNResNet18", "bireal18", "pcnn", (57.3, 80.0)),
+        *("pcnn-resnet18", "PCNNResNet18", "bireal18", "pcnn", (57.3, 80.0, "", 1.63e8)),
         "arXiv 1811.12755; one projection for each layer, whose number the paper leaves open",
         _SIGN_FIRST,
     ),
     _rival(
-        *("bonn-bireal18", "BONNBiReal18", "bireal18", "bonn", (59.3, 81.6)),
+        *("bonn-bireal18", "BONNBiReal18", "bireal18", "bonn", (59.3, 81.6, "", 1.63e8)),
         "arXiv 1908.06314",
         {**_NORM_FIRST, "nonlinearity": "prelu"},
     ),

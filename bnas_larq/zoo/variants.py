@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True)
 class Reported:
     """A result as the authors printed it, not measured with this package: test accuracy in percent,
-    None if not printed."""
+    None if not printed, and the operations that BNAS' authors print beside it."""
 
     dataset: str  # "cifar10" or "imagenet"
     top1: float
     top5: float | None = None
     training: str = ""  # its name; empty for the paper's usual one
+    ops: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +84,14 @@ class Variant:
         return config
 
 
-def _imagenet(letter: str, cells: int, channels: int, *results: tuple, **template: Any) -> Variant:
-    """A variant for ImageNet; results are the arguments of `Reported` without the data set."""
+def _imagenet(
+    letter: str, cells: int, channels: int, *results: tuple, ops: float, **template: Any
+) -> Variant:
+    """A variant for ImageNet; results are the arguments of `Reported` without the data set, `ops`
+    what its authors print for all of them."""
     suffix = "-paper" if template.get("convention") == "paper" else ""
     name, factory = f"bnas-{letter.lower()}{suffix}", f"BNAS{letter.replace('-', '')}"
-    reported = tuple(Reported("imagenet", *result) for result in results)
+    reported = tuple(Reported("imagenet", *result, ops=ops) for result in results)
     size = {"cells": cells, "channels": channels, **template}
     return Variant(name, factory, "bnas_imagenet", **size, reported=reported)
 
@@ -103,21 +107,26 @@ _ALL = (
     # With A's cells, as the authors say; no source at hand gives their sizes.
     Variant("bnas-b", "BNASB", "bnas_cifar", 12, 64, **_CIFAR, ours=_SIZE),
     Variant("bnas-c", "BNASC", "bnas_cifar", 16, 108, **_CIFAR, ours=_SIZE),
-    _imagenet("D", 12, 64, (57.69, 79.89), (61.60, 82.91, "No-Reg")),
-    _imagenet("E", 12, 68, (58.76, 80.61)),
-    _imagenet("F", 15, 68, (58.99, 80.85)),
-    _imagenet("G", 11, 74, (59.81, 81.61)),
-    _imagenet("H", 16, 128, (63.51, 83.91)),
+    _imagenet("D", 12, 64, (57.69, 79.89), (61.60, 82.91, "No-Reg"), ops=1.48e8),
+    _imagenet("E", 12, 68, (58.76, 80.61), ops=1.63e8),
+    _imagenet("F", 15, 68, (58.99, 80.85), ops=1.78e8),
+    _imagenet("G", 11, 74, (59.81, 81.61), ops=1.93e8),
+    _imagenet("H", 16, 128, (63.51, 83.91), ops=6.56e8),
     # BNAS-D's 1.48e8 operations at 224, counted honestly: 1.479e8. BNAS' shortcuts alone would cost
     # more at this width; pooled ones have no MACs, and fewer bytes than depthwise ones. Two groups
     # on the stem's second and third convolution: four need multiples of 8 channels, and none of
     # these sizes is within 1 % (12 cells of 88 channels 1.439e8, 16 of 80 1.454e8).
     _imagenet(
-        "D-v2", 11, 80, *_V2, stem_groups=2, shortcut="pool", convention="honest", ours=_OURS
+        *("D-v2", 11, 80, *_V2),
+        ops=1.48e8,
+        stem_groups=2,
+        shortcut="pool",
+        convention="honest",
+        ours=_OURS,
     ),
     # Counted as in the papers, with BNAS' shortcuts: 1.500e8 is nearest to 1.48e8. Groups of 4 need
     # multiples of 8; 80 channels would cost 1.253e8.
-    _imagenet("D-v2", 12, 88, *_V2, stem_groups=4, convention="paper", ours=_OURS),
+    _imagenet("D-v2", 12, 88, *_V2, ops=1.48e8, stem_groups=4, convention="paper", ours=_OURS),
 )
 
 

@@ -82,6 +82,24 @@ def test_without_targets_all_variants_are_compared(cost):
     assert code == 0 and {"bnas-a", "bnas-d", "bnas-h", "bnas-d-v2"} <= set(names)
 
 
+def test_what_papers_report_stands_beside_what_is_counted(cost):
+    code, out, _ = cost("--reported")
+    assert code == 0
+    first, *_ = out.splitlines()[1:]
+    assert first.split() == [
+        *("binarynet-resnet18", "–", "1.480e8", "1.450e8", "1.450e8", "3,561,120"),
+        *("42.20", "67.10"),
+    ]
+    _, out, _ = cost("bnas-a", "bnas-d", "reactnet18", "--reported", "--json")
+    rows = json.loads(out)
+    assert [(row["target"], row["training"], row["top1"]) for row in rows] == [
+        ("bnas-d", "", 57.69),
+        ("bnas-d", "No-Reg", 61.60),
+        ("reactnet18", "", 65.9),
+    ]
+    assert "None of these" in cost("bnas_imagenet", *SMALL, "--reported")[1]
+
+
 def test_genotypes_files_and_models_of_one_network_cost_the_same(cost, stored, tmp_path):
     from bnas_larq.networks.network import build_network
 
