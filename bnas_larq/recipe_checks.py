@@ -96,7 +96,7 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         )
         for key in (
             *("data.validation_fraction", "data.limit", "data.evaluation", "data.crop_share"),
-            *("data.background", "train.on"),
+            *("data.background", "train.on", "export.enabled"),
         )
     },
     "export.float_storage": (

@@ -115,7 +115,7 @@ def teacher(tmp_path_factory):
     """A saved network of the right images and classes that has learnt nothing."""
     path = tmp_path_factory.mktemp("teacher") / "teacher.keras"
     size = {"input_shape": (224, 224, 3), "num_classes": 1000, "widths": (4, 8, 8, 8)}
-    template = {"blocks": (1, 1, 1, 1), "transition": "pool-conv", "kernels": "real"}
+    template = {"blocks": (4, 4, 4, 4), "transition": "pool-conv", "kernels": "real"}
     build_residual_network(**size, **template).save(path)
     return path
 

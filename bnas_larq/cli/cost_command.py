@@ -100,6 +100,8 @@ def command(
     from bnas_larq.zoo.rivals import RIVALS
     from bnas_larq.zoo.variants import VARIANTS
 
+    if reported and (layers or budget is not None):
+        raise click.UsageError("--reported is a table of its own, without --layers and --budget.")
     if budget is not None:
         if len(targets) != 1:
             raise click.UsageError(f"--budget needs one TARGET. Received: {len(targets)}.")
@@ -232,8 +234,9 @@ def _reported_text(rows: Sequence[Mapping[str, Any]]) -> str:
         [
             *_table(lines, left=2),
             "",
-            "OPs (reported): as BNAS' authors print them for groups of networks. Accuracy: as the "
-            "authors report it; nobody measured it with this package.",
+            "OPs (reported): as BNAS' authors print them for groups of networks. Accuracy: as "
+            "papers report it; nobody measured it with this package. BinaryDuo, CBCN and BATS are "
+            "not here.",
         ]
     )
 

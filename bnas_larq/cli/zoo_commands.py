@@ -100,7 +100,7 @@ def _list_variants(as_json: bool) -> None:
         for rival in RIVALS.values()
     ]
     header = ("name", "backbone", "scheme", "top-1 %", "top-5 %", "in bnas_larq.zoo")
-    print_result("\nWhat papers compare with; their authors' results, which nobody measured here:")
+    print_result("\nWhat papers compare with, and their results, which nobody measured here:")
     print_result("\n".join(align([header, *rivals], left=3)))
 
 

@@ -37,8 +37,8 @@ INITIAL_SHIFTS: dict[tuple[int, int], tuple[tuple[float, ...], tuple[float, ...]
     (5, 5): ((-1.0, -0.5, 0.0, 0.5, 1.0), (-3.5, -2.5, -1.5, 0.0, 2.5)),
 }
 
-#: Added to the diagonal of the normal equations, which is 1, where bases are linearly dependent:
-#: where the determinant is below `_DEPENDENT`.
+#: Added to the diagonal of the normal equations (all ones) if their determinant is below
+#: `_DEPENDENT`.
 _RIDGE, _DEPENDENT = 1e-4, 1e-6
 
 
@@ -270,5 +270,6 @@ register_scheme(
         # Ours: the paper's latent kernels are not bounded.
         kernel_constraint=lq.constraints.WeightClip,
         by_layer=True,
+        own_sign=True,
     ),
 )

@@ -24,6 +24,7 @@ import math
 from collections.abc import Sequence
 
 from bnas_larq.backend import keras, lq, register, tf
+from bnas_larq.layers.margin_head import moved_centers
 from bnas_larq.layers.projection import Magnitude, filters_of_part, quantizer_and_latent
 from bnas_larq.layers.quantizers import Scheme, register_scheme
 
@@ -121,10 +122,11 @@ class BONNKernel(lq.quantizers.Quantizer):
     """Kernel quantizer sign(w∘X)/w̄ with a learned vector w > 0, for the loss `BayesianKernelLoss`,
     whose μ and σ it holds, too (arXiv 1908.06314).
 
-    They start at w = 1/mean|X| of the layer, μ = mean|X| and σ = std|X| of a filter, each as
-    expected of kernels from U(−1/√n, 1/√n), n the fan-in, from which this package's networks
-    start: 2√n, 1/(2√n) and 1/√(12n). `start` computes them for any other kernel. All are needed
-    for training only: a deployed kernel is its signs and one scale.
+    They start at w = 1/mean|X| of the layer, μ = mean|X| and σ = std|X| of a filter (w and σ are
+    ours: the paper starts σ at the variance), each as expected of kernels from U(−1/√n, 1/√n), n
+    the fan-in, from which this package's networks start: 2√n, 1/(2√n) and 1/√(12n). `start`
+    computes them for any other kernel. All are needed for training only: a deployed kernel is its
+    signs and one scale.
 
     Args:
         parts: how many layers' filters a kernel holds side by side, each with a w of its own. The
@@ -289,12 +291,8 @@ class BayesianFeatureLoss(keras.layers.Layer):
         centres = tf.gather(tf.convert_to_tensor(self.centres), labels)
         deviations = tf.gather(tf.convert_to_tensor(self.deviations), labels)
         if training:
-            one = tf.ones_like(features)
-            away, counts = (
-                tf.math.unsorted_segment_sum(x, labels, self.classes)
-                for x in (tf.stop_gradient(centres - features), one)
-            )
-            self.centres.assign_sub(self.centre_rate * away / (1.0 + counts))
+            known = tf.stop_gradient(features), labels
+            self.centres.assign(moved_centers(self.centres, *known, self.centre_rate))
         return self.weight * bayesian_feature_loss(features, centres, deviations)
 
     def get_config(self) -> dict:
@@ -307,6 +305,7 @@ register_scheme(
     Scheme(
         input_quantizer=lq.quantizers.SteSign,
         kernel_quantizer=BONNKernel,
+        # Ours. The paper trains w and σ at a tenth of the rate, which recipes cannot say.
         kernel_constraint=lq.constraints.WeightClip,
         kernel_regularizer=BayesianKernelLoss,
         by_layer=True,

@@ -140,7 +140,7 @@ class CirculantQuantConv2D(lq.layers.QuantConv2D):
 
     @property
     def kernel_uses(self) -> int:
-        """How many products each weight has a part in at one position, for costs."""
+        """How many products each weight takes part in at one position; read by the cost count."""
         return self.orientations
 
     def build(self, input_shape) -> None:

@@ -3,7 +3,7 @@
 ArcFace: Deng et al., arXiv 1801.07698, eq. 3; CosFace: Wang et al., arXiv 1801.09414, eq. 4;
 centre loss: Wen et al., "A Discriminative Feature Learning Approach for Deep Face Recognition",
 ECCV 2016, eqs. 2 to 4. With cosθ_j between an embedding and the weights of class j, and y the
-embedding's class, the logits are s·cosθ_j but for that of y:
+embedding's class, the logits are s·cosθ_j except for class y:
 
     ArcFace  s·cos(θ_y + m),  and s·(cosθ_y − m·sin(π − m)) where cosθ_y ≤ cos(π − m)
     CosFace  s·(cosθ_y − m)

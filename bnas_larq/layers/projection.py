@@ -234,7 +234,7 @@ class ProjectionLoss(keras.regularizers.Regularizer):
     Its value is that with δ = 0: λ/2·‖Ĉ − W∘C‖².
 
     Args:
-        weight: λ; ours: 1e-4.
+        weight: λ (1e-4 in the paper).
 
     Raises:
         BnasLarqError: a kernel with another quantizer (when the loss is computed).

@@ -50,22 +50,25 @@ def _threshold(name: str) -> list[ChannelShift]:
     return [ChannelShift(name=f"{name}_threshold")]
 
 
-def _scheme(activation: type, kernel: object, **layers: object) -> Scheme:
+def _scheme(activation: type, kernel: object, **settings: object) -> Scheme:
     clip = functools.partial(lq.constraints.WeightClip, 1.0)
-    return Scheme(activation, kernel, clip, **layers)
+    return Scheme(activation, kernel, clip, **settings)
 
 
 _signs = functools.partial(_scheme, lq.quantizers.SteSign, lq.quantizers.SteSign)
-_bi_real = functools.partial(_scheme, BoundedApproxSign, lq.quantizers.MagnitudeAwareSign)
+_bi_real = functools.partial(
+    _scheme, BoundedApproxSign, lq.quantizers.MagnitudeAwareSign, own_sign=True
+)
 
 register_scheme("binarynet", _signs())
+_xnor_kernel = functools.partial(SignScale, "xnor", False)
 register_scheme(
     "xnor-k",
-    _scheme(
-        lq.quantizers.SteSign, functools.partial(SignScale, "xnor", False), behind=_input_scale
-    ),
+    _scheme(lq.quantizers.SteSign, _xnor_kernel, behind_signs=True, behind=_input_scale),
 )
-register_scheme("xnor-plus-plus", _signs(behind=functools.partial(_learned_scale, case=4)))
+register_scheme(
+    "xnor-plus-plus", _signs(one_size=True, behind=functools.partial(_learned_scale, case=4))
+)
 register_scheme("xnor-plus-plus-channel", _signs(behind=_learned_scale))
 register_scheme("bi-real", _bi_real())
 register_scheme("react", _bi_real(in_front=_threshold))

@@ -211,6 +211,9 @@ class Scheme:
             made with `parts=`, the number of layers whose filters a kernel of the supernet holds.
         real_kernel_quantizer: of kernels that stay real, see `SchemeOptions`. If `kernel_quantizer`
             has weights, it holds them, so that weight files fit real and binary kernels.
+        one_size: whether its weights fit images of one size only.
+        own_sign: whether options cannot change the gradient of its sign.
+        behind_signs: whether `behind` makes sense behind signs only.
         in_front: from a name to layers in front of a convolution's sign.
         behind: from a name and a convolution to links of a chain behind it. Depthwise convolutions
             and factorised reductions have no layers around them.
@@ -229,6 +232,9 @@ class Scheme:
     depthwise_constraint: Callable[[], object] | None = None
     by_layer: bool = False
     real_kernel_quantizer: Callable[..., object] = nothing
+    one_size: bool = False
+    own_sign: bool = False
+    behind_signs: bool = False
     in_front: Callable[[str], Sequence[object]] = no_layers
     behind: Callable[[str, lq.layers.QuantConv2D], Sequence[object]] = no_layers
 
@@ -241,7 +247,15 @@ class Scheme:
                 "A scheme that binarises nothing has no activations or kernels to change. "
                 f"Received: {options}. Use another scheme, such as sign-scale."
             )
-        changes = {}
+        changes: dict[str, object] = {}
+        if options.activations != "sign":
+            changes |= {"behind": no_layers} if self.behind_signs else {}
+        elif self.own_sign and dataclasses.replace(options, kernels="binary") != UNCHANGED:
+            raise BnasLarqError(
+                "A scheme with a sign of its own has its gradient, too. Received: "
+                f"activation_gradient={options.activation_gradient!r}, "
+                f"activation_clip={options.activation_clip}. Remove them, or use sign-scale."
+            )
         if dataclasses.replace(options, kernels="binary") != UNCHANGED:
             changes["input_quantizer"] = options.activation
         if options.kernels == "real":

@@ -70,13 +70,14 @@ class Part:
         return f"{self.name}_add" if self.behind else f"{self.name}_out"
 
 
-def stem(kind: str, context: Context) -> Part:
-    """From the image to the first block's channels, in full precision and without ReLU at the end,
-    because blocks may begin with a sign.
+def stem(kind: str, context: Context, norm_first: bool = False) -> Part:
+    """From the image to the first block's channels, in full precision and without ReLU at the end
+    unless blocks begin with BatchNorm, because a sign behind a ReLU is always +1.
 
-    `cifar`: 3×3 convolution, BatchNorm. `imagenet`: 7×7 with stride 2, BatchNorm, 3×3 max pool with
-    stride 2 (Bi-Real Net). `quicknet`: 3×3 with stride 2 to a quarter of the channels, BatchNorm,
-    ReLU, depthwise 3×3 with stride 2, BatchNorm without scale and offset, 1×1, BatchNorm.
+    `cifar`: 3×3 convolution, BatchNorm. `imagenet`: 7×7 with stride 2, BatchNorm, a ReLU if
+    `norm_first` (ResNet), 3×3 max pool with stride 2 (Bi-Real Net). `quicknet`: 3×3 with stride 2
+    to a quarter of the channels, BatchNorm, ReLU, depthwise 3×3 with stride 2, BatchNorm without
+    scale and offset, 1×1, BatchNorm.
     """
     channels = context.filters
     if kind == "quicknet":
@@ -90,25 +91,31 @@ def stem(kind: str, context: Context) -> Part:
     own = context.at("stem", channels, 1 if kind == "cifar" else 2)
     layers = [own.float_conv(3 if kind == "cifar" else 7), own.batch_norm()]
     if kind == "imagenet":
+        layers += [own.relu()] if norm_first else []
         layers.append(convolutions.pooling("max", 2, "same", "stem_pool"))
     return Part("stem", layers)
 
 
-def transition(kind: str, channels: int, context: Context) -> list[keras.layers.Layer]:
+def transition(
+    kind: str, channels: int, context: Context, norm_first: bool = False
+) -> list[keras.layers.Layer]:
     """Layers from `channels` to the context's filters at half of the resolution, in full precision.
 
     `pool`: 2×2 average pool, its channels concatenated with themselves. `depthwise`: 2×2 with
     stride 2 and several filters for each channel, BatchNorm. `pool-conv`: 2×2 average pool, 1×1,
     BatchNorm (Bi-Real Net). `conv`: 1×1 with stride 2, BatchNorm (ResNet). `binary-conv`: the same
-    with a binary 1×1, as binary ResNets are usually counted (arXiv 2003.11535, table 1).
-    `blur-conv`: ReLU, 2×2 max pool without strides, blur pool, 1×1, BatchNorm (QuickNet).
-    `conv-max-pool`: ReLU, 3×3, 2×2 max pool, BatchNorm (ResNet-9; arXiv 2404.00498). For the first
-    two the filters are a multiple of the channels.
+    with a binary 1×1, as binary ResNets are usually counted (arXiv 2003.11535, table 1), and
+    another BatchNorm in front of its sign if `norm_first`, as blocks then have. `blur-conv`: ReLU,
+    2×2 max pool without strides, blur pool, 1×1, BatchNorm (QuickNet). `conv-max-pool`: ReLU, 3×3,
+    2×2 max pool, BatchNorm (ResNet-9; arXiv 2404.00498). For the first two the filters are a
+    multiple of the channels.
     """
     name, times = context.name, context.filters // channels
     if kind in ("conv", "binary-conv"):
         strided = context.at(name, context.filters, 2)
         conv = [strided.float_conv(1)] if kind == "conv" else strided.binary_conv(1)
+        if kind == "binary-conv" and norm_first:
+            conv = [context.at(f"{name}_in", channels).batch_norm(), *conv]
         return [*conv, context.batch_norm()]
     if kind == "conv-max-pool":
         pool = keras.layers.MaxPooling2D(2, padding="same", name=f"{name}_pool", autocast=False)

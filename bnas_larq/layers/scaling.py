@@ -140,7 +140,8 @@ def gate(name: str, channels: int, reduction: int = 8) -> list[keras.layers.Laye
     Args:
         name: prefix of the layers' names.
         channels: of the convolution's output.
-        reduction: the layer between has `channels`/`reduction` units.
+        reduction: the layer between has `channels`/`reduction` units (ours where a convolution has
+            fewer input channels, by which larq_zoo counts).
 
     Returns:
         Layers from [batch, height, width, any] to [batch, 1, 1, channels].

@@ -2,9 +2,9 @@
 
 Source: Kim et al., arXiv 2002.06517, and the layout of the authors' program. The coupled network
 trains first: its ternary activation mismatches its gradient less than a sign does. `decouple` then
-replaces each activation by two binary ones without changing the function, and training goes on, in
-which all weights of both copies move by themselves. The widths are those of the usual ResNet-18
-divided by √2, so that the decoupled network has its number of operations.
+replaces each activation by two binary ones without changing the function, and training continues,
+with both copies' weights independent. The widths are those of the usual ResNet-18 divided by √2, so
+that the decoupled network has its number of operations.
 """
 
 from __future__ import annotations

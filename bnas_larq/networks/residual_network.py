@@ -159,13 +159,14 @@ class ResidualConfig(BaseConfig):
 def parts(config: ResidualConfig) -> list[Part]:
     """New layers of all parts, from the image to the features that the classifier reads."""
     context, widths = config.context(), config.widths
-    built = [stem(config.stem, context.at("stem", widths[0]))]
+    norm_first = config.block_order.startswith("bn-")
+    built = [stem(config.stem, context.at("stem", widths[0]), norm_first)]
     for resolution, (width, blocks) in enumerate(zip(widths, config.blocks, strict=True)):
         halving: Sequence[keras.layers.Layer] = ()
         if resolution:
             name = f"transition{resolution}"
             own = context.at(name, width)
-            halving = transition(config.transition, widths[resolution - 1], own)
+            halving = transition(config.transition, widths[resolution - 1], own, norm_first)
             if not config.strided_blocks:
                 built.append(Part(name, halving))
                 halving = ()

@@ -24,7 +24,7 @@ from bnas_larq.spaces import check_operation
 from bnas_larq.tables import scientific
 
 #: Sections and keys that all rows share.
-_COMMON = ("name", "seed", "genotype", "data", "search", "layer_study", "ablation")
+_COMMON = ("name", "seed", "genotype", "data", "search", "layer_study", "ablation", "faces")
 
 
 def row_recipes(recipe: Recipe, folder: Path) -> list[tuple[str, Recipe, Genotype | None]]:

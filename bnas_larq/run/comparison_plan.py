@@ -28,7 +28,7 @@ TEMPLATE_KEYS = ("stem", "shortcut", "scheme")
 #: Method of the rows of random genotypes.
 RANDOM = "random"
 #: Keys that differ between the runs of a comparison.
-_RUN_KEYS = ("name", "seed", "genotype", "finetune", "layer_study", "ablation")
+_RUN_KEYS = ("name", "seed", "genotype", "finetune", "layer_study", "ablation", "faces")
 #: Keys of `search.tuner` that plan.json repeats: no budget gives them.
 _TUNER_KEYS = ("oracle", "trials", "epochs")
 
@@ -186,7 +186,7 @@ def _method_run(
     images: int,
 ) -> PlannedRun:
     own = parse_recipe(values)
-    for key in ("finetune", "layer_study", "ablation"):
+    for key in ("finetune", "layer_study", "ablation", "faces"):
         if getattr(own, key) is not None:
             raise RecipeError(
                 "A comparison takes searches and given genotypes. "

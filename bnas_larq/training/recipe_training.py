@@ -19,6 +19,7 @@ from bnas_larq.data import (
 )
 from bnas_larq.errors import RecipeError
 from bnas_larq.files import read_rows
+from bnas_larq.layers.quantizers import get_scheme
 from bnas_larq.networks.base_config import BaseConfig
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.network_files import StoredNetwork
@@ -83,6 +84,12 @@ def _differences(stage: TrainStage) -> dict[str, Any]:
 def check_stages(plan: Sequence[TrainStage], config: BaseConfig) -> None:
     """Raise BnasLarqError unless each stage's network can be, and the last one's is `config`."""
     configs = [stage_config(stage, config) for stage in plan]
+    crops = [stage.crop_size for stage in plan if stage.crop_size]
+    if crops and get_scheme(config.scheme).one_size:
+        raise RecipeError(
+            "The scales of a scheme may fit one image size. "
+            f"Received: crop_size {crops[0]} with the scheme {config.scheme}. Remove it."
+        )
     if configs[-1] != config:
         raise RecipeError(
             "The last stage trains the network that is stored. "

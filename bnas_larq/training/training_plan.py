@@ -14,7 +14,7 @@ from bnas_larq.networks.network_files import WEIGHTS
 from bnas_larq.networks.weight_files import load_weights, save_weights
 from bnas_larq.teacher_settings import PREVIOUS
 from bnas_larq.train_settings import TrainStage
-from bnas_larq.training.teachers import Teacher
+from bnas_larq.training.teachers import Teacher, paired_layers
 from bnas_larq.training.trainer import train_network
 
 
@@ -47,7 +47,7 @@ def train_plan(
             those of the first.
 
     Raises:
-        RecipeError: as of `freeze`, before anything is trained.
+        RecipeError: as of `freeze` and `paired_layers`, before anything is trained.
     """
     whole = Checkpoints(folder / "checkpoints")
     places = [*(Checkpoints(stage_weights(folder, stage).parent) for stage in plan[:-1]), whole]
@@ -55,9 +55,14 @@ def train_plan(
     begun = [n for n, place in enumerate(places) if any(place.folder.glob("epoch-*"))]
     first = begun[-1] if begun else 0
     # A mistake in a later stage shows at once.
-    doubtful = [s for s in plan[first + 1 :] if s.freeze or s.starts_elsewhere]
+    doubtful = [s for s in plan[first + 1 :] if s.freeze or s.starts_elsewhere or _attends(s)]
     for stage in doubtful:
-        freeze(network(stage), stage)
+        model = network(stage)
+        freeze(model, stage)
+        if _attends(stage):
+            before = plan[plan.index(stage) - 1]
+            known = teacher(stage).model if stage.learns_elsewhere else network(before)
+            paired_layers(model, known, stage.teacher.layers)
     for number in range(first, len(plan)):
         stage, place = plan[number], places[number]
         if number or doubtful:
@@ -88,6 +93,10 @@ def train_plan(
     for layer in model.layers:
         layer.trainable = True
     return model
+
+
+def _attends(stage: TrainStage) -> bool:
+    return stage.teacher is not None and stage.teacher.attention > 0
 
 
 def stage_weights(folder: Path, stage: TrainStage) -> Path:

@@ -227,7 +227,7 @@ BNASDv2.__doc__ = _docstring(VARIANTS["bnas-d-v2"])
 
 _RIVAL = """{factory}: {size}, binarised by the scheme `{scheme}`, for ImageNet ({source}).
 
-    Its authors report {accuracy}; nobody measured it with this package, and no weights are
+    {reporter} report {accuracy}; nobody measured it with this package, and no weights are
     published. `bnas-larq cost {name}` counts its operations and bytes.
 
     Args:
@@ -296,6 +296,7 @@ def _rival_factory(rival: Rival):
         size=rival.backbone,
         scheme=rival.network["scheme"],
         source=rival.source,
+        reporter=rival.reporter,
         accuracy=", ".join(accuracy),
         name=rival.name,
     )

@@ -49,8 +49,9 @@ class Rival:
         factory: the function of `bnas_larq.zoo` that builds it.
         backbone: a key of `BACKBONES`.
         network: settings of `ResidualConfig` beside the backbone's.
-        reported: its authors' result, or whose run it was.
+        reported: its result.
         source: the paper, and what it leaves open.
+        reporter: whose result it is.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Rival:
     network: Mapping[str, Any]
     reported: Reported
     source: str
+    reporter: str = "Its authors"
 
     def config(self, **overrides: Any) -> ResidualConfig:
         """Its size and template; keywords replace its own attributes, BnasLarqError if they are
@@ -68,87 +70,96 @@ class Rival:
         return ResidualConfig(**{**BACKBONES[self.backbone], **self.network, **overrides})
 
 
-def _rival(
-    name: str, factory: str, backbone: str, scheme: str, accuracy: tuple, source: str, order: dict
-) -> Rival:
-    network = {"scheme": scheme, **order}
-    return Rival(name, factory, backbone, network, Reported("imagenet", *accuracy), source)
-
-
 _ABC = "arXiv 1711.11294, with one base of weights and one of activations"
 _ALL = (
-    _rival(
-        *(
-            "binarynet-resnet18",
-            "BinaryNetResNet18",
-            "resnet18",
-            "binarynet",
-            (42.2, 67.1, "", 1.48e8),
-        ),
-        "arXiv 1602.02830; the result is ABC-Net's authors' run (1711.11294, table 3)",
-        _SIGN_FIRST,
+    Rival(
+        name="binarynet-resnet18",
+        factory="BinaryNetResNet18",
+        backbone="resnet18",
+        network={"scheme": "binarynet", **_SIGN_FIRST},
+        reported=Reported("imagenet", 42.2, 67.1, ops=1.48e8),
+        source="arXiv 1602.02830",
+        reporter="ABC-Net's authors (arXiv 1711.11294, table 3)",
     ),
-    _rival(
-        *("xnornet-resnet18", "XNORNetResNet18", "resnet18", "xnor", (51.2, 73.2)),
-        "arXiv 1603.05279, without K",
-        {**_NORM_FIRST, "nonlinearity": "relu"},
+    Rival(
+        name="xnornet-resnet18",
+        factory="XNORNetResNet18",
+        backbone="resnet18",
+        network={"scheme": "xnor", **_NORM_FIRST, "nonlinearity": "relu"},
+        reported=Reported("imagenet", 51.2, 73.2),
+        source="arXiv 1603.05279, without K",
     ),
-    _rival(
-        *("xnornet-plus-plus-resnet18", "XNORNetPlusPlusResNet18", "resnet18"),
-        *("xnor-plus-plus", (57.1, 79.9, "", 1.63e8), "arXiv 1909.13863, case 4"),
-        {**_NORM_FIRST, "nonlinearity": "relu"},
+    Rival(
+        name="xnornet-plus-plus-resnet18",
+        factory="XNORNetPlusPlusResNet18",
+        backbone="resnet18",
+        network={"scheme": "xnor-plus-plus", **_NORM_FIRST, "nonlinearity": "relu"},
+        reported=Reported("imagenet", 57.1, 79.9, ops=1.63e8),
+        source="arXiv 1909.13863, case 4",
     ),
-    _rival(
-        *(
-            "abcnet-resnet18",
-            "ABCNetResNet18",
-            "resnet18",
-            "abc-net",
-            (42.7, 67.6, "", 1.48e8),
-            _ABC,
-        ),
-        _NORM_FIRST,
+    Rival(
+        name="abcnet-resnet18",
+        factory="ABCNetResNet18",
+        backbone="resnet18",
+        network={"scheme": "abc-net", **_NORM_FIRST},
+        reported=Reported("imagenet", 42.7, 67.6, ops=1.48e8),
+        source=_ABC,
     ),
-    _rival(
-        *(
-            "abcnet-resnet34",
-            "ABCNetResNet34",
-            "resnet34",
-            "abc-net",
-            (52.4, 76.5, "", 1.78e8),
-            _ABC,
-        ),
-        _NORM_FIRST,
+    Rival(
+        name="abcnet-resnet34",
+        factory="ABCNetResNet34",
+        backbone="resnet34",
+        network={"scheme": "abc-net", **_NORM_FIRST},
+        reported=Reported("imagenet", 52.4, 76.5, ops=1.78e8),
+        source=_ABC,
     ),
-    _rival(
-        *("bireal18", "BiRealNet18", "bireal18", "bi-real", (56.4, 79.5, "", 1.63e8)),
-        "arXiv 1808.00278",
-        _SIGN_FIRST,
+    Rival(
+        name="bireal18",
+        factory="BiRealNet18",
+        backbone="bireal18",
+        network={"scheme": "bi-real", **_SIGN_FIRST},
+        reported=Reported("imagenet", 56.4, 79.5, ops=1.63e8),
+        source="arXiv 1808.00278",
     ),
-    _rival(
-        *("bireal34", "BiRealNet34", "bireal34", "bi-real", (62.2, 83.9, "", 1.93e8)),
-        "arXiv 1808.00278",
-        _SIGN_FIRST,
+    Rival(
+        name="bireal34",
+        factory="BiRealNet34",
+        backbone="bireal34",
+        network={"scheme": "bi-real", **_SIGN_FIRST},
+        reported=Reported("imagenet", 62.2, 83.9, ops=1.93e8),
+        source="arXiv 1808.00278",
     ),
-    _rival(
-        *("pcnn-resnet18", "PCNNResNet18", "bireal18", "pcnn", (57.3, 80.0, "", 1.63e8)),
-        "arXiv 1811.12755; one projection for each layer, whose number the paper leaves open",
-        _SIGN_FIRST,
+    Rival(
+        name="pcnn-resnet18",
+        factory="PCNNResNet18",
+        backbone="bireal18",
+        network={"scheme": "pcnn", **_SIGN_FIRST},
+        reported=Reported("imagenet", 57.3, 80.0, ops=1.63e8),
+        source="arXiv 1811.12755; one projection per layer, as the paper leaves their number open",
     ),
-    _rival(
-        *("bonn-bireal18", "BONNBiReal18", "bireal18", "bonn", (59.3, 81.6, "", 1.63e8)),
-        "arXiv 1908.06314",
-        {**_NORM_FIRST, "nonlinearity": "prelu"},
+    Rival(
+        name="bonn-bireal18",
+        factory="BONNBiReal18",
+        backbone="bireal18",
+        network={"scheme": "bonn", **_NORM_FIRST, "nonlinearity": "prelu"},
+        reported=Reported("imagenet", 59.3, 81.6, ops=1.63e8),
+        source="arXiv 1908.06314",
     ),
-    _rival(
-        *("real-to-bin18", "RealToBinResNet18", "bireal18", "real-to-binary", (65.4, 86.2)),
-        "arXiv 2003.11535",
-        {**_NORM_FIRST, "nonlinearity": "prelu"},
+    Rival(
+        name="real-to-bin18",
+        factory="RealToBinResNet18",
+        backbone="bireal18",
+        network={"scheme": "real-to-binary", **_NORM_FIRST, "nonlinearity": "prelu"},
+        reported=Reported("imagenet", 65.4, 86.2),
+        source="arXiv 2003.11535",
     ),
-    _rival(
-        *("reactnet18", "ReActNet18", "bireal18", "react", (65.9,)),
-        "arXiv 2003.03488, its ResNet-18",
-        {**_SIGN_FIRST, "nonlinearity": "rprelu"},
+    Rival(
+        name="reactnet18",
+        factory="ReActNet18",
+        backbone="bireal18",
+        network={"scheme": "react", **_SIGN_FIRST, "nonlinearity": "rprelu"},
+        reported=Reported("imagenet", 65.9),
+        source="arXiv 2003.03488, its ResNet-18",
     ),
 )
 #: Every rival by its name.

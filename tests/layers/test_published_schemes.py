@@ -17,8 +17,10 @@ from bnas_larq import (
     planned_costs,
 )
 from bnas_larq.backend import keras, lq, tf
-from bnas_larq.errors import BnasLarqError
+from bnas_larq.errors import BnasLarqError, RecipeError
 from bnas_larq.export.exporter import export_network
+from bnas_larq.train_settings import TrainSettings, training_plan
+from bnas_larq.training.recipe_training import check_stages
 
 SCHEMES = (
     *("binarynet", "xnor-k", "xnor-plus-plus", "xnor-plus-plus-channel", "bi-real", "react"),
@@ -129,3 +131,26 @@ def test_k_needs_same_padding():
         build_network(
             Genotype.published("bnas_cifar"), **CELLS, scheme="xnor-k", padding="symmetric"
         )
+
+
+@pytest.mark.parametrize("scheme", ["bi-real", "react", "abc-net"])
+@pytest.mark.parametrize("setting", [{"activation_clip": 1.5}, {"activation_gradient": "approx"}])
+def test_a_sign_of_its_own_keeps_its_gradient(scheme, setting):
+    with pytest.raises(BnasLarqError, match="has its gradient, too. Received: .*or use sign-scale"):
+        ResidualConfig(**BLOCKS, scheme=scheme, **setting)
+    ResidualConfig(**BLOCKS, scheme=scheme, activations="leaky-clip", activation_clip=1.5)
+
+
+def test_real_activations_have_no_k():
+    """K stands for the magnitudes that signs lose."""
+    names = {
+        layer.name
+        for layer in build_residual_network(**BLOCKS, scheme="xnor-k", activations="clip").layers
+    }
+    assert "block0_0_conv" in names and "block0_0_scaled" not in names
+
+
+def test_scales_of_pixels_refuse_crops():
+    plan = training_plan(TrainSettings(stages=[{"crop_size": 6}, {}]))
+    with pytest.raises(RecipeError, match="fit one image size. Received: crop_size 6"):
+        check_stages(plan, ResidualConfig(**BLOCKS, scheme="xnor-plus-plus"))

@@ -94,6 +94,21 @@ def test_a_channel_is_repeated_any_number_of_times():
     }
 
 
+def test_norm_first_networks_normalise_what_shortcuts_read():
+    """The sign of a sum of ReLUs would be +1 almost everywhere."""
+    large = {**SMALL, "input_shape": (96, 96, 3), "transition": "binary-conv"}
+    first, last = (
+        build_residual_network(**large, strided_blocks=True, block_order=order)
+        for order in ("bn-sign-conv-act-add", "sign-conv-bn-add-act")
+    )
+    conv = first.get_layer("transition1_conv").inbound_nodes[0].inbound_layers
+    assert conv.name == "transition1_in_bn" and conv.input_shape[-1] == SMALL["widths"][0]
+    names = [{layer.name for layer in model.layers} for model in (first, last)]
+    assert {"transition1_in_bn", "stem_relu"} <= names[0]
+    assert not {"transition1_in_bn", "stem_relu"} & names[1]
+    assert count_costs(first).ops_honest == count_costs(last).ops_honest
+
+
 def test_a_resolution_may_be_a_transition_alone():
     """ResNet-9: residual blocks at the second and the last resolution only."""
     sizes = {"widths": (4, 8, 16, 32), "blocks": (0, 1, 0, 1), "block_convolutions": 2}

@@ -308,6 +308,17 @@ def test_the_previous_stage_can_teach(tmp_path, digits):
         np.testing.assert_array_equal(own, other)
 
 
+def test_layers_of_a_previous_stage_are_checked_before_anything_is_trained(tmp_path, digits):
+    config = NetworkConfig(input_shape=digits.image_shape, channels=2, cells=1)
+    teacher = {"model": "previous", "attention": 1.0, "layers": {"cell0_concat": "cell7_concat"}}
+    train = {"batch_size": 20, "drop_path": 0.0, "epochs": 1, "stages": [{}, {"teacher": teacher}]}
+    facts = digits.class_names, Normalization().to_dict(), {}
+    stored = StoredNetwork(tmp_path, Genotype(CELL, CELL), config, *facts)
+    with pytest.raises(RecipeError, match="cell7_concat"):
+        train_stored(stored, parse_recipe({"train": train}), digits)
+    assert not (tmp_path / "train" / "metrics.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("train", "message"),
     [
