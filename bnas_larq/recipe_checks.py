@@ -99,6 +99,13 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
             *("data.background", "train.on", "export.enabled"),
         )
     },
+    **{
+        key: (
+            lambda recipe, key=key: recipe.study != key,
+            "A recipe is one study. Remove it, or the other section",
+        )
+        for key in ("ablation", "faces")
+    },
     "export.float_storage": (
         lambda recipe: recipe.layer_study is not None,
         "A layer study exports nothing. Remove it",

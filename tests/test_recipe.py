@@ -418,6 +418,19 @@ def test_a_key_that_would_change_nothing_is_refused(overrides, key):
 
 
 @pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"layer_study": {}, "ablation": {"rows": [{"name": "a"}, {"name": "b"}]}}, "ablation"),
+        ({"layer_study": {}, "faces": {}}, "faces"),
+        ({"faces": {}, "export": {"enabled": False}}, "export.enabled"),
+    ],
+)
+def test_a_recipe_is_one_study(values, key):
+    with pytest.raises(RecipeError, match=f"what its run reads. Received: {key} "):
+        check_keys_are_read(parse_recipe(values))
+
+
+@pytest.mark.parametrize(
     "overrides",
     [
         ["train.momentum=0.8", "train.schedule=cosine", "train.restart_epochs=50"],
