@@ -307,7 +307,7 @@ def _walk_chain(name: str, chain: Chain, state: State) -> ChainCosts:
             earlier, start = read[layer.of]
             skip = _walk_chain(name, layer.layers, earlier)
             layers += skip.layers
-            merged = layer_form(layer.add, state.shape, state.bits)
+            merged = layer_form(layer.merge, state.shape, state.bits)
             forms.append(PlusForm(skip.forms, start, merged))
             state = State(state.shape)
             continue

@@ -24,12 +24,12 @@ class PlusInput:
     tensor, brought to the same shape by `layers`.
 
     Attributes:
-        add: the layer that adds or multiplies.
+        merge: the layer that adds or multiplies.
         layers: they read the earlier tensor.
         of: that tensor is the input of this layer of the chain; None for the chain's own.
     """
 
-    add: MixedPrecisionAdd | MixedPrecisionMultiply
+    merge: MixedPrecisionAdd | MixedPrecisionMultiply
     layers: tuple[keras.layers.Layer, ...] = ()
     of: keras.layers.Layer | None = None
 

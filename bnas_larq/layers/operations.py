@@ -82,7 +82,7 @@ def build_operation(name: str, context: Context) -> list[keras.layers.Layer | Pl
 
 def layers_of(chain: Chain) -> list[keras.layers.Layer]:
     """All layers of a chain, those between its input and a sum with it included."""
-    links = ([*x.layers, x.add] if isinstance(x, PlusInput) else [x] for x in chain)
+    links = ([*x.layers, x.merge] if isinstance(x, PlusInput) else [x] for x in chain)
     return [layer for link in links for layer in link]
 
 
@@ -102,7 +102,7 @@ def chain(
     for layer in layers:
         if isinstance(layer, PlusInput):
             earlier = chain(layer.layers, read[layer.of], training, memory)
-            inputs = layer.add([inputs, earlier])
+            inputs = layer.merge([inputs, earlier])
             continue
         read[layer] = inputs
         key = (id(layer), id(inputs))

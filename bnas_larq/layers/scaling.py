@@ -23,7 +23,8 @@ class LearnedScale(keras.layers.Layer):
         case: 1: one scale per channel, which folds into a convolution's own in Larq Compute Engine.
             2: one per channel and pixel. 3: channels × pixels. 4: channels × rows × columns, the
             published network's. With 2 to 4 the weights fit one image size only, and the scales
-            stay a multiplication in the exported file.
+            stay a multiplication in the exported file, with a factor for each channel and pixel;
+            costs count the weights.
 
     Input and output shape: [batch, height, width, channels].
 

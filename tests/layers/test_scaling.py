@@ -26,9 +26,8 @@ def numbers(*shape: int, seed: int = 0) -> np.ndarray:
 def test_learned_scales_are_products(case, shapes):
     layer, images = LearnedScale(case), numbers(4, 2, 3, 5)
     np.testing.assert_array_equal(layer(images), images)
-    assert {w.name.split(":")[0]: tuple(w.shape) for w in layer.weights} == {
-        f"{layer.name}/{name}": shape for name, shape in shapes.items()
-    } or {w.name.split(":")[0]: tuple(w.shape) for w in layer.weights} == shapes
+    names = [w.name.rpartition("/")[2].partition(":")[0] for w in layer.weights]
+    assert dict(zip(names, (tuple(w.shape) for w in layer.weights), strict=True)) == shapes
     weights = [numbers(*shape, seed=seed) for seed, shape in enumerate(shapes.values())]
     layer.set_weights(weights)
     expected = images.copy()
