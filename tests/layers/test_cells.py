@@ -270,7 +270,7 @@ def test_a_pooled_shortcut_is_the_mean_of_four_pixels_twice_times_a_scale():
     kinds = ("pool", "none")
     model, without = (cell_model(cell, REDUCE, shortcut=kind, width=2) for kind in kinds)
     x = states_of(model)
-    scale = model.get_layer("cell1_shortcut_scale").scale
+    (scale,) = model.get_layer("cell1_shortcut_scale").weights
     assert np.all(scale == 1.0)
     scale.assign(np.arange(1.0, 5.0))
     without.set_weights([w for w in model.get_weights() if w.shape != (4,) or np.any(w != scale)])
