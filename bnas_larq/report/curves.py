@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -251,6 +252,36 @@ def save_training_curves(metrics: Rows, folder: str | Path) -> Path | None:
             axes.axvline(epoch - 0.5, color=style.GREY, linewidth=0.8, linestyle=":")
     figure.tight_layout()
     return style.save_figure(figure, Path(folder) / "train_curves.png")
+
+
+def save_study_curves(networks: Sequence[tuple[str, Rows]], path: Path, title: str) -> Path | None:
+    """Write the accuracies of several trainings over their epochs, with a colour for each label.
+
+    Args:
+        networks: label, and rows of `train/metrics.jsonl`, of each training; several trainings may
+            have one label.
+        path: of the PNG.
+    """
+    networks = [(label, metrics) for label, metrics in networks if metrics]
+    if not networks:
+        return None
+    figure = style.new_figure(11, 3.8)
+    labels = list(dict.fromkeys(label for label, _ in networks))
+    longest = np.arange(1, max(len(metrics) for _, metrics in networks) + 1)
+    measures = {"accuracy": "Accuracy, training", "val_accuracy": "Accuracy, validation"}
+    panels = figure.subplots(1, 2)
+    for axes, (key, heading) in zip(panels, measures.items(), strict=True):
+        drawn = set()
+        for label, metrics in networks:
+            colour = matplotlib.colormaps["tab20"](labels.index(label) % 20)
+            values, shown = style.values_of(metrics, key), None if label in drawn else label
+            style.draw_curve(axes, longest[: len(values)], values, colour, shown)
+            drawn.add(label)
+        style.style_epoch_axes(axes, heading, longest, legend=False)
+    panels[0].legend(frameon=False, fontsize=8, loc="lower right")
+    figure.suptitle(title, fontsize=9, color=style.INK, x=0.01, ha="left")
+    figure.tight_layout()
+    return style.save_figure(figure, path)
 
 
 def save_confusion(matrix: Any, class_names: Sequence[str], folder: str | Path) -> Path | None:

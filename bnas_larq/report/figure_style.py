@@ -112,7 +112,7 @@ def start_at_zero(axes: Axes) -> None:
 
 
 def draw_curve(
-    axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str, dashed: bool = False
+    axes: Axes, x: np.ndarray, y: np.ndarray, colour: Any, label: str | None, dashed: bool = False
 ) -> None:
     """A line through the finite values; a single one gets a marker, since no line would show it."""
     finite = np.isfinite(y)

@@ -11,15 +11,17 @@ from typing import Any
 from bnas_larq.costs.budget_solver import scale_widths, solve_budget
 from bnas_larq.costs.cost_walk import planned_costs
 from bnas_larq.errors import BnasLarqError, RecipeError
-from bnas_larq.files import write_atomic, write_json
+from bnas_larq.files import read_rows, write_atomic, write_json
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.base_config import BaseConfig
 from bnas_larq.networks.network import config_of_kind
 from bnas_larq.recipe import Recipe, load_recipe, merge_values, parse_recipe
 from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.report import comparison_report as report
+from bnas_larq.report.curves import save_study_curves
 from bnas_larq.run.creation import pin_source, resolve_recipe
 from bnas_larq.run.study import Study
+from bnas_larq.run_records import Epoch
 from bnas_larq.spaces import check_operation
 from bnas_larq.tables import scientific
 
@@ -174,11 +176,12 @@ class Ablation(Study):
         return load_recipe(self._row_path(row)).model_copy(update={"name": name, "seed": seed})
 
     def write(self) -> tuple[str, Path]:
-        runs = []
+        runs, curves = [], []
         for name, (row, seed) in self._members().items():
             planned = {"name": name, "method": row, "seed": seed, "searcher": None, "space": None}
             planned["genotype"] = self._row_path(row).name
             runs.append(report.run_facts(self.path(name), planned, None))
+            curves.append((row, read_rows(self.path(name) / "train" / "metrics.jsonl", Epoch)))
         rows, notes, folder = report.method_rows(runs), self._notes(), self.folder
         title = f"Ablation {self.recipe.name}: {self.recipe.data.name}"
         finished = all(run["status"] == "finished" for run in runs)
@@ -195,6 +198,7 @@ class Ablation(Study):
         write_atomic(folder / "ablation.csv", report.comparison_csv(rows))
         write_atomic(folder / "ablation.md", report.comparison_markdown(rows, runs, notes, title))
         report.save_comparison_picture(rows, runs, folder / "ablation.png", title)
+        save_study_curves(curves, folder / "ablation_curves.png", title)
         return f"{title}\n\n{report.comparison_text(rows, runs, notes)}", path
 
     def _notes(self) -> list[str]:

@@ -99,7 +99,8 @@ def test_the_table_has_a_line_for_each_row(ablation):
     assert (
         "search time" not in again.out and "search time" not in (folder / "ablation.md").read_text()
     )
-    assert (folder / "ablation.png").stat().st_size > 5000
+    for picture in ("ablation.png", "ablation_curves.png"):
+        assert (folder / picture).stat().st_size > 5000
 
 
 def test_no_width_with_equal_operations(tmp_path):

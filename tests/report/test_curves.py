@@ -12,6 +12,7 @@ from bnas_larq.report.curves import (
     save_alpha_history,
     save_confusion,
     save_search_curves,
+    save_study_curves,
     save_training_curves,
 )
 from bnas_larq.spaces import SearchSpace
@@ -108,7 +109,15 @@ def test_a_line_tells_stages_apart(tmp_path):
     assert not np.array_equal(*pictures)
 
 
+def test_trainings_of_any_length_share_a_picture(tmp_path):
+    trainings = [("a", training_rows(3)), ("b", training_rows(5)), ("a", training_rows(1))]
+    both = imread(save_study_curves([*trainings, ("c", [])], tmp_path / "both.png", "two rows"))
+    one = imread(save_study_curves(trainings[:1], tmp_path / "one.png", "two rows"))
+    assert both.shape == one.shape and not np.array_equal(both, one)
+
+
 def test_nothing_to_draw_draws_nothing(tmp_path):
+    assert save_study_curves([("a", [])], tmp_path / "curves.png", "none") is None
     assert save_search_curves([], tmp_path) is None
     assert save_alpha_history([], OPERATIONS, tmp_path) is None
     assert save_training_curves([], tmp_path) is None
