@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from bnas_larq.cli.options import NAME_OR_PATH, PATH, PathType, moved_images
+from bnas_larq.cli.options import NAME_OR_PATH, PATH, PathType
 from bnas_larq.console import print_result
 from bnas_larq.setting_types import FloatStorage
 
@@ -24,7 +24,11 @@ from bnas_larq.setting_types import FloatStorage
     type=PathType(path_type=Path, exists=True, file_okay=False),
     help="Images to compare file and Keras on. Default: the run's test images, else noise.",
 )
-@moved_images
+@click.option(
+    "--data-dir",
+    type=NAME_OR_PATH,
+    help="Where the run's images are now, if they were moved since.",
+)
 @click.option(
     "--float-storage",
     type=click.Choice(get_args(FloatStorage)),
@@ -79,8 +83,9 @@ def command(target: str, lint: bool, as_json: bool, **options: Any) -> None:
     reasons = report["not_binary_because"]
     width = 7 if report.get("float_storage") == "float16" else 5
     for record in report["convolutions"]:
-        name, stored = record["name"], record.get(
-            "stored", "1 bit" if record["binary"] else "float"
+        name, stored = (
+            record["name"],
+            record.get("stored", "1 bit" if record["binary"] else "float"),
         )
         precision = "float" if stored == "float32" else stored
         reason = "" if record["binary"] else f"  ({reasons.get(name, 'full precision')})"

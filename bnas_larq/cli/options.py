@@ -74,14 +74,6 @@ recipe_options = with_options(
 )
 
 
-#: Adds the option of commands that need a run's images.
-moved_images = click.option(
-    "--data-dir",
-    type=NAME_OR_PATH,
-    help="Where the run's images are now, if they were moved since.",
-)
-
-
 def resolve(
     recipe: str,
     overrides: Sequence[str],
@@ -113,13 +105,12 @@ def with_named(overrides: Sequence[str], named: Mapping[str, Any]) -> list[str]:
     return [*overrides, *override_texts(given)]
 
 
-def open_run(text: str, *, lock: bool = True, data_dir: str | None = None) -> Run:
-    """The run in a folder, locked until the command ends unless `lock` is False; its images are in
-    `data_dir`, if that is given.
+def open_run(text: str) -> Run:
+    """The run in a folder, which is not locked.
 
     Raises:
         ZooError: `text` names no run.
-        RunError: its recipe cannot be read, or another process is at work in it.
+        RunError: its recipe cannot be read.
     """
     from bnas_larq.run.targets import Kind, find_target
 
@@ -127,9 +118,7 @@ def open_run(text: str, *, lock: bool = True, data_dir: str | None = None) -> Ru
     target = find_target(text, (Kind.RUN,), f"`bnas-larq {command}`")
     from bnas_larq.run.recipe_run import Run
 
-    run = closed_at_the_end(Run.open(target.path, lock=lock))
-    run.inputs.data_dir = data_dir
-    return run
+    return closed_at_the_end(Run.open(target.path, lock=False))
 
 
 def closed_at_the_end(run: Any) -> Any:

@@ -12,7 +12,6 @@ import click
 from bnas_larq.cli.options import (
     NAME_OR_PATH,
     closed_at_the_end,
-    moved_images,
     open_run,
     recipe_options,
     resolve,
@@ -102,18 +101,25 @@ def _created(
 
 
 @click.command()
-@click.argument("folder", type=NAME_OR_PATH, metavar="RUN")
-@moved_images
-def evaluate(folder: str, data_dir: str | None) -> None:
-    """Evaluate the network of the folder RUN on the test split.
+@click.argument("target", type=NAME_OR_PATH)
+@click.option(
+    "--data-dir",
+    type=NAME_OR_PATH,
+    help="Where the images are: a TFDS directory or a folder. Default: where the run had them.",
+)
+@click.option("--tflite", is_flag=True, help="Evaluate the exported file, too.")
+def evaluate(target: str, **options: Any) -> None:
+    """Evaluate TARGET, a run's folder or a zoo entry, on its test split.
 
-    Writes predictions.csv (with file names, for a folder of images) and confusion.csv. The test
+    A run gets predictions.csv (with file names, for a folder of images) and confusion.csv. Its test
     split is touched once: a run that was evaluated before answers with its stored result.
     """
-    run = open_run(folder, data_dir=data_dir)
-    run.evaluate()
-    run.report()
-    print_result(json.dumps(run.folder.facts("evaluate")["test"]))
+    from bnas_larq.run.targets import TRAINED, find_target
+
+    found = find_target(target, TRAINED, "`bnas-larq evaluate`")
+    from bnas_larq.run.target_evaluation import evaluate_target
+
+    print_result(json.dumps(evaluate_target(found, **options)))
 
 
 @click.command()
@@ -188,7 +194,7 @@ def _data(data: str, data_dir: str | None) -> dict[str, str]:
 @click.argument("folder", type=NAME_OR_PATH, metavar="RUN")
 def report(folder: str) -> None:
     """Draw the cells and curves of the folder RUN and write report.html, from what there is."""
-    run = open_run(folder, lock=False)
+    run = open_run(folder)
     run.report()
     print_result(run.folder / "report.html")
 
@@ -208,4 +214,4 @@ def worker(folder: str, with_parent: bool) -> None:
 
     if with_parent:
         end_with_parent()
-    take_part(open_run(folder, lock=False).inputs, own_chief=with_parent)
+    take_part(open_run(folder).inputs, own_chief=with_parent)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ def export_network(
     labels: np.ndarray | None = None,
     float_storage: str = FLOAT32,
     overwrite: bool = False,
-    on_image: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Write a network as a `.tflite` file for Larq Compute Engine, checked against Keras.
 
@@ -42,7 +40,6 @@ def export_network(
         labels: integer [number], the images' classes, to report accuracies, too.
         float_storage: type of the full-precision kernels in the file; see
             `bnas_larq.export.float_storage`.
-        on_image: called with the number of images compared so far.
 
     Returns:
         A report for JSON: `file` (name), `bytes`, `sha256`, `float_storage`, `memory` (bytes at run
@@ -70,7 +67,7 @@ def export_network(
     flat = flattened(model)
     content = with_float_storage(convert(flat), float_storage)
     records, graph = read_convolutions(content, flat), read_graph(content)
-    parity = check_parity(model, content, images, labels=labels, on_image=on_image)
+    parity = check_parity(model, content, images, labels=labels)
     check_agreement(parity, float_storage)
     write_atomic(path, content)
     verdicts = judge(flat)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 
 from bnas_larq.backend import keras
-from bnas_larq.console import hush
 from bnas_larq.costs.float_kernels import FLOAT32
-from bnas_larq.errors import ExportError, one_line
-from bnas_larq.export.compute_engine import compute_engine
-from bnas_larq.export.tflite_file import read_convolutions
+from bnas_larq.errors import ExportError
+from bnas_larq.export.file_network import FileNetwork
 
 #: Tolerated mean difference, as a share of the largest output. A value within rounding of 0 that
 #: gets the opposite sign moves the outputs of its image by some percent; a larger mean difference
 #: comes from a different function.
 TOLERATED = 0.05
-#: Images of a Keras call (the file takes one at a time), and threads of the interpreter.
-_BATCH, _THREADS = 32, 2
+#: Images of a Keras call; the file takes one at a time.
+_BATCH = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +63,12 @@ def check_parity(
     images: np.ndarray,
     *,
     labels: np.ndarray | None = None,
-    on_image: Callable[[int], None] | None = None,
 ) -> Parity:
-    """Run images through the file and through Keras, and compare the outputs.
-
-    The file runs with LCE's default kernels, as on a device, not with its reference ones. On x86
-    they are not optimised, so timings say nothing about a device's latency.
+    """Run images through the file, see `FileNetwork`, and through Keras, and compare the outputs.
 
     Args:
         images: float32 [number, height, width, channels], preprocessed as for the model.
         labels: integer [number], the images' classes, to compute accuracies, too.
-        on_image: called after each image with the number of images done.
 
     Raises:
         ExportError: no image, images of another shape, a damaged file, or outputs that are not
@@ -92,7 +84,7 @@ def check_parity(
     starts = range(0, len(images), _BATCH)
     batches = (model(images[start : start + _BATCH], training=False) for start in starts)
     keras_outputs = np.concatenate([np.asarray(outputs) for outputs in batches])
-    file_outputs = _run(tflite, images, on_image)
+    file_outputs = FileNetwork(tflite).predict_on_batch(images)
     if file_outputs.shape != keras_outputs.shape:
         raise ExportError(
             f"The file must give the model's outputs {keras_outputs.shape}. "
@@ -121,23 +113,3 @@ def check_parity(
         equal_predictions=float((keras_classes == file_classes).mean()),
         **accuracies,
     )
-
-
-def _run(tflite: bytes, images: np.ndarray, on_image: Callable[[int], None] | None) -> np.ndarray:
-    """Outputs [number, …] of a file for images, one at a time."""
-    engine = compute_engine()
-    read_convolutions(tflite)  # refuses a truncated file, which would crash the interpreter
-    try:
-        with hush():
-            interpreter = engine.testing.Interpreter(tflite, num_threads=_THREADS)
-        outputs = []
-        for index in range(len(images)):
-            outputs.append(interpreter.predict(images[index : index + 1]))
-            if on_image is not None:
-                on_image(index + 1)
-    except (RuntimeError, ValueError) as error:
-        raise ExportError(
-            "An exported file must run in Larq Compute Engine's interpreter. "
-            f"Received: {one_line(error)}. Export the network again."
-        ) from error
-    return np.concatenate(outputs)

@@ -58,6 +58,7 @@ class Entry:
         metrics: on the test split `accuracy`, `top5_accuracy`, `loss`, `examples`; and
             `validation_accuracy`. Empty if nothing was measured.
         cost: `Costs.to_dict` without layers.
+        deployed: what is known of its `.tflite` file, see `bnas_larq.zoo.deployed_file`.
         provenance: recipe, seed, versions, weights it was fine-tuned from.
         files: relative name → `sha256`, `bytes`, and `url` for a file that is downloaded when it is
             first needed.
@@ -86,6 +87,7 @@ class Entry:
     cost: Mapping[str, Any]
     provenance: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]
+    deployed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: str | Path) -> Entry:

@@ -92,6 +92,7 @@ class EntryDescription(_Strict):
     description: _Line = _field(_LINE_RULE)
     metrics: dict[str, Any] = _field("an object whose 'accuracy' is between 0 and 1")
     cost: dict[str, Any] = _field("an object")
+    deployed: dict[str, Any] = pydantic.Field(default={}, description="an object")
     provenance: dict[str, Any] = _field("an object")
     files: dict[Annotated[str, pydantic.AfterValidator(_plain)], EntryFile] = _field(
         "an object: files inside its folder, under plain names"

@@ -11,12 +11,13 @@ from typing import Any
 
 import pydantic
 
+from bnas_larq.costs.float_kernels import FLOAT32
 from bnas_larq.errors import RecipeError, ZooError
-from bnas_larq.files import MODEL_SUFFIXES, read_model, read_rows, sha256
+from bnas_larq.files import MODEL_SUFFIXES, read_model, read_record, read_rows, sha256
 from bnas_larq.networks.network_files import WEIGHTS, StoredNetwork
 from bnas_larq.recipe import Recipe, load_recipe
 from bnas_larq.run_folder import RunFolder
-from bnas_larq.run_records import Epoch
+from bnas_larq.run_records import Epoch, Export
 from bnas_larq.settings import NetworkSettings
 from bnas_larq.zoo.registry import resolve_entry
 
@@ -45,6 +46,7 @@ class FinishedRun:
     environment: Mapping[str, Any]  # versions and machine
     epochs: Sequence[Mapping[str, Any]]  # rows of the training's metrics
     began_with: tuple[Origin, ...]  # the weights it was fine-tuned from, the nearest first
+    float_storage: str | None = None  # of its model.tflite; None without one
 
     @classmethod
     def load(cls, folder: str | Path) -> FinishedRun:
@@ -69,6 +71,9 @@ class FinishedRun:
                 remedy="Restore the file, or delete it.",
                 error=ZooError,
             ).model_dump(exclude_unset=True)
+        float_storage = None
+        if run.facts("export").get("done"):
+            float_storage = read_record(run / "export.json", Export).get("float_storage", FLOAT32)
         finished = cls(
             Path(folder),
             recipe,
@@ -77,6 +82,7 @@ class FinishedRun:
             environment,
             read_rows(run / "train" / "metrics.jsonl", Epoch),
             origins(recipe),
+            float_storage,
         )
         for problem in finished._contradictions():
             raise ZooError(

@@ -34,6 +34,7 @@ from bnas_larq.report.curves import save_training_curves
 from bnas_larq.resources import user_zoo
 from bnas_larq.train_settings import with_sources
 from bnas_larq.training import Evaluation, evaluate_network
+from bnas_larq.zoo.deployed_file import deployed_facts
 from bnas_larq.zoo.entries import CARD, Entry, check_target, store_entry
 from bnas_larq.zoo.entry_format import DATASET, check_url, is_share
 from bnas_larq.zoo.model_card import model_card
@@ -152,6 +153,9 @@ def publish_run(
         metrics = evaluation.metrics()
         if (validation := finished.facts["train"].get("validation_accuracy")) is not None:
             metrics["validation_accuracy"] = validation
+        deployed = {}
+        if finished.float_storage is not None:
+            deployed = deployed_facts(model, images, finished.float_storage)
         evaluation.write_confusion(folder / CONFUSION, data.class_names)
         write_atomic(folder / RECIPE, _portable(finished.recipe).to_yaml())
         write_atomic(folder / TRAINING, _csv(finished.epochs))
@@ -167,6 +171,7 @@ def publish_run(
             f"{len(finished.epochs)} epochs of training",
             "metrics": metrics,
             "cost": costs,
+            "deployed": deployed,
             "provenance": {**_provenance(finished), "notes": remarks},
             "urls": {WEIGHTS: weights_url} if weights_url else {},
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 
@@ -76,6 +77,15 @@ def test_evaluation_and_export_take_the_new_place(run, moved, refuse):
     assert [row["label"] for row in rows] == ["apple"] * 2 + ["pear"] * 2
     assert (run / "model.tflite").is_file()
     assert read_json(run / "bundle" / "preprocessing.json")["background"] == [9, 8, 7]
+
+
+def test_the_file_of_a_run_is_evaluated_once_there_is_one(run, moved, refuse, capsys):
+    words = ["evaluate", str(run), "--data-dir", str(moved[1]), "--tflite"]
+    assert "without model.tflite. Export it first" in refuse(*words)
+    assert main(["export", *words[1:-1]]) == main(words) == 0
+    metrics = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert metrics["tflite"]["examples"] == metrics["examples"] == 4
+    assert metrics["tflite"]["bytes"] == (run / "model.tflite").stat().st_size
 
 
 def test_other_images_are_refused(run, refuse, tmp_path):

@@ -46,7 +46,7 @@ def run_of(entry: Entry) -> SimpleNamespace:
 def test_shipped_cards_are_made_again(folder):
     entry = Entry.load(folder)
     facts = {key: getattr(entry, key) for key in ("variant", "dataset", "license", "description")}
-    facts |= {"metrics": entry.metrics, "cost": entry.cost}
+    facts |= {"metrics": entry.metrics, "cost": entry.cost, "deployed": entry.deployed}
     facts["redistributable"] = entry.redistributable
     notes = entry.provenance["notes"]
     assert model_card(entry.name, facts, run_of(entry), notes) == entry.card

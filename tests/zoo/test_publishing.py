@@ -17,6 +17,7 @@ from PIL import Image
 from bnas_larq.backend import tf
 from bnas_larq.data import Normalization, evaluation_dataset, load_described
 from bnas_larq.errors import BnasLarqError, RunError, WeightsError, ZooError
+from bnas_larq.export.exporter import export_network
 from bnas_larq.files import read_json, sha256, write_atomic, write_json
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import NetworkConfig, build_network
@@ -143,6 +144,20 @@ def test_the_card_says_what_it_is_and_how_little_it_was_trained(original, entry)
     ):
         assert text in card, text
     assert card.count("| 10.00% |") == 12
+
+
+def test_a_run_with_a_file_tells_what_the_file_does(run, tmp_path):
+    model, path = StoredNetwork.load(run).load_model(), run / "model.tflite"
+    images = np.zeros([1, 8, 8, 3], np.float32)
+    report = export_network(model, path, images, float_storage="int8")
+    write_json(run / "export.json", report)
+    change(run / "state.json", export={"done": True})
+    entry = publish_run(run, "my-digits", out=tmp_path / "zoo")
+    shared = ("bytes", "sha256", "float_storage", "memory")
+    assert {key: entry.deployed[key] for key in shared} == {key: report[key] for key in shared}
+    assert abs(entry.deployed["accuracy"] - entry.metrics["accuracy"]) <= 2 / 359
+    assert f"{report['bytes']:,} bytes, full-precision kernels as int8; 3 conv" in entry.card
+    assert f"the file | {entry.deployed['accuracy']:.2%} in Larq Compute" in entry.card
 
 
 def test_nothing_of_the_users_machine_is_published(original, entry):
