@@ -77,8 +77,10 @@ class Distilled(keras.Model):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """The training's loss, behind which those of evaluations follow under the same name."""
-        return [self.lesson.mean, *super().metrics]
+        """Without the compiled loss' own mean: Keras reports the last one of a name, and that one
+        is not updated in training."""
+        others = (metric for metric in super().metrics if metric.name != self.lesson.mean.name)
+        return [self.lesson.mean, *others]
 
     def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         images, labels, *logits = data
@@ -89,10 +91,19 @@ class Distilled(keras.Model):
             loss = self.lesson.loss(labels, outputs, known)
             loss = tf.add_n([loss, *self.losses])
         self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
+        return self._measured(loss, labels, outputs[0])
+
+    def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        images, labels = data
+        logits = self(images, training=False)
+        return self._measured(self.compute_loss(images, labels, logits), labels, logits)
+
+    def _measured(
+        self, loss: tf.Tensor, labels: tf.Tensor, logits: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         self.lesson.mean.update_state(loss)
-        self.compiled_metrics.update_state(labels, outputs[0])
-        results = {metric.name: metric.result() for metric in self.metrics}
-        return {**results, "loss": self.lesson.mean.result()}
+        self.compiled_metrics.update_state(labels, logits)
+        return {metric.name: metric.result() for metric in self.metrics}
 
 
 class _Lesson:

@@ -132,6 +132,8 @@ def test_validation_measures_the_labels():
     logs = model.fit(data, validation_data=data, epochs=2, verbose=0).history
     cross_entropy = -log_softmax(model.predict_on_batch(IMAGES))[np.arange(4), LABELS].mean()
     assert logs["val_loss"][1] == pytest.approx(cross_entropy, rel=1e-4)
+    # Also behind a validation, which has a loss of the same name: the student does not learn.
+    assert logs["loss"][1] == pytest.approx(logs["loss"][0], rel=1e-4) and logs["loss"][0] > 0
     assert set(logs) == {"loss", "accuracy", "val_loss", "val_accuracy"}
 
 
