@@ -20,6 +20,9 @@ PARAMETER_FREE = ("max_pool_3x3", "avg_pool_3x3", "identity")
 #: What a cell adds to its output: the previous cell's, in a reduction cell brought to its shape by
 #: a 2×2 convolution, by a 2×2 pool and its channels twice, or by a depthwise 2×2 convolution.
 SHORTCUTS = ("conv", "pool", "depthwise", "none")
+#: What stands around the convolutions that preprocess a cell's inputs: BatchNorm in front and ReLU
+#: (`relu`) or nothing (`linear`) behind; or BATS' layers, see `bnas_larq.layers.template`.
+PREPROCESSINGS = ("relu", "linear", "prelu")
 NO_SHORTCUT = "none"
 #: Of a cell. DARTS' and BNAS' have 4.
 MAX_NODES = 32
@@ -45,6 +48,12 @@ _OPERATIONS: dict[str, str] = {
     **{
         f"bin_res_{kind}_{size}": f"BatchNorm, sign, {size} binary convolution{dilated}, "
         "BatchNorm, + input, PReLU"
+        for kind, dilated in (("conv", ""), ("dil_conv", " with dilation 2"))
+        for size in ("3x3", "5x5")
+    },
+    **{
+        f"bin_group_{kind}_{size}": f"BatchNorm, sign, {size} binary convolution{dilated} in "
+        "groups, learned scale, PReLU, without strides + input"
         for kind, dilated in (("conv", ""), ("dil_conv", " with dilation 2"))
         for size in ("3x3", "5x5")
     },
@@ -82,13 +91,24 @@ def check_operation(name: str) -> None:
         )
 
 
-def has_relu(operations: Iterable[str]) -> bool:
-    """Whether ReLU follows the convolutions of a cell with these operations, and so of its inputs'
-    preprocessing: not if they are all BNAS-UCB's, whose names end in `_linear`, or residual, which
-    pass on their input, its −1 side included."""
+def preprocessing_of(operations: Iterable[str]) -> str:
+    """What preprocesses the inputs of a cell with these operations, one of `PREPROCESSINGS`.
+
+    `prelu` if all its convolutions are BATS'; `linear` if they are all BNAS-UCB's, whose names end
+    in `_linear`, or pass on their input, its −1 side included; else `relu`.
+    """
     convolutions = {name for name in operations if name not in _WITH_IDENTITY}
-    signed = {name for name in convolutions if name.endswith("_linear") or "bin_res_" in name}
-    return not convolutions or signed < convolutions
+    if not convolutions:
+        return "relu"
+    if all(map(has_groups, convolutions)):
+        return "prelu"
+    signed = (name.endswith("_linear") or "bin_res_" in name for name in convolutions)
+    return "linear" if all(signed) else "relu"
+
+
+def has_groups(operation: str) -> bool:
+    """Whether an operation's convolution reads its channels in groups (BATS)."""
+    return operation.startswith("bin_group_")
 
 
 def shortcut_kind(value: str | bool) -> str:
@@ -192,12 +212,21 @@ class SearchSpace:
         EBNAS has no full-precision shortcut, so the cell's is `pool` (ours): residual edges carry
         full-precision values through a cell, but the binary 1×1 convolution in front of it stops
         them, and a pooled shortcut leads them past it at no MACs. No ReLU follows that convolution
-        (`has_relu`).
+        (`preprocessing_of`).
         """
         residual = ("bin_res_conv_3x3", "bin_res_conv_5x5")
         dilated = ("bin_res_dil_conv_3x3", "bin_res_dil_conv_5x5")
         names = (ZEROISE, "max_pool_3x3", "avg_pool_3x3", *residual, *dilated)
         return cls(name="bnas-residual", normal=names, reduce=names, shortcut="pool")
+
+    @classmethod
+    def bats(cls) -> SearchSpace:
+        """BATS (Bulat, Martinez, Tzimiropoulos, arXiv 2003.01711, §4.1): Zeroise, two pools,
+        identity, and four binary convolutions in groups, each with its input added."""
+        convolutions = ("bin_group_conv_3x3", "bin_group_conv_5x5")
+        dilated = ("bin_group_dil_conv_3x3", "bin_group_dil_conv_5x5")
+        names = (*_WITH_IDENTITY, *convolutions, *dilated)
+        return cls(name="bats", normal=names, reduce=names, shortcut=NO_SHORTCUT)
 
     @classmethod
     def named(cls, name: str) -> SearchSpace:
@@ -266,4 +295,5 @@ SPACES = {
     "bnas-ucb": SearchSpace.bnas_ucb,
     "bnas-residual": SearchSpace.bnas_residual,
     "darts-binary": SearchSpace.darts_binary,
+    "bats": SearchSpace.bats,
 }

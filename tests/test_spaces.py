@@ -167,12 +167,14 @@ def test_other_names_are_refused(name):
 @pytest.mark.parametrize(
     ("operations", "expected"),
     [
-        (SearchSpace.bnas().normal, True),
-        (SearchSpace.darts_binary().normal, True),
-        (SearchSpace.bnas_ucb().normal, False),
-        (("bin_conv_3x3_linear", "bin_conv_3x3"), True),
-        (("max_pool_3x3", "none"), True),
+        (SearchSpace.bnas().normal, "relu"),
+        (SearchSpace.darts_binary().normal, "relu"),
+        (SearchSpace.bnas_ucb().normal, "linear"),
+        (SearchSpace.bats().normal, "prelu"),
+        (("bin_conv_3x3_linear", "bin_conv_3x3"), "relu"),
+        (("bin_group_conv_3x3", "bin_conv_3x3"), "relu"),
+        (("max_pool_3x3", "none"), "relu"),
     ],
 )
-def test_relu_follows_convolutions_except_in_bnas_ucb(operations, expected):
-    assert spaces.has_relu(operations) == expected
+def test_preprocessing_follows_the_convolutions(operations, expected):
+    assert spaces.preprocessing_of(operations) == expected

@@ -88,7 +88,7 @@ def solve_budget(
         cells: numbers of cells to try; default those of `DEFAULT_CELLS` that hold all `reductions`.
         channels: numbers of channels to try; default all multiples of `multiple`.
         multiple: channels must be a multiple of it; 32 fills the packed words of 1-bit kernels.
-            With a grouped stem they are also a multiple of twice its groups.
+            With groups they are also a multiple of twice their number.
         tolerance: share of the budget by which a candidate may exceed it.
         input_shape, num_classes, settings: as of `NetworkConfig`, such as `stem_groups`.
 
@@ -109,10 +109,10 @@ def solve_budget(
     limit = parse_budget(budget)
     _check_steps(convention, multiple, tolerance)
     fixed = {"input_shape": input_shape, "num_classes": num_classes, **settings}
-    # Resolves stem="auto". These are the fewest channels that the stem's groups allow.
-    groups = settings.get("stem_groups", 1)
+    # Resolves stem="auto". These are the fewest channels that the groups allow.
+    groups = math.lcm(*(max(settings.get(key, 1), 1) for key in ("stem_groups", "groups")))
     smallest = max(settings.get("reductions") or [0]) + 1
-    config = NetworkConfig.from_dict({**fixed, "cells": smallest, "channels": 2 * max(groups, 1)})
+    config = NetworkConfig.from_dict({**fixed, "cells": smallest, "channels": 2 * groups})
     step = math.lcm(multiple, 2 * groups) if groups > 1 else multiple
     widths: Sequence[int] = range(step * -(-2 // step), _MOST_CHANNELS + 1, step)
     if channels is not None:
@@ -239,7 +239,7 @@ class _Counter:
     def __call__(self, channels: int) -> Candidate:
         """The costs at `channels`."""
         for divisor in self._DIVISORS if self._follows_a_polynomial else ():
-            period = 2 * self.config.stem_groups * divisor
+            period = 2 * math.lcm(self.config.stem_groups, self.config.groups) * divisor
             first = channels % period or period
             first = first if first > 1 else first + period
             if (period, first) not in self._fits:

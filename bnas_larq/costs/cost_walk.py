@@ -215,18 +215,21 @@ def walk_network(
     """
     context = dataclasses.replace(config.context(), supernet=supernet)
     image, cache = State(config.input_shape), {} if cache is None else cache
+    operations = {edge.op for cell in cells for node in cell for edge in node}
+    preprocessing = config.preprocessing(operations)
     if config.stem == "imagenet":
         first, second = template.imagenet_stem(config.channels, context, config.stem_groups)
         stem = _walk_chain("stem", first, image)
         stems = [stem, _walk_chain("stem", second, stem.output)]
     else:
-        stems = [_walk_chain("stem", template.cifar_stem(config.channels, context), image)]
+        cifar_stem = template.cifar_stem(config.channels, context, preprocessing)
+        stems = [_walk_chain("stem", cifar_stem, image)]
     older, newer = stems[0].output, stems[-1].output
-    relu = config.preprocess_relu({edge.op for cell in cells for node in cell for edge in node})
     walked = []
     for plan in config.plan_cells():
         cell = cells[plan.reduction]
-        costs = _walk_cell(cell, plan, (older, newer), config, context, relu, dead_branches, cache)
+        template_of_cell = (config, context, preprocessing)
+        costs = _walk_cell(cell, plan, (older, newer), *template_of_cell, dead_branches, cache)
         walked.append(costs)
         older, newer = newer, costs.output
     top = template.classifier(config.num_classes, config.classifier_activation)
@@ -259,7 +262,7 @@ def _walk_cell(
     states: tuple[State, State],
     config: NetworkConfig,
     context: Context,
-    preprocess_relu: bool,
+    preprocessing: str,
     dead_branches: bool,
     cache: dict,
 ) -> CellCosts:
@@ -275,8 +278,9 @@ def _walk_cell(
     for index, state in enumerate(states):
         if dead_branches or index in used_states(cell):
             place = (index, config.stem)
-            layers = partial(template.preprocess, plan, *place, context, preprocess_relu)
-            kind = ("preprocess", *place, plan.after_reduction, preprocess_relu)
+            settings = (preprocessing, state.shape[-1])
+            layers = partial(template.preprocess, plan, *place, context, *settings)
+            kind = ("preprocess", *place, plan.after_reduction, preprocessing)
             inputs[index] = walk(f"{plan.name}_preprocess{index}", state, layers, *kind)
     # All nodes have the shape that edges from the inputs lead to, behind their strides.
     strides = 2 if plan.reduction else 1

@@ -248,7 +248,8 @@ def network_of(supernet: SuperNet) -> NetworkConfig:
             "Costs are counted for a fixed input size. Received: a supernet made without "
             "input_shape. Give it one, or the size of the final network."
         )
-    keys = ("input_shape", "num_classes", "cells", "channels", "stem", "padding", "scheme")
+    keys = ("input_shape", "num_classes", "cells", "channels", "groups")
+    keys += ("stem", "padding", "scheme")
     return NetworkConfig(**{key: config[key] for key in keys}, shortcut=supernet.space.shortcut)
 
 

@@ -148,6 +148,33 @@ def has_dilated_gradients() -> bool:
     return True
 
 
+def grouped_convolution(
+    layer: keras.layers.Conv2D, inputs: tf.Tensor, kernel: tf.Tensor
+) -> tf.Tensor:
+    """The convolution of a layer with groups, without XLA, to which Keras leaves them for CPUs
+    without oneDNN: each shape costs a compilation of seconds."""
+    if has_grouped_gradients():
+        return layer.convolution_op(inputs, kernel)
+    pairs = zip(*(tf.split(x, layer.groups, axis=-1) for x in (inputs, kernel)), strict=True)
+    return tf.concat([layer.convolution_op(*pair) for pair in pairs], axis=-1)
+
+
+@functools.cache
+def has_grouped_gradients() -> bool:
+    """Whether this TensorFlow has kernels for the gradients of grouped convolutions; on CPUs only
+    with oneDNN."""
+    with tf.init_scope():
+        kernel = tf.ones([1, 1, 1, 2])
+        with tf.GradientTape() as tape:
+            tape.watch(kernel)
+            outputs = tf.nn.conv2d(tf.ones([1, 2, 2, 2]), kernel, 1, "SAME")
+        try:
+            tape.gradient(outputs, kernel)
+        except tf.errors.OpError:
+            return False
+    return True
+
+
 def only_convolves(layer: lq.layers.QuantConv2D) -> bool:
     """Whether a layer has no groups or activation, pads zeros, and has channels last."""
     return (
@@ -207,6 +234,9 @@ class MixedPrecisionConv2D(lq.layers.QuantConv2D):
             return outputs
         # The bias' gradient is a sum over all pixels, for which 8 bits are too few.
         return tf.cast(tf.cast(outputs, tf.float32) + self.bias, self.compute)
+
+    def _jit_compiled_convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return grouped_convolution(self, inputs, kernel)
 
     @property
     def only_multiplies(self) -> bool:

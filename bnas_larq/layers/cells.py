@@ -92,7 +92,7 @@ def final_cell(
     stem: str,
     context: Context,
     shortcut_kind: str,
-    preprocess_relu: bool,
+    preprocessing: str,
     drop_path: DropPathControl | None,
 ) -> tf.Tensor:
     """Apply one cell of a genotype to symbolic tensors.
@@ -104,7 +104,7 @@ def final_cell(
     used = used_states(cell)
     nodes: list[tf.Tensor | None] = [
         (
-            chain(preprocess(plan, source, stem, context, preprocess_relu), x)
+            chain(preprocess(plan, source, stem, context, preprocessing, x.shape[-1]), x)
             if source in used
             else None
         )

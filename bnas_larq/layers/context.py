@@ -16,6 +16,7 @@ from bnas_larq.layers.convolutions import RepeatChannels
 from bnas_larq.layers.merging import MixedPrecisionAdd, MixedPrecisionMultiply
 from bnas_larq.layers.prelu import PReLU2D
 from bnas_larq.layers.quantizers import get_scheme
+from bnas_larq.layers.scaling import LearnedScale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Context:
             gives one dictionary for each state, final networks none.
         edges: how many edges' filters a layer holds, all counted by `filters`: 1 except for a
             supernet's operations with sharing `channels`.
+        groups: of BATS' convolutions, at all places of a network.
 
     Example:
         >>> context = Context("edge0", filters=4)
@@ -71,6 +73,7 @@ class Context:
     shared: dict | None = dataclasses.field(default=None, compare=False)
     edges: int = 1
     options: SchemeOptions = UNCHANGED
+    groups: int = 1
 
     def at(
         self, name: str, filters: int, strides: int = 1, shared: dict | None = None, edges: int = 1
@@ -112,7 +115,12 @@ class Context:
         return quantizer and keras.layers.Activation(quantizer, name=f"{self.name}_sign")
 
     def binary_conv(
-        self, kernel_size: int, dilation: int = 1, *, apart: bool = False
+        self,
+        kernel_size: int,
+        dilation: int = 1,
+        *,
+        apart: bool = False,
+        grouped: bool = False,
     ) -> list[keras.layers.Layer | PlusInput]:
         """A convolution without bias on the sign of its input, to follow `binary_input`, and what
         the scheme has around it. Its kernel is binary unless a pattern keeps it in full precision.
@@ -124,6 +132,7 @@ class Context:
         Args:
             apart: the input is not the state, but has separate channels for each edge, which that
                 edge's filters read.
+            grouped: it has the network's `groups`. Of one edge only.
 
         Raises:
             BnasLarqError: a dilation that is no multiple of the strides.
@@ -136,7 +145,7 @@ class Context:
             strides=strides,
             dilation=dilation,
             padding=self.padding,
-            groups=self.edges if apart else 1,
+            groups=self.groups if grouped else self.edges if apart else 1,
             **self._quantisation,
         )
         scheme = get_scheme(self.scheme, self.options)
@@ -192,6 +201,10 @@ class Context:
         if self.edges > 1:
             layers.append(RepeatChannels(self.edges, name=f"{self.name}_repeat"))
         return PlusInput(MixedPrecisionAdd(name=f"{self.name}_plus_input"), tuple(layers))
+
+    def learned_scale(self) -> LearnedScale:
+        """A learned scale per channel, apart from one that the scheme may have."""
+        return LearnedScale(name=f"{self.name}_channel_scale")
 
     def prelu(self) -> PReLU2D:
         """PReLU."""

@@ -7,12 +7,14 @@ trained with one padding need it to give equal outputs. At stride 1 both are the
 
 from __future__ import annotations
 
-import functools
-
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
-from bnas_larq.layers.binary_convolution import BinaryConv2D, MixedPrecisionConv2D
+from bnas_larq.layers.binary_convolution import (
+    BinaryConv2D,
+    MixedPrecisionConv2D,
+    grouped_convolution,
+)
 from bnas_larq.layers.quantizers import get_scheme
 
 PADDINGS = ("same", "symmetric")
@@ -184,29 +186,8 @@ class EdgewiseConv2D(lq.layers.QuantConv2D):
         [3.0, 7.0]
     """
 
-    # Keras hands grouped convolutions to XLA, for CPUs without oneDNN; each shape costs a
-    # compilation of seconds.
     def _jit_compiled_convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        if has_grouped_gradients():
-            return self.convolution_op(inputs, kernel)
-        pairs = zip(*(tf.split(x, self.groups, axis=-1) for x in (inputs, kernel)), strict=True)
-        return tf.concat([self.convolution_op(*pair) for pair in pairs], axis=-1)
-
-
-@functools.cache
-def has_grouped_gradients() -> bool:
-    """Whether this TensorFlow has kernels for the gradients of grouped convolutions; on CPUs only
-    with oneDNN."""
-    with tf.init_scope():
-        kernel = tf.ones([1, 1, 1, 2])
-        with tf.GradientTape() as tape:
-            tape.watch(kernel)
-            outputs = tf.nn.conv2d(tf.ones([1, 2, 2, 2]), kernel, 1, "SAME")
-        try:
-            tape.gradient(outputs, kernel)
-        except tf.errors.OpError:
-            return False
-    return True
+        return grouped_convolution(self, inputs, kernel)
 
 
 # -- functions that make them ----------------------------------------------------------------------
@@ -265,8 +246,9 @@ def convolution(
     elif all(binary):
         plain = BinaryConv2D
     else:
-        # The supernet takes the sign in front of its convolutions, and computes them itself.
-        plain = lq.layers.QuantConv2D if binary[1] else MixedPrecisionConv2D
+        # The supernet takes the sign in front of its convolutions, and computes them itself unless
+        # they have groups.
+        plain = lq.layers.QuantConv2D if binary[1] and groups == 1 else MixedPrecisionConv2D
     return (SymmetricQuantConv2D if symmetric else plain)(
         filters,
         kernel_size,

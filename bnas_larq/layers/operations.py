@@ -185,6 +185,16 @@ def _register_residual_convolution(name: str, kernel_size: int, dilation: int) -
         return [*convolution, behind.batch_norm(), context.plus_input(), context.prelu()]
 
 
+def _register_grouped_convolution(name: str, kernel_size: int, dilation: int) -> None:
+    @register_operation(name, describe(name))
+    def grouped(context: Context) -> Chain:
+        """BATS' operation (arXiv 2003.01711, §4.1 and figure 6), without the shuffle of channels
+        behind it, which the paper finds to bring nothing."""
+        convolution = context.binary_conv(kernel_size, dilation, grouped=True)
+        layers = [*context.binary_input(), *convolution, context.learned_scale(), context.prelu()]
+        return layers if context.strides > 1 else [*layers, context.plus_input()]
+
+
 @register
 class FactorizedReduction(lq.layers.QuantConv2D):
     """Two 1×1 convolutions with strides 2, of the pixels (2i, 2j) and (2i + 1, 2j + 1), each with
@@ -228,12 +238,8 @@ class FactorizedReduction(lq.layers.QuantConv2D):
         return tf.concat(outputs, axis=-1)
 
 
-@register_operation("identity", describe("identity"), sharing=("state", "edge"))
-def _identity(context: Context) -> list[keras.layers.Layer]:
-    """DARTS' skip connection (arXiv 1806.09055). Its factorised reduction is binary here (ours),
-    with BatchNorm and sign in front and without ReLU."""
-    if context.strides == 1:
-        return [keras.layers.Activation("linear", name=f"{context.name}_identity", autocast=False)]
+def factorized_reduction(context: Context) -> list[keras.layers.Layer]:
+    """BatchNorm, sign and a binary `FactorizedReduction` to the context's filters."""
     # A BatchNorm of its own: the statistics of the state's are moved by the convolutions, which the
     # supernet evaluates separately, and each pass must move them once.
     own = context.at(context.name, context.filters, context.strides)
@@ -245,6 +251,15 @@ def _identity(context: Context) -> list[keras.layers.Layer]:
         **own.quantizers(),
     )
     return [*own.binary_input(), reduction]
+
+
+@register_operation("identity", describe("identity"), sharing=("state", "edge"))
+def _identity(context: Context) -> list[keras.layers.Layer]:
+    """DARTS' skip connection (arXiv 1806.09055). Its factorised reduction is binary here (ours),
+    with BatchNorm and sign in front and without ReLU."""
+    if context.strides == 1:
+        return [keras.layers.Activation("linear", name=f"{context.name}_identity", autocast=False)]
+    return factorized_reduction(context)
 
 
 def _depthwise_pointwise(
@@ -294,3 +309,5 @@ for _size in (3, 5):
     _register_separable_convolutions(_size)
     _register_residual_convolution(f"bin_res_conv_{_size}x{_size}", _size, 1)
     _register_residual_convolution(f"bin_res_dil_conv_{_size}x{_size}", _size, 2)
+    _register_grouped_convolution(f"bin_group_conv_{_size}x{_size}", _size, 1)
+    _register_grouped_convolution(f"bin_group_dil_conv_{_size}x{_size}", _size, 2)

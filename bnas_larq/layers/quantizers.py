@@ -306,9 +306,9 @@ def get_scheme(name: str, options: SchemeOptions = UNCHANGED) -> Scheme:
     return _SCHEMES[name].with_options(options)
 
 
-def check_searchable(name: str) -> None:
+def check_searchable(name: str, options: SchemeOptions = UNCHANGED) -> None:
     """Raise BnasLarqError for a scheme with layers around its convolutions, and as `get_scheme`."""
-    scheme = get_scheme(name)
+    scheme = get_scheme(name, options)
     if (scheme.in_front, scheme.behind) != (no_layers, no_layers):
         raise BnasLarqError(
             "A supernet's candidates have no layers of their scheme around convolutions. "

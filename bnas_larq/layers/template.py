@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers import convolutions
-from bnas_larq.layers.operations import Context
+from bnas_larq.layers.operations import Chain, Context, factorized_reduction
 from bnas_larq.layers.scaling import LearnedScale
 from bnas_larq.setting_types import MAX_CELLS, MAX_CHANNELS
 
@@ -134,11 +134,20 @@ def is_activation(name: str | None) -> bool:
     return getattr(outputs, "shape", None) == (1, 2)
 
 
-def cifar_stem(channels: int, context: Context) -> list[keras.layers.Layer]:
+def cifar_stem(
+    channels: int, context: Context, preprocessing: str = "relu"
+) -> list[keras.layers.Layer]:
     """BatchNorm, 3×3 convolution to 3·channels, ReLU: both states of the first cell. Full
-    precision."""
+    precision. In BATS' networks, whose preprocessing is `prelu`, BatchNorm is behind the
+    convolution."""
     stem = context.at("stem", CIFAR_STEM_MULTIPLIER * channels)
-    return [stem.batch_norm(affine=True), stem.float_conv(3), stem.relu()]
+    norm, conv = stem.batch_norm(affine=True), stem.float_conv(3)
+    return [*((conv, norm) if preprocessing == "prelu" else (norm, conv)), stem.relu()]
+
+
+def stem_channels(channels: int, stem: str) -> int:
+    """Channels of both states in front of the first cell."""
+    return CIFAR_STEM_MULTIPLIER * channels if stem == "cifar" else channels
 
 
 def check_stem_groups(stem: str, channels: int, groups: int) -> None:
@@ -153,6 +162,16 @@ def check_stem_groups(stem: str, channels: int, groups: int) -> None:
             "The stem's groups must divide the channels of its second and third convolution, "
             f"C/2 and C. Received: stem_groups={groups}, channels={channels}. "
             f"Use channels that are a multiple of {2 * max(groups, 1)}."
+        )
+
+
+def check_groups(groups: int, channels: int) -> None:
+    """Raise BnasLarqError unless convolutions of so many channels can have these groups."""
+    if groups < 1 or channels % groups or (groups > 1 and channels // groups < 2):
+        raise BnasLarqError(
+            "Groups divide the channels of a cell's nodes into equal parts of at least two (a "
+            f"binary kernel is centred over its input channels). Received: groups={groups}, "
+            f"channels={channels}. Use a multiple of {2 * max(groups, 1)} channels."
         )
 
 
@@ -176,22 +195,35 @@ def imagenet_stem(
 
 
 def preprocess(
-    plan: CellPlan, source: int, stem: str, context: Context, relu: bool = True
-) -> list[keras.layers.Layer]:
+    plan: CellPlan,
+    source: int,
+    stem: str,
+    context: Context,
+    kind: str = "relu",
+    channels: int | None = None,
+) -> Chain:
     """Layers that bring a cell's input (0 older, 1 newer) to its channels and resolution.
 
-    BatchNorm, 1×1 convolution, ReLU; 3×3 with stride 2 for the older input right after a reduction.
-    BNAS-UCB has no ReLU here either: it would erase the −1 side (arXiv 2009.04247).
-    Full precision in the supernet, binary in final networks. In CIFAR networks the strided one's
-    BatchNorm has no scale and offset, which the published parameter counts confirm.
+    `relu`: BatchNorm, 1×1 convolution, ReLU; 3×3 with stride 2 for the older input right after a
+    reduction. Full precision in the supernet, binary in final networks. In CIFAR networks the
+    strided one's BatchNorm has no scale and offset, which the published parameter counts confirm.
+    `linear`: the same without ReLU, which would erase the −1 side (BNAS-UCB, arXiv 2009.04247).
+    `prelu`: BATS' (arXiv 2003.01711): BatchNorm, sign, 1×1 convolution (a factorised reduction
+    right after a reduction), learned scale, PReLU; where the input has as many `channels` as the
+    cell's nodes, and their resolution, it is added.
     """
     strided = source == 0 and plan.after_reduction
     own = context.at(f"{plan.name}_preprocess{source}", plan.filters, 2 if strided else 1)
+    if kind == "prelu":
+        conv = factorized_reduction(own) if strided else [*own.binary_input(), *own.binary_conv(1)]
+        layers = [*conv, own.learned_scale(), own.prelu()]
+        adds = channels == plan.filters and not strided
+        return [*layers, own.plus_input()] if adds else layers
     size = 3 if strided else 1
     affine = not context.supernet and not (strided and stem == "cifar")
     # In the supernet the convolution reads real values, in final networks their signs.
     conv = [own.float_conv(size)] if context.supernet else own.binary_conv(size)
-    return [own.batch_norm(affine=affine), *conv, *([own.relu()] if relu else [])]
+    return [own.batch_norm(affine=affine), *conv, *([own.relu()] if kind == "relu" else [])]
 
 
 def shortcut(

@@ -15,9 +15,14 @@ from bnas_larq.layers.convolutions import check_padding
 from bnas_larq.layers.operations import Context, chain
 from bnas_larq.networks.base_config import BaseConfig, functional_model
 from bnas_larq.networks.residual_network import ResidualConfig, build_residual_network
-from bnas_larq.spaces import has_relu, shortcut_kind
-
-PREPROCESSINGS = ("auto", "relu", "linear")
+from bnas_larq.spaces import (
+    PARAMETER_FREE,
+    PREPROCESSINGS,
+    ZEROISE,
+    has_groups,
+    preprocessing_of,
+    shortcut_kind,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +46,9 @@ class NetworkConfig(BaseConfig):
             learned scale (no MACs); `"depthwise"`: a full-precision depthwise 2×2 convolution.
             `"none"`: nothing is added.
         preprocess: `"relu"` or `"linear"`, what follows the convolutions that preprocess a cell's
-            inputs; `"auto"`: `linear` for genotypes whose convolutions have no ReLU.
+            inputs; `"prelu"`: BATS' template, see `bnas_larq.layers.template.preprocess`, and its
+            CIFAR stem; `"auto"`: by the genotype, `linear` if its convolutions have no ReLU.
+        groups: of BATS' convolutions, in all cells alike; they divide the channels.
         scheme: binarisation scheme, a registered name.
         activations, kernels, activation_gradient, activation_clip: what is changed about it, see
             `bnas_larq.layers.activations.SchemeOptions`.
@@ -68,32 +75,35 @@ class NetworkConfig(BaseConfig):
     padding: str = "same"
     shortcut: str = "conv"
     preprocess: str = "auto"
+    groups: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "shortcut", shortcut_kind(self.shortcut))
         check_padding(self.padding)
-        if self.preprocess not in PREPROCESSINGS:
+        if self.preprocess not in (known := ("auto", *PREPROCESSINGS)):
             raise BnasLarqError(
-                f"A network's preprocess is one of {', '.join(PREPROCESSINGS)}. "
-                f"Received: {self.preprocess!r}; {nearest(str(self.preprocess), PREPROCESSINGS)}"
+                f"A network's preprocess is one of {', '.join(known)}. "
+                f"Received: {self.preprocess!r}; {nearest(str(self.preprocess), known)}"
             )
         if self.reductions is not None:
             object.__setattr__(self, "reductions", tuple(self.reductions))
             template.check_resolution(self.reductions, self.stem, self.input_shape)
         self.plan_cells()
         template.check_stem_groups(self.stem, self.channels, self.stem_groups)
+        template.check_groups(self.groups, self.channels)
 
     @property
     def size(self) -> str:
         """Its size in words."""
         return f"{self.cells} cells of {self.channels} channels"
 
-    def preprocess_relu(self, operations: Iterable[str]) -> bool:
-        """Whether preprocessing ends with ReLU in a network of these operations."""
-        if self.preprocess != "auto":
-            return self.preprocess == "relu"
-        return has_relu(operations)
+    def preprocessing(self, operations: Iterable[str]) -> str:
+        """What preprocesses the inputs of a network of these operations, one of
+        `bnas_larq.spaces.PREPROCESSINGS`. BnasLarqError if it has groups for none of them."""
+        operations = frozenset(operations)
+        check_operations(self.groups, operations)
+        return preprocessing_of(operations) if self.preprocess == "auto" else self.preprocess
 
     def plan_cells(self) -> list[template.CellPlan]:
         """Place and size of each cell."""
@@ -101,8 +111,18 @@ class NetworkConfig(BaseConfig):
 
     def context(self) -> Context:
         """What all its layers share; `Context.at` adds the name of each."""
-        own = {"filters": self.channels, "padding": self.padding}
+        own = {"filters": self.channels, "padding": self.padding, "groups": self.groups}
         return dataclasses.replace(super().context(), **own)
+
+
+def check_operations(groups: int, operations: Iterable[str]) -> None:
+    """Raise BnasLarqError for groups of a network or supernet whose convolutions have none."""
+    others = sorted(frozenset(operations) - {ZEROISE, *PARAMETER_FREE})
+    if groups > 1 and others and not any(map(has_groups, others)):
+        raise BnasLarqError(
+            "Only BATS' operations (bin_group_…) have groups. "
+            f"Received: groups={groups} with {', '.join(others)}. Give 1."
+        )
 
 
 #: The configuration of each kind of network.
@@ -170,6 +190,7 @@ def build_network(
     template.check_weights(plans, config.num_classes)
     context = config.context()
     control = DropPathControl() if drop_path else None
+    preprocessing = config.preprocessing(genotype.operations)
 
     def body(images: tf.Tensor) -> tf.Tensor:
         if config.stem == "imagenet":
@@ -177,8 +198,8 @@ def build_network(
             older = chain(first, images)
             newer = chain(second, older)
         else:
-            older = newer = chain(template.cifar_stem(config.channels, context), images)
-        relu = config.preprocess_relu(genotype.operations)
+            stem = template.cifar_stem(config.channels, context, preprocessing)
+            older = newer = chain(stem, images)
         for plan in plans:
             cell = genotype.reduce if plan.reduction else genotype.normal
             output = final_cell(
@@ -188,7 +209,7 @@ def build_network(
                 stem=config.stem,
                 context=context,
                 shortcut_kind=config.shortcut,
-                preprocess_relu=relu,
+                preprocessing=preprocessing,
                 drop_path=control,
             )
             older, newer = newer, output

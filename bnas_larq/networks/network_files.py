@@ -40,7 +40,7 @@ class _Config(NetworkSettings):
     full_precision: list[str] = []
     classifier_activation: str | None = None
     #: Files without the key are from releases that always had ReLU.
-    preprocess: Literal["auto", "relu", "linear"] = "relu"
+    preprocess: Literal["auto", "relu", "linear", "prelu"] = "relu"
 
     @pydantic.field_validator("classifier_activation")
     @classmethod

@@ -51,7 +51,8 @@ _RC = {"svg.hashsalt": "bnas_larq", "svg.fonttype": "path"}
 
 def operation_colour(name: str) -> str:
     """The colour of an operation in all pictures, as `#rrggbb`."""
-    plain = name.replace("bin_res_", "bin_")  # residual convolutions look like the others
+    # Convolutions look alike, whatever stands around them.
+    plain = name.replace("bin_res_", "bin_").replace("bin_group_", "bin_")
     return _OPERATIONS.get(plain) or _USERS[zlib.crc32(name.encode()) % len(_USERS)]
 
 

@@ -133,7 +133,14 @@ class ArchitectureModel(keras.Model):
 
     def distributions(self) -> list[tf.Tensor]:
         """Each edge's distribution over its candidates, [edges, operations]."""
-        return [self.relaxation(alphas) for alphas in self.live_alphas()]
+        live = zip(self.live_alphas(), KINDS, strict=True)
+        return [self.relaxation(alphas, kind) for alphas, kind in live]
+
+    def logits(self) -> list[tf.Tensor]:
+        """What the distributions are softmaxes of, [edges, operations]: `live_alphas`, by their
+        temperature if the relaxation has one."""
+        live = zip(self.live_alphas(), KINDS, strict=True)
+        return [tf.convert_to_tensor(self.relaxation.logits(*pair)) for pair in live]
 
     def edge_weights(self) -> tuple[tf.Tensor, tf.Tensor] | None:
         """softmax(β) over the edges of each node, [edges], of both kinds; None without β."""
@@ -167,7 +174,7 @@ class ArchitectureModel(keras.Model):
         zeroise_competes: bool = True,
     ) -> Genotype:
         """The genotype of the present α and β, see `bnas_larq.discretize.ArgmaxDiscretizer`."""
-        normal, reduce = (tf.convert_to_tensor(alpha).numpy() for alpha in self.live_alphas())
+        normal, reduce = (logits.numpy() for logits in self.logits())
         discretizer = ArgmaxDiscretizer(gamma, zeroise_competes=zeroise_competes)
         betas = tuple(beta.numpy() for beta in self.betas) or None
         return discretizer(normal, reduce, self.space, name, provenance, betas=betas)

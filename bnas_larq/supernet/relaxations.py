@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from bnas_larq.backend import keras, register, tf
-from bnas_larq.errors import BnasLarqError, nearest
+from bnas_larq.errors import BnasLarqError
+from bnas_larq.supernet.temperature_schedule import TemperatureSchedule
 
 #: The smallest uniform number whose logarithm is taken.
 _TINY = float(np.finfo(np.float32).tiny)
-DECAYS = ("linear", "exponential")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +97,15 @@ Choice = Mixture | SampledPath
 class Relaxation(abc.ABC):
     """What a search makes of α; registered for Keras serialisation, with `get_config`."""
 
-    def __call__(self, alphas: tf.Tensor) -> tf.Tensor:
-        """Each edge's distribution over its candidates, [edges, operations] of α of that shape, for
-        entropy, cost terms and the logged shares. Rows sum to 1; softmax(α) unless a relaxation
-        says otherwise."""
-        return tf.nn.softmax(alphas, axis=-1)
+    def logits(self, alphas: tf.Tensor, kind: str) -> tf.Tensor:
+        """What the softmax is taken of, [edges, operations], of cells of a kind, `"normal"` or
+        `"reduce"`: α unless a relaxation says otherwise. Genotypes are derived from it."""
+        return alphas
+
+    def __call__(self, alphas: tf.Tensor, kind: str = "normal") -> tf.Tensor:
+        """Each edge's distribution over its candidates, [edges, operations], for entropy, cost
+        terms and the logged shares: the softmax of the logits."""
+        return tf.nn.softmax(self.logits(alphas, kind), axis=-1)
 
     @abc.abstractmethod
     def choose(self, alphas: tf.Tensor, draw: Draw) -> Choice:
@@ -119,64 +124,40 @@ class Relaxation(abc.ABC):
 
 @register
 class Softmax(Relaxation):
-    """Softmax over the candidates of each edge, as DARTS (arXiv 1806.09055, eq. 2).
+    """Softmax over the candidates of each edge, as DARTS (arXiv 1806.09055, eq. 2); softmax(α/T)
+    with a temperature for each kind of cell, as BATS (arXiv 2003.01711, §4.2).
+
+    Args:
+        normal, reduce: T of normal and of reduction cells.
+
+    Raises:
+        BnasLarqError: a temperature that is not positive.
 
     Example:
         >>> draw = Draw("normal", epoch=tf.constant(0.0), seed=tf.constant([1, 2]), training=True)
         >>> Softmax().choose(tf.zeros([1, 4]), draw).weights.numpy().tolist()
         [[0.25, 0.25, 0.25, 0.25]]
+        >>> Softmax(normal=0.2)(tf.constant([[0.2, 0.0]]), "normal").numpy().round(3).tolist()
+        [[0.73..., 0.26...]]
     """
+
+    def __init__(self, normal: float = 1.0, reduce: float = 1.0) -> None:
+        if not (0 < normal < math.inf and 0 < reduce < math.inf):
+            raise BnasLarqError(
+                "Temperatures of a softmax are positive. "
+                f"Received: normal={normal}, reduce={reduce}. BATS has 0.2 and 0.15."
+            )
+        self.temperatures = {"normal": float(normal), "reduce": float(reduce)}
+
+    def logits(self, alphas: tf.Tensor, kind: str) -> tf.Tensor:
+        temperature = self.temperatures[kind]
+        return alphas if temperature == 1.0 else alphas / temperature
 
     def choose(self, alphas: tf.Tensor, draw: Draw) -> Mixture:
-        return Mixture(self(alphas), positive=True)
-
-
-@register
-class TemperatureSchedule:
-    """The temperature of a Gumbel-softmax, by epoch.
-
-    Args:
-        first, last: temperature in the first and in the last epoch.
-        epochs: of the whole search.
-        decay: `"linear"`, as GDAS (arXiv 1910.04465, §4), or `"exponential"`: the same factor
-            from each epoch to the next.
-
-    Raises:
-        BnasLarqError: a temperature that is not positive, no epochs, or an unknown decay.
-
-    Example:
-        >>> temperature = TemperatureSchedule(10.0, 0.1, epochs=100)
-        >>> [round(float(temperature(epoch)), 2) for epoch in (0, 33, 99)]
-        [10.0, 6.7, 0.1]
-    """
-
-    def __init__(self, first: float, last: float, epochs: int, decay: str = "linear") -> None:
-        if first <= 0 or last <= 0 or epochs < 1:
-            raise BnasLarqError(
-                "Temperatures must be positive, over at least one epoch. "
-                f"Received: first={first}, last={last}, epochs={epochs}. GDAS goes from 10 to 0.1."
-            )
-        if decay not in DECAYS:
-            raise BnasLarqError(
-                "A temperature's decay must be a known one. "
-                f"Received: {decay!r}; {nearest(str(decay), DECAYS)}"
-            )
-        self.first, self.last, self.epochs, self.decay = first, last, epochs, decay
-
-    def __call__(self, epoch: tf.Tensor | float) -> tf.Tensor:
-        """The temperature in an epoch, counted from 0; constant after the last one."""
-        progress = tf.cast(epoch, tf.float32) / max(1, self.epochs - 1)
-        progress = tf.clip_by_value(progress, 0.0, 1.0)
-        if self.decay == "linear":
-            return self.first + (self.last - self.first) * progress
-        return self.first * (self.last / self.first) ** progress
+        return Mixture(self(alphas, draw.kind), positive=True)
 
     def get_config(self) -> dict:
-        return {"first": self.first, "last": self.last, "epochs": self.epochs, "decay": self.decay}
-
-    @classmethod
-    def from_config(cls, config: dict) -> TemperatureSchedule:
-        return cls(**config)
+        return dict(self.temperatures)
 
 
 class _Gumbel(Relaxation):
@@ -260,7 +241,7 @@ class Concrete(_Gumbel):
 
     def choose(self, alphas: tf.Tensor, draw: Draw) -> Mixture:
         if not draw.training:
-            return Mixture(self(alphas), positive=True)
+            return Mixture(self(alphas, draw.kind), positive=True)
         return Mixture(self.relaxed(self.perturbed(alphas, draw), draw), positive=True)
 
 

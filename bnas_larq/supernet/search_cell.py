@@ -15,8 +15,8 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers.merging import joined
 from bnas_larq.layers.operations import Context, build_chain, chain
-from bnas_larq.layers.template import CellPlan, preprocess, shortcut
-from bnas_larq.spaces import NO_SHORTCUT, SearchSpace, has_relu
+from bnas_larq.layers.template import CellPlan, check_groups, preprocess, shortcut
+from bnas_larq.spaces import NO_SHORTCUT, SearchSpace, preprocessing_of
 from bnas_larq.supernet.compute_cache import ComputeCache
 from bnas_larq.supernet.outgoing_edges import OutgoingEdges, flat
 from bnas_larq.supernet.relaxations import Choice, Mixture
@@ -92,7 +92,8 @@ class SearchCell(keras.layers.Layer):
     """One cell of the supernet, whose `stem` decides on details of the preprocessing.
 
     Without a `channel_sampling` all channels pass through the candidates. `cache` is what all cells
-    of a supernet share; None makes one for this cell.
+    of a supernet share; None makes one for this cell. `input_channels` are those of the older and
+    the newer input, which BATS' preprocessing asks for.
 
     Call arguments:
         states: outputs of the two previous cells, older first, [batch, height, width, channels].
@@ -103,7 +104,7 @@ class SearchCell(keras.layers.Layer):
     reduction cell.
 
     Raises:
-        BnasLarqError: channels that cannot be sampled so.
+        BnasLarqError: channels that cannot be sampled, or grouped, so.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class SearchCell(keras.layers.Layer):
         context: Context,
         cache: ComputeCache | None = None,
         channel_sampling: PartialChannels | None = None,
+        input_channels: tuple[int | None, int | None] = (None, None),
         **kwargs,
     ) -> None:
         super().__init__(name=plan.name, **kwargs)
@@ -127,8 +129,12 @@ class SearchCell(keras.layers.Layer):
         self.selected_filters = plan.filters
         if self.sampling is not None:
             self.selected_filters = self.sampling.selected_filters(plan.filters)
-        relu = has_relu({*space.normal, *space.reduce})
-        self.preprocess = [preprocess(plan, source, stem, context, relu) for source in (0, 1)]
+        check_groups(context.groups, self.selected_filters)
+        kind = preprocessing_of({*space.normal, *space.reduce})
+        self.preprocess = [
+            preprocess(plan, source, stem, context, kind, channels)
+            for source, channels in enumerate(input_channels)
+        ]
         self._tracked = flat(self.preprocess)
         self.outgoing = []
         context_of_edges = context.at(plan.name, self.selected_filters)

@@ -12,10 +12,12 @@ import numpy as np
 from bnas_larq.backend import keras, register, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers import template
+from bnas_larq.layers.activations import SchemeOptions
 from bnas_larq.layers.convolutions import check_padding
 from bnas_larq.layers.operations import Context, build_chain, chain
 from bnas_larq.layers.quantizers import check_searchable
-from bnas_larq.spaces import SearchSpace
+from bnas_larq.networks.network import check_operations
+from bnas_larq.spaces import SearchSpace, preprocessing_of
 from bnas_larq.supernet.bilevel_training import BilevelModel
 from bnas_larq.supernet.compute_cache import ComputeCache
 from bnas_larq.supernet.relaxations import Relaxation, Softmax
@@ -34,6 +36,8 @@ class SuperNet(BilevelModel):
         stem: `"cifar"`, `"imagenet"`, or `"auto"`: by the size of `input_shape`, or CIFAR's.
         padding: `"same"`, or `"symmetric"` for weights of the authors' program.
         scheme: binarisation scheme of the candidate convolutions.
+        kernels: `"binary"`, or `"real"`: candidates convolve signs with real kernels (BATS).
+        groups: of BATS' candidates; they divide the channels that pass through the candidates.
         relaxation: what cells evaluate, given α; default the softmax of DARTS.
         full_precision: patterns of names of candidate convolutions whose kernel stays full
             precision.
@@ -73,6 +77,8 @@ class SuperNet(BilevelModel):
         stem: str = "auto",
         padding: str = "same",
         scheme: str = "sign-scale",
+        kernels: str = "binary",
+        groups: int = 1,
         relaxation: Relaxation | None = None,
         full_precision: Sequence[str] = (),
         channel_sampling: PartialChannels | None = None,
@@ -86,7 +92,10 @@ class SuperNet(BilevelModel):
         super().__init__(space, relaxation or Softmax(), seed, **kwargs)
         stem = template.resolve_stem(stem, input_shape)
         check_padding(padding)
-        check_searchable(scheme)
+        options = SchemeOptions(kernels=kernels)
+        check_searchable(scheme, options)
+        operations = {*space.normal, *space.reduce}
+        check_operations(groups, operations)
         if num_classes < 2:
             raise BnasLarqError(
                 f"A classifier needs at least two classes. Received: num_classes={num_classes}."
@@ -104,6 +113,8 @@ class SuperNet(BilevelModel):
                 "stem": stem,
                 "padding": padding,
                 "scheme": scheme,
+                "kernels": kernels,
+                "groups": groups,
                 "full_precision": list(full_precision),
                 "channel_sampling": channel_sampling and channel_sampling.proportion,
                 "edge_normalization": edge_normalization,
@@ -113,11 +124,14 @@ class SuperNet(BilevelModel):
             }
         )
         quantisation = {"scheme": scheme, "full_precision": tuple(full_precision)}
+        quantisation |= {"options": options, "groups": groups}
         context = Context("", channels, padding=padding, supernet=True, **quantisation)
         if stem == "imagenet":
             self.stem, self.second_stem = template.imagenet_stem(channels, context)
         else:
-            self.stem, self.second_stem = template.cifar_stem(channels, context), []
+            preprocessing = preprocessing_of(operations)
+            self.stem = template.cifar_stem(channels, context, preprocessing)
+            self.second_stem = []
         if mixed_precision not in ("float32", "bfloat16"):
             raise BnasLarqError(
                 "A supernet computes in 'float32' or 'bfloat16'. "
@@ -130,9 +144,12 @@ class SuperNet(BilevelModel):
                     f"must stay exact. Received: policy {policy.name!r}. Set it to 'float32'."
                 )
         self._cache = ComputeCache(mixed_precision)
-        self.cells = [
-            SearchCell(space, plan, stem, context, self._cache, channel_sampling) for plan in plans
-        ]
+        self.cells = []
+        older = newer = template.stem_channels(channels, stem)
+        for plan in plans:
+            shared = (stem, context, self._cache, channel_sampling, (older, newer))
+            self.cells.append(SearchCell(space, plan, *shared))
+            older, newer = newer, space.nodes * plan.filters
         self.classifier = template.classifier(num_classes)
 
         self.add_architecture(edge_normalization)

@@ -36,7 +36,7 @@ def cell_model(
         stem="cifar",
         context=Context("", plan.filters),
         shortcut_kind=shortcut,
-        preprocess_relu=True,
+        preprocessing="relu",
         drop_path=drop_path,
     )
     return keras.Model(inputs, outputs)
@@ -239,7 +239,7 @@ def test_an_older_input_of_twice_the_resolution():
         stem="cifar",
         context=Context("", 2),
         shortcut_kind="conv",
-        preprocess_relu=True,
+        preprocessing="relu",
         drop_path=None,
     )
     assert outputs.shape == (None, 8, 8, 4)
@@ -301,6 +301,6 @@ def test_shortcut_of_another_shape_is_refused():
             stem="cifar",
             context=Context("", 2),
             shortcut_kind="conv",
-            preprocess_relu=True,
+            preprocessing="relu",
             drop_path=None,
         )

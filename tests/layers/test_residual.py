@@ -19,7 +19,7 @@ from bnas_larq.layers.operations import (
     sharing_of,
 )
 from bnas_larq.networks.network import build_network
-from bnas_larq.spaces import SearchSpace, has_relu
+from bnas_larq.spaces import SearchSpace, preprocessing_of
 
 RESIDUAL = [name for name in SearchSpace.bnas_residual().normal if "conv" in name]
 
@@ -59,8 +59,8 @@ def test_the_space_has_a_pooled_shortcut_and_no_relu():
     space = SearchSpace.named("bnas-residual")
     assert space.normal == space.reduce == ("none", "max_pool_3x3", "avg_pool_3x3", *RESIDUAL)
     assert space.shortcut == "pool"
-    assert not has_relu(space.normal)
-    assert has_relu([*RESIDUAL, "bin_conv_3x3"])
+    assert preprocessing_of(space.normal) == "linear"
+    assert preprocessing_of([*RESIDUAL, "bin_conv_3x3"]) == "relu"
 
 
 CELL = [[("bin_res_conv_3x3", 0), ("bin_res_dil_conv_5x5", 1)]]

@@ -9,9 +9,10 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.layers import operations
 from bnas_larq.spaces import ZEROISE, SearchSpace
 from bnas_larq.supernet.dead_signs import dead_channels, dead_sign_share
-from bnas_larq.supernet.relaxations import GumbelHard, SampledPath, TemperatureSchedule
+from bnas_larq.supernet.relaxations import GumbelHard, SampledPath
 from bnas_larq.supernet.search_cell import PartialChannels, SearchCell
 from bnas_larq.supernet.super_net import SuperNet
+from bnas_larq.supernet.temperature_schedule import TemperatureSchedule
 
 NAMES = (ZEROISE, "max_pool_3x3", "bin_conv_3x3", "bin_dil_conv_3x3")
 CHANNELS, CELLS, NODES = 4, 3, 2

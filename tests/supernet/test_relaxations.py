@@ -17,9 +17,9 @@ from bnas_larq.supernet.relaxations import (
     Mixture,
     SampledPath,
     Softmax,
-    TemperatureSchedule,
     gumbel,
 )
+from bnas_larq.supernet.temperature_schedule import TemperatureSchedule
 
 SHAPE = (3, 4)
 #: Temperature 2 in epoch 4 of 0 … 8.
@@ -158,12 +158,26 @@ def test_pruned_candidates_are_never_drawn():
     assert not weights[:, [1, 3]].any() and np.all(np.isfinite(weights))
 
 
+def test_a_temperature_for_each_kind_of_cell():
+    """BATS' softmax(α/T), which the genotype's logits have too."""
+    relaxation = Softmax(normal=0.2, reduce=0.15)
+    alphas = np.array(ALPHAS, np.float32)
+    for kind, temperature in (("normal", 0.2), ("reduce", 0.15)):
+        expected = softmax(alphas / temperature)
+        np.testing.assert_allclose(relaxation(tf.constant(alphas), kind), expected, rtol=1e-4)
+        np.testing.assert_allclose(relaxation.logits(alphas, kind), alphas / temperature, rtol=1e-6)
+    with pytest.raises(BnasLarqError, match="positive. Received: normal=0.2, reduce=0"):
+        Softmax(0.2, 0)
+
+
 @pytest.mark.parametrize(
-    "relaxation", [Softmax(), GumbelHard(SCHEDULE), Concrete(SCHEDULE), FixedPath()]
+    "relaxation",
+    [Softmax(), Softmax(0.2), GumbelHard(SCHEDULE), Concrete(SCHEDULE), FixedPath()],
 )
 def test_distributions_and_configs(relaxation):
     alphas = tf.constant(ALPHAS, tf.float32)
-    np.testing.assert_allclose(relaxation(alphas), softmax(ALPHAS), rtol=1e-5)
+    logits = relaxation.logits(np.array(ALPHAS), "normal")
+    np.testing.assert_allclose(relaxation(alphas, "normal"), softmax(logits), rtol=1e-5)
     config = json.loads(json.dumps(keras.utils.serialize_keras_object(relaxation)))
     again = keras.utils.deserialize_keras_object(config)
     assert type(again) is type(relaxation) and again.get_config() == relaxation.get_config()

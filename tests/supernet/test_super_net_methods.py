@@ -19,9 +19,9 @@ from bnas_larq.supernet.relaxations import (
     GumbelHard,
     SampledPath,
     Softmax,
-    TemperatureSchedule,
 )
 from bnas_larq.supernet.super_net import SuperNet
+from bnas_larq.supernet.temperature_schedule import TemperatureSchedule
 
 OPERATIONS = ("none", "max_pool_3x3", "bin_conv_3x3")
 SPACE = SearchSpace("small", OPERATIONS, OPERATIONS, nodes=1)
