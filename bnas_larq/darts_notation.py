@@ -11,7 +11,7 @@ from typing import Any
 
 from bnas_larq.errors import GenotypeError, nearest, one_line
 
-#: The cells of arXiv 2002.06963: BNAS-A … C, and BNAS-D … H.
+#: The cells of arXiv 2002.06963: BNAS-A … C, and BNAS-D … H; those of arXiv 2003.01711, figure 3.
 PUBLISHED = {
     "bnas_cifar": """Genotype(
         normal=[('none', 1), ('bin_dil_conv_3x3', 0), ('bin_conv_3x3', 1), ('none', 2),
@@ -25,6 +25,20 @@ PUBLISHED = {
         reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('max_pool_3x3', 0),
                 ('bin_conv_3x3', 2), ('max_pool_3x3', 0), ('bin_dil_conv_3x3', 3),
                 ('max_pool_3x3', 0), ('bin_dil_conv_3x3', 4)])""",
+    "bats": """Genotype(
+        normal=[('bin_group_conv_5x5', 0), ('bin_group_dil_conv_5x5', 1),
+                ('max_pool_3x3', 0), ('max_pool_3x3', 2),
+                ('bin_group_conv_5x5', 0), ('bin_group_dil_conv_5x5', 2),
+                ('bin_group_conv_3x3', 0), ('bin_group_dil_conv_5x5', 1)],
+        reduce=[('max_pool_3x3', 0), ('bin_group_conv_3x3', 1),
+                ('bin_group_conv_5x5', 0), ('avg_pool_3x3', 1),
+                ('bin_group_conv_5x5', 1), ('max_pool_3x3', 3),
+                ('bin_group_conv_5x5', 0), ('bin_group_conv_5x5', 1)])""",
+}
+#: Who published them.
+SOURCES = {
+    **dict.fromkeys(("bnas_cifar", "bnas_imagenet"), "Kim, Singh, Choi: arXiv 2002.06963"),
+    "bats": "Bulat, Martinez, Tzimiropoulos: arXiv 2003.01711, figure 3",
 }
 
 #: Names of DARTS' program for operations that are the same here.

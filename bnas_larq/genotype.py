@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bnas_larq.darts_notation import PUBLISHED, parse_darts, write_darts
+from bnas_larq.darts_notation import PUBLISHED, SOURCES, parse_darts, write_darts
 from bnas_larq.errors import GenotypeError, nearest, one_line
 from bnas_larq.files import write_atomic
 from bnas_larq.spaces import MAX_NODES, ZEROISE, SearchSpace, check_operation
@@ -240,13 +240,14 @@ class Genotype:
 
     @classmethod
     def published(cls, name: str) -> Genotype:
-        """A cell of arXiv 2002.06963: `bnas_cifar` (BNAS-A … C), `bnas_imagenet` (BNAS-D … H)."""
+        """A cell of arXiv 2002.06963: `bnas_cifar` (BNAS-A … C), `bnas_imagenet` (BNAS-D … H); or
+        of arXiv 2003.01711: `bats`."""
         if name not in PUBLISHED:
             raise GenotypeError(
                 f"Only published cells have names. Received: {name!r}; {nearest(name, PUBLISHED)}"
             )
         cells = parse_darts(PUBLISHED[name])
-        return cls(*cells, name, {"source": "Kim, Singh, Choi: arXiv 2002.06963"})
+        return cls(*cells, name, {"source": SOURCES[name]})
 
     @classmethod
     def random(cls, space: SearchSpace, seed: int) -> Genotype:

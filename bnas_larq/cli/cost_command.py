@@ -41,6 +41,7 @@ SHOWN = 12
 @click.option(
     "--stem-groups", type=click.IntRange(min=1), help="Groups of the ImageNet stem's convolutions."
 )
+@click.option("--groups", type=click.IntRange(min=1), help="Groups of BATS' convolutions.")
 @click.option(
     "--shortcut",
     type=click.Choice(SHORTCUTS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,7 @@ def sized_network(target: Target) -> SizedNetwork:
         return SizedNetwork(variant.name, genotype, variant.config(), variant.config)
     if target.kind is Kind.RIVAL:
         rival = RIVALS[target.text.lower()]
-        return SizedNetwork(rival.name, None, rival.config(), rival.config)
+        return SizedNetwork(rival.name, rival.load_genotype(), rival.config(), rival.config)
     stored = target.network()
     return SizedNetwork(target.text, stored.genotype, stored.config, stored.config.replace)
 
@@ -123,7 +124,7 @@ def target_costs(target: Target, **size: Any) -> TargetCosts:
 
     Args:
         size: `input_size` (height, width), `num_classes` and, of a network made of cells, `cells`,
-            `channels`, `stem_groups` and `shortcut`. None leaves its own.
+            `channels`, `stem_groups`, `groups` and `shortcut`. None leaves its own.
 
     Raises:
         BnasLarqError: a genotype without cells and channels, an impossible size, or a Keras model
@@ -144,10 +145,10 @@ def target_costs(target: Target, **size: Any) -> TargetCosts:
         text = f"{config.size}, {config.num_classes} classes"
         costs = planned_costs(network.genotype, config)
         return TargetCosts(network.name, (config.input_shape,), costs, text)
-    if {"cells", "channels", "stem_groups", "shortcut"} & set(given):
+    if {"cells", "channels", "stem_groups", "groups", "shortcut"} & set(given):
         raise BnasLarqError(
             "Only networks made of cells have cells and channels. "
-            "Received: --cells, --channels, --stem-groups or --shortcut with "
+            "Received: --cells, --channels, --stem-groups, --groups or --shortcut with "
             f"{target.text}. Omit them."
         )
     from bnas_larq.costs.accounting import count_costs
@@ -236,9 +237,10 @@ def sizes_in_budget(
     from bnas_larq.costs.budget_solver import parse_budget, solve_budget
 
     limit, network = parse_budget(budget), cell_network(target)
-    # Any channels do to learn the other settings, if the stem's groups divide them.
-    channels = size["stem_groups"] and 2 * size["stem_groups"]
-    settings = network.config(channels=channels, **size).to_dict()
+    # Any channels do to learn the other settings, if the groups divide them.
+    groups = [network.own.groups, network.own.stem_groups] if network.own else []
+    groups += [size[key] for key in ("stem_groups", "groups") if size.get(key)]
+    settings = network.config(channels=2 * math.lcm(*groups), **size).to_dict()
     del settings["cells"], settings["channels"]
     return {
         "target": network.name,

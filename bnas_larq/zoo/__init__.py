@@ -16,7 +16,7 @@ _HOMES = {
     **dict.fromkeys(
         (
             *("BNASA", "BNASB", "BNASC", "BNASD", "BNASDv2", "BNASE", "BNASF", "BNASG", "BNASH"),
-            *("ABCNetResNet18", "ABCNetResNet34", "BONNBiReal18"),
+            *("ABCNetResNet18", "ABCNetResNet34", "BATS", "BATS2xWider", "BONNBiReal18"),
             *("BiRealNet18", "BiRealNet34", "BinaryNetResNet18", "PCNNResNet18", "ReActNet18"),
             *("RealToBinResNet18", "XNORNetPlusPlusResNet18", "XNORNetResNet18"),
         ),

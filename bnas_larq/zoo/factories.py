@@ -18,7 +18,6 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.layers.template import is_activation
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.network_files import layers_behind
-from bnas_larq.networks.residual_network import build_residual_network
 from bnas_larq.networks.weight_files import load_weights
 from bnas_larq.zoo import pretrained
 from bnas_larq.zoo.rivals import RIVALS, Rival
@@ -276,7 +275,8 @@ def _rival_factory(rival: Rival):
         shape = _image_shape(input_shape, input_tensor)
         given = {"input_shape": shape, "num_classes": num_classes}
         config = rival.config(**{key: value for key, value in given.items() if value is not None})
-        model = build_residual_network(
+        model = build_network(
+            rival.load_genotype(),
             config.replace(classifier_activation=classifier_activation),
             input_tensor=input_tensor,
             include_top=include_top,
@@ -288,12 +288,17 @@ def _rival_factory(rival: Rival):
         foreign = [] if input_tensor is None else layers_behind(input_tensor)
         return load_weights(model, file, without_top=not include_top, foreign=foreign)
 
+    size = rival.backbone
+    if rival.load_genotype():
+        own = rival.network
+        size = "{cells} cells of {channels} channels in {groups} groups".format(**own)
+        size += f", genotype `{rival.backbone}`"
     accuracy = [f"{rival.reported.top1} %"]
     accuracy += [f"top-5 {rival.reported.top5} %"] if rival.reported.top5 else []
     build.__name__ = build.__qualname__ = rival.factory
     build.__doc__ = _RIVAL.format(
         factory=rival.factory,
-        size=rival.backbone,
+        size=size,
         scheme=rival.network["scheme"],
         source=rival.source,
         reporter=rival.reporter,
@@ -305,6 +310,8 @@ def _rival_factory(rival: Rival):
 
 ABCNetResNet18 = _rival_factory(RIVALS["abcnet-resnet18"])
 ABCNetResNet34 = _rival_factory(RIVALS["abcnet-resnet34"])
+BATS = _rival_factory(RIVALS["bats-base"])
+BATS2xWider = _rival_factory(RIVALS["bats-2x-wider"])
 BONNBiReal18 = _rival_factory(RIVALS["bonn-bireal18"])
 BiRealNet18 = _rival_factory(RIVALS["bireal18"])
 BiRealNet34 = _rival_factory(RIVALS["bireal34"])

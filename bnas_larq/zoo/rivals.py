@@ -1,9 +1,10 @@
-"""The binary networks that the papers are measured against: backbone, scheme, and what their
-authors reported. Nobody has measured them with this package.
+"""The binary networks that the papers are measured against: backbone or cells, scheme, and what
+their authors reported. Nobody has measured them with this package.
 
 `bnas_larq.zoo.factories` builds them. The backbones are ResNet-18 and 34 with blocks of two
 convolutions, whose 1×1 shortcuts are binary, as most papers count them (arXiv 2003.11535, table 1),
-or Bi-Real Net's with a real shortcut around each convolution (arXiv 1808.00278, §4.1).
+or Bi-Real Net's with a real shortcut around each convolution (arXiv 1808.00278, §4.1). BATS'
+networks are made of its published cells.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from bnas_larq.genotype import PUBLISHED, Genotype
 from bnas_larq.zoo.variants import Reported
 
 if TYPE_CHECKING:
-    from bnas_larq.networks.residual_network import ResidualConfig
+    from bnas_larq.networks.base_config import BaseConfig
 
 _WIDTHS = (64, 128, 256, 512)
+_IMAGENET = {"input_shape": (224, 224, 3), "num_classes": 1000}
 #: Settings of `ResidualConfig`, by what papers call them.
 BACKBONES: Mapping[str, Mapping[str, Any]] = {
     f"{family}{depth}": {
-        "input_shape": (224, 224, 3),
-        "num_classes": 1000,
+        **_IMAGENET,
         "widths": _WIDTHS,
         "blocks": tuple(blocks // convolutions for blocks in convolutions_of),
         "block_convolutions": convolutions,
@@ -47,8 +49,8 @@ class Rival:
     Attributes:
         name: as in `bnas-larq cost`, such as `bireal18`.
         factory: the function of `bnas_larq.zoo` that builds it.
-        backbone: a key of `BACKBONES`.
-        network: settings of `ResidualConfig` beside the backbone's.
+        backbone: a key of `BACKBONES`, or the name of published cells.
+        network: settings of `ResidualConfig` beside the backbone's, or of `NetworkConfig`.
         reported: its result.
         source: the paper, and what it leaves open.
         reporter: whose result it is.
@@ -62,14 +64,28 @@ class Rival:
     source: str
     reporter: str = "Its authors"
 
-    def config(self, **overrides: Any) -> ResidualConfig:
+    def load_genotype(self) -> Genotype | None:
+        """Its cells; None for a residual network."""
+        return Genotype.published(self.backbone) if self.backbone in PUBLISHED else None
+
+    def config(self, **overrides: Any) -> BaseConfig:
         """Its size and template; keywords replace its own attributes, BnasLarqError if they are
-        impossible."""
+        impossible. The CIFAR stem is a single convolution: there is nothing to group."""
+        from bnas_larq.networks.network import NetworkConfig
         from bnas_larq.networks.residual_network import ResidualConfig
 
-        return ResidualConfig(**{**BACKBONES[self.backbone], **self.network, **overrides})
+        if self.backbone in BACKBONES:
+            return ResidualConfig(**{**BACKBONES[self.backbone], **self.network, **overrides})
+        settings = {**_IMAGENET, **self.network, **overrides}
+        config = NetworkConfig(**{**settings, "stem_groups": 1})
+        groups = settings["stem_groups"]
+        grouped = config.stem == "imagenet" or "stem_groups" in overrides
+        return config.replace(stem_groups=groups) if grouped else config
 
 
+#: BATS' template. The stem has a group for each 20 channels.
+_BATS = {"scheme": "binarynet", "shortcut": "none", "preprocess": "prelu", "cells": 14}
+_BATS_SOURCE = "arXiv 2003.01711, without its auxiliary classifier"
 _ABC = "arXiv 1711.11294, with one base of weights and one of activations"
 _ALL = (
     Rival(
@@ -160,6 +176,23 @@ _ALL = (
         network={"scheme": "react", **_SIGN_FIRST, "nonlinearity": "rprelu"},
         reported=Reported("imagenet", 65.9),
         source="arXiv 2003.03488, its ResNet-18",
+    ),
+    Rival(
+        name="bats-base",
+        factory="BATS",
+        backbone="bats",
+        network={**_BATS, "channels": 80, "groups": 16, "stem_groups": 4},
+        reported=Reported("imagenet", 60.4, 83.0),
+        source=_BATS_SOURCE,
+    ),
+    Rival(
+        name="bats-2x-wider",
+        factory="BATS2xWider",
+        backbone="bats",
+        # The paper gives its MACs; this is the width that has them.
+        network={**_BATS, "channels": 120, "groups": 24, "stem_groups": 6},
+        reported=Reported("imagenet", 66.1, 87.0),
+        source=_BATS_SOURCE,
     ),
 )
 #: Every rival by its name.

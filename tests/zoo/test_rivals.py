@@ -24,15 +24,37 @@ OPS = {
     "real-to-bin18": 1.640e8 + GATES,
     "bireal34": 1.929e8,
 }
+#: Binary MACs, which BATS' paper prints to four digits.
+BATS_MACS = {"bats-base": 1.1497e9, "bats-2x-wider": 2.1573e9}
+RESIDUAL = [name for name in RIVALS if name not in BATS_MACS]
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", RESIDUAL)
 def test_published_costs(name):
     costs = planned_costs(None, RIVALS[name].config())
     assert costs.ops_honest == pytest.approx(OPS[name], rel=4e-4)
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize(("name", "macs"), BATS_MACS.items())
+def test_binary_macs_of_bats(name, macs):
+    rival = RIVALS[name]
+    costs = planned_costs(rival.load_genotype(), rival.config())
+    assert costs.binary_macs == pytest.approx(macs, abs=5e4)
+    # The CIFAR stem has nothing to group.
+    assert rival.config(input_shape=(32, 32, 3)).stem_groups == 1
+
+
+def test_bats_has_its_groups_and_real_stem():
+    model = zoo.BATS(input_shape=(32, 32, 3), num_classes=10)
+    assert model.name == "bats_base" and model.output_shape == (None, 10)
+    grouped = [layer for layer in model.layers if "_bin_group_" in layer.name]
+    grouped = [layer for layer in grouped if layer.name.endswith("_conv")]
+    # Six convolutions in each of 12 normal cells, five in each of 2 reduction cells.
+    assert len(grouped) == 6 * 12 + 5 * 2
+    assert {layer.groups for layer in grouped} == {16}
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
 def test_the_factory_builds_it(name):
     rival = RIVALS[name]
     model = getattr(zoo, rival.factory)(input_shape=(32, 32, 3), num_classes=10)
