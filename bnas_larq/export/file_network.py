@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from bnas_larq.console import hush
@@ -15,8 +18,9 @@ _THREADS = 2
 class FileNetwork:
     """A `.tflite` file in LCE's interpreter.
 
-    It runs with LCE's default kernels, as on a device, not with its reference ones. On x86 they are
-    not optimised, so timings say nothing about a device's latency.
+    It runs with LCE's default kernels, as on a device, not with its reference ones (with its
+    indirect ones where 1-bit convolutions have groups, which the default ones refuse). On x86 they
+    are not optimised, so timings say nothing about a device's latency.
 
     Args:
         tflite: the file's bytes.
@@ -36,7 +40,7 @@ class FileNetwork:
         read_convolutions(tflite)  # refuses a truncated file, which would crash the interpreter
         try:
             with hush():
-                self._interpreter = engine.testing.Interpreter(tflite, num_threads=_THREADS)
+                self._interpreter = _interpreter(engine.testing.Interpreter, tflite)
         except (RuntimeError, ValueError) as error:
             raise _failure(error) from error
 
@@ -48,6 +52,15 @@ class FileNetwork:
         except (RuntimeError, ValueError) as error:
             raise _failure(error) from error
         return np.concatenate(outputs)
+
+
+def _interpreter(make: Callable[..., Any], tflite: bytes) -> Any:
+    """With LCE's default kernels, or with its indirect ones, which alone (LCE 0.16) know grouped
+    1-bit convolutions."""
+    try:
+        return make(tflite, num_threads=_THREADS)
+    except RuntimeError:
+        return make(tflite, num_threads=_THREADS, use_indirect_bgemm=True)
 
 
 def _failure(error: Exception) -> ExportError:

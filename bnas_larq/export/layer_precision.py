@@ -3,8 +3,10 @@
 The rules were found by converting (LCE 0.16) and are tested against conversions. A convolution
 becomes 1-bit when all of this holds:
 
-- It is an ordinary 2-D convolution without groups. LCE has no 1-bit dense, depthwise, separable,
-  transposed, 1-D or 3-D kernels.
+- It is an ordinary 2-D convolution. LCE has no 1-bit dense, depthwise, separable, transposed, 1-D
+  or 3-D kernels.
+- Each of its groups, if it has some, reads a multiple of 32 input channels. LCE's default kernel
+  then refuses to run it, its indirect one (`use_indirect_bgemm`) does.
 - Its kernel, as used, is ±scale with one scale per output channel, however it is computed.
 - Its input is ±1 and comes directly from a sign: its own input quantizer, or a quantizer before it.
   A pool, pad, crop, reshape or concatenation between sign and convolution breaks the pattern; in
@@ -50,6 +52,8 @@ _UNUSUAL = (
     keras.layers.LocallyConnected1D,
     keras.layers.LocallyConnected2D,
 )
+#: Channels in a packed word of Larq Compute Engine.
+WORD_BITS = 32
 #: Convolutions defined elsewhere may compute anything.
 _KNOWN_PACKAGES = ("keras", "tf_keras", "larq", "bnas_larq", "tensorflow")
 
@@ -68,6 +72,7 @@ class Verdict:
             empty if it is.
         reason: the same as a phrase for people.
         kernel: shape of the kernel in Keras.
+        groups: of a convolution.
     """
 
     name: str
@@ -77,6 +82,7 @@ class Verdict:
     cause: str
     reason: str
     kernel: tuple[int, ...]
+    groups: int = 1
 
 
 def judge(model: keras.Model) -> dict[str, Verdict]:
@@ -137,6 +143,7 @@ def _verdict(layer: keras.layers.Layer, inputs: list[TensorFacts]) -> Verdict:
         cause=cause,
         reason=reason,
         kernel=tuple(_kernel(layer).shape),
+        groups=getattr(layer, "groups", 1),
     )
 
 
@@ -187,10 +194,12 @@ def _cause(layer: keras.layers.Layer, inputs: list[TensorFacts]) -> tuple[str, s
             f"it is a {type(layer).__name__} of {type(layer).__module__}, which may compute "
             "anything; only a conversion can tell",
         )
-    if layer.groups != 1:
+    if not reads_whole_words(layer):
         return (
             "groups",
-            f"it has {layer.groups} groups; Larq Compute Engine has no grouped 1-bit convolution",
+            f"each of its {layer.groups} groups reads {layer.kernel.shape[-2]} input channels; "
+            "Larq Compute Engine's grouped 1-bit convolutions need a multiple of "
+            f"{WORD_BITS}",
         )
     if quantizer is None and not reads_signs:
         return (
@@ -208,6 +217,11 @@ def _cause(layer: keras.layers.Layer, inputs: list[TensorFacts]) -> tuple[str, s
             "channel",
         )
     return "", ""
+
+
+def reads_whole_words(layer: keras.layers.Conv2D) -> bool:
+    """Whether its channels are in one group, or in groups that each fill LCE's packed words."""
+    return layer.groups == 1 or layer.kernel.shape[-2] % WORD_BITS == 0
 
 
 def _padding_value(layer: keras.layers.Layer) -> float:

@@ -19,7 +19,7 @@ from bnas_larq.costs.accounting import BINARY_MACS_PER_OP, LayerCost, count_cost
 from bnas_larq.costs.float_kernels import FLOAT32, FLOAT_STORAGES, kernel_bytes
 from bnas_larq.errors import ExportError
 from bnas_larq.export.converter import check_float32, image_shape
-from bnas_larq.export.layer_precision import Verdict, judge
+from bnas_larq.export.layer_precision import WORD_BITS, Verdict, judge
 from bnas_larq.export.nested_models import calls, flattened
 from bnas_larq.export.padding import overhangs
 from bnas_larq.export.tensor_facts import trace
@@ -27,8 +27,6 @@ from bnas_larq.genotype import Cell, Genotype
 from bnas_larq.layers.cells import live_edges, used_states
 from bnas_larq.networks.network import NetworkConfig
 
-#: Channels in a packed word of Larq Compute Engine.
-WORD_BITS = 32
 _FLOAT_BYTES = 4
 
 
@@ -44,9 +42,10 @@ class LintedLayer:
         macs: MACs per image, 1-bit if `binary`.
         bytes: its weights in the file; of a BatchNorm all vectors, although convolutions absorb
             some of them.
-        channels: input channels of a 1-bit convolution, else 0.
+        channels: input channels of a 1-bit convolution (of each group), else 0.
         wasted_bits: unused bits in the packed words of one window position of a 1-bit convolution.
         saved: storage of full-precision kernels → how many of `bytes` it saves.
+        groups: of a convolution.
     """
 
     name: str
@@ -60,6 +59,7 @@ class LintedLayer:
     channels: int = 0
     wasted_bits: int = 0
     saved: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    groups: int = 1
 
     @property
     def ops(self) -> float:
@@ -208,7 +208,7 @@ def _linted(cost: LayerCost, verdict: Verdict | None) -> LintedLayer:
         stored = math.prod(window) * filters * words * WORD_BITS // 8 + rest
     else:
         stored = _FLOAT_BYTES * kernel + rest
-    fields = ("name", "kind", "binary", "cause", "reason", "meant")
+    fields = ("name", "kind", "binary", "cause", "reason", "meant", "groups")
     judged = {field: getattr(verdict, field) for field in fields}
     return LintedLayer(
         **judged,

@@ -23,6 +23,11 @@ def _blockers(lint: Lint) -> Iterator[str]:
 def _precision(lint: Lint) -> Iterator[str]:
     convolutions = [layer for layer in lint.convolutions if layer.kind != "dense"]
     yield f"{len(lint.binary)} of {len(convolutions)} convolutions will be 1-bit."
+    if grouped := [layer.name for layer in lint.binary if layer.groups > 1]:
+        yield (
+            "With groups, which only Larq Compute Engine's indirect kernels run "
+            f"(use_indirect_bgemm): {', '.join(grouped)}."
+        )
     if lint.not_binary:
         yield "Not 1-bit:"
         yield from _columns(

@@ -1,11 +1,11 @@
 """Two kinds of padding that Larq Compute Engine (0.16) gets wrong, rewritten as the same function.
 
-Zero padding on small feature maps (`with_exact_padding`): with default kernels on x86, a binary
-convolution with zero padding is wrong near the borders once its dilated kernel is larger than the
-feature map: 5×5 with dilation 2 (9 pixels) on 8×8, 5×5 on 4×4, everything but 1×1 on 2×2.
-`use_reference_bconv=True` and `pad_values=1` are right everywhere. So pad with +1, which costs a
-binary kernel nothing, and subtract what the ones add: this surplus does not depend on the image, so
-it is one constant of the output's shape.
+Zero padding on small feature maps (`with_exact_padding`): with default kernels on x86, and indirect
+ones, a binary convolution with zero padding is wrong near the borders once its dilated kernel is
+larger than the feature map: 5×5 with dilation 2 (9 pixels) on 8×8, 5×5 on 4×4, everything but 1×1
+on 2×2. `use_reference_bconv=True` and `pad_values=1` are right everywhere. So pad with +1, which
+costs a binary kernel nothing, and subtract what the ones add: this surplus does not depend on the
+image, so it is one constant of the output's shape.
 
 Explicit zero padding (`with_trimmed_margins`): `ZeroPadding2D(1)` before a VALID convolution with
 stride 2 on an even size, common in PyTorch's and Keras' networks, is taken for SAME padding, since
@@ -20,10 +20,11 @@ from collections.abc import Callable
 from typing import Any
 
 from bnas_larq.backend import keras, lq, tf
+from bnas_larq.export.layer_precision import reads_whole_words
 from bnas_larq.export.nested_models import calls
 from bnas_larq.export.tensor_facts import gives_signs
 from bnas_larq.layers.activations import RealActivation
-from bnas_larq.layers.binary_convolution import BinaryConv2D
+from bnas_larq.layers.binary_convolution import BinaryConv2D, grouped_convolution
 
 
 def overhangs(layer: keras.layers.Layer) -> bool:
@@ -31,7 +32,7 @@ def overhangs(layer: keras.layers.Layer) -> bool:
     if (
         type(layer) not in (lq.layers.QuantConv2D, BinaryConv2D)
         or layer.padding != "same"
-        or layer.groups != 1
+        or not reads_whole_words(layer)
         or layer.kernel_quantizer is None
         or keras.backend.get_value(layer.pad_values) != 0
         or not _reads_signs(layer)
@@ -76,6 +77,9 @@ class _OnePaddedConv2D(lq.layers.QuantConv2D):
         flat = tf.reshape(outputs, [-1, math.prod(outputs.shape[1:]), 1])
         surplus = self.surplus.get(str(inputs.shape[1:]), 0.0)
         return self.after(tf.reshape(flat - surplus, [-1, *outputs.shape[1:]]))
+
+    def _jit_compiled_convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return grouped_convolution(self, inputs, kernel)
 
     def match(self, original: lq.layers.QuantConv2D) -> None:
         """Measure the surplus on an image of ones; any image gives the same."""

@@ -138,7 +138,10 @@ def interpreter(content: bytes, threads: int):
             spec = importlib.util.spec_from_file_location(name, path)
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
-            return module.LiteInterpreter(content, threads, False, False, False)
+            try:
+                return module.LiteInterpreter(content, threads, False, False, False)
+            except RuntimeError:  # only the indirect kernels know grouped 1-bit convolutions
+                return module.LiteInterpreter(content, threads, False, True, False)
     raise ImportError(f"larq-compute-engine in {folder.parent.parent} has no interpreter")
 
 

@@ -194,3 +194,27 @@ def test_explicit_margins_before_strided_convolutions_compute_the_same_in_the_fi
     model = keras.Model(images, outputs)
     pictures = np.random.default_rng(0).normal(size=(2, size, size, 4)).astype(np.float32)
     assert check_parity(model, convert(model), pictures).max_abs_difference < 1e-5
+
+
+@pytest.mark.parametrize(("channels", "groups", "binary"), [(8, 4, False), (64, 2, True)])
+def test_grouped_convolutions_are_1_bit_from_32_channels_for_each_group_on(
+    channels, groups, binary, tmp_path
+):
+    """BATS' operations and preprocessing. Larq Compute Engine's default kernel runs no groups."""
+    cell = [("bin_group_conv_3x3", 0), ("bin_group_dil_conv_5x5", 1)]
+    model = small(cell, channels=channels, groups=groups, scheme="binarynet")
+    images = np.random.default_rng(2).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    report = export_network(model, tmp_path / "model.tflite", images)
+    assert report["parity"]["max_abs_difference"] < 1e-3
+    rows = {row["name"]: row["binary"] for row in report["convolutions"]}
+    verdicts = judge(model)
+    assert rows == {name: verdict.binary for name, verdict in verdicts.items()}
+    grouped = {name for name in rows if "_bin_group_" in name}
+    assert len(grouped) == 2 * 3 and {rows[name] for name in grouped} == {binary}
+    assert all(rows[name] for name in rows if "preprocess" in name)
+    text = lint_text(lint(model))
+    if binary:
+        assert "With groups, which only Larq Compute Engine's indirect kernels run" in text
+    else:
+        assert "each of its 4 groups reads 2 input channels" in text
+        assert {verdicts[name].cause for name in grouped} == {"groups"}
