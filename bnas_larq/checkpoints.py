@@ -85,6 +85,10 @@ class Checkpoints:
             )
         return intact
 
+    def numbers(self) -> list[int]:
+        """Epochs of the checkpoints that there are, intact or not."""
+        return [number for number, _ in self._numbered()]
+
     def clear(self) -> None:
         """Remove all checkpoints of the stage."""
         shutil.rmtree(self.folder, ignore_errors=True)

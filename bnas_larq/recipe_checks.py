@@ -22,7 +22,8 @@ def _activations(recipe: Recipe) -> set[str]:
 
 #: Keys of the section `network` that one kind of network has and the other has not.
 _CELL_KEYS = (
-    *("cells", "channels", "reductions", "stem_groups", "padding", "shortcut", "preprocess"),
+    *("cells", "channels", "reductions", "stem_groups", "groups", "padding", "shortcut"),
+    "preprocess",
 )
 _RESIDUAL_KEYS = (
     *("widths", "blocks", "block_convolutions", "transition", "strided_blocks", "block_order"),
@@ -70,6 +71,25 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         lambda recipe: recipe.search.relaxation == "softmax",
         "The relaxation softmax has no temperature. Remove it, or set search.relaxation",
     ),
+    "search.softmax_temperature": (
+        lambda recipe: recipe.search.relaxation != "softmax",
+        "Other relaxations have search.temperature. Remove it, or set search.relaxation",
+    ),
+    "search.momentum": (
+        lambda recipe: recipe.search.optimizer == "adam",
+        "Adam has none. Remove it, or set search.optimizer to sgd",
+    ),
+    "search.cells": (
+        lambda recipe: recipe.search.searcher == "progressive",
+        "Each stage has its own number. Remove it, or set search.progressive.cells",
+    ),
+    **{
+        f"search.progressive.{key}": (
+            lambda recipe: recipe.search.searcher != "progressive",
+            "The searcher has no stages. Remove it, or set search.searcher to progressive",
+        )
+        for key in ("cells", "kept")
+    },
     "search.entropy_tau": (
         lambda recipe: recipe.search.entropy_weight == 0,
         "The entropy term's weight is 0. Remove it, or set search.entropy_weight",

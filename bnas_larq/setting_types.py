@@ -49,6 +49,7 @@ Shortcut = Annotated[_SHORTCUTS | bool, pydantic.AfterValidator(_shortcut)]
 OptionalShortcut = Annotated[_SHORTCUTS | bool | None, pydantic.AfterValidator(_shortcut)]
 Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
 NotNegative = Annotated[float, pydantic.Field(ge=0)]
+Positive = Annotated[float, pydantic.Field(gt=0)]
 Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 #: Choices of residual networks; see `bnas_larq.networks.residual_network.ResidualConfig`.
 Transition = Literal[

@@ -18,6 +18,7 @@ from bnas_larq.setting_types import (
     Natural,
     Nonlinearity,
     OptionalShortcut,
+    Positive,
     Precision,
     Section,
     Shortcut,
@@ -49,6 +50,34 @@ class BanditSettings(Section):
     floor: Count = 2
     finish_epochs: Natural = 10
     credit_examples: Large | None = None
+
+
+class ProgressiveSettings(Section):
+    """Stages of P-DARTS (arXiv 1904.12760) and BATS (arXiv 2003.01711, §4.3), for `searcher:
+    progressive`: each a gradient search in a new supernet, of which the later ones are deeper and
+    have fewer candidates.
+
+    The stages share `search.epochs` equally, and `search.alpha_start_epoch` counts in each.
+
+    Attributes:
+        cells: of each stage's supernet.
+        kept: how many candidates each edge keeps, those with the largest α, behind each stage but
+            the last.
+    """
+
+    cells: tuple[Cells, ...] = (5, 11, 17)
+    kept: tuple[Annotated[int, pydantic.Field(ge=2, le=1000)], ...] = (5, 3)
+
+    @pydantic.model_validator(mode="after")
+    def _stages(self) -> ProgressiveSettings:
+        if len(self.cells) != len(self.kept) + 1:
+            raise ValueError(
+                "kept has a number for each of cells but the last; "
+                f"cells is {list(self.cells)}, kept {list(self.kept)}"
+            )
+        if list(self.kept) != sorted(set(self.kept), reverse=True):
+            raise ValueError(f"kept falls from stage to stage; it is {list(self.kept)}")
+        return self
 
 
 class TunerSettings(Section):
@@ -173,11 +202,16 @@ class SearchSettings(Section):
 
     Attributes:
         searcher: `gradient` (BNAS, DARTS, SNAS, GDAS and PC-DARTS, by the keys below), `bandit`
-            (BNAS-UCB), or `tuner` (keras-tuner).
+            (BNAS-UCB), `progressive` (P-DARTS, BATS), or `tuner` (keras-tuner).
+        cells, channels: of the supernet; with `progressive`, `progressive.cells` has the cells.
+        groups: of BATS' candidates, as in the section `network`.
+        kernels: of the candidates: `binary`, or `real` behind the signs of activations (BATS).
+        optimizer: of the weights, `sgd` or `adam`; `momentum` is SGD's.
         relaxation: `softmax` (DARTS), `gumbel-hard` (GDAS) or `concrete` (SNAS).
         temperature: of `gumbel-hard` and `concrete`, in the first and in the last epoch.
         temperature_decay: between the two. With `bandit`, the temperature and the entropy term
             start with the finish.
+        softmax_temperature: T of `softmax`, softmax(α/T), in normal and in reduction cells (BATS).
         order: of the gradient of α, 1 or 2 (DARTS, eq. 7); `single-level` trains α and the other
             weights on the same batch in one backward pass (SNAS).
         alpha_start_epoch: epochs before α start to train.
@@ -194,14 +228,17 @@ class SearchSettings(Section):
         limit: number of training examples to search on, both halves together; None for all.
     """
 
-    searcher: Literal["gradient", "bandit", "tuner"] = "gradient"
+    searcher: Literal["gradient", "bandit", "progressive", "tuner"] = "gradient"
     space: str = "bnas"
     cells: Cells = 8
     channels: Channels = 16
+    groups: Count = 1
+    kernels: Literal["binary", "real"] = "binary"
     stem: Literal["auto", "cifar", "imagenet"] = "auto"
     shortcut: OptionalShortcut = None
     epochs: Count = 50
     batch_size: Count = 64
+    optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = pydantic.Field(0.025, gt=0)
     minimum_learning_rate: float = pydantic.Field(0.001, ge=0)
     momentum: float = pydantic.Field(0.9, ge=0, lt=1)
@@ -217,6 +254,7 @@ class SearchSettings(Section):
     relaxation: Literal["softmax", "gumbel-hard", "concrete"] = "softmax"
     temperature: tuple[float, float] = (10.0, 0.1)
     temperature_decay: Literal["linear", "exponential"] = "linear"
+    softmax_temperature: tuple[Positive, Positive] = (1.0, 1.0)
     order: Literal[1, 2, "single-level"] = 1
     alpha_start_epoch: Natural = 0
     channel_proportion: Count = 1
@@ -225,10 +263,17 @@ class SearchSettings(Section):
     cost: CostTermSettings | None = None
     alarms: AlarmSettings = AlarmSettings()
     bandit: BanditSettings = BanditSettings()
+    progressive: ProgressiveSettings = ProgressiveSettings()
     tuner: TunerSettings = TunerSettings()
     select: Literal["best", "final"] = "best"
     limit: int | None = pydantic.Field(None, gt=1, le=10**9)
     mixed_precision: Precision = "float32"
+
+    @pydantic.model_validator(mode="after")
+    def _virtual_step(self) -> SearchSettings:
+        if self.order == 2 and self.optimizer == "adam":
+            raise ValueError("order 2 follows a step of SGD; optimizer is adam")
+        return self
 
 
 class NetworkSettings(Section):
@@ -244,9 +289,10 @@ class NetworkSettings(Section):
     reductions: list[Natural] | None = None
     stem: Literal["auto", "cifar", "imagenet", "quicknet"] = "auto"
     stem_groups: Count = 1
+    groups: Count = 1
     padding: Literal["same", "symmetric"] = "same"
     shortcut: Shortcut = "conv"
-    preprocess: Literal["auto", "relu", "linear"] = "auto"
+    preprocess: Literal["auto", "relu", "linear", "prelu"] = "auto"
     scheme: str = "sign-scale"
     activations: Literal["sign", "relu", "leaky-clip", "clip", "tanh"] = "sign"
     kernels: Literal["binary", "real"] = "binary"

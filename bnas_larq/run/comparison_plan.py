@@ -192,6 +192,12 @@ def _method_run(
                 "A comparison takes searches and given genotypes. "
                 f"Received: {name!r}, whose recipe has {key}. Remove it."
             )
+    if own.genotype is None and own.search.searcher == "progressive":
+        raise RecipeError(
+            "A comparison searches in supernets of the same cells. "
+            f"Received: {name!r}, whose stages have {list(own.search.progressive.cells)} cells. "
+            "Leave it out, or set its search.searcher to gradient."
+        )
     adaptations = adapt(own, budget, images) if own.genotype is None else []
     search = own.search.model_dump(mode="json")
     search |= {key: getattr(budget.search, key) for key in BUDGET_KEYS}

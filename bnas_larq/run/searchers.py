@@ -14,15 +14,18 @@ from bnas_larq.data import Normalization, data_errors
 from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype
+from bnas_larq.layers.activations import SchemeOptions
 from bnas_larq.layers.quantizers import check_searchable
 from bnas_larq.networks.network import build_network
 from bnas_larq.precision import recorded_precision
 from bnas_larq.run.creation import needs_search
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.processes import own_command, run_chief_and_workers
-from bnas_larq.search import BanditSearch, GradientSearch, Searcher
+from bnas_larq.search import BanditSearch, GradientSearch, ProgressiveSearch, Searcher
 from bnas_larq.search.bandit_search import check_steps, make_table
 from bnas_larq.search.gradient_search import check_sizes, make_relaxation
+from bnas_larq.search.progressive_search import check_stages as check_search_stages
+from bnas_larq.search.progressive_search import stage_settings
 from bnas_larq.search.tuning import TrialResult, TunerSearch
 from bnas_larq.search.tuning.tuner_search import role_of_process
 from bnas_larq.settings import SearchSettings
@@ -45,7 +48,8 @@ def make_searcher(inputs: RunInputs, settings: SearchSettings) -> Searcher:
     """The searcher of a run; its section `search` has the precision that `auto` chose."""
     if settings.searcher == "tuner":
         return tuner_search(inputs)
-    searcher = BanditSearch if settings.searcher == "bandit" else GradientSearch
+    kinds = {"bandit": BanditSearch, "progressive": ProgressiveSearch, "gradient": GradientSearch}
+    searcher = kinds[settings.searcher]
     data, seed, network = inputs.data, inputs.recipe.seed, inputs.network_config
     return searcher(settings, data.num_classes, data.image_shape, seed, network=network)
 
@@ -54,21 +58,29 @@ def describe_search(settings: SearchSettings) -> str:
     """What a search will do, in one line."""
     if settings.searcher == "tuner":
         return f"{settings.tuner.trials} trials of {settings.tuner.oracle} search"
+    cells = ", ".join(map(str, _cells(settings)))
     return (
-        f"{settings.epochs} epochs, {settings.cells} cells, {settings.channels} channels; "
+        f"{settings.epochs} epochs, {cells} cells, {settings.channels} channels; "
         "the first step builds the graph and takes longest"
     )
+
+
+def _cells(settings: SearchSettings) -> list[int]:
+    """Of the supernet, or of one after the other."""
+    progressive = settings.searcher == "progressive"
+    return [stage.cells for stage in (stage_settings(settings) if progressive else [settings])]
 
 
 def provenance(inputs: RunInputs) -> dict[str, Any]:
     """Where a genotype comes from, for its file."""
     recipe = inputs.recipe
     sizes = recipe.search if in_supernet(recipe.search) else recipe.network
+    cells = _cells(recipe.search)[-1] if in_supernet(recipe.search) else sizes.cells
     return {
         "source": f"bnas-larq search, recipe {recipe.name}",
         "data": inputs.data.name,
         "seed": recipe.seed,
-        "cells": sizes.cells,
+        "cells": cells,
         "channels": sizes.channels,
         "epochs": recipe.search.epochs,
     }
@@ -108,13 +120,15 @@ def _check_batches(inputs: RunInputs, stage: TrainStage) -> None:
 def _check_search(inputs: RunInputs) -> None:
     settings = inputs.recipe.search
     space = SearchSpace.named(settings.space)
-    check_searchable(settings.scheme)
+    check_searchable(settings.scheme, SchemeOptions(kernels=settings.kernels))
     if not in_supernet(settings):
         NetworkTrial(inputs).check()
         return
-    check_sizes(settings)
+    check = check_search_stages if settings.searcher == "progressive" else check_sizes
+    check(settings)
     make_relaxation(settings)
     network = inputs.network_config
+    network.preprocessing({*space.normal, *space.reduce})
     if settings.cost is not None:
         gamma, competes = settings.gamma, settings.zeroise_competes
         ExpectedCost.from_settings(

@@ -1,13 +1,15 @@
-"""Searchers: by gradient, by bandit, and by keras-tuner."""
+"""Searchers: by gradient, in stages of it, by bandit, and by keras-tuner."""
 
 from bnas_larq.search.bandit_search import BanditSearch
 from bnas_larq.search.gradient_search import GradientSearch
+from bnas_larq.search.progressive_search import ProgressiveSearch
 from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
 from bnas_larq.search.tuning import TunerSearch
 
 __all__ = [
     "BanditSearch",
     "GradientSearch",
+    "ProgressiveSearch",
     "SearchData",
     "SearchResult",
     "Searcher",

@@ -19,8 +19,8 @@ from bnas_larq.files import append_line, read_rows
 from bnas_larq.fitting.callbacks import Progress, plain
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.genotype import Genotype
-from bnas_larq.layers.template import plan_cells
-from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.layers.template import check_groups, plan_cells
+from bnas_larq.networks.network import NetworkConfig, check_operations
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.precision import choose_precision
 from bnas_larq.run_records import Alphas
@@ -36,10 +36,10 @@ from bnas_larq.supernet.relaxations import (
     GumbelHard,
     Relaxation,
     Softmax,
-    TemperatureSchedule,
 )
 from bnas_larq.supernet.search_cell import PartialChannels
 from bnas_larq.supernet.super_net import SuperNet
+from bnas_larq.supernet.temperature_schedule import TemperatureSchedule
 
 #: File in a stage's folder: α by epoch.
 RECORD = "alphas.jsonl"
@@ -52,7 +52,7 @@ def make_relaxation(settings: SearchSettings, first_epoch: int = 0) -> Relaxatio
     it is positive.
     """
     if settings.relaxation == "softmax":
-        return Softmax()
+        return Softmax(*settings.softmax_temperature)
     kind = {"gumbel-hard": GumbelHard, "concrete": Concrete}[settings.relaxation]
     # Temperatures are checked even if no epoch uses them.
     epochs = max(1, settings.epochs - first_epoch)
@@ -68,17 +68,22 @@ def search_space(settings: SearchSettings) -> SearchSpace:
 
 
 def check_sizes(settings: SearchSettings) -> None:
-    """Raise BnasLarqError if a cell's channels do not divide by `channel_proportion`."""
-    sampling = PartialChannels(settings.channel_proportion)
+    """Raise BnasLarqError if a cell's channels do not divide by `channel_proportion` and `groups`,
+    or no candidate has groups."""
+    sampling, space = PartialChannels(settings.channel_proportion), search_space(settings)
+    check_operations(settings.groups, (*space.normal, *space.reduce))
     # The stem does not change the channels of cells.
     for plan in plan_cells(settings.cells, settings.channels, "cifar"):
+        selected = plan.filters
         if sampling.proportion > 1:
-            sampling.selected_filters(plan.filters)
+            selected = sampling.selected_filters(selected)
+        check_groups(settings.groups, selected)
 
 
 class GradientSearch(Searcher):
     """Search by the gradient of α: BNAS (arXiv 2002.06963), DARTS (1806.09055), SNAS (1812.09926),
-    GDAS (1910.04465) and PC-DARTS (1907.05737), depending on the settings.
+    GDAS (1910.04465) and PC-DARTS (1907.05737), depending on the settings; P-DARTS (1904.12760) and
+    BATS (2003.01711) in several (`ProgressiveSearch`).
 
     Args:
         settings: the recipe's section `search`.
@@ -110,6 +115,8 @@ class GradientSearch(Searcher):
             channels=settings.channels,
             stem=settings.stem,
             scheme=settings.scheme,
+            kernels=settings.kernels,
+            groups=settings.groups,
             relaxation=make_relaxation(settings, first_epoch),
             channel_sampling=PartialChannels(settings.channel_proportion),
             edge_normalization=settings.edge_normalization,
@@ -118,22 +125,31 @@ class GradientSearch(Searcher):
             input_shape=input_shape,
         )
 
+    @property
+    def optimizer_epochs(self) -> int:
+        """Epochs of the weights' optimizer, over which its rate decays."""
+        return self.settings.epochs
+
+    def checkpoints(self, folder: Path) -> Checkpoints:
+        """Those of the search in the folder of its stage."""
+        return Checkpoints(folder / "checkpoints")
+
     def compile(self, steps_per_epoch: int) -> None:
-        """Compile the supernet: SGD with cosine decay for the weights, Adam for α."""
+        """Compile the supernet: SGD or Adam with cosine decay for the weights, Adam for α."""
         settings = self.settings
         rate = keras.optimizers.schedules.CosineDecay(
             settings.learning_rate,
-            settings.epochs * steps_per_epoch,
+            self.optimizer_epochs * steps_per_epoch,
             alpha=min(1.0, settings.minimum_learning_rate / settings.learning_rate),
         )
         first, second = settings.alpha_betas
+        decay = {"l2": settings.weight_decay, "clip_norm": settings.clip_norm}
+        if settings.optimizer == "adam":
+            optimizer = CoupledAdam(rate, epsilon=1e-8, **decay)
+        else:
+            optimizer = CoupledSGD(rate, momentum=settings.momentum, **decay)
         self.supernet.compile(
-            optimizer=CoupledSGD(
-                rate,
-                momentum=settings.momentum,
-                l2=settings.weight_decay,
-                clip_norm=settings.clip_norm,
-            ),
+            optimizer=optimizer,
             alpha_optimizer=CoupledAdam(
                 settings.alpha_learning_rate,
                 beta_1=first,
@@ -209,7 +225,7 @@ class GradientSearch(Searcher):
             pipeline.dataset,
             steps_per_epoch=steps_per_epoch,
             epochs=settings.epochs,
-            checkpoints=Checkpoints(folder / "checkpoints"),
+            checkpoints=self.checkpoints(folder),
             log=folder / "metrics.jsonl",
             logs=(alphas,),
             optimizers={
@@ -229,9 +245,9 @@ class GradientSearch(Searcher):
         alarms.check()
 
     def _architecture(self) -> dict[str, list]:
-        """The current α, and edges' β, for JSON."""
+        """The logits of the current α, and edges' β, for JSON."""
         names = ("normal", "reduce", "betas_normal", "betas_reduce")
-        values = map(tf.convert_to_tensor, [*self.supernet.live_alphas(), *self.supernet.betas])
+        values = map(tf.convert_to_tensor, [*self.supernet.logits(), *self.supernet.betas])
         return {name: value.numpy().tolist() for name, value in zip(names, values, strict=False)}
 
     def _genotype(self, row: dict, provenance: dict) -> Genotype:

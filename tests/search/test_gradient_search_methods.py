@@ -72,7 +72,10 @@ def test_settings_become_the_objects_of_the_methods():
         [10.0, 5.05, 0.1], rel=1e-5
     )
     assert nets[4].cells[0].sampling.proportion == 2 and len(nets[4].betas) == 2
-    assert make_relaxation(SearchSettings(temperature_decay="exponential")).get_config() == {}
+    assert make_relaxation(SearchSettings(temperature_decay="exponential")).get_config() == {
+        "normal": 1.0,
+        "reduce": 1.0,
+    }
 
 
 def test_a_cost_term_of_the_recipe():
