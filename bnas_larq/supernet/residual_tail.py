@@ -137,6 +137,8 @@ class ResidualTail:
         training: bool,
     ) -> list[tf.Tensor]:
         """Gradients of `convolved`, `added`, the slopes and the factors, given that of a call."""
+        # A tensor of this graph: in a switch it is a branch's, whose gradient would not find it.
+        convolved = tf.identity(convolved)
         sources = convolved, added, weights.slopes, factors
         with tf.GradientTape() as tape:
             tape.watch(sources)
