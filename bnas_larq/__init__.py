@@ -69,9 +69,10 @@ _CLASSES = {
     "bnas_larq.training.schedules": ("OneCycle", "OneCycleMomentum", "WarmUp"),
     "bnas_larq.costs.expected_cost": ("ExpectedCost",),
     "bnas_larq.supernet.super_net": (
-        *("AnnealedEntropy", "Concrete", "FirstOrder", "FixedPath", "GumbelHard", "SecondOrder"),
+        *("AnnealedEntropy", "Concrete", "FirstOrder", "GumbelHard", "SecondOrder"),
         *("SingleLevel", "Softmax", "SuperNet", "TemperatureSchedule"),
     ),
+    "bnas_larq.supernet.fixed_choices": ("FixedMixture", "FixedPath"),
 }
 lazy_classes(
     {

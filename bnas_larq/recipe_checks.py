@@ -8,6 +8,7 @@ from typing import Any
 
 from bnas_larq.errors import RecipeError
 from bnas_larq.recipe import Recipe
+from bnas_larq.searcher_settings import OneShotSettings
 from bnas_larq.train_settings import UNREAD_IN_STAGE, TrainSettings, TrainStage
 
 
@@ -20,6 +21,10 @@ def _activations(recipe: Recipe) -> set[str]:
     return {stage.activations or recipe.network.activations for stage in recipe.plan}
 
 
+def _has_no_alpha(recipe: Recipe) -> bool:
+    return recipe.search.searcher == "one-shot"
+
+
 #: Keys of the section `network` that one kind of network has and the other has not.
 _CELL_KEYS = (
     *("cells", "channels", "reductions", "stem_groups", "groups", "padding", "shortcut"),
@@ -28,6 +33,13 @@ _CELL_KEYS = (
 _RESIDUAL_KEYS = (
     *("widths", "blocks", "block_convolutions", "transition", "strided_blocks", "block_order"),
     "nonlinearity",
+)
+
+#: Keys of the section `search` that train α or make something of them.
+_ALPHA_KEYS = (
+    *("relaxation", "order", "alpha_learning_rate", "alpha_betas", "alpha_weight_decay"),
+    *("alpha_start_epoch", "entropy_weight", "channel_proportion", "edge_normalization", "cost"),
+    "alarms",
 )
 
 #: Keys that some recipes do not read: when, and what to do instead.
@@ -72,7 +84,7 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         "The relaxation softmax has no temperature. Remove it, or set search.relaxation",
     ),
     "search.softmax_temperature": (
-        lambda recipe: recipe.search.relaxation != "softmax",
+        lambda recipe: recipe.search.relaxation != "softmax" or _has_no_alpha(recipe),
         "Other relaxations have search.temperature. Remove it, or set search.relaxation",
     ),
     "search.momentum": (
@@ -91,13 +103,43 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         for key in ("cells", "kept")
     },
     "search.entropy_tau": (
-        lambda recipe: recipe.search.entropy_weight == 0,
-        "The entropy term's weight is 0. Remove it, or set search.entropy_weight",
+        lambda recipe: recipe.search.entropy_weight == 0 or _has_no_alpha(recipe),
+        "The entropy term's weight is 0, or no α train. Remove it, or set search.entropy_weight",
+    ),
+    "search.choice": (
+        lambda recipe: recipe.search.searcher != "gradient",
+        "Another searcher chooses otherwise. Remove it, or set search.searcher to gradient",
+    ),
+    "search.choice_examples": (
+        lambda recipe: recipe.search.choice == "alpha",
+        "No perturbation is measured. Remove it, or set search.choice to perturbation",
+    ),
+    "search.select": (
+        lambda recipe: _has_no_alpha(recipe) or recipe.search.choice == "perturbation",
+        "The weights of the last epoch decide. Remove it, or set search.choice to alpha",
     ),
     "search.gamma": (
-        lambda recipe: not recipe.search.zeroise_competes,
-        "Zeroise may not be chosen. Remove it, or set search.zeroise_competes to true",
+        lambda recipe: (
+            not recipe.search.zeroise_competes
+            or _has_no_alpha(recipe)
+            or recipe.search.choice == "perturbation"
+        ),
+        "No α choose Zeroise. Remove it, or set search.zeroise_competes to true",
     ),
+    **{
+        f"search.{key}": (
+            _has_no_alpha,
+            "A one-shot search trains no α. Remove it, or set search.searcher",
+        )
+        for key in _ALPHA_KEYS
+    },
+    **{
+        f"search.one_shot.{key}": (
+            lambda recipe: not _has_no_alpha(recipe),
+            "The searcher measures no paths. Remove it, or set search.searcher to one-shot",
+        )
+        for key in OneShotSettings.model_fields
+    },
     "search.bandit.exploration": (
         lambda recipe: True,
         "Candidates have been drawn equally often when one is abandoned. Remove it",

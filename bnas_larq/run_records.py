@@ -211,6 +211,19 @@ class UcbState(_Record):
     credits: list[list[list[FiniteFloat]]]
 
 
+class PerturbationRow(_Record):
+    """perturbation.jsonl: accuracies without each candidate of an edge (or each edge of a node),
+    and what is kept."""
+
+    holds: ClassVar[str] = "accuracies and what is kept on each line"
+    decision: _Count
+    cell: str
+    node: _Count
+    state: _Count | None = None
+    without: dict[str, FiniteFloat]
+    kept: str | list[_Count]
+
+
 # -- searches by keras-tuner -----------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from bnas_larq.errors import nearest
+from bnas_larq.searcher_settings import BanditSettings, OneShotSettings, ProgressiveSettings
 from bnas_larq.setting_types import (
     BlockOrder,
     Cells,
@@ -26,58 +27,6 @@ from bnas_larq.setting_types import (
     UserPath,
 )
 from bnas_larq.train_settings import TrainSettings
-
-
-class BanditSettings(Section):
-    """Sampling and reduction of BNAS-UCB (arXiv 2009.04247), for `searcher: bandit`.
-
-    The last `finish_epochs` of `search.epochs` train α of the surviving candidates by gradient; the
-    draws share the epochs before them equally.
-
-    Attributes:
-        rounds: T, how often each of an edge's K candidates is drawn before one is abandoned.
-        exploration: δ of the upper confidence bound m + δ·sqrt(2·ln N / n). It changes no search:
-            draws without replacement leave equal counts n on an edge when one is abandoned, so that
-            δ moves all its bounds alike.
-        floor: candidates that each edge keeps for the finish; 1 only where Zeroise may be chosen.
-        finish_epochs: epochs of the gradient search over them.
-        credit_examples: images of the α half, always the same, that a draw is evaluated on; None
-            for all.
-    """
-
-    rounds: Annotated[int, pydantic.Field(gt=0, le=1000)] = 3
-    exploration: float = pydantic.Field(1.0, ge=0)
-    floor: Count = 2
-    finish_epochs: Natural = 10
-    credit_examples: Large | None = None
-
-
-class ProgressiveSettings(Section):
-    """Stages of P-DARTS (arXiv 1904.12760) and BATS (arXiv 2003.01711, §4.3), for `searcher:
-    progressive`: each a gradient search in a new supernet, of which the later ones are deeper and
-    have fewer candidates.
-
-    The stages share `search.epochs` equally, and `search.alpha_start_epoch` counts in each.
-
-    Attributes:
-        cells: of each stage's supernet.
-        kept: how many candidates each edge keeps, those with the largest α, behind each stage but
-            the last.
-    """
-
-    cells: tuple[Cells, ...] = (5, 11, 17)
-    kept: tuple[Annotated[int, pydantic.Field(ge=2, le=1000)], ...] = (5, 3)
-
-    @pydantic.model_validator(mode="after")
-    def _stages(self) -> ProgressiveSettings:
-        if len(self.cells) != len(self.kept) + 1:
-            raise ValueError(
-                "kept has a number for each of cells but the last; "
-                f"cells is {list(self.cells)}, kept {list(self.kept)}"
-            )
-        if list(self.kept) != sorted(set(self.kept), reverse=True):
-            raise ValueError(f"kept falls from stage to stage; it is {list(self.kept)}")
-        return self
 
 
 class TunerSettings(Section):
@@ -202,7 +151,8 @@ class SearchSettings(Section):
 
     Attributes:
         searcher: `gradient` (BNAS, DARTS, SNAS, GDAS and PC-DARTS, by the keys below), `bandit`
-            (BNAS-UCB), `progressive` (P-DARTS, BATS), or `tuner` (keras-tuner).
+            (BNAS-UCB), `progressive` (P-DARTS, BATS), `one-shot` (SPOS: an evolution over the paths
+            of a supernet), or `tuner` (keras-tuner).
         cells, channels: of the supernet; with `progressive`, `progressive.cells` has the cells.
         groups: of BATS' candidates, as in the section `network`.
         kernels: of the candidates: `binary`, or `real` behind the signs of activations (BATS).
@@ -217,7 +167,12 @@ class SearchSettings(Section):
         alpha_start_epoch: epochs before α start to train.
         channel_proportion: S; 1/S of a node's channels pass the candidates (PC-DARTS), 1 for all.
         edge_normalization: edge weights, learnt beside α (PC-DARTS).
-        zeroise_competes: whether Zeroise may be chosen (BNAS); DARTS leaves it out of the arg-max.
+        zeroise_competes: whether Zeroise may be chosen (BNAS); DARTS leaves it out of the arg-max,
+            and `one-shot` then never draws it.
+        choice: of operations and edges with `gradient`: by the size of `alpha`, or by
+            `perturbation` of the trained supernet (DARTS-PT; after the last epoch).
+        choice_examples: images of the α half, always the same, that perturbations are measured on;
+            None for all.
         cost: a cost term in the loss of α; None for none.
         mixed_precision: type of the candidates' binary convolutions; `auto` takes bfloat16 if a
             short measurement finds it faster.
@@ -226,9 +181,10 @@ class SearchSettings(Section):
         select: genotype of the epoch with the supernet's best held-out accuracy, or of the last;
             without a validation part always of the last.
         limit: number of training examples to search on, both halves together; None for all.
+            `one-shot` has no halves: all of them train its weights.
     """
 
-    searcher: Literal["gradient", "bandit", "progressive", "tuner"] = "gradient"
+    searcher: Literal["gradient", "bandit", "progressive", "one-shot", "tuner"] = "gradient"
     space: str = "bnas"
     cells: Cells = 8
     channels: Channels = 16
@@ -260,10 +216,13 @@ class SearchSettings(Section):
     channel_proportion: Count = 1
     edge_normalization: bool = False
     zeroise_competes: bool = True
+    choice: Literal["alpha", "perturbation"] = "alpha"
+    choice_examples: Large | None = None
     cost: CostTermSettings | None = None
     alarms: AlarmSettings = AlarmSettings()
     bandit: BanditSettings = BanditSettings()
     progressive: ProgressiveSettings = ProgressiveSettings()
+    one_shot: OneShotSettings = OneShotSettings()
     tuner: TunerSettings = TunerSettings()
     select: Literal["best", "final"] = "best"
     limit: int | None = pydantic.Field(None, gt=1, le=10**9)
@@ -273,6 +232,15 @@ class SearchSettings(Section):
     def _virtual_step(self) -> SearchSettings:
         if self.order == 2 and self.optimizer == "adam":
             raise ValueError("order 2 follows a step of SGD; optimizer is adam")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _mixture(self) -> SearchSettings:
+        if self.choice == "perturbation" and self.relaxation == "gumbel-hard":
+            raise ValueError(
+                "a perturbation takes one of all candidates away, and gumbel-hard trains paths of "
+                "one candidate; choose another relaxation, or choice alpha"
+            )
         return self
 
 

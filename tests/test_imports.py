@@ -35,6 +35,7 @@ _ROOMS = (
         *(
             "setting_types",
             "data_settings",
+            "searcher_settings",
             "teacher_settings",
             "train_settings",
             "settings",

@@ -404,6 +404,23 @@ def test_a_folder_is_refused(tmp_path):
         (["search.gamma=3", "search.zeroise_competes=false"], "search.gamma"),
         (["layer_study={}", "export.float_storage=int8"], "export.float_storage"),
         (["search.bandit.rounds=1"], "search.bandit.rounds"),
+        (["search.one_shot.population=20"], "search.one_shot.population"),
+        (["search.choice_examples=100"], "search.choice_examples"),
+        (["search.choice=perturbation", "search.select=final"], "search.select"),
+        (["search.choice=perturbation", "search.gamma=3"], "search.gamma"),
+        (["search.searcher=bandit", "search.choice=perturbation"], "search.choice"),
+        *(
+            (["search.searcher=one-shot", f"search.{key}={value}"], f"search.{key}")
+            for key, value in (
+                ("alpha_learning_rate", 0.1),
+                ("relaxation", "concrete"),
+                ("entropy_tau", 3),
+                ("gamma", 3),
+                ("channel_proportion", 2),
+                ("alarms", "{action: stop}"),
+                ("cost", "{target: 1}"),
+            )
+        ),
         (["search.searcher=bandit", "search.bandit.exploration=2"], "search.bandit.exploration"),
         (
             ["search.searcher=tuner", "search.tuner.hyperparameters={momentum: [0.8, 0.9]}"],
@@ -443,6 +460,7 @@ def test_a_recipe_is_one_study(values, key):
         ["search.relaxation=concrete", "search.temperature=[5.0,1.0]"],
         ["search.gamma=3", "search.entropy_tau=3"],
         ["search.searcher=bandit", "search.bandit.rounds=1"],
+        ["search.searcher=one-shot", "search.one_shot.maximum_ops=1e7"],
         # Without `searcher: tuner` nothing is tuned.
         ["search.tuner.hyperparameters={momentum: [0.8, 0.9]}"],
     ],

@@ -38,7 +38,8 @@ def save_search_curves(
     metrics: Rows, folder: str | Path, alarms: Rows = (), target: tuple[float, str] | None = None
 ) -> Path | None:
     """Write `search_curves.png`: loss and accuracy on both halves, entropy with λ·exp(−t/τ), shares
-    of operations; where there are any, the expected cost and what alarms watch.
+    of operations; where there are any, the expected cost and what alarms watch. Of a search without
+    α, loss and accuracy of the drawn paths.
 
     Args:
         metrics: rows of `search/metrics.jsonl`: `loss`, `accuracy`, `alpha_loss`, `alpha_accuracy`,
@@ -49,6 +50,11 @@ def save_search_curves(
     if not metrics:
         return None
     epochs = style.epochs_of(metrics)
+    if not any("entropy" in row for row in metrics):
+        figure = style.new_figure(10, 3.2)
+        _draw_loss_and_accuracy(figure.subplots(1, 2), metrics, epochs, {"": "drawn paths"})
+        figure.tight_layout()
+        return style.save_figure(figure, Path(folder) / "search_curves.png")
     panels = [panel for panel in (_cost_panel(metrics, target), _alarm_panel(alarms)) if panel]
     rows = 3 if panels else 2
     figure = style.new_figure(10, 3.2 * rows)
@@ -78,10 +84,10 @@ def save_search_curves(
 def _draw_loss_and_accuracy(
     panels: Sequence[Axes], metrics: Rows, epochs: np.ndarray, labels: Mapping[str, str]
 ) -> None:
-    """Two curves in each panel; `labels` are by the prefix of the curve's key in the rows."""
+    """A curve in each panel for each of the `labels`, by the prefix of its key in the rows."""
     colours = (style.FIRST, style.SECOND)
     for axes, key in zip(panels, ("loss", "accuracy"), strict=True):
-        for (prefix, label), colour in zip(labels.items(), colours, strict=True):
+        for (prefix, label), colour in zip(labels.items(), colours, strict=False):
             style.draw_curve(axes, epochs, style.values_of(metrics, prefix + key), colour, label)
         style.style_epoch_axes(axes, key.capitalize(), epochs)
 

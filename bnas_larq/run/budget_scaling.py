@@ -90,8 +90,10 @@ ADAPTED = {
     "entropy_tau": Rule(_SHARE, lambda s: s.own.search.entropy_tau * s.epochs),
     "bandit.finish_epochs": Rule(
         f"{_SHARE}, rounded, at least 1 unless it is 0",
-        lambda s: s.own.search.bandit.finish_epochs
-        and max(1, int(s.own.search.bandit.finish_epochs * s.epochs + 0.5)),
+        lambda s: (
+            s.own.search.bandit.finish_epochs
+            and max(1, int(s.own.search.bandit.finish_epochs * s.epochs + 0.5))
+        ),
     ),
     # A step of Adam moves a weight by about its rate: with fewer steps α would stay at its start.
     # Behind the rules above, which decide on the epochs that train α.
@@ -135,4 +137,6 @@ def _is_read(key: str, own: SearchSettings) -> bool:
     """Whether the method reads the key at all."""
     if key.startswith("bandit."):
         return own.searcher == "bandit"
+    if own.searcher == "one-shot":  # trains no α
+        return key in ("learning_rate", "minimum_learning_rate")
     return own.entropy_weight > 0 if key == "entropy_tau" else own.searcher != "tuner"

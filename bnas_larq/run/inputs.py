@@ -125,7 +125,11 @@ class RunInputs:
         )
 
     def search_data(self) -> SearchData:
-        """What a supernet learns from: both halves of the training part, and what measures it."""
+        """What a supernet learns from: both halves of the training part, and what measures it. A
+        one-shot search learns from the whole part, and measures paths on the validation part."""
+        if self.recipe.search.searcher == "one-shot":
+            weights = self._path_pipeline(self.normalization)
+            return SearchData(weights, None, credit=self._held_out(), validation=None)
         halves, validation = self._search_halves(), self.data.validation
         credit = evaluation_dataset(
             halves[1], EVALUATION_BATCH, self.normalization, shuffle_seed=self.recipe.seed
@@ -137,8 +141,10 @@ class RunInputs:
         )
 
     def search_steps_per_epoch(self) -> int:
-        """Steps of a supernet's epoch; DataError if a batch is larger than a half."""
+        """Steps of a supernet's epoch; DataError if a batch is larger than its images."""
         # Only sizes matter here: a neutral normalisation saves a pass over all images.
+        if self.recipe.search.searcher == "one-shot":
+            return self._path_pipeline(Normalization()).steps_per_epoch
         pipelines = self._half_pipelines(self._search_halves(), Normalization())
         return bilevel_pipeline(*pipelines).steps_per_epoch
 
@@ -154,6 +160,27 @@ class RunInputs:
             )
             for offset, half in enumerate(halves)
         ]
+
+    def _path_pipeline(self, normalization: Normalization) -> EpochPipeline:
+        """The training part, cut to the recipe's `search.limit`."""
+        examples, search = (
+            self._at_most(self.data.train, self.recipe.search.limit),
+            self.recipe.search,
+        )
+        return self.training_batches(examples, search.batch_size, normalization=normalization)
+
+    def _held_out(self) -> tf.data.Dataset:
+        """Images of the validation part that a one-shot search measures paths on, shuffled, in
+        batches of nearly equal size: BatchNorm takes the statistics of each."""
+        examples = self._at_most(self.data.validation, self.recipe.search.one_shot.examples)
+        count = examples.num_examples
+        size = -(-count // -(-count // EVALUATION_BATCH))
+        return evaluation_dataset(examples, size, self.normalization, shuffle_seed=self.recipe.seed)
+
+    def _at_most(self, examples: Examples, limit: int | None) -> Examples:
+        if limit is None or limit >= examples.num_examples:
+            return examples
+        return examples.split(limit / examples.num_examples, self.recipe.seed)[0]
 
     def _search_halves(self) -> list[Examples]:
         """Both halves of the search, cut to the recipe's `search.limit`."""

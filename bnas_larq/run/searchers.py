@@ -21,9 +21,16 @@ from bnas_larq.precision import recorded_precision
 from bnas_larq.run.creation import needs_search
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.processes import own_command, run_chief_and_workers
-from bnas_larq.search import BanditSearch, GradientSearch, ProgressiveSearch, Searcher
+from bnas_larq.search import (
+    BanditSearch,
+    GradientSearch,
+    OneShotSearch,
+    ProgressiveSearch,
+    Searcher,
+)
 from bnas_larq.search.bandit_search import check_steps, make_table
 from bnas_larq.search.gradient_search import check_sizes, make_relaxation
+from bnas_larq.search.one_shot_search import make_evolution
 from bnas_larq.search.progressive_search import check_stages as check_search_stages
 from bnas_larq.search.progressive_search import stage_settings
 from bnas_larq.search.tuning import TrialResult, TunerSearch
@@ -40,7 +47,7 @@ from bnas_larq.training import (
 
 
 def in_supernet(settings: SearchSettings) -> bool:
-    """Whether the search trains a supernet, on both halves of the training part."""
+    """Whether the search trains a supernet, on the training part."""
     return settings.searcher != "tuner"
 
 
@@ -48,7 +55,12 @@ def make_searcher(inputs: RunInputs, settings: SearchSettings) -> Searcher:
     """The searcher of a run; its section `search` has the precision that `auto` chose."""
     if settings.searcher == "tuner":
         return tuner_search(inputs)
-    kinds = {"bandit": BanditSearch, "progressive": ProgressiveSearch, "gradient": GradientSearch}
+    kinds = {
+        "gradient": GradientSearch,
+        "progressive": ProgressiveSearch,
+        "bandit": BanditSearch,
+        "one-shot": OneShotSearch,
+    }
     searcher = kinds[settings.searcher]
     data, seed, network = inputs.data, inputs.recipe.seed, inputs.network_config
     return searcher(settings, data.num_classes, data.image_shape, seed, network=network)
@@ -59,9 +71,11 @@ def describe_search(settings: SearchSettings) -> str:
     if settings.searcher == "tuner":
         return f"{settings.tuner.trials} trials of {settings.tuner.oracle} search"
     cells = ", ".join(map(str, _cells(settings)))
+    paths = settings.one_shot.population * settings.one_shot.generations
+    measured = f", then {paths} paths to measure" if settings.searcher == "one-shot" else ""
     return (
-        f"{settings.epochs} epochs, {cells} cells, {settings.channels} channels; "
-        "the first step builds the graph and takes longest"
+        f"{settings.epochs} epochs, {cells} cells, {settings.channels} channels"
+        f"{measured}; the first step builds the graph and takes longest"
     )
 
 
@@ -135,8 +149,20 @@ def _check_search(inputs: RunInputs) -> None:
             settings.cost, space, network, gamma=gamma, zeroise_competes=competes
         )
     steps = inputs.search_steps_per_epoch()
+    if settings.searcher == "one-shot":
+        _check_held_out(inputs, "A one-shot search measures paths")
+        make_evolution(settings, network, inputs.recipe.seed).check()
     if settings.searcher == "bandit":
         check_steps(settings, make_table(settings, inputs.recipe.seed), steps)
+
+
+def _check_held_out(inputs: RunInputs, subject: str) -> None:
+    """Raise RecipeError without a validation part."""
+    if inputs.data.validation is None:
+        raise RecipeError(
+            f"{subject} on the validation part. Received: data.validation_fraction "
+            f"{inputs.recipe.data.validation_fraction:g}. Use 0.1."
+        )
 
 
 # -- searches by keras-tuner -----------------------------------------------------------------------
@@ -212,11 +238,7 @@ class NetworkTrial:
         network that does not fit the data.
         """
         recipe = self.inputs.recipe
-        if self.inputs.data.validation is None:
-            raise RecipeError(
-                "A search by keras-tuner measures its trials on the validation part. Received: "
-                f"data.validation_fraction {recipe.data.validation_fraction:g}. Use 0.1."
-            )
+        _check_held_out(self.inputs, "A search by keras-tuner measures its trials")
         sizes = recipe.search.tuner.hyperparameters.get("batch_size", [recipe.train.batch_size])
         largest = sizes["max"] if isinstance(sizes, Mapping) else max(sizes)
         stage = recipe.plan[0].model_copy(update={"batch_size": largest})

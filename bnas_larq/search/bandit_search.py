@@ -4,15 +4,15 @@ a gradient search decides among the rest."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bnas_larq.backend import keras, tf
+from bnas_larq.backend import keras
 from bnas_larq.checkpoints import Checkpoints
-from bnas_larq.data import EVALUATION_BATCH, EpochPipeline, bilevel_pipeline
+from bnas_larq.data import bilevel_pipeline
 from bnas_larq.errors import RecipeError
 from bnas_larq.files import append_line, keep_lines_before, read_rows, write_json
 from bnas_larq.fitting.callbacks import Progress, stop_unless_finite
@@ -21,11 +21,12 @@ from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.run_records import Alphas
 from bnas_larq.search.gradient_search import RECORD, GradientSearch
 from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
+from bnas_larq.search.single_path import SinglePath
 from bnas_larq.search.ucb import UcbTable
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import ZEROISE, SearchSpace
 from bnas_larq.supernet.architecture import PRUNED
-from bnas_larq.supernet.relaxations import FixedPath
+from bnas_larq.supernet.fixed_choices import FixedPath
 from bnas_larq.supernet.super_net import SuperNet
 
 #: Seconds between checkpoints of the draws: about what a killed search loses.
@@ -235,57 +236,3 @@ def _candidates(space: SearchSpace) -> np.ndarray:
     width = max(len(space.normal), len(space.reduce))
     counts = [len(space.normal)] * len(space.edges) + [len(space.reduce)] * len(space.edges)
     return np.arange(width)[None, :] < np.array(counts)[:, None]
-
-
-class SinglePath:
-    """Trains and evaluates the path that the supernet is set to; both are traced once.
-
-    Args:
-        supernet: compiled, with its optimizer built.
-        data: of the search; paths are evaluated on the first examples of `credit`.
-        credit_examples: see `BanditSettings`.
-    """
-
-    def __init__(self, supernet: SuperNet, data: SearchData, credit_examples: int | None) -> None:
-        self._pipeline: EpochPipeline = data.weights
-        self._credit = data.credit
-        if credit_examples is not None:
-            self._credit = data.credit.unbatch().take(credit_examples).batch(EVALUATION_BATCH)
-        self._batches: Iterator = iter(())
-        spec = data.weights.dataset().element_spec
-        self._supernet = supernet
-        self._step = tf.function(supernet.weight_step, input_signature=spec, autograph=False)
-        self._hits = tf.function(
-            self._count_hits, input_signature=self._credit.element_spec, autograph=False
-        )
-
-    def start(self, step: int) -> None:
-        """Go to the training stream's batch number `step`."""
-        epoch, rest = divmod(step, self._pipeline.steps_per_epoch)
-        self._batches = iter(self._pipeline.dataset(epoch).skip(rest))
-
-    def train(
-        self, steps: int, callback: keras.callbacks.Callback | None = None
-    ) -> dict[str, float]:
-        """Train for some steps; mean loss and accuracy of their batches."""
-        self._supernet.reset_metrics()
-        for step in range(steps):
-            self._step(*next(self._batches))
-            if callback is not None:
-                callback.on_train_batch_end(step)
-        metrics = {metric.name: metric for metric in self._supernet.metrics}
-        return {name: float(metrics[name].result()) for name in ("loss", "accuracy")}
-
-    def accuracy(self) -> float:
-        """Accuracy on the examples for credit."""
-        hits, examples = 0, 0
-        for images, labels in self._credit:
-            hits += int(self._hits(images, labels))
-            examples += len(labels)
-        return hits / examples
-
-    def _count_hits(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        with self._supernet.helper_passes():
-            logits = self._supernet(images, training=True)
-        predictions = tf.argmax(logits, axis=-1, output_type=labels.dtype)
-        return tf.reduce_sum(tf.cast(predictions == labels, tf.int32))

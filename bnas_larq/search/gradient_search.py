@@ -15,7 +15,7 @@ from bnas_larq.costs.expected_cost import ExpectedCost, network_of
 from bnas_larq.data import bilevel_pipeline
 from bnas_larq.discretize import ArgmaxDiscretizer
 from bnas_larq.errors import RunError, TrainingStopped
-from bnas_larq.files import append_line, read_rows
+from bnas_larq.files import append_line, keep_lines_before, read_rows
 from bnas_larq.fitting.callbacks import Progress, plain
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.genotype import Genotype
@@ -26,6 +26,8 @@ from bnas_larq.precision import choose_precision
 from bnas_larq.run_records import Alphas
 from bnas_larq.search.alarms import RECORD as ALARMS
 from bnas_larq.search.alarms import Alarms
+from bnas_larq.search.perturbation import RECORD as PERTURBATIONS
+from bnas_larq.search.perturbation import perturbed_cells
 from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import ZEROISE, SearchSpace
@@ -67,6 +69,45 @@ def search_space(settings: SearchSettings) -> SearchSpace:
     return dataclasses.replace(space, shortcut=settings.shortcut)
 
 
+def make_supernet(
+    settings: SearchSettings,
+    relaxation: Relaxation,
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    seed: int,
+) -> SuperNet:
+    """The settings' supernet, built for images of a shape; `seed` is of the relaxation's draws."""
+    return SuperNet(
+        search_space(settings),
+        num_classes,
+        cells=settings.cells,
+        channels=settings.channels,
+        stem=settings.stem,
+        scheme=settings.scheme,
+        kernels=settings.kernels,
+        groups=settings.groups,
+        relaxation=relaxation,
+        channel_sampling=PartialChannels(settings.channel_proportion),
+        edge_normalization=settings.edge_normalization,
+        seed=seed,
+        mixed_precision=choose_precision(settings.mixed_precision).name,
+        input_shape=input_shape,
+    )
+
+
+def weight_optimizer(settings: SearchSettings, steps: int) -> keras.optimizers.Optimizer:
+    """SGD or Adam for the weights of a supernet, with cosine decay over so many steps."""
+    rate = keras.optimizers.schedules.CosineDecay(
+        settings.learning_rate,
+        steps,
+        alpha=min(1.0, settings.minimum_learning_rate / settings.learning_rate),
+    )
+    decay = {"l2": settings.weight_decay, "clip_norm": settings.clip_norm}
+    if settings.optimizer == "adam":
+        return CoupledAdam(rate, epsilon=1e-8, **decay)
+    return CoupledSGD(rate, momentum=settings.momentum, **decay)
+
+
 def check_sizes(settings: SearchSettings) -> None:
     """Raise BnasLarqError if a cell's channels do not divide by `channel_proportion` and `groups`,
     or no candidate has groups."""
@@ -105,25 +146,12 @@ class GradientSearch(Searcher):
         first_epoch: int = 0,
     ) -> None:
         self.settings = settings
+        self.seed = seed
         self.first_epoch = first_epoch
         self.space = search_space(settings)
         self.network = network
-        self.supernet = SuperNet(
-            self.space,
-            num_classes,
-            cells=settings.cells,
-            channels=settings.channels,
-            stem=settings.stem,
-            scheme=settings.scheme,
-            kernels=settings.kernels,
-            groups=settings.groups,
-            relaxation=make_relaxation(settings, first_epoch),
-            channel_sampling=PartialChannels(settings.channel_proportion),
-            edge_normalization=settings.edge_normalization,
-            seed=seed,
-            mixed_precision=choose_precision(settings.mixed_precision).name,
-            input_shape=input_shape,
-        )
+        relaxation = make_relaxation(settings, first_epoch)
+        self.supernet = make_supernet(settings, relaxation, num_classes, input_shape, seed)
 
     @property
     def optimizer_epochs(self) -> int:
@@ -137,19 +165,9 @@ class GradientSearch(Searcher):
     def compile(self, steps_per_epoch: int) -> None:
         """Compile the supernet: SGD or Adam with cosine decay for the weights, Adam for α."""
         settings = self.settings
-        rate = keras.optimizers.schedules.CosineDecay(
-            settings.learning_rate,
-            self.optimizer_epochs * steps_per_epoch,
-            alpha=min(1.0, settings.minimum_learning_rate / settings.learning_rate),
-        )
         first, second = settings.alpha_betas
-        decay = {"l2": settings.weight_decay, "clip_norm": settings.clip_norm}
-        if settings.optimizer == "adam":
-            optimizer = CoupledAdam(rate, epsilon=1e-8, **decay)
-        else:
-            optimizer = CoupledSGD(rate, momentum=settings.momentum, **decay)
         self.supernet.compile(
-            optimizer=optimizer,
+            optimizer=weight_optimizer(settings, self.optimizer_epochs * steps_per_epoch),
             alpha_optimizer=CoupledAdam(
                 settings.alpha_learning_rate,
                 beta_1=first,
@@ -191,14 +209,34 @@ class GradientSearch(Searcher):
         Raises:
             TrainingStopped: see `fit`; also if the derived normal cell is all Zeroise.
         """
+        settings = self.settings
         self.compile(bilevel_pipeline(data.weights, data.alphas).steps_per_epoch)
-        self.fit(data, folder=folder, callbacks=callbacks)
-        return self.choose(read_rows(folder / RECORD, Alphas), provenance)
+        done = self.fit(data, folder=folder, callbacks=callbacks)
+        rows = read_rows(folder / RECORD, Alphas)
+        if settings.choice == "alpha":
+            return self.choose(rows, provenance)
+        if done < settings.epochs:
+            # What was measured on other weights.
+            keep_lines_before(folder / PERTURBATIONS, 0, key="decision")
+        cells = perturbed_cells(
+            self.supernet,
+            data,
+            folder,
+            examples=settings.choice_examples,
+            seed=self.seed,
+            zeroise_competes=settings.zeroise_competes,
+        )
+        facts = {"space": self.space.name, "epoch": settings.epochs, "choice": "perturbation"}
+        genotype = Genotype(*cells, provenance={**facts, **provenance})
+        _check_signal(genotype)
+        accuracy = rows[-1].get("val_accuracy") if rows else None
+        return SearchResult(genotype, settings.epochs, accuracy)
 
     def fit(
         self, data: SearchData, *, folder: Path, callbacks: Sequence[keras.callbacks.Callback] = ()
-    ) -> None:
-        """Train the compiled supernet to the last epoch, from the newest checkpoint if any.
+    ) -> int:
+        """Train the compiled supernet to the last epoch, from the newest checkpoint if any; the
+        number of epochs that were done before.
 
         Raises:
             TrainingStopped: the loss is not finite, or an alarm stops the search.
@@ -220,7 +258,7 @@ class GradientSearch(Searcher):
             genotype=lambda: self._genotype(self._architecture(), {}),
         )
         shown = ("loss", "accuracy", "alpha_loss", "alpha_accuracy", "val_accuracy", "entropy")
-        resumable_fit(
+        done = resumable_fit(
             supernet,
             pipeline.dataset,
             steps_per_epoch=steps_per_epoch,
@@ -243,6 +281,7 @@ class GradientSearch(Searcher):
         )
         # `fit` does nothing if all epochs were done before.
         alarms.check()
+        return done
 
     def _architecture(self) -> dict[str, list]:
         """The logits of the current α, and edges' β, for JSON."""
@@ -279,10 +318,14 @@ class GradientSearch(Searcher):
         genotype = self._genotype(
             chosen, {**provenance, "epoch": chosen["epoch"] + 1, "select": select}
         )
-        if all(edge.op == ZEROISE for node in genotype.normal for edge in node):
-            raise TrainingStopped(
-                "A searched normal cell needs an edge that carries a signal. "
-                "Received: Zeroise on every kept edge. Search longer, raise search.gamma, or "
-                "lower search.alpha_learning_rate; α are kept in alphas.jsonl."
-            )
+        _check_signal(genotype)
         return SearchResult(genotype, chosen["epoch"] + 1, chosen.get("val_accuracy"))
+
+
+def _check_signal(genotype: Genotype) -> None:
+    if all(edge.op == ZEROISE for node in genotype.normal for edge in node):
+        raise TrainingStopped(
+            "A searched normal cell needs an edge that carries a signal. "
+            "Received: Zeroise on every kept edge. Search longer, raise search.gamma, or "
+            "lower search.alpha_learning_rate; α are kept in alphas.jsonl."
+        )

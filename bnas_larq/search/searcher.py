@@ -34,13 +34,15 @@ class SearchData:
 
     Attributes:
         weights: training batches of the half that trains the network's weights.
-        alphas: training batches of the half that trains α.
+        alphas: training batches of the half that trains α; None for a search without α, whose
+            weights learn from both.
         credit: the α half in evaluation batches: once, unaugmented, in a fixed shuffled order.
+            Without α, held-out images instead.
         validation: held-out (image, label) batches, or None.
     """
 
     weights: EpochPipeline
-    alphas: EpochPipeline
+    alphas: EpochPipeline | None
     credit: tf.data.Dataset
     validation: tf.data.Dataset | None
 

@@ -1,8 +1,7 @@
 """Relaxations: what a search evaluates, given α. All candidates of an edge, weighted, or one of
 them.
 
-Softmax is DARTS', `Concrete` SNAS', `GumbelHard` GDAS'; `FixedPath` evaluates a path chosen from
-outside.
+Softmax is DARTS', `Concrete` SNAS', `GumbelHard` GDAS'.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ from bnas_larq.supernet.temperature_schedule import TemperatureSchedule
 
 #: The smallest uniform number whose logarithm is taken.
 _TINY = float(np.finfo(np.float32).tiny)
+#: In place of a column of α: the edge is left out, whatever its candidates.
+NO_EDGE = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ class SampledPath:
     """One candidate of every edge; the others are not computed.
 
     Attributes:
-        chosen: integers [edges], columns of α.
+        chosen: integers [edges], columns of α, or `NO_EDGE` in a path without weights.
         weights: [edges, operations]; the chosen entry multiplies the candidate's output, and
             receives its gradient (1 for a plain path; a straight-through estimator otherwise).
             None for 1.
@@ -243,65 +244,3 @@ class Concrete(_Gumbel):
         if not draw.training:
             return Mixture(self(alphas, draw.kind), positive=True)
         return Mixture(self.relaxed(self.perturbed(alphas, draw), draw), positive=True)
-
-
-@register
-class FixedPath(Relaxation):
-    """One candidate of each edge, chosen from outside by `assign`, whatever α are.
-
-    The path is held in variables that are not weights of the model: a traced step follows every
-    change, and checkpoints and `get_config` do not hold it.
-
-    Example:
-        >>> relaxation = FixedPath()
-        >>> relaxation.assign(normal=np.array([3, 0]), reduce=np.array([1, 1]))
-        >>> draw = Draw("normal", epoch=tf.constant(0.0), seed=tf.constant([1, 2]), training=True)
-        >>> relaxation.choose(tf.zeros([2, 4]), draw).chosen.numpy().tolist()
-        [3, 0]
-    """
-
-    def __init__(self) -> None:
-        self._columns: dict[str, tf.Variable] = {}
-        self._sizes: dict[str, tuple[int, int]] = {}
-
-    def assign(self, normal: np.ndarray, reduce: np.ndarray) -> None:
-        """Choose the path.
-
-        Args:
-            normal, reduce: integers [edges], columns of α of normal and reduction cells.
-
-        Raises:
-            BnasLarqError: not one column for each edge, or a column that α do not have.
-        """
-        path = {"normal": np.asarray(normal, np.int32), "reduce": np.asarray(reduce, np.int32)}
-        for kind, columns in path.items():
-            self._check(kind, columns)
-        for kind, columns in path.items():
-            if kind not in self._columns or self._columns[kind].shape != columns.shape:
-                with tf.init_scope():
-                    self._columns[kind] = tf.Variable(columns, trainable=False)
-            else:
-                self._columns[kind].assign(columns)
-
-    def _check(self, kind: str, columns: np.ndarray | None) -> None:
-        # The sizes are known once a network has asked for a path.
-        edges, operations = self._sizes.get(kind, (None, None))
-        if columns is None or (
-            columns.ndim != 1
-            or (edges is not None and len(columns) != edges)
-            or (columns < 0).any()
-            or (operations is not None and (columns >= operations).any())
-        ):
-            received = "none" if columns is None else np.array2string(columns, separator=", ")
-            raise BnasLarqError(
-                f"A path names a column of α for each edge ({edges or 'all'} edges, columns below "
-                f"{operations or 'the number of operations'}). Received: {received} for {kind} "
-                "cells. Give FixedPath.assign one column for each edge."
-            )
-
-    def choose(self, alphas: tf.Tensor, draw: Draw) -> SampledPath:
-        self._sizes[draw.kind] = tuple(alphas.shape)
-        columns = self._columns.get(draw.kind)
-        with tf.init_scope():
-            self._check(draw.kind, None if columns is None else columns.numpy())
-        return SampledPath(tf.convert_to_tensor(columns))

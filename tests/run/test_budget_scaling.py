@@ -63,6 +63,11 @@ def test_a_tuner_keeps_what_only_supernets_read():
     assert set(changes({"searcher": "tuner"})) <= {"entropy_tau"}
 
 
+def test_a_one_shot_search_has_no_alpha_to_scale():
+    scaled = changes({"searcher": "one-shot", "alpha_start_epoch": 3}, epochs=2)
+    assert set(scaled) <= {"learning_rate", "minimum_learning_rate"}
+
+
 def test_every_rule_is_written_down():
     keys = {f"search.{key}" for key in ADAPTED}
     known = {"search.alpha_start_epoch", "search.entropy_tau", "search.bandit.finish_epochs"}

@@ -265,3 +265,15 @@ def test_the_shipped_budget_is_one():
     assert isinstance(budget, Recipe) and budget.data.name == "cifar10"
     # PC-DARTS passes a quarter of the channels on.
     assert budget.search.channels % 8 == 0
+
+
+def test_a_one_shot_search_is_a_method(write, budget):
+    """Its own population; random cells follow its rule for Zeroise."""
+    values = "{searcher: one-shot, zeroise_competes: false, one_shot: {population: 8, parents: 2}}"
+    overrides = ["search.alpha_learning_rate=0.1"]
+    _, runs = plan([write("shots", f"search: {values}\n")], budget, [0], 1, overrides)
+    assert [run.name for run in runs] == ["shots-seed0", "random-bnas-none-0"]
+    search = runs[0].recipe.search
+    assert (search.searcher, search.epochs, search.one_shot.population) == ("one-shot", 5, 8)
+    assert search.alpha_learning_rate == 3e-4
+    assert {entry.key for entry in runs[0].adaptations} <= {"learning_rate"}

@@ -13,11 +13,12 @@ from bnas_larq.data import EpochPipeline
 from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import BnasLarqError, RecipeError, TrainingStopped
 from bnas_larq.files import read_json, read_lines
-from bnas_larq.search.bandit_search import BanditSearch, SinglePath
+from bnas_larq.search.bandit_search import BanditSearch
 from bnas_larq.search.searcher import SearchData
+from bnas_larq.search.single_path import SinglePath
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import SPACES, SearchSpace
-from bnas_larq.supernet.relaxations import FixedPath
+from bnas_larq.supernet.fixed_choices import FixedPath
 
 OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "bin_conv_3x3")
 STEPS, BATCH, EPOCHS = 5, 4, 4

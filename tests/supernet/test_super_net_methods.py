@@ -13,9 +13,9 @@ from bnas_larq.networks.optimizers import CoupledSGD
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.alpha_gradients import FirstOrder, SecondOrder, SingleLevel
 from bnas_larq.supernet.architecture import AnnealedEntropy
+from bnas_larq.supernet.fixed_choices import FixedPath
 from bnas_larq.supernet.relaxations import (
     Concrete,
-    FixedPath,
     GumbelHard,
     SampledPath,
     Softmax,

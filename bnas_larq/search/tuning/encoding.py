@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from bnas_larq.errors import GenotypeError
 from bnas_larq.genotype import Edge, Genotype
-from bnas_larq.spaces import ZEROISE, SearchSpace
+from bnas_larq.search.genotype_variation import carries_signal
+from bnas_larq.spaces import SearchSpace
 from bnas_larq.train_settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -127,8 +128,7 @@ class Encoding:
 
     def sensible(self, values: Values) -> bool:
         """Whether both cells carry a signal, as those of `Genotype.random` do."""
-        cells = self.genotype(values).cells
-        return all(any(edge.op != ZEROISE for node in cell for edge in node) for cell in cells)
+        return carries_signal(self.genotype(values))
 
 
 def _inputs(kind: str, node: int) -> str:

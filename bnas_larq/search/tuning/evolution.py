@@ -1,16 +1,13 @@
-"""Regularised evolution as a keras-tuner oracle, and its mutations. Imports keras-tuner: import it
-lazily.
-"""
+"""Regularised evolution as a keras-tuner oracle. Imports keras-tuner: import it lazily."""
 
 from __future__ import annotations
 
 import random
 from typing import Any
 
-from bnas_larq.genotype import Cell, Edge, Genotype
+from bnas_larq.search.genotype_variation import mutations
 from bnas_larq.search.tuning.durable import DurableOracle
-from bnas_larq.search.tuning.encoding import KINDS, Encoding, Values
-from bnas_larq.spaces import SearchSpace
+from bnas_larq.search.tuning.encoding import Encoding, Values
 
 
 class EvolutionOracle(DurableOracle):
@@ -81,63 +78,15 @@ def mutate(values: Values, encoding: Encoding, generator: random.Random) -> dict
     genotype, overrides = encoding.genotype(values), encoding.overrides(values)
     settings = [hp for hp in encoding.hyperparameters().space if _can_change(hp)]
     settings = [hp for hp in settings if hp.name not in encoding.choices]
-    kinds = [_other_operations(genotype, encoding.space), _other_inputs(genotype)]
-    kind = generator.choice([candidates for candidates in (*kinds, settings) if candidates])
+    kinds = [*mutations(genotype, encoding.space), settings]
+    kind = generator.choice([candidates for candidates in kinds if candidates])
     mutation = generator.choice(kind)
     child = encoding.values(genotype, overrides)
     if kind is settings:
         while child[mutation.name] == values[mutation.name]:
             child[mutation.name] = mutation.prob_to_value(generator.random())
         return child
-    (cell, node, old), alternatives = mutation
-    new = generator.choice(alternatives)
-    return encoding.values(_replaced(genotype, cell, node, old, new), overrides)
-
-
-#: (cell, node, edge) and what the edge may become.
-Mutation = tuple[tuple[int, int, Edge], list[Edge]]
-
-
-def _edges(genotype: Genotype) -> list[tuple[int, int, Edge]]:
-    """(cell, node, edge) of all edges."""
-    return [
-        (number, node, edge)
-        for number, cell in enumerate(genotype.cells)
-        for node, edges in enumerate(cell)
-        for edge in edges
-    ]
-
-
-def _other_operations(genotype: Genotype, space: SearchSpace) -> list[Mutation]:
-    """Every edge, with each other operation."""
-    return [
-        (
-            (cell, node, edge),
-            [Edge(op, edge.state) for op in getattr(space, KINDS[cell]) if op != edge.op],
-        )
-        for cell, node, edge in _edges(genotype)
-    ]
-
-
-def _other_inputs(genotype: Genotype) -> list[Mutation]:
-    """Every edge that could read another state, with each of those."""
-    mutations = []
-    for cell, node, edge in _edges(genotype):
-        used = {sibling.state for sibling in genotype.cells[cell][node]}
-        free = [Edge(edge.op, state) for state in range(2 + node) if state not in used]
-        if free:
-            mutations.append(((cell, node, edge), free))
-    return mutations
-
-
-def _replaced(genotype: Genotype, cell: int, node: int, old: Edge, new: Edge) -> Genotype:
-    def changed(number: int, nodes: Cell) -> Cell:
-        if number != cell:
-            return nodes
-        edges = tuple(new if edge == old else edge for edge in nodes[node])
-        return (*nodes[:node], edges, *nodes[node + 1 :])
-
-    return Genotype(changed(0, genotype.normal), changed(1, genotype.reduce))
+    return encoding.values(mutation(genotype, generator), overrides)
 
 
 def _can_change(hyperparameter: Any) -> bool:

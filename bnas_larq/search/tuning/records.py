@@ -96,12 +96,16 @@ class Trial:
 def write_records(folder: Path, rows: Sequence[Mapping[str, Any]], cost: str | None) -> None:
     """Write trials.jsonl and, with a cost (its name, such as `ops`), pareto.json."""
     write_atomic(folder / TRIALS, "".join(json.dumps(row) + "\n" for row in rows))
-    if cost is None:
-        return
+    if cost is not None:
+        write_front(folder, rows, cost)
+
+
+def write_front(folder: Path, rows: Sequence[Mapping[str, Any]], cost: str) -> None:
+    """Write pareto.json of the rows of trials.jsonl."""
     measured = [row for row in rows if row["accuracy"] is not None and row["cost"] is not None]
     front = pareto_front([(row["accuracy"], row["cost"]) for row in measured])
     keys = ("trial", "genotype", "accuracy", "cost", "epochs", "hyperparameters", *KINDS)
-    members = [{key: measured[index][key] for key in keys} for index in front]
+    members = [{key: measured[i][key] for key in keys if key in measured[i]} for i in front]
     write_json(folder / FRONT, {"cost": cost, "trials": len(measured), "front": members})
 
 

@@ -1,0 +1,183 @@
+"""Single-path one-shot search: a supernet trained on uniformly drawn paths, and an evolution that
+measures paths on it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bnas_larq.backend import keras
+from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.console import say
+from bnas_larq.costs.cost_walk import planned_costs
+from bnas_larq.costs.expected_cost import network_of
+from bnas_larq.errors import TrainingStopped
+from bnas_larq.files import append_line, keep_lines_before, read_rows
+from bnas_larq.fitting.callbacks import Progress
+from bnas_larq.fitting.resume import resumable_fit
+from bnas_larq.genotype import Genotype
+from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.run_records import TrialRow
+from bnas_larq.search.gradient_search import make_supernet, search_space, weight_optimizer
+from bnas_larq.search.path_evolution import PathEvolution
+from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
+from bnas_larq.search.single_path import SinglePath
+from bnas_larq.search.tuning.encoding import KINDS
+from bnas_larq.search.tuning.records import TRIALS, best_row, write_front
+from bnas_larq.settings import SearchSettings
+from bnas_larq.spaces import ZEROISE, SearchSpace
+from bnas_larq.supernet.fixed_choices import FixedPath
+from bnas_larq.supernet.path_training import DrawPaths, PathTraining
+
+
+class OneShotSearch(Searcher):
+    """Single-path one-shot search: SPOS (Guo et al., arXiv 1904.00420), and of binary networks
+    NAS-BNN (arXiv 2408.15484).
+
+    1. Each step trains the path of one genotype, a uniform draw from the space as `Genotype.random`
+       makes it: of every node two edges with one operation each, as final networks have. So
+       supernet and final network compute the same; no α is trained.
+    2. An evolution (`PathEvolution`) looks for the genotype whose path is most accurate on held-out
+       images. BatchNorm takes the statistics of the batch it measures, for the moving averages mix
+       all paths. Operations of the final network, counted honestly, may be bounded.
+
+    Args:
+        settings: the recipe's section `search`. Those of α are not read.
+        num_classes, input_shape: of the data.
+        seed: of paths and evolution.
+        network: size of the final network, whose operations are counted; None for the supernet's.
+    """
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        num_classes: int,
+        input_shape: tuple[int, int, int],
+        seed: int = 0,
+        *,
+        network: NetworkConfig | None = None,
+    ) -> None:
+        self.settings, self.seed = settings, seed
+        self.path = FixedPath()
+        self.supernet = make_supernet(settings, self.path, num_classes, input_shape, seed)
+        self.evolution = make_evolution(settings, network or network_of(self.supernet), seed)
+
+    def draw(self, step: int) -> Genotype:
+        """The genotype whose path a step trains, a function of the seed and the step's number."""
+        generator = random.Random(f"path {self.seed} {step}")
+        return Genotype.random(self.evolution.space, generator.getrandbits(62))
+
+    def run(
+        self,
+        data: SearchData,
+        *,
+        folder: Path,
+        provenance: dict[str, Any],
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> SearchResult:
+        """See `Searcher.run`; also writes trials.jsonl, a line per measured genotype, and
+        pareto.json. `data.credit` are the held-out images.
+
+        Raises:
+            TrainingStopped: the loss is not finite, or no genotype within the bounds is found.
+        """
+        steps = data.weights.steps_per_epoch
+        self.supernet.compile(
+            optimizer=weight_optimizer(self.settings, self.settings.epochs * steps)
+        )
+        supernet, epochs = self.supernet, self.settings.epochs
+        done = resumable_fit(
+            PathTraining(supernet),
+            data.weights.dataset,
+            steps_per_epoch=steps,
+            epochs=epochs,
+            checkpoints=Checkpoints(folder / "checkpoints"),
+            log=folder / "metrics.jsonl",
+            optimizers={"optimizer": (supernet.optimizer, supernet.network_variables)},
+            callbacks=[
+                DrawPaths(self.path, self.draw, steps),
+                Progress("search", epochs, steps, ("loss", "accuracy")),
+                *callbacks,
+            ],
+        )
+        if done < epochs:
+            # What was measured on other weights.
+            keep_lines_before(folder / TRIALS, 0, key="trial")
+        return self._choose(self._evolve(data, folder), provenance)
+
+    def _evolve(self, data: SearchData, folder: Path) -> list[dict[str, Any]]:
+        """Measure genotypes, after those that are recorded; the rows of trials.jsonl."""
+        log, settings = folder / TRIALS, self.settings.one_shot
+        rows = read_rows(log, TrialRow)
+        done = len(rows)
+        # A last line that a kill has cut off.
+        keep_lines_before(log, done, key="trial")
+        measure = SinglePath(self.supernet, data, credit_examples=None)
+        size, planned = settings.population, settings.population * settings.generations
+        progress = Progress("search", settings.generations, size, ("best",), unit="generation")
+        progress.on_train_begin()
+        while len(rows) < planned:
+            number = len(rows)
+            generation, place = divmod(number, size)
+            if place == 0 or number == done:
+                progress.on_epoch_begin(generation)
+            begin = time.monotonic()
+            genotype = self.evolution.propose(rows)
+            if genotype is None:
+                say(f"search: no other cells within the bounds after {number}")
+                break
+            self.path.assign_genotype(genotype, self.supernet.space)
+            accuracy = measure.accuracy()
+            cells = zip(KINDS, genotype.cells, strict=True)
+            row = {
+                "trial": number,
+                "generation": generation,
+                "genotype": genotype.id,
+                "accuracy": accuracy,
+                "cost": self.evolution.ops(genotype),
+                "seconds": round(time.monotonic() - begin, 3),
+                **{kind: [[list(edge) for edge in node] for node in cell] for kind, cell in cells},
+            }
+            append_line(log, row)
+            rows.append(row)
+            progress.on_train_batch_end(place)
+            if place == size - 1:
+                progress.on_epoch_end(generation, {"best": best_row(rows)["accuracy"]})
+        write_front(folder, rows, "ops_honest")
+        return rows
+
+    def _choose(self, rows: list[dict[str, Any]], provenance: dict[str, Any]) -> SearchResult:
+        best = best_row(rows)
+        if best is None:
+            raise TrainingStopped(
+                "A one-shot search needs cells within its bounds. Received: none in "
+                "random draws. Raise search.one_shot.maximum_ops, or lower minimum_ops."
+            )
+        facts = {"space": self.evolution.space.name, "measured": len(rows), "trial": best["trial"]}
+        genotype = Genotype(
+            best["normal"],
+            best["reduce"],
+            provenance={**provenance, **facts, "ops_honest": best["cost"]},
+        )
+        return SearchResult(genotype, self.settings.epochs, best["accuracy"])
+
+
+def drawn_space(settings: SearchSettings) -> SearchSpace:
+    """The space that genotypes are drawn from: without Zeroise where it may not be chosen."""
+    space = search_space(settings)
+    if settings.zeroise_competes or ZEROISE not in {*space.normal, *space.reduce}:
+        return space
+    return space.without_operations([ZEROISE])
+
+
+def make_evolution(settings: SearchSettings, network: NetworkConfig, seed: int) -> PathEvolution:
+    """The evolution of a `OneShotSearch`, for final networks of a size."""
+    cache: dict = {}
+
+    def ops(genotype: Genotype) -> float:
+        return float(planned_costs(genotype, network, cache=cache).ops_honest)
+
+    return PathEvolution(settings.one_shot, drawn_space(settings), ops, seed)

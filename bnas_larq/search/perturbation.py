@@ -1,0 +1,190 @@
+"""A genotype by perturbation: of each edge the candidate that a trained supernet misses most."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnas_larq.files import append_line, keep_lines_before, read_rows
+from bnas_larq.fitting.callbacks import Progress
+from bnas_larq.genotype import Cell, Edge
+from bnas_larq.run_records import PerturbationRow
+from bnas_larq.search.searcher import SearchData
+from bnas_larq.search.single_path import SinglePath
+from bnas_larq.spaces import ZEROISE, SearchSpace
+from bnas_larq.supernet.fixed_choices import FixedMixture
+from bnas_larq.supernet.super_net import SuperNet
+
+#: File in a stage's folder: a line per decision.
+RECORD = "perturbation.jsonl"
+KINDS = ("normal", "reduce")
+
+
+class PerturbationChoice:
+    """The choice of DARTS-PT (Wang et al., arXiv 2108.04392, algorithm 1) from a trained supernet.
+
+    1. Edge by edge in a random order, each candidate's weight is set to 0 in turn, and the one
+       whose absence leaves the least accuracy is kept alone, with the weight 1.
+    2. Node by node in a random order, each edge is left out in turn, and those are kept whose
+       absence leaves the least accuracy.
+
+    The other weights stay as they are, and so do the supernet's weights: the paper's training
+    between the decisions is not done. Of equally accurate absences, the candidate of the largest
+    weight and the edge from the earliest state are kept.
+
+    Args:
+        space: of the supernet.
+        measure: the supernet's accuracy with these weights of normal and reduction edges, float32
+            [edges, operations].
+        log: gets a line per decision; decisions that it holds are not made again.
+        seed: of the orders.
+        zeroise_competes: whether Zeroise may be kept.
+
+    Example:
+        >>> import tempfile
+        >>> space = SearchSpace("small", *[("max_pool_3x3", "bin_conv_3x3")] * 2, nodes=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     log = Path(folder) / RECORD
+        ...     choice = PerturbationChoice(space, lambda n, r: n[:, 1].sum(), log)
+        ...     normal, reduce = choice([np.full([2, 2], 0.5)] * 2)
+        >>> normal[0]
+        (Edge(op='bin_conv_3x3', state=0), Edge(op='bin_conv_3x3', state=1))
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        measure: Callable[[np.ndarray, np.ndarray], float],
+        log: Path,
+        seed: int = 0,
+        zeroise_competes: bool = True,
+    ) -> None:
+        self.space, self.measure, self.log = space, measure, log
+        self.seed, self.zeroise_competes = seed, zeroise_competes
+
+    def __call__(
+        self,
+        weights: Sequence[np.ndarray],
+        alive: Sequence[np.ndarray] | None = None,
+        report: Callable[[int, int], None] = lambda done, planned: None,
+    ) -> tuple[Cell, Cell]:
+        """The normal and the reduction cell of a supernet with these mixture weights.
+
+        Args:
+            weights: of normal and reduction edges, [edges, operations].
+            alive: booleans of the same shapes; pruned candidates are not kept.
+            report: called before each decision with its number and that of all.
+        """
+        mixture = [np.array(values, np.float32) for values in weights]
+        rows = read_rows(self.log, PerturbationRow)
+        # A last line that a kill has cut off.
+        keep_lines_before(self.log, len(rows), key="decision")
+        generator = random.Random(f"perturbation {self.seed}")
+        edges, nodes = range(len(self.space.edges)), range(self.space.nodes)
+        decisions: list[tuple[Callable[..., dict[str, Any]], int, int]] = []
+        for decide, places in ((self._operation, edges), (self._edges, nodes)):
+            order = [(decide, kind, place) for kind in (0, 1) for place in places]
+            generator.shuffle(order)
+            decisions += order
+        alive = alive or [np.ones(values.shape, bool) for values in mixture]
+        for number, (decide, kind, place) in enumerate(decisions):
+            if number >= len(rows):
+                report(number, len(decisions))
+                row = {"decision": number, "cell": KINDS[kind]}
+                rows.append({**row, **decide(mixture, kind, place, alive[kind])})
+                append_line(self.log, rows[-1])
+            self._apply(mixture[kind], kind, rows[number])
+        return self._cell(mixture, 0), self._cell(mixture, 1)
+
+    def _operation(self, mixture, kind: int, edge: int, alive: np.ndarray) -> dict[str, Any]:
+        """Which candidate an edge keeps."""
+        accuracies = {}
+        for column, name in enumerate(self._operations(kind)):
+            if alive[edge, column] and (self.zeroise_competes or name != ZEROISE):
+                accuracies[name] = self._without(mixture, kind, np.s_[edge, column])
+        columns = self._operations(kind).index
+        kept = min(accuracies, key=lambda op: (accuracies[op], -mixture[kind][edge, columns(op)]))
+        node, state = self.space.edges[edge]
+        return {"node": node, "state": state, "without": accuracies, "kept": kept}
+
+    def _edges(self, mixture, kind: int, node: int, alive: np.ndarray) -> dict[str, Any]:
+        """Which edges a node keeps."""
+        rows = {state: row for row, (owner, state) in enumerate(self.space.edges) if owner == node}
+        keep = self.space.edges_per_node
+        accuracies = {
+            str(state): self._without(mixture, kind, row) if len(rows) > keep else 0.0
+            for state, row in rows.items()
+        }
+        kept = sorted(rows, key=lambda state: accuracies[str(state)])[:keep]
+        return {"node": node, "without": accuracies, "kept": sorted(kept)}
+
+    def _without(self, mixture, kind: int, place: Any) -> float:
+        """The accuracy when the weights in a place are 0."""
+        weights = [values.copy() for values in mixture]
+        weights[kind][place] = 0.0
+        return float(self.measure(*weights))
+
+    def _apply(self, weights: np.ndarray, kind: int, row: dict[str, Any]) -> None:
+        """Leave what a decision keeps."""
+        for edge, (node, state) in enumerate(self.space.edges):
+            if node != row["node"]:
+                continue
+            if isinstance(row["kept"], list):
+                if state not in row["kept"]:
+                    weights[edge] = 0.0
+            elif row["state"] == state:
+                weights[edge] = 0.0
+                weights[edge, self._operations(kind).index(row["kept"])] = 1.0
+
+    def _cell(self, mixture, kind: int) -> Cell:
+        nodes: list[list[Edge]] = [[] for _ in range(self.space.nodes)]
+        for (node, state), weights in zip(self.space.edges, mixture[kind], strict=True):
+            if weights.any():
+                nodes[node].append(Edge(self._operations(kind)[weights.argmax()], state))
+        return tuple(map(tuple, nodes))
+
+    def _operations(self, kind: int) -> tuple[str, ...]:
+        return (self.space.normal, self.space.reduce)[kind]
+
+
+def perturbed_cells(
+    supernet: SuperNet,
+    data: SearchData,
+    folder: Path,
+    *,
+    examples: int | None = None,
+    seed: int = 0,
+    zeroise_competes: bool = True,
+) -> tuple[Cell, Cell]:
+    """The cells that `PerturbationChoice` derives from a compiled supernet, measured on the first
+    `examples` of `data.credit`, with the statistics of each batch; writes perturbation.jsonl."""
+    mixture, relaxation = FixedMixture(), supernet.relaxation
+    measurement = SinglePath(supernet, data, examples)
+
+    def measure(normal: np.ndarray, reduce: np.ndarray) -> float:
+        mixture.assign(normal, reduce)
+        return measurement.accuracy()
+
+    progress: list[Progress] = []
+
+    def report(number: int, planned: int) -> None:
+        if progress:
+            progress[0].on_train_batch_end(0)
+            progress[0].on_epoch_end(number - 1)
+        else:
+            progress.append(Progress("search", planned, 1, (), unit="decision"))
+            progress[0].on_train_begin()
+        progress[0].on_epoch_begin(number)
+
+    log = folder / RECORD
+    choice = PerturbationChoice(supernet.space, measure, log, seed, zeroise_competes)
+    weights = [values.numpy() for values in supernet.distributions()]
+    supernet.relaxation = mixture
+    try:
+        return choice(weights, supernet.alive, report)
+    finally:
+        supernet.relaxation = relaxation
