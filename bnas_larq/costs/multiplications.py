@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.costs.peak_memory import Call, layer_form
 from bnas_larq.errors import BnasLarqError, one_line
+from bnas_larq.layers.abc_net import ABCConv2D
 
 #: Bits of values that are not quantised.
 FULL_PRECISION = 32
@@ -116,6 +117,12 @@ class Multiplications:
         if quantizer is not None:
             input_bits = getattr(quantizer, "precision", None) or FULL_PRECISION
         counter = self.macs.setdefault(path, Counter())
+        if isinstance(layer, ABCConv2D):
+            binary = None not in layer.bases
+            products = math.prod(layer.bases) if binary else 1
+            macs = products * size(layer.kernel) * _product(layer, result[:-1])
+            counter[1 if binary else FULL_PRECISION] += macs
+            return
         for kernel, macs, reads_input in _products(layer, source, result):
             # The second half of a separable convolution reads sums, which are no longer 1-bit.
             operand_bits = input_bits if reads_input else FULL_PRECISION
@@ -124,7 +131,8 @@ class Multiplications:
 
 def multiplies(layer: keras.layers.Layer) -> bool:
     """Whether its MACs can be counted here."""
-    return isinstance(layer, (*CONVOLUTIONS, *_DEPTHWISE, *_SEPARABLE, *_LOCAL, keras.layers.Dense))
+    kinds = (*CONVOLUTIONS, *_DEPTHWISE, *_SEPARABLE, *_LOCAL, keras.layers.Dense, ABCConv2D)
+    return isinstance(layer, kinds)
 
 
 def _products(layer, source: tuple, result: tuple) -> Iterator[tuple[tf.Variable, int, bool]]:

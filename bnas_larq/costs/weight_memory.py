@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from bnas_larq.backend import keras, tf
 from bnas_larq.costs.float_kernels import FLOAT_STORAGES, kernel_bytes
 from bnas_larq.costs.multiplications import FULL_PRECISION, size, weight_bits
+from bnas_larq.layers.abc_net import ABCConv2D
 from bnas_larq.layers.quantizers import number_of_scales
 from bnas_larq.layers.template import CLASSIFIER
 from bnas_larq.tables import align
@@ -35,6 +36,10 @@ def weight_memory(layer: keras.layers.Layer, weights: Sequence[tf.Variable]) -> 
         bits, kind = weight_bits(weight), _kind(layer, weight)
         kernel = kind in ("stem", "shortcut", "classifier", "other_kernels")
         scales = number_of_scales(getattr(weight, "quantizer", None), weight.shape)
+        if isinstance(layer, ABCConv2D) and weight is layer.kernel and not layer.real_kernel:
+            # One bit and one scale for each base.
+            kind, kernel, bits = "binary_kernels", False, layer.bases[0]
+            scales = bits
         for storage, kinds in memory.items():
             if kernel:
                 kinds[kind] += 8 * kernel_bytes(size(weight), _channels(weight), storage)

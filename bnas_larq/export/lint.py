@@ -193,7 +193,9 @@ def _blockers(model: keras.Model, flat: keras.Model) -> Iterator[str]:
 def _linted(cost: LayerCost, verdict: Verdict | None) -> LintedLayer:
     macs = sum(cost.macs.values())
     if verdict is None:
-        return LintedLayer(cost.name, cost.kind, False, "", "", False, macs, cost.bytes)
+        # ABC-Net's convolutions of several bases are no single convolution to be judged.
+        binary = set(cost.macs) == {1}
+        return LintedLayer(cost.name, cost.kind, binary, "", "", False, macs, cost.bytes)
     kernel = math.prod(verdict.kernel)
     # Costs count one bit per weight for a kernel that is meant to be binary, even if it exports as
     # float.

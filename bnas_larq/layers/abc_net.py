@@ -5,9 +5,10 @@ kernel W becomes Σ α_m·B_m, an activation R becomes Σ β_n·A_n, and a convo
 
     O = Σ_m Σ_n α_m·β_n·conv(B_m, A_n)
 
-of M·N binary ones. `ABCConv2D` is that layer. The scheme `abc-net` is its case M = N = 1 in any
-larq layer: `ABCKernel` and `ABCSign`. There the shift v of the activations stays 0 and their scale
-β stays 1 (ours): real stages of the same network then have equal weights, and the offset of a
+of M·N binary ones. `ABCConv2D` is that layer, and the convolution of the schemes `abc-net-3x1` to
+`abc-net-5x5` (M×N, with the paper's first shifts). The scheme `abc-net` is the case M = N = 1 in
+any larq layer: `ABCKernel` and `ABCSign`. There the shift v of the activations stays 0 and their
+scale β stays 1 (ours): real stages of the same network then have equal weights, and the offset of a
 BatchNorm in front of the sign is a v, the scale of one behind the convolution a β, for each
 channel.
 
@@ -17,13 +18,15 @@ channel each, is not zeroed by its centring: all its filters share one mean and 
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers.projection import filters_of_part
-from bnas_larq.layers.quantizers import Scheme, register_scheme
+from bnas_larq.layers.quantizers import Scheme, check_own_convolution, register_scheme
 
 #: (M, N) → the shifts u of the weight bases and the first ones v of the activation bases, of
 #: ResNet-18 (arXiv 1711.11294, table S4).
@@ -173,8 +176,12 @@ class ABCConv2D(keras.layers.Layer):
     Padding `"same"` around images smaller than the kernel is wrong in Larq Compute Engine (0.16);
     the export refuses such a network.
 
-    `bnas_larq.count_costs` lists its MACs as uncounted: they are M·N times those of a binary
-    convolution; a deployed kernel takes M bits a weight.
+    `bnas_larq.count_costs` counts M·N binary convolutions, M bits for each weight of the kernel,
+    and 4 bytes for each α, β and v.
+
+    With a real input or kernel it is a layer of the real networks from which ABC-Net starts, whose
+    weight files fit it: the sum of one input and M kernels, of N inputs and one kernel, or an
+    ordinary convolution. What that does not use is not trained.
 
     Args:
         filters: output channels.
@@ -185,6 +192,8 @@ class ABCConv2D(keras.layers.Layer):
         strides: of height and width.
         padding: `"same"` (zeros behind the sign) or `"valid"`.
         kernel_initializer: as in Keras.
+        real_input: a quantizer such as `RealActivation` in place of the N activation bases.
+        real_kernel: convolve with the latent kernel itself, in place of the M weight bases.
 
     Input shape: [batch, height, width, channels]. Output shape: [batch, height', width', filters].
 
@@ -209,6 +218,8 @@ class ABCConv2D(keras.layers.Layer):
         strides: int = 1,
         padding: str = "same",
         kernel_initializer: str | keras.initializers.Initializer = "glorot_uniform",
+        real_input: lq.quantizers.Quantizer | dict | None = None,
+        real_kernel: bool = False,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
@@ -228,20 +239,35 @@ class ABCConv2D(keras.layers.Layer):
         self.weight_shifts = tuple(map(float, weight_shifts))
         self.activation_shifts = tuple(map(float, activation_shifts))
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        if isinstance(real_input, dict):
+            real_input = keras.utils.deserialize_keras_object(real_input)
+        self.real_input, self.real_kernel = real_input, real_kernel
+
+    @property
+    def bases(self) -> tuple[int | None, int | None]:
+        """M and N, None for a real kernel or input; read by the cost count."""
+        weights = None if self.real_kernel else len(self.weight_shifts)
+        return weights, None if self.real_input else len(self.activation_shifts)
 
     def build(self, input_shape) -> None:
         shape = [self.kernel_size, self.kernel_size, input_shape[-1], self.filters]
         self.kernel = self.add_weight("kernel", shape, initializer=self.kernel_initializer)
-        bases, first = [len(self.activation_shifts)], keras.initializers.Constant
-        self.shift = self.add_weight("shift", bases, initializer=first(self.activation_shifts))
-        self.scale = self.add_weight("scale", bases, initializer="ones")
+        first = keras.initializers.Constant(self.activation_shifts)
+        bases = {"shape": [len(self.activation_shifts)], "trainable": self.real_input is None}
+        self.shift = self.add_weight("shift", initializer=first, **bases)
+        self.scale = self.add_weight("scale", initializer="ones", **bases)
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        bases, scales = weight_bases(tf.convert_to_tensor(self.kernel), self.weight_shifts)
-        kernels = [scales[number] * base for number, base in enumerate(tf.unstack(bases))]
-        signs = [shifted_sign(inputs, shift) for shift in tf.unstack(self.shift)]
-        factors = tf.unstack(self.scale)
+        kernels = [tf.convert_to_tensor(self.kernel)]
+        if not self.real_kernel:
+            bases, scales = weight_bases(*kernels, self.weight_shifts)
+            kernels = [scales[number] * base for number, base in enumerate(tf.unstack(bases))]
+        if self.real_input:
+            signs, factors = [self.real_input(inputs)], [1.0]
+        else:
+            signs = [shifted_sign(inputs, shift) for shift in tf.unstack(self.shift)]
+            factors = tf.unstack(self.scale)
         if training:
             signs = [tf.add_n([f * sign for f, sign in zip(factors, signs, strict=True)])]
             factors, kernels = [1.0], [tf.add_n(kernels)]
@@ -259,17 +285,62 @@ class ABCConv2D(keras.layers.Layer):
             **super().get_config(),
             **{key: getattr(self, key) for key in (*keys, "padding")},
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "real_input": self.real_input and keras.utils.serialize_keras_object(self.real_input),
+            "real_kernel": self.real_kernel,
         }
 
+    def compute_output_shape(self, input_shape) -> tf.TensorShape:
+        batch, *sides, _ = input_shape
+        window = self.kernel_size if self.padding == "valid" else 1
+        sides = [side and -(-(side - window + 1) // self.strides) for side in sides]
+        return tf.TensorShape([batch, *sides, self.filters])
 
-register_scheme(
-    "abc-net",
-    Scheme(
-        input_quantizer=ABCSign,
-        kernel_quantizer=ABCKernel,
-        # Ours: the paper's latent kernels are not bounded.
-        kernel_constraint=lq.constraints.WeightClip,
-        by_layer=True,
-        own_sign=True,
-    ),
+
+def _convolution(
+    filters: int,
+    kernel_size: int,
+    *,
+    bases: tuple[int, int],
+    name: str,
+    strides: int,
+    dilation: int,
+    padding: str,
+    input_quantizer: lq.quantizers.Quantizer,
+    kernel_quantizer: ABCKernel | None,
+    **unused: object,
+) -> ABCConv2D:
+    """A convolution of a scheme with several bases."""
+    check_own_convolution("abc-net-{}x{}".format(*bases), name, padding)
+    if dilation != 1:
+        raise BnasLarqError(
+            "ABC-Net's convolutions of several bases are not dilated. "
+            f"Received: dilation={dilation} of {name}. Use the scheme abc-net."
+        )
+    return ABCConv2D(
+        filters,
+        kernel_size,
+        *INITIAL_SHIFTS[bases],
+        strides=strides,
+        real_input=None if isinstance(input_quantizer, ABCSign) else input_quantizer,
+        real_kernel=kernel_quantizer is None,
+        name=name,
+    )
+
+
+_ABC_NET = Scheme(
+    input_quantizer=ABCSign,
+    kernel_quantizer=ABCKernel,
+    # Ours: the paper's latent kernels are not bounded.
+    kernel_constraint=lq.constraints.WeightClip,
+    by_layer=True,
+    own_sign=True,
 )
+register_scheme("abc-net", _ABC_NET)
+for _bases in INITIAL_SHIFTS:
+    if _bases != (1, 1):
+        register_scheme(
+            "abc-net-{}x{}".format(*_bases),
+            dataclasses.replace(
+                _ABC_NET, convolution=functools.partial(_convolution, bases=_bases)
+            ),
+        )

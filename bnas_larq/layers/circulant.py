@@ -18,6 +18,7 @@ import numpy as np
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers.layer_scale import LayerScaledSign
+from bnas_larq.layers.quantizers import Scheme, check_own_convolution, nothing, register_scheme
 
 #: Steps of 90° and of 45°.
 ORIENTATIONS = (4, 8)
@@ -157,3 +158,30 @@ class CirculantQuantConv2D(lq.layers.QuantConv2D):
         for fixed in ("filters", "use_bias", "groups", "data_format"):
             del config[fixed]
         return {**config, "planes": self.planes, "orientations": self.orientations}
+
+
+def _convolution(
+    filters: int, kernel_size: int, *, dilation: int, padding: str, **settings: object
+) -> CirculantQuantConv2D:
+    """A convolution of the scheme `circulant`, with 4 orientations."""
+    check_own_convolution("circulant", settings["name"], padding)
+    if filters % 4:
+        raise BnasLarqError(
+            "A circulant convolution has 4 orientations of each plane. "
+            f"Received: {filters} filters of {settings['name']}. Give a multiple of 4."
+        )
+    settings |= {"padding": "same", "dilation_rate": dilation}
+    return CirculantQuantConv2D(filters // 4, 4, kernel_size, **settings)
+
+
+register_scheme(
+    "circulant",
+    Scheme(
+        input_quantizer=lq.quantizers.ApproxSign,
+        kernel_quantizer=LayerScaledSign,
+        kernel_constraint=nothing,
+        own_sign=True,
+        convolution=_convolution,
+        channel_multiple=4,
+    ),
+)

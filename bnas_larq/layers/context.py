@@ -135,20 +135,23 @@ class Context:
             grouped: it has the network's `groups`. Of one edge only.
 
         Raises:
-            BnasLarqError: a dilation that is no multiple of the strides.
+            BnasLarqError: a dilation that is no multiple of the strides, or what a scheme's own
+                convolutions cannot do.
         """
         subsampling, strides, dilation = self._split_strides(dilation)
-        conv = convolutions.convolution(
-            self.filters,
-            kernel_size,
-            name=self.conv_name,
-            strides=strides,
-            dilation=dilation,
-            padding=self.padding,
-            groups=self.groups if grouped else self.edges if apart else 1,
-            **self._quantisation,
-        )
+        place = {"name": self.conv_name, "padding": self.padding}
+        place |= {"strides": strides, "dilation": dilation}
         scheme = get_scheme(self.scheme, self.options)
+        if scheme.convolution:
+            check_not_grouped(self.scheme, self.name, self.groups if grouped else 1)
+            # A kernel that a pattern keeps in full precision has no quantizer.
+            quantizers = {"kernel_quantizer": None, **self.quantizers()}
+            conv = scheme.convolution(self.filters, kernel_size, **place, **quantizers)
+        else:
+            place["groups"] = self.groups if grouped else self.edges if apart else 1
+            conv = convolutions.convolution(
+                self.filters, kernel_size, **place, **self._quantisation
+            )
         in_front, behind = scheme.in_front(self.name), scheme.behind(self.name, conv)
         return [*in_front, *subsampling, conv, *behind]
 

@@ -217,6 +217,11 @@ class Scheme:
         in_front: from a name to layers in front of a convolution's sign.
         behind: from a name and a convolution to links of a chain behind it. Depthwise convolutions
             and factorised reductions have no layers around them.
+        convolution: makes the convolution, in place of an ordinary one: from filters and a kernel
+            size, and the keywords `name`, `strides`, `dilation`, `padding` and those of
+            `QuantConv2D` that quantise it. Depthwise convolutions and factorised reductions stay
+            ordinary ones.
+        channel_multiple: channels in and out of such a convolution are a multiple of it.
 
     Example:
         >>> settings = get_scheme("xnor").kernel_settings()
@@ -237,6 +242,8 @@ class Scheme:
     behind_signs: bool = False
     in_front: Callable[[str], Sequence[object]] = no_layers
     behind: Callable[[str, lq.layers.QuantConv2D], Sequence[object]] = no_layers
+    convolution: Callable[..., keras.layers.Layer] | None = None
+    channel_multiple: int = 1
 
     def with_options(self, options: SchemeOptions) -> Scheme:
         """This scheme with what the options change; BnasLarqError if it has no sign to change."""
@@ -307,12 +314,23 @@ def get_scheme(name: str, options: SchemeOptions = UNCHANGED) -> Scheme:
 
 
 def check_searchable(name: str, options: SchemeOptions = UNCHANGED) -> None:
-    """Raise BnasLarqError for a scheme with layers around its convolutions, and as `get_scheme`."""
+    """Raise BnasLarqError for a scheme with convolutions of its own, or with layers around them,
+    and as `get_scheme`."""
     scheme = get_scheme(name, options)
-    if (scheme.in_front, scheme.behind) != (no_layers, no_layers):
+    if (scheme.in_front, scheme.behind, scheme.convolution) != (no_layers, no_layers, None):
         raise BnasLarqError(
-            "A supernet's candidates have no layers of their scheme around convolutions. "
-            f"Received: {name!r}. Search with sign-scale, and give it to the final network."
+            "A supernet's candidates are ordinary convolutions without layers of their scheme "
+            f"around them. Received: {name!r}. Search with sign-scale, and give it to the final "
+            "network."
+        )
+
+
+def check_own_convolution(scheme: str, name: str, padding: str) -> None:
+    """Raise BnasLarqError for a padding that a scheme's own convolutions do not have."""
+    if padding != "same":
+        raise BnasLarqError(
+            f"Convolutions of the scheme {scheme} have SAME padding. "
+            f"Received: padding={padding!r} of {name}. Use 'same', or another scheme."
         )
 
 

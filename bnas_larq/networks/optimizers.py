@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable, Mapping
 
 from bnas_larq.backend import keras, register, tf
+from bnas_larq.layers.abc_net import ABCConv2D
 from bnas_larq.layers.template import CLASSIFIER
 
 #: Kinds of weights, as recipes name them.
@@ -20,11 +21,18 @@ KINDS = ("binary", "kernels", "batch_norm", "head", "other")
 
 
 def latent_kernels(model: keras.Model) -> list[tf.Variable]:
-    """Weights of `model` with a 1-bit quantizer, also of models inside it."""
+    """Weights of `model` that are binary in use, also of models inside it: those with a 1-bit
+    quantizer, and those of which `ABCConv2D` makes binary bases."""
+    bases = {
+        id(layer.kernel)
+        for layer in model.submodules
+        if isinstance(layer, ABCConv2D) and layer.built and not layer.real_kernel
+    }
     return [
         weight
         for weight in model.weights
-        if getattr(getattr(weight, "quantizer", None), "precision", None) == 1
+        if id(weight) in bases
+        or getattr(getattr(weight, "quantizer", None), "precision", None) == 1
     ]
 
 

@@ -19,7 +19,10 @@ from bnas_larq.layers.abc_net import (
     shifted_sign,
     weight_bases,
 )
-from bnas_larq.layers.quantizers import DepthwiseQuantizer, get_scheme
+from bnas_larq.layers.activations import RealActivation
+from bnas_larq.layers.context import Context
+from bnas_larq.layers.quantizers import DepthwiseQuantizer, check_searchable, get_scheme
+from bnas_larq.networks.optimizers import latent_kernels
 from bnas_larq.networks.residual_network import build_residual_network
 
 NO_ENGINE = "larq-compute-engine has no wheel here"
@@ -221,8 +224,54 @@ def test_training_moves_kernel_shifts_and_scales():
         assert np.all(np.isfinite(new)) and np.any(old != new)
 
 
-def test_its_products_are_called_uncounted():
-    assert count_costs(model_of(layer())).uncounted == ("abc",)
+def test_costs_count_every_pair_of_bases():
+    costs = count_costs(model_of(layer((3, 5))))
+    weights = 3 * 3 * 2 * 4
+    assert (costs.binary_macs, costs.full_precision_macs) == (3 * 5 * weights * 6 * 6, 0)
+    norm, scales, shifts = 4 * 2, 3 + 5, 5
+    assert costs.bits == 3 * weights + 32 * (scales + shifts + norm)
+    assert costs.uncounted == ()
+
+
+@pytest.mark.parametrize(
+    "real",
+    [
+        {"real_input": RealActivation("relu"), "real_kernel": True},
+        {"real_input": RealActivation("clip")},
+        {"real_kernel": True},
+    ],
+)
+def test_real_stages_of_the_layer(real):
+    """One base of each kind of what stays binary, and weights in the same order."""
+    made, binary = layer((3, 3), **real), layer((3, 3))
+    assert [w.shape for w in made.weights] == [w.shape for w in binary.weights]
+    inputs = numbers(2, 6, 6, 2, seed=2)
+    kernel, shifts, factors = made.get_weights()
+    if "real_kernel" not in real:
+        kernel = np.tensordot(*reversed(bases_by_numpy(kernel, made.weight_shifts)), 1)
+    values = made.real_input(inputs) if "real_input" in real else 0.0
+    if "real_input" not in real:
+        for shift, factor in zip(shifts, factors, strict=True):
+            values = values + factor * np.where(inputs + shift >= 0.5, 1.0, -1.0)
+    expected = convolution(np.asarray(values), kernel, 1, "same")
+    for training in (True, False):
+        np.testing.assert_allclose(made(inputs, training=training), expected, rtol=1e-3, atol=1e-3)
+    trained = 1 + 2 * ("real_input" not in real)
+    assert len(made.trainable_weights) == trained
+    costs = count_costs(model_of(made))
+    assert (costs.binary_macs, costs.full_precision_macs) == (0, 72 * 36)
+    assert len(latent_kernels(model_of(made))) == ("real_kernel" not in real)
+
+
+def test_the_schemes_of_several_bases_refuse_what_the_layer_cannot_do():
+    context = Context("edge", 4, scheme="abc-net-3x3")
+    with pytest.raises(BnasLarqError, match="not dilated. Received: dilation=2 of edge_conv"):
+        context.binary_conv(3, dilation=2)
+    symmetric = Context("edge", 4, scheme="abc-net-3x3", padding="symmetric")
+    with pytest.raises(BnasLarqError, match="SAME padding. Received: padding='symmetric'"):
+        symmetric.binary_conv(3)
+    with pytest.raises(BnasLarqError, match="ordinary convolutions.*Received: 'abc-net-5x5'"):
+        check_searchable("abc-net-5x5")
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
