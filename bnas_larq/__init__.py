@@ -64,6 +64,7 @@ _CLASSES = {
         *("CirculantQuantConv2D", "ClippedRound", "LayerScaledSign", "MeanOfCopies", "PadChannels"),
         *("ABCConv2D", "ABCKernel", "ABCSign", "AtLeast", "BONNKernel", "BayesianFeatureLoss"),
         *("BayesianKernelLoss", "CenterLoss", "HeldBONNKernel", "MarginHead"),
+        "ProjectedConv2D",
     ),
     "bnas_larq.networks.optimizers": ("CoupledAdam", "CoupledSGD"),
     "bnas_larq.training.schedules": ("OneCycle", "OneCycleMomentum", "WarmUp"),

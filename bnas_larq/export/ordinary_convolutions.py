@@ -3,6 +3,7 @@ Engine (LCE) has 1-bit kernels. The function stays the same.
 
 Circulant convolutions (CBCN, arXiv 1910.10853): their kernel becomes the rotated one. The converter
 (0.16) does not compute large kernels in advance, and would leave a gather and a real convolution.
+So does that of convolutions with several projections (PCNN, arXiv 1811.12755).
 
 Activations 0 and 1 (BinaryDuo, arXiv 2002.06517): with t = −1 where h = 1, and t = +1 where h = 0,
 h = (1 − t)/2, so conv(h, W) = ½·ΣW + conv(t, −W/2). Padded zeros are padded ones of t.
@@ -16,6 +17,7 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.layers.binary_convolution import BinaryConv2D
 from bnas_larq.layers.circulant import CirculantQuantConv2D, rotated
 from bnas_larq.layers.coupled_activation import ClippedRound
+from bnas_larq.layers.projected_convolution import ProjectedConv2D
 
 
 def with_ordinary_convolutions(model: keras.Model) -> keras.Model:
@@ -53,7 +55,8 @@ def _ordinary(
 ) -> tuple[lq.layers.QuantConv2D, list[np.ndarray]] | None:
     """The layer that takes another one's place, and its weights; None for one that may stay."""
     turns, steps = isinstance(layer, CirculantQuantConv2D), _reads_steps(layer)
-    if not (turns or steps):
+    projects = isinstance(layer, ProjectedConv2D)
+    if not (turns or steps or projects):
         return None
     kind, config = lq.layers.QuantConv2D, layer.get_config()
     bias = [layer.bias.numpy()] if layer.use_bias else []
@@ -64,8 +67,12 @@ def _ordinary(
     config["kernel_regularizer"] = None
     if turns:
         kernel = rotated(kernel, layer.orientations).numpy()
-        config = {k: v for k, v in config.items() if k not in ("planes", "orientations")}
+    if turns or projects:
+        own = ("planes", "orientations", "projections", "held")
+        config = {key: value for key, value in config.items() if key not in own}
         config |= {"filters": layer.filters, "use_bias": False}
+    if projects and layer.held:
+        config["kernel_quantizer"] = None
     if steps:
         kind, kernel = _StepConv2D, -0.5 * kernel
         bias = [sum(bias) - kernel.sum((0, 1, 2))]

@@ -35,6 +35,7 @@ from bnas_larq.layers.merging import (
 )
 from bnas_larq.layers.operations import FactorizedReduction
 from bnas_larq.layers.prelu import PReLU2D, RPReLU
+from bnas_larq.layers.projected_convolution import ProjectedConv2D
 from bnas_larq.layers.projection import HeldProjection, Magnitude, PCNNProjection, ProjectionLoss
 from bnas_larq.layers.quantizers import DepthwiseQuantizer, SignScale
 from bnas_larq.layers.residual_blocks import BlurPool2D
@@ -52,6 +53,6 @@ _BARE_NAMES = (
     *(CirculantQuantConv2D, ClippedRound, LayerScaledSign, MeanOfCopies, PadChannels),
     *(ABCConv2D, ABCKernel, ABCSign),
     *(AtLeast, BONNKernel, BayesianFeatureLoss, BayesianKernelLoss, HeldBONNKernel),
-    *(CenterLoss, MarginHead),
+    *(CenterLoss, MarginHead, ProjectedConv2D),
 )
 keras.utils.get_custom_objects().update({part.__name__: part for part in _BARE_NAMES})

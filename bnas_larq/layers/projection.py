@@ -1,7 +1,8 @@
 """PCNN: binary kernels by a learned projection, and the projection loss that trains it.
 
 Source: Gu et al., "Projection Convolutional Neural Networks for 1-bit CNNs via Discrete Back
-Propagation", arXiv 1811.12755; with a single projection per layer.
+Propagation", arXiv 1811.12755; with a single projection per layer, but for those of
+`bnas_larq.layers.projected_convolution`.
 
 A layer's latent kernel C becomes Ĉ = a·sign(W̄∘C): a is the mean of |C| over the whole layer, W the
 projection, shared by the filters of the layer, W̄ its mean over the input channels. Besides the task
@@ -134,9 +135,14 @@ class PCNNProjection(lq.quantizers.Quantizer):
         step: η of the projection loss; ours: 0.025, the learning rate that searches begin with.
         parts: how many layers' filters a kernel holds side by side, each with a projection and a
             scale of its own. The supernet convolves the kernels of several edges at once.
+        projections: J, how many projections the filters have. The binary kernel has J times as
+            many filters, those of one projection behind those of another. The J gradients of C add
+            up. With W > 0 all would have the signs of C, so that more than one are free in sign,
+            and start at ±1 at random for each position of the window, the first at 1 (ours).
 
     Raises:
-        BnasLarqError: filters that cannot be cut into so many parts (when the layer is built).
+        BnasLarqError: filters that cannot be cut into so many parts (when the layer is built), or
+            several parts with several projections.
 
     Example:
         >>> PCNNProjection()(tf.constant([[0.5, -0.25], [0.25, 1.0]])).numpy().tolist()
@@ -145,9 +151,14 @@ class PCNNProjection(lq.quantizers.Quantizer):
 
     precision = 1
 
-    def __init__(self, step: float = 0.025, parts: int = 1, **kwargs) -> None:
+    def __init__(self, step: float = 0.025, parts: int = 1, projections: int = 1, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.step, self.parts = step, parts
+        if projections < 1 or parts > 1 < projections:
+            raise BnasLarqError(
+                "A PCNN kernel has 1 projection or more, and one for each part of several. "
+                f"Received: parts={parts}, projections={projections}."
+            )
+        self.step, self.parts, self.projections = step, parts, projections
         # In a plain object, in which Keras tracks nothing.
         self._uses = types.SimpleNamespace(latest=None)
 
@@ -156,9 +167,9 @@ class PCNNProjection(lq.quantizers.Quantizer):
         filters_of_part(filters, self.parts)
         self.projection = self.add_weight(
             "projection",
-            [*window, self.parts],
-            initializer="ones",
-            constraint=Magnitude(),
+            [*window, self.parts * self.projections],
+            initializer="ones" if self.projections == 1 else _random_signs,
+            constraint=Magnitude() if self.projections == 1 else None,
             trainable=self.precision == 1,
         )
         super().build(input_shape)
@@ -189,14 +200,24 @@ class PCNNProjection(lq.quantizers.Quantizer):
         return latest + tf.stop_gradient(distance - latest)
 
     def _project(self, kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return pcnn_projection(kernel, tf.convert_to_tensor(self.projection), self.step)
+        repeated = tf.concat([kernel] * self.projections, axis=-1)
+        return pcnn_projection(repeated, tf.convert_to_tensor(self.projection), self.step)
 
     def scales(self, shape: Sequence[int]) -> int:
         """How many scales a kernel of this shape has."""
-        return self.parts
+        return self.parts * self.projections
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "step": self.step, "parts": self.parts}
+        keys = ("step", "parts", "projections")
+        return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
+
+
+def _random_signs(shape: Sequence[int], dtype: object = None) -> tf.Tensor:
+    """Initial projections: the first 1, the others ±1 at each position, for all channels alike."""
+    *window, channels, projections = shape
+    drawn = keras.backend.random_uniform([*window, 1, projections - 1], -1.0, 1.0, dtype)
+    signs = tf.concat([tf.ones([*window, 1, 1], drawn.dtype), lq.math.sign(drawn)], axis=-1)
+    return tf.repeat(signs, channels, axis=-2)
 
 
 @register
@@ -214,7 +235,7 @@ class HeldProjection(PCNNProjection):
     precision = None
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return inputs
+        return tf.concat([inputs] * self.projections, axis=-1)
 
     def scales(self, shape: Sequence[int]) -> int:
         """A real kernel has no scales."""
