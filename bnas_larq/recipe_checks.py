@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from bnas_larq.errors import RecipeError
 from bnas_larq.recipe import Recipe
 from bnas_larq.searcher_settings import OneShotSettings
-from bnas_larq.train_settings import UNREAD_IN_STAGE, TrainSettings, TrainStage
+from bnas_larq.teacher_settings import PREVIOUS
+from bnas_larq.train_settings import DECOUPLED, UNREAD_IN_STAGE, TrainSettings, TrainStage
 
 
 def _no_stage_reads(recipe: Recipe, unread: Callable[[TrainStage], bool]) -> bool:
@@ -30,9 +32,8 @@ _CELL_KEYS = (
     *("cells", "channels", "reductions", "stem_groups", "groups", "padding", "shortcut"),
     "preprocess",
 )
-_RESIDUAL_KEYS = (
-    *("widths", "blocks", "block_convolutions", "transition", "strided_blocks", "block_order"),
-    "nonlinearity",
+_BLOCK_KEYS = (
+    *("block_convolutions", "transition", "strided_blocks", "block_order", "nonlinearity"),
 )
 
 #: Keys of the section `search` that train α or make something of them.
@@ -55,24 +56,43 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
     ),
     **{
         key: (
-            lambda recipe: recipe.network.kind == "residual",
+            lambda recipe: not recipe.has_genotype,
             "A residual network has no cells. Remove it, or set network.kind to cells",
         )
         for key in ("genotype", "layer_study", *map("network.{}".format, _CELL_KEYS))
     },
     **{
         f"network.{key}": (
-            lambda recipe: recipe.network.kind == "cells",
+            lambda recipe: recipe.has_genotype,
             "Cells have no such blocks. Remove it, or set network.kind to residual",
         )
-        for key in _RESIDUAL_KEYS
+        for key in ("widths", "blocks")
     },
+    **{
+        f"network.{key}": (
+            lambda recipe: recipe.network.kind != "residual",
+            "Cells have no such blocks, BinaryDuo's network its own. Remove it, or set "
+            "network.kind to residual",
+        )
+        for key in _BLOCK_KEYS
+    },
+    "network.scheme": (
+        lambda recipe: recipe.network.kind == "binary-duo",
+        "BinaryDuo's network has its own. Remove it, or set network.kind to residual",
+    ),
+    "network.last_width": (
+        lambda recipe: recipe.network.kind != "binary-duo",
+        "Only BinaryDuo's network has one. Remove it, or set network.kind to binary-duo",
+    ),
     "network.activation_gradient": (
-        lambda recipe: "sign" not in _activations(recipe),
+        lambda recipe: "sign" not in _activations(recipe) or recipe.network.kind == "binary-duo",
         "Only the sign has one. Remove it, or set network.activations to sign",
     ),
     "network.activation_clip": (
-        lambda recipe: _activations(recipe) <= {"relu", "tanh"},
+        lambda recipe: (
+            _activations(recipe) <= {"relu", "tanh", "ternary"}
+            or recipe.network.kind == "binary-duo"
+        ),
         "These activations have no bound. Remove it, or set network.activations",
     ),
     "search.temperature": (
@@ -214,6 +234,27 @@ def check_keys_are_read(recipe: Recipe) -> None:
                 )
 
 
+def _check_decoupling(recipe: Recipe, before: TrainStage, stage: TrainStage) -> None:
+    """Raise RecipeError unless BinaryDuo's network is decoupled where it is to be, and only
+    there."""
+    kind = recipe.network.kind
+    first, second = (one.activations or recipe.network.activations for one in (before, stage))
+    received = f"Received: start {stage.start} in the stage {stage.name!r}, {first} to {second}"
+    if stage.start == DECOUPLED and (kind, first, second) != ("binary-duo", "ternary", "sign"):
+        raise RecipeError(
+            "Only BinaryDuo's network is decoupled, where activations turn from ternary to sign. "
+            f"{received} in a network of the kind {kind}. Remove it, or set network.kind to "
+            "binary-duo and the activations of the stage before to ternary."
+        )
+    of_copies = kind == "binary-duo" and (first == "sign") != (second == "sign")
+    if stage.start == PREVIOUS and of_copies:
+        raise RecipeError(
+            "With the activations sign, BinaryDuo's network has two copies of each tensor, and "
+            f"weights of its own. {received}. Let a stage with ternary activations come before "
+            "it, and set start to decoupled."
+        )
+
+
 def check_plan(recipe: Recipe) -> None:
     """Raise RecipeError for stages in a recipe that trains otherwise, or that contradict
     themselves."""
@@ -231,6 +272,8 @@ def check_plan(recipe: Recipe) -> None:
                 "A recipe trains in stages, or has a section that trains otherwise. "
                 f"Received: train.{key} and {section}, {reason}. Remove one of them."
             )
+    for before, stage in itertools.pairwise(recipe.plan):
+        _check_decoupling(recipe, before, stage)
     for stage in recipe.plan:
         if stage.teacher and stage.crop_size:
             raise RecipeError(

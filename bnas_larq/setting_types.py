@@ -53,7 +53,14 @@ Positive = Annotated[float, pydantic.Field(gt=0)]
 Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 #: Choices of residual networks; see `bnas_larq.networks.residual_network.ResidualConfig`.
 Transition = Literal[
-    "pool", "depthwise", "pool-conv", "blur-conv", "conv", "binary-conv", "conv-max-pool"
+    "pool",
+    "depthwise",
+    "pool-conv",
+    "conv-pool",
+    "blur-conv",
+    "conv",
+    "binary-conv",
+    "conv-max-pool",
 ]
 BlockOrder = Literal["sign-conv-act-bn-add", "sign-conv-bn-add-act", "bn-sign-conv-act-add"]
 Nonlinearity = Literal["none", "relu", "prelu", "rprelu"]

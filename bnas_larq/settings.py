@@ -247,11 +247,12 @@ class SearchSettings(Section):
 class NetworkSettings(Section):
     """Size of the final network, and how it is binarised. With kind `cells` it is a genotype's, see
     `bnas_larq.networks.network.NetworkConfig`; with `residual` there is nothing to search, see
-    `bnas_larq.networks.residual_network.ResidualConfig`. The keys of one kind are refused with the
-    other.
+    `bnas_larq.networks.residual_network.ResidualConfig`, nor with `binary-duo`, see
+    `bnas_larq.networks.binary_duo.BinaryDuoConfig`. The keys of one kind are refused with the
+    others.
     """
 
-    kind: Literal["cells", "residual"] = "cells"
+    kind: Literal["cells", "residual", "binary-duo"] = "cells"
     cells: Cells = 20
     channels: Channels = 36
     reductions: list[Natural] | None = None
@@ -262,7 +263,7 @@ class NetworkSettings(Section):
     shortcut: Shortcut = "conv"
     preprocess: Literal["auto", "relu", "linear", "prelu"] = "auto"
     scheme: str = "sign-scale"
-    activations: Literal["sign", "relu", "leaky-clip", "clip", "tanh"] = "sign"
+    activations: Literal["sign", "relu", "leaky-clip", "clip", "tanh", "ternary"] = "sign"
     kernels: Literal["binary", "real"] = "binary"
     activation_gradient: Literal["ste", "approx", "annealed"] = "ste"
     activation_clip: float = pydantic.Field(1.0, gt=0)
@@ -273,6 +274,7 @@ class NetworkSettings(Section):
     strided_blocks: bool = False
     block_order: BlockOrder = "sign-conv-act-bn-add"
     nonlinearity: Nonlinearity = "relu"
+    last_width: Channels | None = None
 
 
 class ExportSettings(Section):

@@ -24,6 +24,8 @@ from bnas_larq.teacher_settings import PREVIOUS, TeacherSettings
 
 #: What a stage starts from, unless it is the previous one or names a trained network.
 RANDOM = "random"
+#: BinaryDuo's step from ternary to binary activations: the previous stage's network, decoupled.
+DECOUPLED = "decoupled"
 
 
 class WeightDecay(Section):
@@ -92,8 +94,10 @@ class TrainStage(StageSettings):
     Attributes:
         name: of metrics and checkpoints; default `stage1`, `stage2`, …
         activations, kernels: as in the section `network`, None for the network's own.
-        start: `random`; `previous`, the default from the second stage on; or a run's folder, a zoo
-            entry or a saved Keras model. Its classifier stays if it has as many classes.
+        start: `random`; `previous`, the default from the second stage on; `decoupled`, the
+            previous one of BinaryDuo with its ternary activations turned into binary ones (see
+            `bnas_larq.decouple`); or a run's folder, a zoo entry or a saved Keras model. Its
+            classifier stays if it has as many classes.
         start_sha256: of the weight file that `start` names; a run records it.
         freeze: patterns of names of layers that are not trained, their BatchNorm in inference mode;
             `!` in front makes an exception of what earlier patterns name.
@@ -109,7 +113,7 @@ class TrainStage(StageSettings):
     """
 
     name: PlainName | None = None
-    activations: Literal["sign", "relu", "leaky-clip", "clip", "tanh"] | None = None
+    activations: Literal["sign", "relu", "leaky-clip", "clip", "tanh", "ternary"] | None = None
     kernels: Literal["binary", "real"] | None = None
     start: UserPath | None = None
     start_sha256: Sha256 | None = None
@@ -143,7 +147,7 @@ class TrainStage(StageSettings):
     @property
     def starts_elsewhere(self) -> bool:
         """Whether it starts from a trained network outside the plan."""
-        return self.start not in (None, RANDOM, PREVIOUS)
+        return self.start not in (None, RANDOM, PREVIOUS, DECOUPLED)
 
     @property
     def learns_elsewhere(self) -> bool:
@@ -166,7 +170,7 @@ class TrainSettings(StageSettings):
     @pydantic.field_validator("stages")
     @classmethod
     def _make_a_plan(cls, stages: tuple[TrainStage, ...]) -> tuple[TrainStage, ...]:
-        if stages and stages[0].start == PREVIOUS:
+        if stages and stages[0].start in (PREVIOUS, DECOUPLED):
             raise ValueError("the first stage has none before it and starts otherwise")
         names = [stage.name or f"stage{number}" for number, stage in enumerate(stages, 1)]
         if len(set(names)) < len(names):

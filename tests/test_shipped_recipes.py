@@ -36,6 +36,8 @@ RIVAL_RECIPES = {
     "bireal18": "bireal18",
     "real-to-bin18": "real-to-bin18",
     "reactnet18": "reactnet18",
+    "binary-duo18": "binary-duo18",
+    "abc-net18": "abcnet-resnet18",
 }
 IMAGENET = tuple(
     name for name in (*PRINTED, *HONEST, "teacher-imagenet", *RIVAL_RECIPES) if name not in SIZES
@@ -106,8 +108,9 @@ def test_e_to_h_are_d_in_another_size(name):
 @pytest.mark.parametrize("name", RIVAL_RECIPES)
 def test_recipes_train_the_rivals_networks(name):
     images = {"input_shape": (224, 224, 3), "num_classes": 1000}
-    settings = {**load_recipe(name).network.model_dump(), **images}
-    assert config_of_kind("residual", settings) == RIVALS[name].config()
+    network = load_recipe(name).network
+    config = config_of_kind(network.kind, {**network.model_dump(), **images})
+    assert config == RIVALS[RIVAL_RECIPES[name]].config()
 
 
 @pytest.fixture(scope="module")

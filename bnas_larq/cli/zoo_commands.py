@@ -93,7 +93,7 @@ def _list_variants(as_json: bool) -> None:
     print_result("\n".join(align([header, *rows], left=2)))
     rivals = [
         (
-            *(rival.name, rival.backbone, rival.network["scheme"]),
+            *(rival.name, rival.backbone, rival.scheme),
             *(_number(top, "{:.1f}") for top in (rival.reported.top1, rival.reported.top5)),
             f"{rival.factory}()",
         )

@@ -23,7 +23,7 @@ from bnas_larq.layers.cells import edge_context, live_edges, used_states
 from bnas_larq.layers.operations import Chain, Context, PlusInput, build_layer, build_operation
 from bnas_larq.networks.base_config import BaseConfig
 from bnas_larq.networks.network import NetworkConfig, check_genotype
-from bnas_larq.networks.residual_network import ResidualConfig, parts
+from bnas_larq.networks.residual_network import ResidualConfig
 from bnas_larq.spaces import NO_SHORTCUT, SearchSpace
 
 
@@ -172,7 +172,7 @@ def _residual_costs(config: ResidualConfig) -> Costs:
         layers.extend(costs.layers)
         return costs.output, calls.add_chain(costs.forms, source)
 
-    for part in parts(config):
+    for part in config.parts():
         state_before, source = state, output
         state, output = walk(part.name, part.layers, state, source)
         if part.shortcut is not None:

@@ -8,8 +8,9 @@ import math
 
 from bnas_larq.backend import lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
+from bnas_larq.layers.coupled_activation import ClippedRound
 
-ACTIVATIONS = ("sign", "relu", "leaky-clip", "clip", "tanh")
+ACTIVATIONS = ("sign", "relu", "leaky-clip", "clip", "tanh", "ternary")
 KERNELS = ("binary", "real")
 ACTIVATION_GRADIENTS = ("ste", "approx", "annealed")
 
@@ -152,8 +153,8 @@ class SchemeOptions:
     """What may be changed about a binarisation scheme; the defaults change nothing.
 
     Attributes:
-        activations: what stands in front of each binary convolution: `"sign"`, or a
-            `RealActivation`.
+        activations: what stands in front of each binary convolution: `"sign"`, a
+            `RealActivation`, or `"ternary"`, BinaryDuo's `ClippedRound` to 0, ½ and 1.
         kernels: `"binary"`, or `"real"`: the latent kernels themselves, without quantizer and
             constraint, under the same names and in the same shapes.
         activation_gradient: of the sign: `"ste"` (passed where |x| <= b, larq's `SteSign`),
@@ -196,6 +197,8 @@ class SchemeOptions:
     def activation(self) -> lq.quantizers.Quantizer:
         """A new input quantizer."""
         bound = self.activation_clip
+        if self.activations == "ternary":
+            return ClippedRound(2)
         if self.activations != "sign":
             return RealActivation(self.activations, bound)
         if self.activation_gradient == "annealed":

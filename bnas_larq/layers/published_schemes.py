@@ -10,6 +10,8 @@
   sign. Its RPReLU is a setting of residual networks.
 - `real-to-binary`: arXiv 2003.11535: signs without scales, a learned scale per channel, and another
   one computed from the convolution's real input.
+- `binary-duo`: BinaryDuo's decoupled activations, 0 and 1, and kernels with one scale per layer
+  (arXiv 2002.06517).
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from bnas_larq.backend import lq
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers.activations import BoundedApproxSign
 from bnas_larq.layers.context import PlusInput
+from bnas_larq.layers.coupled_activation import ClippedRound
+from bnas_larq.layers.layer_scale import LayerScaledSign
 from bnas_larq.layers.merging import MixedPrecisionMultiply
-from bnas_larq.layers.quantizers import Scheme, SignScale, register_scheme
+from bnas_larq.layers.quantizers import Scheme, SignScale, nothing, register_scheme
 from bnas_larq.layers.scaling import ChannelShift, InputScale, LearnedScale, gate
 
 
@@ -73,3 +77,12 @@ register_scheme("xnor-plus-plus-channel", _signs(behind=_learned_scale))
 register_scheme("bi-real", _bi_real())
 register_scheme("react", _bi_real(in_front=_threshold))
 register_scheme("real-to-binary", _signs(behind=_gated_scale))
+register_scheme(
+    "binary-duo",
+    Scheme(
+        functools.partial(ClippedRound, 1),
+        functools.partial(LayerScaledSign, "identity"),
+        nothing,
+        own_sign=True,
+    ),
+)

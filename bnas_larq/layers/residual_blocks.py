@@ -103,7 +103,8 @@ def transition(
 
     `pool`: 2×2 average pool, its channels concatenated with themselves. `depthwise`: 2×2 with
     stride 2 and several filters for each channel, BatchNorm. `pool-conv`: 2×2 average pool, 1×1,
-    BatchNorm (Bi-Real Net). `conv`: 1×1 with stride 2, BatchNorm (ResNet). `binary-conv`: the same
+    BatchNorm (Bi-Real Net). `conv-pool`: 1×1, BatchNorm, 2×2 average pool (CBCN, arXiv 1910.10853),
+    at four times the MACs. `conv`: 1×1 with stride 2, BatchNorm (ResNet). `binary-conv`: the same
     with a binary 1×1, as binary ResNets are usually counted (arXiv 2003.11535, table 1), and
     another BatchNorm in front of its sign if `norm_first`, as blocks then have. `blur-conv`: ReLU,
     2×2 max pool without strides, blur pool, 1×1, BatchNorm (QuickNet). `conv-max-pool`: ReLU, 3×3,
@@ -117,6 +118,9 @@ def transition(
         if kind == "binary-conv" and norm_first:
             conv = [context.at(f"{name}_in", channels).batch_norm(), *conv]
         return [*conv, context.batch_norm()]
+    if kind == "conv-pool":
+        pool = keras.layers.AveragePooling2D(2, padding="same", name=f"{name}_pool", autocast=False)
+        return [context.float_conv(1), context.batch_norm(), pool]
     if kind == "conv-max-pool":
         pool = keras.layers.MaxPooling2D(2, padding="same", name=f"{name}_pool", autocast=False)
         return [context.relu(), context.float_conv(3), pool, context.batch_norm()]

@@ -9,26 +9,123 @@ that the decoupled network has its number of operations.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from bnas_larq.backend import keras, tf
+from bnas_larq.backend import keras
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers import residual_blocks
 from bnas_larq.layers.batch_norm import BatchNorm2D, batch_norm
-from bnas_larq.layers.binary_convolution import BinaryConv2D
-from bnas_larq.layers.convolutions import RepeatChannels, initializer
+from bnas_larq.layers.convolutions import RepeatChannels
 from bnas_larq.layers.coupled_activation import ClippedRound, MeanOfCopies, PadChannels
-from bnas_larq.layers.layer_scale import LayerScaledSign
-from bnas_larq.layers.merging import MixedPrecisionAdd
-from bnas_larq.layers.operations import chain
-from bnas_larq.networks.base_config import functional_model
-from bnas_larq.networks.residual_network import ResidualConfig
+from bnas_larq.layers.residual_blocks import Part
+from bnas_larq.networks.residual_network import ResidualConfig, build_residual_network
 
 #: Names of the BatchNorms at which a residual stream begins. Decoupling shifts the copies there;
 #: behind them, the identity shortcuts carry the shift.
 _STREAM = "stream"
+
+
+@dataclasses.dataclass(frozen=True)
+class BinaryDuoConfig(ResidualConfig):
+    """Size of BinaryDuo's network, whose scheme and template are fixed.
+
+    Blocks of one convolution: activation, 3×3 convolution, BatchNorm, sum with the shortcut. Where
+    the resolution halves, the shortcut is a 2×2 average pool, a real 1×1 and a BatchNorm; around
+    the last convolution it is padded with zeros. A BatchNorm stands between the stem and the first
+    block, a ReLU behind the stem and in front of the classifier.
+
+    Attributes:
+        input_shape, num_classes, stem, classifier_activation: as of `ResidualConfig`.
+        widths, blocks: as of `ResidualConfig`; the first block of a resolution halves it.
+        last_width: channels of the last convolution, at least widths[-1], which is the default.
+        activations: `sign` for the decoupled network, whose activations are 0 and 1 and whose
+            convolutions read two copies of each tensor; `ternary` for the coupled one; or a real
+            function of `ResidualConfig`, also without copies.
+        kernels: `binary`, ± one scale per layer, or `real`.
+
+    Raises:
+        BnasLarqError: impossible sizes.
+
+    Example:
+        >>> config = BinaryDuoConfig(widths=(4, 6), blocks=(1, 2), activations="ternary")
+        >>> config.decoupled, config.replace(activations="sign").decoupled
+        (False, True)
+    """
+
+    kind = "binary-duo"
+
+    scheme: str = dataclasses.field(default="binary-duo", init=False)
+    full_precision: tuple[str, ...] = dataclasses.field(default=(), init=False)
+    activation_gradient: str = dataclasses.field(default="ste", init=False)
+    activation_clip: float = dataclasses.field(default=1.0, init=False)
+    block_convolutions: int = dataclasses.field(default=1, init=False)
+    transition: str = dataclasses.field(default="pool-conv", init=False)
+    strided_blocks: bool = dataclasses.field(default=True, init=False)
+    block_order: str = dataclasses.field(default="sign-conv-bn-add-act", init=False)
+    nonlinearity: str = dataclasses.field(default="none", init=False)
+    last_width: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.last_width is not None and self.last_width < self.widths[-1]:
+            raise BnasLarqError(
+                "The last convolution's shortcut is padded, so it is not narrower than the others. "
+                f"Received: last_width={self.last_width}, widths={list(self.widths)}. "
+                f"Give at least {self.widths[-1]}."
+            )
+
+    @property
+    def decoupled(self) -> bool:
+        """Whether each activation is two binary ones."""
+        return self.activations == "sign"
+
+    @property
+    def model_name(self) -> str:
+        return "_".join(map(str, ("binary_duo", *self.widths, self.last_width or self.widths[-1])))
+
+    @property
+    def size(self) -> str:
+        kind = "decoupled" if self.decoupled else "coupled"
+        last = f", the last of {self.last_width}" if self.last_width else ""
+        return f"BinaryDuo's {kind} {super().size}{last}"
+
+    def parts(self) -> list[Part]:
+        own = self.context().at("stem", self.widths[0])
+        # The published stem has its ReLU in front of the max pool, which is the same.
+        first = residual_blocks.stem(self.stem, own).layers
+        relu = keras.layers.ReLU(name="stem_relu", autocast=False)
+        start = [self._copies(f"{_STREAM}0"), batch_norm(f"{_STREAM}0_bn")]
+        built = [Part("stem", [*first, relu, *start])]
+        for resolution, blocks in enumerate(self.blocks):
+            built += [self._block(resolution, number) for number in range(blocks)]
+        return [*built, Part("relu", [keras.layers.ReLU(name="relu", autocast=False)])]
+
+    def _copies(self, place: str) -> RepeatChannels:
+        return RepeatChannels(2 if self.decoupled else 1, name=f"{place}_copies")
+
+    def _block(self, resolution: int, number: int) -> Part:
+        place, width = f"block{resolution}_{number}", self.widths[resolution]
+        halves = resolution > 0 and number == 0
+        last = (resolution, number) == (len(self.widths) - 1, self.blocks[-1] - 1)
+        last_width = self.last_width or width
+        context = self.context().at(place, last_width if last else width, 2 if halves else 1)
+        layers, shortcut = context.binary_conv(3), []
+        if halves or last:
+            shortcut.append(MeanOfCopies(2 if self.decoupled else 1, name=f"{place}_mean"))
+        if halves:
+            own = context.at(f"transition{resolution}", width)
+            shortcut += residual_blocks.transition("pool-conv", self.widths[resolution - 1], own)
+        if last:
+            shortcut.append(PadChannels(last_width, name=f"{place}_pad"))
+        else:
+            layers.append(self._copies(place))
+            shortcut += [self._copies(f"transition{resolution}")] if halves else []
+        starts = halves and not last
+        layers.append(batch_norm(f"{_STREAM}{resolution}_bn" if starts else f"{place}_bn"))
+        return Part(place, layers, shortcut)
 
 
 def build_binary_duo(
@@ -45,21 +142,13 @@ def build_binary_duo(
 ) -> keras.Model:
     """Build BinaryDuo's network, by default the published ResNet-18.
 
-    Blocks of one convolution: activation, 3×3 convolution, BatchNorm, sum with the shortcut. Where
-    the resolution halves, the shortcut is a 2×2 average pool, a real 1×1 and a BatchNorm; around
-    the last convolution it is padded with zeros. A BatchNorm stands between the stem and the first
-    block, a ReLU in front of the classifier.
-
     Args:
         decoupled: with binary activations and each tensor that they read doubled, as `decouple`
             returns it, but with weights of its own.
         input_shape: (height, width, channels) of the images.
         num_classes: outputs of the classifier.
-        widths: channels of the blocks at each resolution, which halves from one to the next.
-        blocks: number of blocks at each resolution.
-        last_width: channels of the last convolution, at least widths[-1].
+        widths, blocks, last_width, kernels: see `BinaryDuoConfig`.
         stem: `cifar`, `imagenet` or `auto`, see `ResidualConfig`; a ReLU stands behind it.
-        kernels: `binary`, ± one scale per layer, or `real`.
         name: the Keras model's name.
 
     Returns:
@@ -75,73 +164,17 @@ def build_binary_duo(
         >>> model.get_layer("block1_1_out").output_shape
         (None, 4, 4, 8)
     """
-    # Checks all sizes and names, and chooses the stem.
-    config = ResidualConfig(
+    config = BinaryDuoConfig(
         input_shape=input_shape,
         num_classes=num_classes,
         stem=stem,
         widths=tuple(widths),
         blocks=tuple(blocks),
-        transition="pool-conv",
-        strided_blocks=True,
+        last_width=last_width,
+        activations="sign" if decoupled else "ternary",
         kernels=kernels,
     )
-    if last_width < widths[-1]:
-        raise BnasLarqError(
-            "The last convolution's shortcut is padded, so it is not narrower than the others. "
-            f"Received: last_width={last_width}, widths={list(widths)}. Give at least {widths[-1]}."
-        )
-    copies, context = 2 if decoupled else 1, config.context()
-
-    def doubled(place: str) -> RepeatChannels:
-        return RepeatChannels(copies, name=f"{place}_copies")
-
-    def block(resolution: int, number: int, features: tf.Tensor) -> tf.Tensor:
-        place, width = f"block{resolution}_{number}", widths[resolution]
-        halves = resolution > 0 and number == 0
-        last = (resolution, number) == (len(widths) - 1, blocks[-1] - 1)
-        conv = BinaryConv2D(
-            last_width if last else width,
-            3,
-            strides=2 if halves else 1,
-            padding="same",
-            use_bias=False,
-            input_quantizer=ClippedRound(3 - copies),
-            kernel_quantizer=LayerScaledSign("identity") if kernels == "binary" else None,
-            kernel_initializer=initializer(),
-            name=f"{place}_conv",
-        )
-        layers, shortcut = [conv], []
-        if halves or last:
-            shortcut.append(MeanOfCopies(copies, name=f"{place}_mean"))
-        if halves:
-            own = context.at(f"transition{resolution}", width)
-            shortcut += residual_blocks.transition("pool-conv", widths[resolution - 1], own)
-        if last:
-            shortcut.append(PadChannels(last_width, name=f"{place}_pad"))
-        else:
-            layers.append(doubled(place))
-            shortcut += [doubled(f"transition{resolution}")] if halves else []
-        starts = halves and not last
-        layers.append(batch_norm(f"{_STREAM}{resolution}_bn" if starts else f"{place}_bn"))
-        terms = [chain(layers, features), chain(shortcut, features)]
-        return MixedPrecisionAdd(name=f"{place}_out")(terms)
-
-    def body(images: tf.Tensor) -> tf.Tensor:
-        # The published stem has its ReLU in front of the max pool, which is the same.
-        first = residual_blocks.stem(config.stem, context.at("stem", widths[0])).layers
-        relu = keras.layers.ReLU(name="stem_relu", autocast=False)
-        start = batch_norm(f"{_STREAM}0_bn")
-        features = chain([*first, relu, doubled(f"{_STREAM}0"), start], images)
-        for resolution, number_of_blocks in enumerate(blocks):
-            for number in range(number_of_blocks):
-                features = block(resolution, number, features)
-        return keras.layers.ReLU(name="relu", autocast=False)(features)
-
-    default = "_".join(map(str, ("binary_duo", *widths, last_width)))
-    return functional_model(
-        body, config, include_top=True, pooling=None, input_tensor=None, name=name or default
-    )
+    return build_residual_network(config, name=name)
 
 
 def decouple(model: keras.Model) -> keras.Model:
@@ -168,7 +201,8 @@ def decouple(model: keras.Model) -> keras.Model:
         >>> decoupled.get_layer("block1_1_conv").kernel.shape
         TensorShape([3, 3, 12, 8])
     """
-    if not any(_is_ternary(layer) for layer in model.layers):
+    of_streams = any(layer.name.startswith(_STREAM) for layer in model.layers)
+    if not (of_streams and any(map(_is_ternary, model.layers))):
         raise BnasLarqError(
             "Only a network with BinaryDuo's ternary activations is decoupled, once. "
             f"Received: {model.name!r}, which has none. Use one of build_binary_duo()."

@@ -14,6 +14,7 @@ from bnas_larq.layers.cells import DropPathControl, final_cell
 from bnas_larq.layers.convolutions import check_padding
 from bnas_larq.layers.operations import Context, chain
 from bnas_larq.networks.base_config import BaseConfig, functional_model
+from bnas_larq.networks.binary_duo import BinaryDuoConfig
 from bnas_larq.networks.residual_network import ResidualConfig, build_residual_network
 from bnas_larq.spaces import (
     PARAMETER_FREE,
@@ -127,7 +128,7 @@ def check_operations(groups: int, operations: Iterable[str]) -> None:
 
 #: The configuration of each kind of network.
 KINDS: Mapping[str, type[BaseConfig]] = {
-    config.kind: config for config in (NetworkConfig, ResidualConfig)
+    config.kind: config for config in (NetworkConfig, ResidualConfig, BinaryDuoConfig)
 }
 
 

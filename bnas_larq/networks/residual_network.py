@@ -47,10 +47,10 @@ class ResidualConfig(BaseConfig):
         blocks: number of blocks at each resolution, which may be 0 where the transition is enough.
         block_convolutions: convolutions of a block, 1 or 2 (ResNet-18 and 34).
         transition: from one resolution to the next: `pool` (2×2 average pool, channels repeated),
-            `depthwise` (2×2 with stride 2), `pool-conv` (average pool and 1×1), `conv` and
-            `binary-conv` (1×1 with stride 2, real or binary), `blur-conv` (QuickNet's blur pool
-            and 1×1) or `conv-max-pool` (3×3 and max pool; ResNet-9). With `pool` and
-            `depthwise` each width is a multiple of the one before.
+            `depthwise` (2×2 with stride 2), `pool-conv` (average pool and 1×1), `conv-pool`
+            (the other way round; CBCN), `conv` and `binary-conv` (1×1 with stride 2, real or
+            binary), `blur-conv` (QuickNet's blur pool and 1×1) or `conv-max-pool` (3×3 and max
+            pool; ResNet-9). With `pool` and `depthwise` each width is a multiple of the one before.
         strided_blocks: False: the transition stands between the blocks of two resolutions
             (QuickNet). True: it is the shortcut of the first block behind it, whose convolution
             has stride 2 (Bi-Real Net, ResNet).
@@ -155,28 +155,27 @@ class ResidualConfig(BaseConfig):
         twice = ", two convolutions each" if self.block_convolutions == 2 else ""
         return f"residual blocks {blocks} of {widths} channels{twice}"
 
-
-def parts(config: ResidualConfig) -> list[Part]:
-    """New layers of all parts, from the image to the features that the classifier reads."""
-    context, widths = config.context(), config.widths
-    norm_first = config.block_order.startswith("bn-")
-    built = [stem(config.stem, context.at("stem", widths[0]), norm_first)]
-    for resolution, (width, blocks) in enumerate(zip(widths, config.blocks, strict=True)):
-        halving: Sequence[keras.layers.Layer] = ()
-        if resolution:
-            name = f"transition{resolution}"
-            own = context.at(name, width)
-            halving = transition(config.transition, widths[resolution - 1], own, norm_first)
-            if not config.strided_blocks:
-                built.append(Part(name, halving))
-                halving = ()
-        for number in range(blocks):
-            strided = config.strided_blocks and resolution > 0 and number == 0
-            place = context.at(f"block{resolution}_{number}", width, 2 if strided else 1)
-            shortcut = halving if number == 0 else ()
-            steps = config.block_order, config.nonlinearity
-            built.append(block(*steps, place, shortcut, config.block_convolutions))
-    return built
+    def parts(self) -> list[Part]:
+        """New layers of all parts, from the image to the features that the classifier reads."""
+        context, widths = self.context(), self.widths
+        norm_first = self.block_order.startswith("bn-")
+        built = [stem(self.stem, context.at("stem", widths[0]), norm_first)]
+        for resolution, (width, blocks) in enumerate(zip(widths, self.blocks, strict=True)):
+            halving: Sequence[keras.layers.Layer] = ()
+            if resolution:
+                name = f"transition{resolution}"
+                own = context.at(name, width)
+                halving = transition(self.transition, widths[resolution - 1], own, norm_first)
+                if not self.strided_blocks:
+                    built.append(Part(name, halving))
+                    halving = ()
+            for number in range(blocks):
+                strided = self.strided_blocks and resolution > 0 and number == 0
+                place = context.at(f"block{resolution}_{number}", width, 2 if strided else 1)
+                shortcut = halving if number == 0 else ()
+                steps = self.block_order, self.nonlinearity
+                built.append(block(*steps, place, shortcut, self.block_convolutions))
+        return built
 
 
 def build_residual_network(
@@ -192,7 +191,8 @@ def build_residual_network(
     """Build a residual backbone.
 
     Args:
-        config: size and template; or give its attributes as keywords (`widths=(32, 64), …`).
+        config: size and template, also of BinaryDuo's network; or give the attributes of a
+            `ResidualConfig` as keywords (`widths=(32, 64), …`).
         drop_path: add drop-path layers in front of the sums (stochastic depth, arXiv 1603.09382),
             see `bnas_larq.build_network`.
         include_top, pooling, input_tensor: as of `bnas_larq.build_network`.
@@ -219,7 +219,7 @@ def build_residual_network(
 
     def body(images: tf.Tensor) -> tf.Tensor:
         features = images
-        for number, part in enumerate(parts(config)):
+        for number, part in enumerate(config.parts()):
             outputs = chain(part.layers, features)
             if part.shortcut is not None:
                 if drop_path:

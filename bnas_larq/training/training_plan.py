@@ -10,10 +10,11 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.data import EpochPipeline
 from bnas_larq.errors import RecipeError
+from bnas_larq.networks.binary_duo import decouple
 from bnas_larq.networks.network_files import WEIGHTS
 from bnas_larq.networks.weight_files import load_weights, save_weights
 from bnas_larq.teacher_settings import PREVIOUS
-from bnas_larq.train_settings import TrainStage
+from bnas_larq.train_settings import DECOUPLED, TrainStage
 from bnas_larq.training.teachers import Teacher, paired_layers
 from bnas_larq.training.trainer import train_network
 
@@ -64,13 +65,20 @@ def train_plan(
             known = teacher(stage).model if stage.learns_elsewhere else network(before)
             paired_layers(model, known, stage.teacher.layers)
     for number in range(first, len(plan)):
-        stage, place = plan[number], places[number]
+        stage, place, before = plan[number], places[number], None
+        begins = number > first or not begun
+        if begins and stage.start == DECOUPLED:
+            coupled = load_weights(network(plan[number - 1]), places[number - 1].folder / WEIGHTS)
+            before = decouple(coupled)
         if number or doubtful:
             # Whatever networks this process has built before.
             keras.utils.set_random_seed(seed)
         model = network(stage)
-        if stage.start == PREVIOUS and (number > first or not begun):
+        if begins and stage.start == PREVIOUS:
             load_weights(model, places[number - 1].folder / WEIGHTS)
+        for layer in model.layers if before else ():
+            if layer.weights:
+                layer.set_weights(before.get_layer(layer.name).get_weights())
         freeze(model, stage)
         pipeline = batches(stage)
         train_network(

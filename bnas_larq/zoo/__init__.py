@@ -16,8 +16,9 @@ _HOMES = {
     **dict.fromkeys(
         (
             *("BNASA", "BNASB", "BNASC", "BNASD", "BNASDv2", "BNASE", "BNASF", "BNASG", "BNASH"),
-            *("ABCNetResNet18", "ABCNetResNet34", "BATS", "BATS2xWider", "BONNBiReal18"),
-            *("BiRealNet18", "BiRealNet34", "BinaryNetResNet18", "PCNNResNet18", "ReActNet18"),
+            *("ABCNet5x5ResNet18", "ABCNet5x5ResNet34", "ABCNetResNet18", "ABCNetResNet34", "BATS"),
+            *("BATS2xWider", "BONNBiReal18", "BinaryDuoResNet18", "BiRealNet18", "BiRealNet34"),
+            *("BinaryNetResNet18", "CBCNBiReal18", "PCNNResNet18", "ReActNet18"),
             *("RealToBinResNet18", "XNORNetPlusPlusResNet18", "XNORNetResNet18"),
         ),
         "bnas_larq.zoo.factories",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import os
+import textwrap
 from typing import Any
 
 from bnas_larq.backend import keras, tf
@@ -227,7 +228,7 @@ BNASDv2.__doc__ = _docstring(VARIANTS["bnas-d-v2"])
 _RIVAL = """{factory}: {size}, binarised by the scheme `{scheme}`, for ImageNet ({source}).
 
     {reporter} report {accuracy}; nobody measured it with this package, and no weights are
-    published. `bnas-larq cost {name}` counts its operations and bytes.
+    published. `bnas-larq cost {name}` counts its operations and bytes.{count}
 
     Args:
         input_shape: (height, width, 3) of the images. Images of 96 pixels and more get the ImageNet
@@ -295,19 +296,23 @@ def _rival_factory(rival: Rival):
         size += f", genotype `{rival.backbone}`"
     accuracy = [f"{rival.reported.top1} %"]
     accuracy += [f"top-5 {rival.reported.top5} %"] if rival.reported.top5 else []
+    count = textwrap.indent(textwrap.fill(rival.count, 96), "    ")
     build.__name__ = build.__qualname__ = rival.factory
     build.__doc__ = _RIVAL.format(
         factory=rival.factory,
         size=size,
-        scheme=rival.network["scheme"],
+        scheme=rival.scheme,
         source=rival.source,
         reporter=rival.reporter,
         accuracy=", ".join(accuracy),
         name=rival.name,
+        count=count and f"\n\n{count}",
     )
     return build
 
 
+ABCNet5x5ResNet18 = _rival_factory(RIVALS["abcnet-resnet18-5x5"])
+ABCNet5x5ResNet34 = _rival_factory(RIVALS["abcnet-resnet34-5x5"])
 ABCNetResNet18 = _rival_factory(RIVALS["abcnet-resnet18"])
 ABCNetResNet34 = _rival_factory(RIVALS["abcnet-resnet34"])
 BATS = _rival_factory(RIVALS["bats-base"])
@@ -315,7 +320,9 @@ BATS2xWider = _rival_factory(RIVALS["bats-2x-wider"])
 BONNBiReal18 = _rival_factory(RIVALS["bonn-bireal18"])
 BiRealNet18 = _rival_factory(RIVALS["bireal18"])
 BiRealNet34 = _rival_factory(RIVALS["bireal34"])
+BinaryDuoResNet18 = _rival_factory(RIVALS["binary-duo18"])
 BinaryNetResNet18 = _rival_factory(RIVALS["binarynet-resnet18"])
+CBCNBiReal18 = _rival_factory(RIVALS["cbcn-bireal18"])
 PCNNResNet18 = _rival_factory(RIVALS["pcnn-resnet18"])
 ReActNet18 = _rival_factory(RIVALS["reactnet18"])
 RealToBinResNet18 = _rival_factory(RIVALS["real-to-bin18"])

@@ -3,8 +3,8 @@ their authors reported. Nobody has measured them with this package.
 
 `bnas_larq.zoo.factories` builds them. The backbones are ResNet-18 and 34 with blocks of two
 convolutions, whose 1×1 shortcuts are binary, as most papers count them (arXiv 2003.11535, table 1),
-or Bi-Real Net's with a real shortcut around each convolution (arXiv 1808.00278, §4.1). BATS'
-networks are made of its published cells.
+or Bi-Real Net's with a real shortcut around each convolution (arXiv 1808.00278, §4.1). BinaryDuo's
+and CBCN's are of that kind, in sizes of their own. BATS' networks are made of its published cells.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from bnas_larq.zoo.variants import Reported
 if TYPE_CHECKING:
     from bnas_larq.networks.base_config import BaseConfig
 
+_IMAGES = {"input_shape": (224, 224, 3), "num_classes": 1000}
 _WIDTHS = (64, 128, 256, 512)
-_IMAGENET = {"input_shape": (224, 224, 3), "num_classes": 1000}
-#: Settings of `ResidualConfig`, by what papers call them.
+#: Settings of `ResidualConfig`, by what papers call them; with a `kind`, of that kind of network.
 BACKBONES: Mapping[str, Mapping[str, Any]] = {
     f"{family}{depth}": {
-        **_IMAGENET,
+        **_IMAGES,
         "widths": _WIDTHS,
         "blocks": tuple(blocks // convolutions for blocks in convolutions_of),
         "block_convolutions": convolutions,
@@ -36,6 +36,22 @@ BACKBONES: Mapping[str, Mapping[str, Any]] = {
         ("resnet", 2, "binary-conv"),
         ("bireal", 1, "pool-conv"),
     )
+}
+BACKBONES = {
+    **BACKBONES,
+    # Four orientations of each of Bi-Real Net's channels, and shortcuts with their 1×1 first.
+    "cbcn18": {
+        **BACKBONES["bireal18"],
+        "widths": tuple(4 * width for width in _WIDTHS),
+        "transition": "conv-pool",
+    },
+    "binary-duo18": {
+        **_IMAGES,
+        "kind": "binary-duo",
+        "widths": (64, 90, 180, 360),
+        "blocks": (4, 4, 4, 4),
+        "last_width": 512,
+    },
 }
 #: The order of a block and its nonlinearity.
 _SIGN_FIRST = {"block_order": "sign-conv-bn-add-act", "nonlinearity": "none"}
@@ -54,6 +70,7 @@ class Rival:
         reported: its result.
         source: the paper, and what it leaves open.
         reporter: whose result it is.
+        count: how operations are counted, where papers differ.
     """
 
     name: str
@@ -63,6 +80,12 @@ class Rival:
     reported: Reported
     source: str
     reporter: str = "Its authors"
+    count: str = ""
+
+    @property
+    def scheme(self) -> str:
+        """Its binarisation scheme; BinaryDuo's kind of network has that of its name."""
+        return self.network.get("scheme") or BACKBONES[self.backbone]["kind"]
 
     def load_genotype(self) -> Genotype | None:
         """Its cells; None for a residual network."""
@@ -71,12 +94,13 @@ class Rival:
     def config(self, **overrides: Any) -> BaseConfig:
         """Its size and template; keywords replace its own attributes, BnasLarqError if they are
         impossible. The CIFAR stem is a single convolution: there is nothing to group."""
-        from bnas_larq.networks.network import NetworkConfig
-        from bnas_larq.networks.residual_network import ResidualConfig
+        from bnas_larq.networks.network import KINDS, NetworkConfig
 
         if self.backbone in BACKBONES:
-            return ResidualConfig(**{**BACKBONES[self.backbone], **self.network, **overrides})
-        settings = {**_IMAGENET, **self.network, **overrides}
+            backbone = BACKBONES[self.backbone]
+            settings = {"kind": "residual", **backbone, **self.network, **overrides}
+            return KINDS[settings.pop("kind")](**settings)
+        settings = {**_IMAGES, **self.network, **overrides}
         config = NetworkConfig(**{**settings, "stem_groups": 1})
         groups = settings["stem_groups"]
         grouped = config.stem == "imagenet" or "stem_groups" in overrides
@@ -87,6 +111,7 @@ class Rival:
 _BATS = {"scheme": "binarynet", "shortcut": "none", "preprocess": "prelu", "cells": 14}
 _BATS_SOURCE = "arXiv 2003.01711, without its auxiliary classifier"
 _ABC = "arXiv 1711.11294, with one base of weights and one of activations"
+_FIVE = "arXiv 1711.11294, with five bases of weights and five of activations"
 _ALL = (
     Rival(
         name="binarynet-resnet18",
@@ -130,6 +155,22 @@ _ALL = (
         source=_ABC,
     ),
     Rival(
+        name="abcnet-resnet18-5x5",
+        factory="ABCNet5x5ResNet18",
+        backbone="resnet18",
+        network={"scheme": "abc-net-5x5", **_NORM_FIRST},
+        reported=Reported("imagenet", 65.0, 85.9),
+        source=_FIVE,
+    ),
+    Rival(
+        name="abcnet-resnet34-5x5",
+        factory="ABCNet5x5ResNet34",
+        backbone="resnet34",
+        network={"scheme": "abc-net-5x5", **_NORM_FIRST},
+        reported=Reported("imagenet", 68.4),
+        source=f"{_FIVE}; ours: ResNet-18's first shifts",
+    ),
+    Rival(
         name="bireal18",
         factory="BiRealNet18",
         backbone="bireal18",
@@ -160,6 +201,27 @@ _ALL = (
         network={"scheme": "bonn", **_NORM_FIRST, "nonlinearity": "prelu"},
         reported=Reported("imagenet", 59.3, 81.6, ops=1.63e8),
         source="arXiv 1908.06314",
+    ),
+    Rival(
+        name="cbcn-bireal18",
+        factory="CBCNBiReal18",
+        backbone="cbcn18",
+        network={"scheme": "circulant", **_SIGN_FIRST, "nonlinearity": "prelu"},
+        reported=Reported("imagenet", 61.4, 82.8, ops=6.56e8),
+        source="arXiv 1910.10853, with four rotations; ours: no PReLU in the stem",
+        count="Circulant kernels store a quarter of the signs that are convolved: costs count the "
+        "convolutions that run, 16 times Bi-Real Net's, and bytes the stored signs. The 6.56e8 "
+        "operations that its authors report are 4 times Bi-Real Net's.",
+    ),
+    Rival(
+        name="binary-duo18",
+        factory="BinaryDuoResNet18",
+        backbone="binary-duo18",
+        network={},
+        reported=Reported("imagenet", 60.4, 82.3),
+        source="arXiv 2002.06517",
+        count="It is the decoupled network: `bnas_larq.decouple` makes it of the coupled one, "
+        "whose ternary activations train first (`bnas-larq recipes show binary-duo18`).",
     ),
     Rival(
         name="real-to-bin18",

@@ -9,6 +9,7 @@ from bnas_larq.costs.cost_walk import planned_costs
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers import operations
+from bnas_larq.networks.binary_duo import BinaryDuoConfig
 from bnas_larq.networks.network import NetworkConfig, build_network
 from bnas_larq.networks.residual_network import ResidualConfig
 from bnas_larq.spaces import SHORTCUTS
@@ -168,3 +169,15 @@ def test_residual_networks_cost_what_they_are_built_of(settings):
     assert {layer.name: layer for layer in planned.layers} == {
         layer.name: layer for layer in counted.layers
     }
+
+
+@pytest.mark.parametrize("activations", ["sign", "ternary"])
+def test_binary_duo_costs_what_it_is_built_of(activations):
+    size = {"input_shape": (16, 16, 3), "widths": (4, 6), "blocks": (2, 2), "last_width": 8}
+    config = BinaryDuoConfig(**size, activations=activations)
+    planned, counted = planned_costs(None, config), count_costs(build_network(None, config))
+    assert planned.name == counted.name
+    assert {layer.name: layer for layer in planned.layers} == {
+        layer.name: layer for layer in counted.layers
+    }
+    assert planned.peak_activation_bytes == counted.peak_activation_bytes

@@ -8,7 +8,7 @@ import pytest
 from bnas_larq import build_binary_duo, count_costs, decouple
 from bnas_larq.backend import keras, lq
 from bnas_larq.errors import BnasLarqError
-from bnas_larq.layers.binary_convolution import BinaryConv2D
+from bnas_larq.layers.binary_convolution import MixedPrecisionConv2D
 from bnas_larq.layers.coupled_activation import ClippedRound
 
 SMALL = {
@@ -26,7 +26,8 @@ def images(side=8, number=4):
 
 
 def binary_convolutions(model):
-    return [layer for layer in model.layers if isinstance(layer, BinaryConv2D)]
+    layers = (layer for layer in model.layers if isinstance(layer, MixedPrecisionConv2D))
+    return [layer for layer in layers if layer.input_quantizer is not None]
 
 
 def inputs(model, x):
