@@ -13,6 +13,7 @@ from bnas_larq.costs.cost_walk import planned_costs
 from bnas_larq.errors import BnasLarqError, RecipeError
 from bnas_larq.files import read_rows, write_atomic, write_json
 from bnas_larq.genotype import Genotype
+from bnas_larq.layers.quantizers import get_scheme
 from bnas_larq.networks.base_config import BaseConfig
 from bnas_larq.networks.network import config_of_kind
 from bnas_larq.recipe import Recipe, load_recipe, merge_values, parse_recipe
@@ -58,10 +59,11 @@ def row_recipes(recipe: Recipe, folder: Path) -> list[tuple[str, Recipe, Genotyp
                     f"The rows of an ablation share {section}. Received: it in the changes of "
                     f"{row.name!r}. Set it for all rows."
                 )
-        if "kind" in row.changes.get("network", {}):
+        kind = row.changes.get("network", {}).get("kind", recipe.network.kind)
+        if (kind == "cells") != of_cells:
             raise RecipeError(
-                "The rows of an ablation share network.kind. Received: it in the changes of "
-                f"{row.name!r}. Set it for all rows."
+                "All rows of an ablation have networks of cells, or none has. Received: "
+                f"network.kind {kind} in the changes of {row.name!r}. Set it for all rows."
             )
         values = merge_values(values, row.changes)
         genotype = _replaced(genotype, row.operations)
@@ -142,7 +144,8 @@ class Ablation(Study):
     ) -> dict[str, Any]:
         """The channels, or widths, whose operations differ least from the budget."""
         tolerance = self.recipe.ablation.tolerance
-        limits = {"convention": "honest", "multiple": 1, "tolerance": tolerance}
+        multiple = get_scheme(config.scheme).channel_multiple
+        limits = {"convention": "honest", "multiple": multiple, "tolerance": tolerance}
         if genotype is None:
             scaled = scale_widths(config, budget, **limits)
             size, operations = {"widths": scaled.widths}, planned_costs(None, scaled).ops_honest
@@ -208,7 +211,7 @@ class Ablation(Study):
             network = load_recipe(self._row_path(row.name)).network
             changes = [*_texts(row.changes), *map(" -> ".join, row.operations.items())]
             described = "; ".join(changes) or "the recipe as it is"
-            widths = network.widths if network.kind == "residual" else (network.channels,)
+            widths = (network.channels,) if network.kind == "cells" else network.widths
             notes.append(f"{row.name}: {described}. {', '.join(map(str, widths))} channels.")
         return [
             *notes,

@@ -189,7 +189,7 @@ def test_residual_networks_keep_their_proportions(tmp_path):
                 }
             },
             RecipeError,
-            "share network.kind",
+            "networks of cells, or none has",
         ),
         (
             {

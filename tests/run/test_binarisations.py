@@ -1,0 +1,46 @@
+"""Each row of the study of binarisations trains by its own procedure, here for two steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bnas_larq.files import read_lines
+from bnas_larq.recipe import load_recipe
+from bnas_larq.run.ablation import row_recipes
+from bnas_larq.run.recipe_run import Run
+
+SMALL = (
+    *("data.name=digits", "data.limit=16", "data.validation_fraction=0.0"),
+    *("network.widths=[4, 8, 16]", "network.blocks=[1, 1, 1]", "train.batch_size=8"),
+    *("train.epochs=1", "train.mixed_precision=float32", "train.reestimate_batch_norm=0"),
+)
+RECIPE = load_recipe("binarisations-cifar10", SMALL)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """The recipe of each row."""
+    return {name: recipe for name, recipe, _ in row_recipes(RECIPE, Path("runs"))}
+
+
+@pytest.mark.parametrize("name", [row.name for row in RECIPE.ablation.rows])
+def test_two_steps_of_every_row(rows, name, tmp_path):
+    """Some seconds each, most of them the graph of another training."""
+    recipe = rows[name]
+    stages = [stage.model_copy(update={"epochs": 1}) for stage in recipe.train.stages]
+    train = recipe.train.model_copy(update={"stages": tuple(stages)})
+    recipe = recipe.model_copy(update={"train": train})
+    with Run.create(recipe, tmp_path / "run", stages=("train",)) as run:
+        run.train()
+        assert run.cost["binary_macs"] > 0
+    epochs = read_lines(tmp_path / "run" / "train" / "metrics.jsonl")
+    assert len(epochs) == len(recipe.plan)
+
+
+def test_the_rows_of_procedures_have_their_stages(rows):
+    stages = {name: [stage.start for stage in recipe.plan] for name, recipe in rows.items()}
+    assert stages.pop("binary-duo") == ["random", "decoupled"]
+    assert stages.pop("react-two-stages") == ["random", "previous"]
+    assert set(map(tuple, stages.values())) == {("random",)}
