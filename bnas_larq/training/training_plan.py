@@ -65,20 +65,20 @@ def train_plan(
             known = teacher(stage).model if stage.learns_elsewhere else network(before)
             paired_layers(model, known, stage.teacher.layers)
     for number in range(first, len(plan)):
-        stage, place, before = plan[number], places[number], None
+        stage, place, decoupled = plan[number], places[number], None
         begins = number > first or not begun
         if begins and stage.start == DECOUPLED:
             coupled = load_weights(network(plan[number - 1]), places[number - 1].folder / WEIGHTS)
-            before = decouple(coupled)
+            decoupled = decouple(coupled)
         if number or doubtful:
             # Whatever networks this process has built before.
             keras.utils.set_random_seed(seed)
         model = network(stage)
         if begins and stage.start == PREVIOUS:
             load_weights(model, places[number - 1].folder / WEIGHTS)
-        for layer in model.layers if before else ():
+        for layer in model.layers if decoupled else ():
             if layer.weights:
-                layer.set_weights(before.get_layer(layer.name).get_weights())
+                layer.set_weights(decoupled.get_layer(layer.name).get_weights())
         freeze(model, stage)
         pipeline = batches(stage)
         train_network(

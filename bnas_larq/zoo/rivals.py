@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 _IMAGES = {"input_shape": (224, 224, 3), "num_classes": 1000}
 _WIDTHS = (64, 128, 256, 512)
-#: Settings of `ResidualConfig`, by what papers call them; with a `kind`, of that kind of network.
-BACKBONES: Mapping[str, Mapping[str, Any]] = {
+_RESNETS = {
     f"{family}{depth}": {
         **_IMAGES,
         "widths": _WIDTHS,
@@ -37,11 +36,12 @@ BACKBONES: Mapping[str, Mapping[str, Any]] = {
         ("bireal", 1, "pool-conv"),
     )
 }
-BACKBONES = {
-    **BACKBONES,
+#: Settings of `ResidualConfig`, by what papers call them; with a `kind`, of that kind of network.
+BACKBONES: Mapping[str, Mapping[str, Any]] = {
+    **_RESNETS,
     # Four orientations of each of Bi-Real Net's channels, and shortcuts with their 1×1 first.
     "cbcn18": {
-        **BACKBONES["bireal18"],
+        **_RESNETS["bireal18"],
         "widths": tuple(4 * width for width in _WIDTHS),
         "transition": "conv-pool",
     },
@@ -211,7 +211,7 @@ _ALL = (
         source="arXiv 1910.10853, with four rotations; ours: no PReLU in the stem",
         count="Circulant kernels store a quarter of the signs that are convolved: costs count the "
         "convolutions that run, 16 times Bi-Real Net's, and bytes the stored signs. The 6.56e8 "
-        "operations that its authors report are 4 times Bi-Real Net's.",
+        "operations that papers report are 4 times Bi-Real Net's.",
     ),
     Rival(
         name="binary-duo18",
