@@ -159,6 +159,7 @@ def test_unknown_settings_are_refused():
         {"stem": "quicknet", "full_precision": ("block1_0_*",), "widths": (4, 8)},
         {"transition": "binary-conv", "strided_blocks": True, "block_convolutions": 2},
         {"transition": "conv-max-pool", "blocks": (0, 1)},
+        {"transition": "conv-pool", "strided_blocks": True, "nonlinearity": "prelu"},
     ],
 )
 def test_residual_networks_cost_what_they_are_built_of(settings):
