@@ -123,7 +123,7 @@ def test_a_real_stage_has_the_same_weights():
         (lambda: PCNNProjection(projections=0), "1 projection or more.*projections=0"),
         (lambda: PCNNProjection(parts=2, projections=2), "parts=2, projections=2"),
         (
-            lambda: build_residual_network(widths=(6, 8), blocks=(1, 1), scheme="pcnn-4"),
+            lambda: build_residual_network(widths=(6, 12), blocks=(1, 1), scheme="pcnn-4"),
             "Received: 6 filters of block0_0_conv, J=4",
         ),
     ],
