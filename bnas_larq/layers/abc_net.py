@@ -25,8 +25,9 @@ from collections.abc import Sequence
 
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError
+from bnas_larq.layers.convolutions import check_own_convolution
 from bnas_larq.layers.projection import filters_of_part
-from bnas_larq.layers.quantizers import Scheme, check_own_convolution, register_scheme
+from bnas_larq.layers.quantizers import Scheme, register_scheme
 
 #: (M, N) → the shifts u of the weight bases and the first ones v of the activation bases, of
 #: ResNet-18 (arXiv 1711.11294, table S4).

@@ -17,8 +17,9 @@ import numpy as np
 
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError
+from bnas_larq.layers.convolutions import check_own_convolution
 from bnas_larq.layers.layer_scale import LayerScaledSign
-from bnas_larq.layers.quantizers import Scheme, check_own_convolution, nothing, register_scheme
+from bnas_larq.layers.quantizers import Scheme, nothing, register_scheme
 
 #: Steps of 90° and of 45°.
 ORIENTATIONS = (4, 8)

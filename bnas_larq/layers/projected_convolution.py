@@ -11,8 +11,9 @@ import functools
 
 from bnas_larq.backend import lq, register, tf
 from bnas_larq.errors import BnasLarqError
+from bnas_larq.layers.convolutions import check_own_convolution
 from bnas_larq.layers.projection import HeldProjection, PCNNProjection, ProjectionLoss
-from bnas_larq.layers.quantizers import Scheme, check_own_convolution, register_scheme
+from bnas_larq.layers.quantizers import Scheme, register_scheme
 
 
 @register

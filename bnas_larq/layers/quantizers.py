@@ -325,15 +325,6 @@ def check_searchable(name: str, options: SchemeOptions = UNCHANGED) -> None:
         )
 
 
-def check_own_convolution(scheme: str, name: str, padding: str) -> None:
-    """Raise BnasLarqError for a padding that a scheme's own convolutions do not have."""
-    if padding != "same":
-        raise BnasLarqError(
-            f"Convolutions of the scheme {scheme} have SAME padding. "
-            f"Received: padding={padding!r} of {name}. Use 'same', or another scheme."
-        )
-
-
 def scheme_names() -> tuple[str, ...]:
     """Names of all registered schemes."""
     return tuple(_SCHEMES)
