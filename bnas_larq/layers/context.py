@@ -143,7 +143,11 @@ class Context:
         place |= {"strides": strides, "dilation": dilation}
         scheme = get_scheme(self.scheme, self.options)
         if scheme.convolution:
-            check_not_grouped(self.scheme, self.name, self.groups if grouped else 1)
+            if grouped:
+                raise BnasLarqError(
+                    f"Convolutions of the scheme {self.scheme} have no groups. "
+                    f"Received: {self.name}. Use another scheme, such as binarynet."
+                )
             # A kernel that a pattern keeps in full precision has no quantizer.
             quantizers = {"kernel_quantizer": None, **self.quantizers()}
             conv = scheme.convolution(self.filters, kernel_size, **place, **quantizers)

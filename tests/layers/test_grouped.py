@@ -120,3 +120,9 @@ def test_groups_divide_the_channels_of_bats_operations():
         NetworkConfig(channels=8, groups=8)
     with pytest.raises(BnasLarqError, match="bin_group_….* have groups. Received: groups=2"):
         build_network(Genotype.published("bnas_cifar"), channels=8, cells=1, groups=2)
+
+
+def test_a_scheme_with_convolutions_of_its_own_has_no_groups():
+    place = Context("place", CHANNELS, scheme="circulant", groups=GROUPS)
+    with pytest.raises(BnasLarqError, match="Convolutions of the scheme circulant have no groups"):
+        build_operation("bin_group_conv_3x3", place)
