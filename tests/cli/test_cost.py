@@ -58,7 +58,7 @@ def test_a_network_is_counted_with_another_shortcut(cost):
     assert conv["shortcut_macs"] > 0 == pool["shortcut_macs"]
     assert pool["ops_honest"] == conv["ops_honest"] - conv["shortcut_macs"]
     code, _, err = cost("larq_zoo:BiRealNet", "--shortcut", "pool")
-    assert code == 2 and "--stem-groups or --shortcut with larq_zoo:BiRealNet" in err
+    assert code == 2 and "--groups or --shortcut with larq_zoo:BiRealNet" in err
 
 
 def test_several_targets_are_compared(cost, stored):
