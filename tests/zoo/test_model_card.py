@@ -24,7 +24,7 @@ def run_of(entry: Entry) -> SimpleNamespace:
     """What publishing knew of the entry's run, as far as its files still tell."""
     with open(entry.folder / "training.csv", newline="") as stream:
         rows = [
-            {key: float(value) for key, value in row.items() if value}
+            {key: value if key == "stage" else float(value) for key, value in row.items() if value}
             for row in csv.DictReader(stream)
         ]
     recorded = entry.provenance
