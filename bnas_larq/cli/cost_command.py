@@ -236,7 +236,7 @@ def _reported_text(rows: Sequence[Mapping[str, Any]]) -> str:
             *_table(lines, left=2),
             "",
             "OPs (reported): as BNAS' authors print them for groups of networks. Accuracy: as "
-            "papers report it; nobody measured it with this package. BATS is not here.",
+            "papers report it; nobody measured it with this package.",
         ]
     )
 
