@@ -37,6 +37,7 @@ RIVAL_RECIPES = {
     "real-to-bin18": "real-to-bin18",
     "reactnet18": "reactnet18",
     "binary-duo18": "binary-duo18",
+    "abc-net18": "abcnet-resnet18",
 }
 IMAGENET = tuple(
     name for name in (*PRINTED, *HONEST, "teacher-imagenet", *RIVAL_RECIPES) if name not in SIZES

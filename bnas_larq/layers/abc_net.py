@@ -25,6 +25,7 @@ from collections.abc import Sequence
 
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError
+from bnas_larq.layers.binary_convolution import pixels_read
 from bnas_larq.layers.convolutions import check_own_convolution
 from bnas_larq.layers.projection import filters_of_part
 from bnas_larq.layers.quantizers import Scheme, register_scheme
@@ -260,7 +261,9 @@ class ABCConv2D(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        kernels = [tf.convert_to_tensor(self.kernel)]
+        kernels, strides = [tf.convert_to_tensor(self.kernel)], self.strides
+        if training:
+            inputs, strides = pixels_read(inputs, self.kernel.shape, strides)
         if not self.real_kernel:
             bases, scales = weight_bases(*kernels, self.weight_shifts)
             kernels = [scales[number] * base for number, base in enumerate(tf.unstack(bases))]
@@ -274,7 +277,7 @@ class ABCConv2D(keras.layers.Layer):
             factors, kernels = [1.0], [tf.add_n(kernels)]
         return tf.add_n(
             [
-                factor * tf.nn.conv2d(sign, kernel, self.strides, self.padding.upper())
+                factor * tf.nn.conv2d(sign, kernel, strides, self.padding.upper())
                 for factor, sign in zip(factors, signs, strict=True)
                 for kernel in kernels
             ]

@@ -9,7 +9,7 @@ are real, it is larq's layer in training too, but may multiply in bfloat16.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -105,8 +105,12 @@ def _traced(strides: int, dilation: int, padding: str) -> tuple[Callable, Callab
             out_backprop=upstream,
             **settings,
         )
+        read, left = pixels_read(signs, kernel.shape, strides)
         of_kernel = tf.raw_ops.Conv2DBackpropFilter(
-            input=signs, filter_sizes=tf.shape(kernel), out_backprop=upstream, **settings
+            input=read,
+            filter_sizes=tf.shape(kernel),
+            out_backprop=upstream,
+            **{**settings, "strides": [1, left, left, 1]},
         )
         of_kernel = tf.cast(of_kernel, tf.float32)
         if norm is None:
@@ -115,6 +119,20 @@ def _traced(strides: int, dilation: int, padding: str) -> tuple[Callable, Callab
         return of_inputs, of_kernel, *others
 
     return traced_by_shape(forward), traced_by_shape(backward)
+
+
+def pixels_read(
+    images: tf.Tensor, kernel_shape: Sequence[int], strides: int
+) -> tuple[tf.Tensor, int]:
+    """Of [batch, height, width, channels] what a convolution reads, and with which strides: one of
+    1×1 only every `strides`-th pixel, and those at stride 1.
+
+    With strides, oneDNN's gradient of a 1×1 kernel with few channels writes behind its own memory
+    (TensorFlow 2.19, most numbers below 16), which ends the process sooner or later.
+    """
+    if strides == 1 or tuple(kernel_shape[:2]) != (1, 1):
+        return images, strides
+    return images[:, ::strides, ::strides], 1
 
 
 def scaled(sums: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
@@ -217,6 +235,16 @@ class MixedPrecisionConv2D(lq.layers.QuantConv2D):
         if only_infers_shape(self) and all(type(one) in _WITHOUT_WEIGHTS for one in quantizers):
             shape = self.compute_output_shape(inputs.shape)
             return tf.compat.v1.placeholder(self.compute_dtype, shape)
+        own = self.strides
+        if training is True and len(set(own)) == 1 and self.data_format == "channels_last":
+            inputs, stride = pixels_read(inputs, self.kernel_size, own[0])
+            self.strides = (stride, stride)
+        try:
+            return self._convolved(inputs, training)
+        finally:
+            self.strides = own
+
+    def _convolved(self, inputs: tf.Tensor, training: bool | None) -> tf.Tensor:
         if training is not True or self.compute == "float32" or not self.only_multiplies:
             return super().call(tf.cast(inputs, self.compute_dtype))
         if self.input_quantizer is not None:

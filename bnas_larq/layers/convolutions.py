@@ -247,7 +247,8 @@ def convolution(
 ) -> lq.layers.QuantConv2D:
     """A convolution whose input and kernel are quantised, see `quantizers`."""
     check_padding(padding)
-    symmetric = padding == "symmetric" and strides > 1 and kernel_size % 2 == 1
+    # A 1×1 convolution pads nothing.
+    symmetric = padding == "symmetric" and strides > 1 and kernel_size % 2 == 1 < kernel_size
     quantisation = quantizers(input_scheme, kernel_scheme, edges, options)
     binary = [quantisation.get(f"{part}_quantizer") for part in ("input", "kernel")]
     if groups == edges > 1:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers import convolutions
+from bnas_larq.layers.binary_convolution import pixels_read
 from bnas_larq.layers.context import Context as Context
 from bnas_larq.layers.context import PlusInput as PlusInput
 from bnas_larq.spaces import ZEROISE, check_operation, declare_operation, describe
@@ -224,16 +225,19 @@ class FactorizedReduction(lq.layers.QuantConv2D):
         """Numbers of filters that read the even and the odd pixels."""
         return self.filters - self.filters // 2, self.filters // 2
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         # Shifted before the sign: LCE needs the sign right in front of a convolution.
         margins = [[0, 1 if size is None or size % 2 else 0] for size in inputs.shape[1:3]]
         shifted = tf.pad(inputs, [[0, 0], *margins, [0, 0]], "SYMMETRIC")[:, 1:, 1:]
         with lq.context.quantized_scope(True):
             kernels = tf.split(tf.convert_to_tensor(self.kernel), self.halves, axis=-1)
-        sign = self.input_quantizer or tf.identity
+        sign, halves, strides = self.input_quantizer or tf.identity, [inputs, shifted], 2
+        if training is True:
+            reads = [pixels_read(half, self.kernel_size, strides) for half in halves]
+            halves, (strides, _) = zip(*reads, strict=True)
         outputs = [
-            self.convolution_op(sign(pixels), kernel)
-            for pixels, kernel in zip((inputs, shifted), kernels, strict=True)
+            tf.nn.conv2d(sign(half), kernel, strides, "SAME")
+            for half, kernel in zip(halves, kernels, strict=True)
         ]
         return tf.concat(outputs, axis=-1)
 

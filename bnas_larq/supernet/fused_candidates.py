@@ -29,7 +29,7 @@ import numpy as np
 
 from bnas_larq.backend import keras, lq, tf, with_gradient
 from bnas_larq.layers.batch_norm import PlainBatchNormalization, moving
-from bnas_larq.layers.binary_convolution import has_dilated_gradients, scaled
+from bnas_larq.layers.binary_convolution import has_dilated_gradients, pixels_read, scaled
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
 from bnas_larq.layers.merging import joined
 from bnas_larq.supernet.compute_cache import BinaryConvolution, ComputeCache
@@ -333,7 +333,8 @@ def _convolve(layer: lq.layers.QuantConv2D, inputs: tf.Tensor, kernel: tf.Tensor
     if isinstance(layer, SymmetricQuantConv2D):
         rows, columns = layer._paddings(inputs.shape[1:3])
         inputs = tf.pad(inputs, [[0, 0], rows, columns, [0, 0]])
-    settings = {"strides": layer.strides, "padding": padding, "dilations": layer.dilation_rate}
+    inputs, strides = pixels_read(inputs, kernel.shape, layer.strides[0])
+    settings = {"strides": strides, "padding": padding, "dilations": layer.dilation_rate}
     if max(layer.dilation_rate) > 1 and not has_dilated_gradients():
         # As convolutions of sub-images, which have gradients everywhere.
         return tf.nn.convolution(inputs, kernel, **settings)

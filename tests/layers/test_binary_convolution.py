@@ -17,6 +17,8 @@ from bnas_larq.layers.convolutions import convolution
 
 #: Kernel size, strides, dilation.
 PLACES = [(1, 1, 1), (3, 1, 1), (5, 1, 1), (3, 2, 1), (3, 1, 2), (5, 1, 2)]
+#: Trains at stride 1; with real operands its last bits differ from those of strides.
+POINTS = (1, 2, 1)
 
 
 def pictures(*shape: int, seed: int = 0) -> tf.Tensor:
@@ -59,7 +61,7 @@ def results(layer: keras.layers.Layer, x: tf.Tensor, **training: bool) -> list[n
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [*PLACES, POINTS])
 def test_outputs_and_gradients_are_those_of_larqs_layer(place, padding):
     ours, larqs = pair(*place, padding)
     assert ours.is_plain
@@ -95,7 +97,7 @@ def test_outside_training_it_is_larqs_layer_bit_by_bit(training):
         np.testing.assert_array_equal(own, expected)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [*PLACES, POINTS])
 def test_bfloat16_differs_by_its_rounding_only(place):
     """Outputs are exact sums of ±1, times a scale that is rounded to 8 bits, and rounded once more:
     together at most 2⁻⁷ off."""
