@@ -64,6 +64,16 @@ def measurement_text(record: Mapping[str, Any]) -> str:
         ),
         ("waiting for data", f"{record['waiting']['share']:.2%} of the time"),
     ]
+    if inference := record.get("inference"):
+        evaluation = inference["evaluation_seconds"]
+        rows.append(
+            (
+                "evaluation",
+                f"{_seconds(evaluation)} a batch, {evaluation / inference['floor_seconds']:.2f} × "
+                f"its float32 floor; BatchNorm estimated again: "
+                f"{_seconds(inference['reestimation_seconds'])} a batch",
+            )
+        )
     lines = [title, *align(rows, left=2)]
     if profile := record.get("profile"):
         lines += [

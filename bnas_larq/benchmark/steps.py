@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,7 @@ from bnas_larq.precision import choose_precision
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.super_net import SuperNet
 from bnas_larq.train_settings import StageSettings, TrainSettings
+from bnas_larq.training.batch_norm_statistics import reestimate
 from bnas_larq.training.trainer import (
     DropPathSchedule,
     make_accuracy,
@@ -131,12 +133,14 @@ class Measuring:
 @dataclasses.dataclass(frozen=True)
 class _CompiledModel:
     """A compiled model, whose weights and optimizers' weights are built, the names of its
-    optimizers, what to call before each step, and the context in which it trains."""
+    optimizers, what to call before each step, the context in which it trains, and what measures its
+    other passes behind the steps."""
 
     model: keras.Model
     optimizers: tuple[str, ...]
     before_step: Callable[[], None] | None = None
     training: contextlib.AbstractContextManager = contextlib.nullcontext()
+    inference: Callable[[StepLoop], dict[str, float]] | None = None
 
 
 def search_step(
@@ -196,6 +200,7 @@ def train_step(
             (model.optimizer.name,),
             lambda: schedule.on_train_batch_begin(0),
             fast_training(model, precision),
+            lambda loop: _inference(model, loop, measuring.steps),
         )
 
     return _measure(
@@ -217,6 +222,30 @@ def train_step(
     )
 
 
+def _inference(model: keras.Model, loop: StepLoop, steps: int) -> dict[str, float]:
+    """Seconds in which a batch is evaluated, and in which BatchNorm's statistics are estimated from
+    it again."""
+
+    def seconds(work: Callable[[], Any]) -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    images, _ = loop.batch
+    model.predict_on_batch(images)
+    evaluation = [seconds(lambda: model.predict_on_batch(images)) for _ in range(steps)]
+    # Each estimation traces and compiles its graph.
+    batches = tf.data.Dataset.from_tensors(loop.batch).repeat()
+    one, more = (
+        seconds(lambda count=count: reestimate(model, batches.take(count)))
+        for count in (1, steps + 1)
+    )
+    return {
+        "evaluation_seconds": statistics.median(evaluation),
+        "reestimation_seconds": max(0.0, more - one) / steps,
+    }
+
+
 def _measure(
     name: str,
     settings: dict[str, Any],
@@ -236,7 +265,8 @@ def _measure(
         `step`, `ratio`: the steps after the first, and how many floors they last. `first_step`:
         from building the model to the first step's results, in parts, without loading TensorFlow
         and the data. `memory`: of the whole process. `waiting`: share of the loop's time spent
-        waiting for data.
+        waiting for data. `inference`, of final networks: of a batch, with the floor of the forward
+        pass in float32.
     """
     choice = choose_precision(measuring.mixed_precision)
     rates = matmul_rates(*DTYPES)
@@ -254,7 +284,8 @@ def _measure(
     loop = StepLoop(compiled.model, batches, compiled.before_step)
     with compiled.training:
         timing = loop.run(measuring.steps)
-    peak = peak_memory()
+        peak = peak_memory()
+        inference = compiled.inference and compiled.inference(loop)
     later = matmul_rates(*DTYPES)
     rates = {dtype: rate and max(rate, later[dtype] or 0.0) for dtype, rate in rates.items()}
     floors = {
@@ -301,6 +332,10 @@ def _measure(
             "first_batch_seconds": timing.first_batch,
         },
     }
+    if inference:
+        forward = arithmetic.passes["forward"]
+        floor = StepArithmetic({"forward": forward}).floor(measuring.batch_size, rates["float32"])
+        record["inference"] = {**inference, "floor_seconds": floor}
     if measuring.profile:
         record["profile"] = profile_steps(loop.again, compiled.optimizers)
     return record

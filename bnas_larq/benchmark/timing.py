@@ -74,7 +74,8 @@ class StepLoop:
 
         # As in `fit`, the graph is traced for the shapes that the pipeline promises.
         self._function = tf.function(step, input_signature=dataset.element_spec)
-        self._batch: Any = None
+        #: The last batch.
+        self.batch: Any = None
 
     @functions_read_once()
     def run(self, steps: int) -> Timing:
@@ -85,7 +86,7 @@ class StepLoop:
 
         start = time.perf_counter()
         batches = iter(self.dataset)
-        self._batch = next(batches)
+        self.batch = next(batches)
         first_batch = time.perf_counter() - start
 
         start = time.perf_counter()
@@ -95,7 +96,7 @@ class StepLoop:
         waits, times = [], []
         for _ in range(steps):
             start = time.perf_counter()
-            self._batch = next(batches)
+            self.batch = next(batches)
             fetched = time.perf_counter()
             self.again()
             waits.append(fetched - start)
@@ -105,7 +106,7 @@ class StepLoop:
     def again(self) -> None:
         """One more step on the last batch, without the pipeline; after `run`."""
         self.before_step()
-        results = self._function(*self._batch)
+        results = self._function(*self.batch)
         # A device may still be computing when the function returns; fetching the values waits.
         tf.nest.map_structure(lambda result: result.numpy(), results)
 

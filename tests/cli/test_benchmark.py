@@ -107,8 +107,12 @@ def test_the_text_and_the_file_say_the_same(measured):
         "synthetic"
     )
     assert record["settings"]["data"] == "synthetic"
+    inference, passes = record["inference"], record["arithmetic"]["macs_per_image"]
+    share = passes["forward"] / sum(passes.values())
+    assert inference["floor_seconds"] == pytest.approx(record["floors"]["float32"] * share)
+    assert inference["evaluation_seconds"] > 0 and inference["reestimation_seconds"] >= 0
     labels = ("machine", "matrix products", "floor", "step", "ratio", "first step", "memory")
-    for label in labels:
+    for label in (*labels, "evaluation"):
         assert any(line.startswith(label) for line in lines), label
     assert f"{record['ratio']['median']:.2f} × the float32 floor" in done[2].out
 
