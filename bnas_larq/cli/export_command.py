@@ -32,7 +32,8 @@ from bnas_larq.setting_types import FloatStorage
 @click.option(
     "--float-storage",
     type=click.Choice(get_args(FloatStorage)),
-    help="Type of full-precision kernels in the file. Default: the recipe's, else float32.",
+    help="Type of full-precision kernels in the file. Default: a run's or an entry's own, else "
+    "float32.",
 )
 @click.option("--labels", type=PATH, help="Classes of a saved Keras model, one on each line.")
 @click.option("--mean", nargs=3, type=float, help="Its mean of red, green, blue, from 0 to 1.")

@@ -60,9 +60,11 @@ def list_zoo(variants: bool, as_json: bool) -> None:
     if not entries:
         print_result("The zoo is empty. Make an entry with `bnas-larq zoo publish`.")
         return
-    rows = [("name", "variant", "data", "accuracy", "OPs (paper)", "bytes", "source")]
+    rows = [
+        ("name", "variant", "data", "accuracy", "OPs (paper)", "bytes", "file", "RAM", "source")
+    ]
     for entry in entries:
-        cost = entry.cost
+        cost, file = entry.cost, entry.deployed
         rows.append(
             (
                 entry.name,
@@ -71,10 +73,16 @@ def list_zoo(variants: bool, as_json: bool) -> None:
                 _number(entry.accuracy, "{:.2%}"),
                 _number(cost.get("ops_paper"), "{:.3g}"),
                 _number(cost.get("bytes"), "{:,}"),
+                _number(file.get("bytes"), "{:,}"),
+                _number(file.get("memory", {}).get("peak_activations"), "{:,}"),
                 entry.source if entry.redistributable else f"{entry.source}, not to be passed on",
             )
         )
     print_result("\n".join(align(rows, left=3)))
+    print_result(
+        "\nbytes: 1 bit per binary weight, 4 bytes per other number. file, RAM: bytes of the "
+        ".tflite file, and of its activations at most."
+    )
 
 
 def _list_variants(as_json: bool) -> None:
@@ -272,6 +280,7 @@ def _facts(entry: Entry) -> dict[str, Any]:
         "description": entry.description,
         "metrics": dict(entry.metrics),
         "cost": dict(entry.cost),
+        "deployed": dict(entry.deployed),
         "folder": str(Path(entry.folder).resolve()),
     }
 

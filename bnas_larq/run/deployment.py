@@ -62,8 +62,8 @@ def export_target(
         bundle: folder of the deploy bundle.
         images: folder of images to compare on; None: noise.
         data_dir: where a run's images are now, if they were moved.
-        float_storage: type of full-precision kernels in the file; None: as a run's recipe says,
-            else float32.
+        float_storage: type of full-precision kernels in the file; None: as a run's recipe says, or
+            that of the file that an entry's card describes, else float32.
         overwrite: convert again, and replace earlier files.
         facts: what a saved Keras model does not tell: `labels`, a text file with one class on each
             line; `mean` and `std` of red, green and blue, scaled to [0, 1].
@@ -136,6 +136,15 @@ class _Network:
             )
 
     @property
+    def float_storage(self) -> str:
+        """Type of full-precision kernels in its file, if nobody asks for another."""
+        from bnas_larq.costs.float_kernels import FLOAT32
+
+        if self.recipe:
+            return self.recipe.export.float_storage
+        return (self.entry.deployed if self.entry else {}).get("float_storage", FLOAT32)
+
+    @property
     def restriction(self) -> str | None:
         """The licence of weights that must not be redistributed, also of those that a fine-tuning
         started from; None for all others.
@@ -193,15 +202,27 @@ def _export_run(
         run.inputs.data_dir = data_dir
         run.export(again=overwrite, float_storage=float_storage)
         run.report()
-        report, path = read_record(run.folder / "export.json", Export), run.folder / "model.tflite"
-        tflite = path.read_bytes()
-        if hashlib.sha256(tflite).hexdigest() != report["sha256"]:
-            raise ExportError(
-                "A run's model.tflite must be the one that its export.json describes. "
-                f"Received: {path}, which was changed since. Add --overwrite to convert again."
-            )
+        tflite, report = exported_file(run.folder.path)
         report.setdefault("parity_images", "test images")
         return tflite, report
+
+
+def exported_file(folder: Path) -> tuple[bytes, dict[str, Any]]:
+    """A run's model.tflite and its report; ExportError if there is none, or it was changed."""
+    path = folder / "model.tflite"
+    if not path.is_file():
+        raise ExportError(
+            f"A run's file is used once there is one. Received: {folder} without {path.name}. "
+            f"Export it first: bnas-larq export {folder}."
+        )
+    tflite, report = path.read_bytes(), read_record(folder / "export.json", Export)
+    if hashlib.sha256(tflite).hexdigest() != report["sha256"]:
+        raise ExportError(
+            "A run's model.tflite must be the one that its export.json describes. "
+            f"Received: {path}, which was changed since. Convert it again: bnas-larq export "
+            f"{folder} --overwrite."
+        )
+    return tflite, report
 
 
 def _convert(
@@ -212,12 +233,10 @@ def _convert(
     float_storage: str | None,
 ) -> tuple[bytes, dict[str, Any]]:
     """Convert a network outside its run."""
-    from bnas_larq.costs.float_kernels import FLOAT32
     from bnas_larq.export.exporter import export_network
 
     batch, source = _parity_images(network, images)
-    recipe = network.recipe
-    storage = float_storage or (recipe.export.float_storage if recipe else FLOAT32)
+    storage = float_storage or network.float_storage
     with tempfile.TemporaryDirectory() as folder:
         path = out or Path(folder) / "model.tflite"
         report = export_network(

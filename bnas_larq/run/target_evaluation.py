@@ -6,16 +6,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bnas_larq.console import say
 from bnas_larq.data import EVALUATION_BATCH, Normalization, evaluation_dataset, load_described
 from bnas_larq.data.sources import load_moved
-from bnas_larq.errors import ExportError, ZooError
+from bnas_larq.errors import ZooError
 from bnas_larq.export.file_network import FileNetwork
 from bnas_larq.recipe import load_recipe
-from bnas_larq.run.deployment import export_target
+from bnas_larq.run.deployment import export_target, exported_file
 from bnas_larq.run.recipe_run import Run
 from bnas_larq.run.targets import Kind, Target
 from bnas_larq.training import evaluate_network
 from bnas_larq.zoo.entries import Entry
+from bnas_larq.zoo.published_run import RECIPE
 
 
 def evaluate_target(
@@ -27,8 +29,8 @@ def evaluate_target(
         target: a run, which is evaluated once and then answers with its stored result, or a zoo
             entry, which is evaluated each time.
         data_dir: where the images are, if not where the recipe says.
-        tflite: evaluate the file, too: a run's model.tflite, or an entry's conversion with the
-            storage that its recipe names.
+        tflite: evaluate the file, too: a run's model.tflite, or the one that an entry's card
+            describes.
 
     Returns:
         `accuracy`, `top5_accuracy` (with more than five classes), `loss`, `examples`; with `tflite`
@@ -36,26 +38,27 @@ def evaluate_target(
 
     Raises:
         ZooError, RunError: an entry without a recipe; a damaged target.
-        DataError: its images cannot be read, or others were its test images.
-        ExportError: a run without model.tflite, or a network that cannot be converted.
+        DataError: its images cannot be read, or others were a run's test images.
+        ExportError: a run without model.tflite, or with a changed one; a network that cannot be
+            converted.
     """
     if target.kind is Kind.RUN:
         with Run.open(target.path) as run:
+            content = exported_file(run.folder.path)[0] if tflite else b""
             run.inputs.data_dir = data_dir
             run.evaluate()
             run.report()
             metrics = dict(run.folder.facts("evaluate")["test"])
             if tflite:
                 images = run.inputs.batches(run.inputs.data.test)
-                metrics["tflite"] = _of_file(_run_file(run.folder.path), images)
+                metrics["tflite"] = _of_file(content, images)
         return metrics
     images = _entry_images(target.entry, data_dir)
     metrics = evaluate_network(target.trained_network().load_model(), images).metrics()
     if tflite:
         with tempfile.TemporaryDirectory() as folder:
-            storage = load_recipe(target.entry.folder / "recipe.yaml").export.float_storage
             path = Path(folder) / "model.tflite"
-            export_target(target, out=path, float_storage=storage)
+            export_target(target, out=path)
             metrics["tflite"] = _of_file(path.read_bytes(), images)
     return metrics
 
@@ -64,28 +67,21 @@ def _of_file(content: bytes, images: Any) -> dict[str, Any]:
     return {**evaluate_network(FileNetwork(content), images).metrics(), "bytes": len(content)}
 
 
-def _run_file(folder: Path) -> bytes:
-    path = folder / "model.tflite"
-    if not path.is_file():
-        raise ExportError(
-            f"A run's file is evaluated once there is one. Received: {folder} without {path.name}. "
-            f"Export it first: bnas-larq export {folder}."
-        )
-    return path.read_bytes()
-
-
 def _entry_images(entry: Entry, data_dir: str | None) -> Any:
-    """The test images that an entry was published with, in batches."""
-    path, stored = entry.folder / "recipe.yaml", entry.network
-    if not path.is_file() or stored.normalization is None:
+    """The test images that an entry's recipe names, in batches."""
+    stored = entry.network
+    if RECIPE not in entry.files or stored.normalization is None:
         raise ZooError(
             "An entry is evaluated on the images that its recipe names. "
             f"Received: {entry.name}, {entry.source} without a recipe. Use it in Python instead."
         )
-    recipe = load_recipe(path)
+    recipe = load_recipe(entry.checked_file(RECIPE))
     if data_dir is None:
         data = load_described(recipe.data, recipe.seed)
     else:
-        data = load_moved(recipe.data, recipe.seed, data_dir, stored.data)
+        data = load_moved(recipe.data, recipe.seed, data_dir, {})
+    published = (stored.data.get("fingerprints") or {}).get("test")
+    if published not in (None, data.test.fingerprint()):
+        say(f"evaluate: these are not the images that the card of {entry.name} was measured on")
     normalization = Normalization.from_dict(stored.normalization)
     return evaluation_dataset(data.test, EVALUATION_BATCH, normalization)

@@ -42,7 +42,7 @@ class Kind(enum.Enum):
     """What a target can be, as messages say it."""
 
     VARIANT = "a variant (bnas-d)"
-    RIVAL = "a rival (bireal18)"
+    RIVAL = "a network that papers compare with (bireal18)"
     GENOTYPE = "a genotype (bnas_cifar, random:SEED or a file)"
     RUN = "a run's folder"
     ENTRY = "a zoo entry (its name or folder)"

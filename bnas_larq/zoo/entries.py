@@ -164,7 +164,7 @@ class Entry:
         )
         for name in self.files:
             if name not in remote:
-                self._checked(name)
+                self.checked_file(name)
         self.network  # noqa: B018 - compares its files
         return remote
 
@@ -185,10 +185,10 @@ class Entry:
             if name in remote:
                 download(facts["url"], path, sha256=facts["sha256"], size=facts["bytes"])
             elif not _is_intact(path, facts):
-                write_atomic(path, self._checked(name).read_bytes())
+                write_atomic(path, self.checked_file(name).read_bytes())
         return target
 
-    def _checked(self, name: str) -> Path:
+    def checked_file(self, name: str) -> Path:
         """The path of a file of this folder that is as it was published."""
         path = inside(self.folder, name)
         if not path.is_file():
@@ -212,7 +212,7 @@ class Entry:
 
         for name in (NETWORK, GENOTYPE):
             if name in self.files:
-                self._checked(name)
+                self.checked_file(name)
         network = StoredNetwork.load(self.folder)  # compares network.json with genotype.json
         if network.genotype_id != self.genotype:
             raise ZooError(
@@ -254,7 +254,7 @@ class Entry:
         """The model card, Markdown without control characters, which could rewrite a terminal."""
         if CARD not in self.files:
             return f"# {self.name}\n\n{self.description}\n\nLicence: {self.license}\n"
-        with open_regular(self._checked(CARD)) as stream:
+        with open_regular(self.checked_file(CARD)) as stream:
             text = stream.read(MAX_BYTES).decode(errors="replace")
         return "".join(c for c in text if c == "\n" or c.isprintable())
 

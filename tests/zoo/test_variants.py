@@ -95,8 +95,6 @@ def test_reported_results():
         ("bnas-f", ""): (58.99, 80.85),
         ("bnas-g", ""): (59.81, 81.61),
         ("bnas-h", ""): (63.51, 83.91),
-        ("bnas-d-v2", ""): (63.82, 84.25),
-        ("bnas-d-v2", "Multi-Stage"): (66.03, 85.42),
         ("bnas-d-v2-paper", ""): (63.82, 84.25),
         ("bnas-d-v2-paper", "Multi-Stage"): (66.03, 85.42),
     }
