@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -25,23 +26,29 @@ class _Manifest(pydantic.BaseModel):
     sha256: dict[PlainName, str]
 
 
+_FOLDER = re.compile(r"epoch-(\d+)(?:-step-(\d+))?", re.ASCII)
+
+
 class Checkpoints:
-    """Numbered checkpoints of one stage, each a folder `epoch-00012/`, complete or absent."""
+    """Numbered checkpoints of one stage, each a folder `epoch-00012/`, or inside the epoch after it
+    `epoch-00012-step-0003450/`, complete or absent."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def _numbered(self) -> list[tuple[int, Path]]:
-        folders = {path.name.removeprefix("epoch-"): path for path in self.folder.glob("epoch-*")}
-        return sorted(
-            (int(digits), path)
-            for digits, path in folders.items()
-            if digits.isdecimal() and path.is_dir()
-        )
+        folders = [
+            (int(match[1]), int(match[2] or 0), path)
+            for path in self.folder.glob("epoch-*")
+            if (match := _FOLDER.fullmatch(path.name)) and path.is_dir()
+        ]
+        return [(epoch, path) for epoch, _, path in sorted(folders)]
 
-    def save(self, epoch: int, write: Callable[[Path], None]) -> Path:
-        """Have `write(folder)` fill a new folder, add the manifest, and rename it to its number."""
-        target = self.folder / f"epoch-{epoch:05d}"
+    def save(self, epoch: int, write: Callable[[Path], None], step: int = 0) -> Path:
+        """Have `write(folder)` fill a new folder, add the manifest, and rename it to its number:
+        the epochs done, and the steps of the next one."""
+        inside = f"-step-{step:07d}" if step else ""
+        target = self.folder / f"epoch-{epoch:05d}{inside}"
         temporary = self.folder / f".{target.name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         try:

@@ -153,6 +153,10 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         )
         for key in _ALPHA_KEYS
     },
+    "search.checkpoint_minutes": (
+        lambda recipe: recipe.search.searcher == "tuner",
+        "Trials are saved behind each epoch. Remove it",
+    ),
     **{
         f"search.one_shot.{key}": (
             lambda recipe: not _has_no_alpha(recipe),

@@ -18,6 +18,7 @@ from bnas_larq.setting_types import (
     Large,
     Natural,
     Nonlinearity,
+    NotNegative,
     OptionalShortcut,
     Positive,
     Precision,
@@ -77,7 +78,7 @@ class TunerSettings(Section):
 
 def _tunable_values(key: str, allowed: Any) -> Any:
     """Choices or limits of one setting, converted to its type; ValueError for invalid ones."""
-    fixed = ("epochs", "on", "stages", "teacher")
+    fixed = ("epochs", "on", "checkpoint_minutes", "stages", "teacher")
     known = [name for name in TrainSettings.model_fields if name not in fixed]
     if key not in known:
         hint = nearest(key, known).rstrip("?.")
@@ -182,6 +183,7 @@ class SearchSettings(Section):
             without a validation part always of the last.
         limit: number of training examples to search on, both halves together; None for all.
             `one-shot` has no halves: all of them train its weights.
+        checkpoint_minutes: as in the section `train`; a bandit's draws are saved every minute.
     """
 
     searcher: Literal["gradient", "bandit", "progressive", "one-shot", "tuner"] = "gradient"
@@ -227,6 +229,7 @@ class SearchSettings(Section):
     select: Literal["best", "final"] = "best"
     limit: int | None = pydantic.Field(None, gt=1, le=10**9)
     mixed_precision: Precision = "float32"
+    checkpoint_minutes: NotNegative = 0.0
 
     @pydantic.model_validator(mode="after")
     def _virtual_step(self) -> SearchSettings:

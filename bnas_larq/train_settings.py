@@ -64,6 +64,8 @@ class StageSettings(Section):
         mixed_precision: type of activations, convolutions and their gradients while training;
             `auto` takes bfloat16 if a short measurement finds it faster. The trained network is a
             float32 one either way.
+        checkpoint_minutes: from one checkpoint to the next inside long epochs; 0: only behind each
+            epoch.
     """
 
     epochs: Count = 600
@@ -83,6 +85,7 @@ class StageSettings(Section):
     reestimate_batch_norm: Natural = 0
     teacher: TeacherSettings | None = None
     mixed_precision: Precision = "float32"
+    checkpoint_minutes: NotNegative = 0.0
 
 
 class TrainStage(StageSettings):

@@ -110,14 +110,22 @@ class Examples(abc.ABC):
         chosen = cut(count, fraction, seed, self.labels)
         return self.subset(np.flatnonzero(chosen)), self.subset(np.flatnonzero(~chosen))
 
-    def epoch(self, seed: int, epoch: int | tf.Tensor, shuffle: bool = True) -> tf.data.Dataset:
+    def epoch(
+        self,
+        seed: int,
+        epoch: int | tf.Tensor,
+        shuffle: bool = True,
+        first: int | tf.Tensor = 0,
+    ) -> tf.data.Dataset:
         """All examples once: (uint8 image [height, width, 3], int64 label, int64 stable index).
 
         Args:
             seed, epoch: decide the order; the epoch is an integer or a scalar integer tensor.
             shuffle: False gives the stored order, the order of `labels`.
+            first: number of examples to leave out at the beginning.
         """
-        return self._load(tf.data.Dataset.from_tensor_slices(self.order(seed, epoch, shuffle)))
+        order = self.order(seed, epoch, shuffle)[first:]
+        return self._load(tf.data.Dataset.from_tensor_slices(order))
 
     def batches(
         self,
@@ -127,9 +135,12 @@ class Examples(abc.ABC):
         epoch: int | tf.Tensor = 0,
         shuffle: bool = False,
         drop_remainder: bool = False,
+        first: int | tf.Tensor = 0,
     ) -> tf.data.Dataset:
-        """One epoch in batches: (uint8 [batch, height, width, 3], int64 labels, int64 indices)."""
-        return self.epoch(seed, epoch, shuffle).batch(batch_size, drop_remainder=drop_remainder)
+        """One epoch in batches, from the batch `first` on: (uint8 [batch, height, width, 3], int64
+        labels, int64 indices)."""
+        examples = self.epoch(seed, epoch, shuffle, first * batch_size)
+        return examples.batch(batch_size, drop_remainder=drop_remainder)
 
     def _load(self, indices: tf.data.Dataset) -> tf.data.Dataset:
         """(images, labels, indices) from a data set of indices or of batches of them."""
@@ -199,9 +210,11 @@ class InMemoryExamples(Examples):
         epoch: int | tf.Tensor = 0,
         shuffle: bool = False,
         drop_remainder: bool = False,
+        first: int | tf.Tensor = 0,
     ) -> tf.data.Dataset:
         """See `Examples.batches`; a batch is one gather instead of `batch_size` elements."""
-        order = tf.data.Dataset.from_tensor_slices(self.order(seed, epoch, shuffle))
+        order = self.order(seed, epoch, shuffle)[first * batch_size :]
+        order = tf.data.Dataset.from_tensor_slices(order)
         return self._load(order.batch(batch_size, drop_remainder=drop_remainder))
 
     def images_at(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from bnas_larq.backend import tf
 from bnas_larq.data.augmentation import Augmentation, random_boxes
@@ -17,26 +18,36 @@ class EpochPipeline:
     """A training stream for `fit(steps_per_epoch=…, initial_epoch=e)`: epoch e is a function of e.
 
     Args:
-        epoch: makes one epoch of at least `steps_per_epoch` batches from a scalar int64 tensor.
+        epoch: makes one epoch of at least `steps_per_epoch` batches, without the first few, from
+            its number and theirs, scalar int64 tensors.
         steps_per_epoch: batches per epoch.
         batch_size: examples per batch.
     """
 
     def __init__(
-        self, epoch: Callable[[tf.Tensor], tf.data.Dataset], steps_per_epoch: int, batch_size: int
+        self,
+        epoch: Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset],
+        steps_per_epoch: int,
+        batch_size: int,
     ):
         self._epoch = epoch
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = batch_size
 
-    def epoch(self, epoch: int | tf.Tensor) -> tf.data.Dataset:
-        """The `steps_per_epoch` batches of one epoch."""
-        return self._epoch(tf.cast(epoch, tf.int64)).take(self.steps_per_epoch)
+    def epoch(self, epoch: int | tf.Tensor, first: int | tf.Tensor = 0) -> tf.data.Dataset:
+        """The `steps_per_epoch` batches of one epoch, from the batch `first` on; those before it
+        are not read."""
+        epoch, first = tf.cast(epoch, tf.int64), tf.cast(first, tf.int64)
+        return self._epoch(epoch, first).take(self.steps_per_epoch - first)
 
-    def dataset(self, start_epoch: int = 0) -> tf.data.Dataset:
-        """The endless stream from the first batch of `start_epoch` on."""
+    def dataset(self, start_epoch: int = 0, start_step: int = 0) -> tf.data.Dataset:
+        """The endless stream from the batch `start_step` of `start_epoch` on."""
         epochs = tf.data.Dataset.range(start_epoch, tf.int64.max)
-        return _finish(epochs.flat_map(self.epoch))
+        return _finish(
+            epochs.flat_map(
+                lambda epoch: self.epoch(epoch, tf.where(epoch == start_epoch, start_step, 0))
+            )
+        )
 
 
 def training_pipeline(
@@ -91,11 +102,10 @@ def training_pipeline(
             "memory, already resized. Load them with keep_originals=True."
         )
 
-    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+    def epoch(number: tf.Tensor, first: tf.Tensor) -> tf.data.Dataset:
         view = number if views is None else number % views
-        batches = _augmented(
-            examples, batch_size, seed, view, normalization, augmentation, shuffled=number
-        )
+        order = {"epoch": number, "shuffle": True, "drop_remainder": True, "first": first}
+        batches = _augmented(examples, batch_size, seed, view, normalization, augmentation, order)
 
         def finish(images: tf.Tensor, labels: tf.Tensor, indices: tf.Tensor):
             given = () if attach is None else (attach(view, indices),)
@@ -120,7 +130,7 @@ def view_images(
 ) -> tf.data.Dataset:
     """All examples once in stored order, augmented as in the epoch `view` of `training_pipeline`:
     float32 [≤ batch, height, width, 3]."""
-    batches = _augmented(examples, EVALUATION_BATCH, seed, view, normalization, augmentation)
+    batches = _augmented(examples, EVALUATION_BATCH, seed, view, normalization, augmentation, {})
     return _finish(batches.map(lambda images, _, __: images))
 
 
@@ -131,10 +141,10 @@ def _augmented(
     view: int | tf.Tensor,
     normalization: Normalization,
     augmentation: Augmentation,
-    shuffled: tf.Tensor | None = None,
+    order: Mapping[str, Any],
 ) -> tf.data.Dataset:
-    """Batches (images, labels, indices), augmented as `view` says: full ones in the order of the
-    epoch `shuffled`, or all in stored order."""
+    """Batches (images, labels, indices), augmented as `view` says, in an `order` for
+    `Examples.batches`."""
     cuts_originals = augmentation.random_resized_crop and examples.resized
     after_crops = dataclasses.replace(
         augmentation, random_resized_crop=augmentation.random_resized_crop and not cuts_originals
@@ -149,8 +159,7 @@ def _augmented(
         return after_crops.cut_out(images, indices, **draws), labels, indices
 
     cropped = examples.cropped(box) if cuts_originals else examples
-    order = {"epoch": shuffled, "shuffle": True, "drop_remainder": True}
-    batches = cropped.batches(batch_size, seed=seed, **(order if shuffled is not None else {}))
+    batches = cropped.batches(batch_size, seed=seed, **order)
     return batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
@@ -163,8 +172,9 @@ def bilevel_pipeline(
     """
     steps = min(weights_pipeline.steps_per_epoch, alpha_pipeline.steps_per_epoch)
 
-    def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.zip((weights_pipeline.epoch(number), alpha_pipeline.epoch(number)))
+    def epoch(number: tf.Tensor, first: tf.Tensor) -> tf.data.Dataset:
+        halves = weights_pipeline, alpha_pipeline
+        return tf.data.Dataset.zip(tuple(half.epoch(number, first) for half in halves))
 
     return EpochPipeline(epoch, steps, weights_pipeline.batch_size)
 

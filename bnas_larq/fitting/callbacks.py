@@ -21,17 +21,25 @@ def plain(logs: dict[str, Any] | None) -> dict[str, float]:
 
 class MetricsLog(keras.callbacks.Callback):
     """Appends one JSON line per epoch: epoch, `facts`, seconds, learning rate and all of Keras'
-    metrics."""
+    metrics. `earlier` are the seconds that another process spent on the first one."""
 
-    def __init__(self, path: Path, facts: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, path: Path, facts: Mapping[str, str] | None = None, earlier: float = 0.0
+    ) -> None:
         super().__init__()
-        self.path, self.facts = path, facts or {}
+        self.path, self.facts, self._earlier = path, facts or {}, earlier
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._start = time.monotonic()
+        self._start = time.monotonic() - self._earlier
+        self._earlier = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of this epoch, so far."""
+        return round(time.monotonic() - self._start, 3)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        seconds = round(time.monotonic() - self._start, 3)
+        seconds = self.seconds
         rate = float(keras.backend.get_value(self.model.optimizer.learning_rate))
         row = {"epoch": epoch, **self.facts, "seconds": seconds, "lr": rate, **plain(logs)}
         append_line(self.path, row)

@@ -1,4 +1,5 @@
-"""`fit` that can be killed at any moment: each epoch writes the whole training state to disk."""
+"""`fit` that can be killed at any moment: each epoch, or every few minutes inside long ones, writes
+the whole training state to disk."""
 
 from __future__ import annotations
 
@@ -12,11 +13,12 @@ from bnas_larq.determinism import functions_read_once
 from bnas_larq.errors import CheckpointError, WeightsError, one_line
 from bnas_larq.files import keep_lines_before, read_json, write_json
 from bnas_larq.fitting.callbacks import MetricsLog, StopWhenNotFinite
+from bnas_larq.fitting.inside_epoch import Position, SaveInside, TakeUp, begun_inside
 
 
 def resumable_fit(
     model: keras.Model,
-    dataset: Callable[[int], tf.data.Dataset],
+    dataset: Callable[[int, int], tf.data.Dataset],
     *,
     steps_per_epoch: int,
     epochs: int,
@@ -28,16 +30,20 @@ def resumable_fit(
     logs: Sequence[Path] = (),
     first_epoch: int = 0,
     facts: Mapping[str, str] | None = None,
+    checkpoint_minutes: float = 0.0,
 ) -> int:
     """Train `model` to `epochs`, from the newest intact checkpoint if there is one.
 
     Args:
-        dataset: endless batches from the start of a given epoch, which alone determines them.
+        dataset: endless batches from a step (default: the first) of a given epoch, which alone
+            determine them.
         log: JSON-lines file of the metrics; lines of epochs that are trained again are dropped.
         optimizers: see `TrainingState`.
         logs: further JSON-lines files that callbacks write, treated like `log`.
         first_epoch: number of the first epoch, if another stage has trained those before it.
         facts: further entries of each line of `log`.
+        checkpoint_minutes: from one checkpoint to the next inside epochs; 0 for none there. All
+            metrics must then be means.
 
     Returns:
         The number of epochs that an earlier process or stage has done.
@@ -46,21 +52,38 @@ def resumable_fit(
         TrainingStopped: the loss is no longer finite; other errors as of `TrainingState.restore`.
     """
     state = TrainingState(model, optimizers, checkpoints)
-    start = max(first_epoch, state.restore()[0])
+    done, record = state.restore()
+    position = Position() if record is None else Position.model_validate(record)
+    start, step = max(first_epoch, done), position.step
     for path in (log, *logs):
         keep_lines_before(path, start)
     if start < epochs:
-        # The last callback, so that it sees what others did.
-        save = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: state.save(epoch + 1))
-        with functions_read_once():
+        metrics_log = MetricsLog(log, facts, position.seconds)
+        # The last callbacks, so that they see what others did.
+        saving: list[keras.callbacks.Callback] = [
+            keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: state.save(epoch + 1))
+        ]
+        if checkpoint_minutes:
+
+            def save(epoch: int, inside: Position) -> None:
+                state.save(epoch, inside.model_dump(), inside.step)
+
+            saving.append(SaveInside(save, checkpoint_minutes, steps_per_epoch, metrics_log))
+        with functions_read_once(), begun_inside(model, start, step):
             model.fit(
-                dataset(start),
+                dataset(start, step) if step else dataset(start),
                 steps_per_epoch=steps_per_epoch,
                 initial_epoch=start,
                 epochs=epochs,
                 validation_data=validation_data,
                 verbose=0,
-                callbacks=[StopWhenNotFinite(), MetricsLog(log, facts), *callbacks, save],
+                callbacks=[
+                    *([TakeUp(position)] if step else []),
+                    StopWhenNotFinite(),
+                    metrics_log,
+                    *callbacks,
+                    *saving,
+                ],
             )
     return start
 
@@ -91,9 +114,9 @@ class TrainingState:
         )
         self._checkpoints = checkpoints
 
-    def save(self, number: int, record: Any = None) -> None:
-        """Write checkpoint `number`, with a `record` for JSON. RunError if it cannot be written;
-        earlier ones are kept.
+    def save(self, number: int, record: Any = None, step: int = 0) -> None:
+        """Write checkpoint `number`, or one `step` steps behind it, with a `record` for JSON.
+        RunError if it cannot be written; earlier ones are kept.
         """
 
         def write(folder: Path) -> None:
@@ -105,7 +128,7 @@ class TrainingState:
             if record is not None:
                 write_json(folder / _RECORD, record)
 
-        self._checkpoints.save(number, write)
+        self._checkpoints.save(number, write, step)
 
     def restore(self) -> tuple[int, Any]:
         """Restore the newest intact checkpoint: its number and its record, or (0, None).

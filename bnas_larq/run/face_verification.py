@@ -76,8 +76,8 @@ def train_embedding(
         augmentation=augmentation,
     )
 
-    def batches(epoch: int) -> tf.data.Dataset:
-        return pipeline.dataset(epoch).map(lambda images, labels: ((images, labels), labels))
+    def batches(epoch: int, step: int = 0) -> tf.data.Dataset:
+        return pipeline.dataset(epoch, step).map(lambda images, labels: ((images, labels), labels))
 
     train_network(
         with_head(network, len(people.names), faces),

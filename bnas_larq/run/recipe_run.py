@@ -134,10 +134,15 @@ class Run:
         cls, recipe: Recipe, path: Path, data: ImageDataset | None, settings: Mapping[str, Any]
     ) -> Run:
         run = cls.open(path, data=data, **settings)
-        # Alarms change no weight: a search that one of them stopped may continue with others.
-        alarms = {"alarms": recipe.search.alarms}
+        # These change no weight: a search that an alarm stopped may continue with others.
+        free = {"search": ("alarms", "checkpoint_minutes"), "train": ("checkpoint_minutes",)}
         begun = run.recipe.model_copy(
-            update={"search": run.recipe.search.model_copy(update=alarms)}
+            update={
+                section: getattr(run.recipe, section).model_copy(
+                    update={key: getattr(getattr(recipe, section), key) for key in keys}
+                )
+                for section, keys in free.items()
+            }
         )
         try:
             check_same_recipe(recipe, begun, path)

@@ -272,6 +272,7 @@ class GradientSearch(Searcher):
             },
             validation_data=data.validation,
             first_epoch=self.first_epoch,
+            checkpoint_minutes=settings.checkpoint_minutes,
             callbacks=[
                 keras.callbacks.LambdaCallback(on_epoch_end=record),
                 Progress("search", settings.epochs, steps_per_epoch, shown),

@@ -97,6 +97,7 @@ class OneShotSearch(Searcher):
             checkpoints=Checkpoints(folder / "checkpoints"),
             log=folder / "metrics.jsonl",
             optimizers={"optimizer": (supernet.optimizer, supernet.network_variables)},
+            checkpoint_minutes=self.settings.checkpoint_minutes,
             callbacks=[
                 DrawPaths(self.path, self.draw, steps),
                 Progress("search", epochs, steps, ("loss", "accuracy")),

@@ -35,7 +35,7 @@ class SinglePath:
     def start(self, step: int) -> None:
         """Go to the training stream's batch number `step`."""
         epoch, rest = divmod(step, self._pipeline.steps_per_epoch)
-        self._batches = iter(self._pipeline.dataset(epoch).skip(rest))
+        self._batches = iter(self._pipeline.dataset(epoch, rest))
 
     def train(
         self, steps: int, callback: keras.callbacks.Callback | None = None

@@ -122,7 +122,7 @@ def _are_shares(labels: tf.Tensor) -> bool:
 def train_network(
     model: keras.Model,
     settings: StageSettings,
-    dataset: Callable[[int], tf.data.Dataset],
+    dataset: Callable[[int, int], tf.data.Dataset],
     steps_per_epoch: int,
     *,
     validation_data: tf.data.Dataset | None,
@@ -140,7 +140,7 @@ def train_network(
 
     Args:
         model: built with drop-path layers if the recipe's `drop_path` is above 0.
-        dataset: (image, label) batches from the first one of a given epoch on.
+        dataset: (image, label) batches from a step (default: the first) of a given epoch on.
         validation_data: evaluated after each epoch; never the test split.
         folder: gets metrics.jsonl, checkpoints/ and, with precision `auto`, precision.json.
         title: of the progress lines.
@@ -182,6 +182,7 @@ def train_network(
             optimizers={"optimizer": (model.optimizer, model.trainable_variables)},
             validation_data=validation_data,
             first_epoch=first_epoch,
+            checkpoint_minutes=settings.checkpoint_minutes,
             callbacks=[
                 DropPathSchedule(settings.drop_path, steps, seed),
                 AnnealingSchedule(steps),

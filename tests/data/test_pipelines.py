@@ -14,7 +14,7 @@ from bnas_larq.data import (
     load_dataset,
     training_pipeline,
 )
-from bnas_larq.data.examples import InMemoryExamples, first_permuted
+from bnas_larq.data.examples import Examples, InMemoryExamples, first_permuted
 from bnas_larq.errors import DataError
 
 CROPS = Augmentation(crop_padding=2, flip=True)
@@ -55,9 +55,39 @@ def test_a_restart_continues_the_stream(digits):
     assert_equal_batches(batches(again.epoch(1), steps + 1), whole[steps : 2 * steps])
 
 
+def test_a_restart_inside_an_epoch_reads_only_what_follows(digits, monkeypatch):
+    """From memory, and decoded one by one; of a bilevel pair as well."""
+    stream, read = pipeline(digits.train, augmentation=CROPS, mixup=0.2, num_classes=10), []
+
+    class OneByOne(InMemoryExamples):
+        batches = Examples.batches
+
+        def _read(self, index):
+            tf.py_function(lambda number: read.append(int(number)), [index], [])
+            return super()._read(index)
+
+    steps = stream.steps_per_epoch
+    whole = batches(stream.dataset(1), 2 * steps)
+    assert_equal_batches(batches(stream.dataset(1, 3), 2 * steps - 3), whole[3:])
+
+    images = digits.train.images_at(range(180))
+    alone = OneByOne(images, digits.train.labels)
+    single = pipeline(alone, augmentation=CROPS, mixup=0.2, num_classes=10)
+    expected = batches(single.epoch(1), steps)
+    assert len(read) >= 32 * steps
+    read.clear()
+    assert_equal_batches(batches(single.epoch(1, 4), steps), expected[4:])
+    assert set(read) <= set(alone.order(0, 1, True).numpy()[4 * 32 :])
+
+    pair = bilevel_pipeline(stream, pipeline(digits.train, seed=1, batch_size=50))
+    expected = batches(pair.dataset(1), 4)
+    assert_equal_batches(batches(pair.dataset(1, 2), 2), expected[2:])
+
+
 def test_epochs_and_seeds_differ(digits):
-    first, second = batches(pipeline(digits.train).dataset(), 5), batches(
-        pipeline(digits.train).dataset(1), 5
+    first, second = (
+        batches(pipeline(digits.train).dataset(), 5),
+        batches(pipeline(digits.train).dataset(1), 5),
     )
     assert not np.array_equal(first[0][0], second[0][0])
     other = batches(pipeline(digits.train, seed=1).dataset(), 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 
@@ -11,7 +12,13 @@ import pytest
 from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.determinism import make_deterministic
-from bnas_larq.errors import CheckpointError, RunError, TrainingStopped, WeightsError
+from bnas_larq.errors import (
+    BnasLarqError,
+    CheckpointError,
+    RunError,
+    TrainingStopped,
+    WeightsError,
+)
 from bnas_larq.files import append_line, read_lines
 from bnas_larq.fitting.callbacks import plain
 from bnas_larq.fitting.resume import resumable_fit
@@ -36,7 +43,7 @@ class Killed(Exception):
     """Stands for `kill -9`: nothing catches it, and nothing is written after it."""
 
 
-def batches(epoch):
+def batches(epoch, step=0):
     """Endless batches, each a function of its number alone."""
 
     def batch(number):
@@ -45,7 +52,7 @@ def batches(epoch):
         return inputs, (inputs.sum(axis=1) > 0).astype(np.int64)
 
     def endless():
-        number = epoch * STEPS
+        number = epoch * STEPS + step
         while True:
             yield batch(number)
             number += 1
@@ -161,6 +168,58 @@ def test_a_resumed_training_equals_the_uninterrupted_one(tmp_path, optimizer):
     assert rows(cut) == rows(tmp_path / "whole")
     assert [row["epoch"] for row in rows(cut)] == list(range(EPOCHS))
     assert set(rows(cut)[0]) == {"epoch", "lr", "loss", "accuracy", "val_loss", "val_accuracy"}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_training_killed_inside_an_epoch_goes_on_at_that_step(tmp_path, optimizer):
+    """With a checkpoint behind every step: killed in the first and the third epoch, and once more
+    behind the first resumed step. The epochs' metrics are those of the uninterrupted one."""
+    whole, asked = make_model(optimizer=optimizer), []
+    fit(whole, tmp_path / "whole", validation_data=batches(99).take(2))
+
+    def dataset(*position):
+        asked.append(position)
+        return batches(*position)
+
+    cut = tmp_path / "cut"
+    kills = kill_in(0, step=2), kill_in(2, step=1), kill_in(2, step=2), None
+    for seed, kill in enumerate(kills, 100):
+        model = make_model(optimizer=optimizer, seed=seed)
+        if kill is kills[0]:
+            model.set_weights(make_model(optimizer=optimizer).get_weights())
+        settings = {"validation_data": batches(99).take(2), "callbacks": [kill] if kill else []}
+        with contextlib.nullcontext() if kill is None else pytest.raises(Killed):
+            fit(model, cut, dataset=dataset, checkpoint_minutes=1e-9, **settings)
+    assert asked == [(0,), (0, 1), (2, 1), (2, 1)]
+    assert_same_bits(state(model), state(whole))
+    assert rows(cut) == rows(tmp_path / "whole")
+    names = sorted(path.name for path in (cut / "checkpoints").iterdir())
+    assert names == ["epoch-00003-step-0000001", "epoch-00004"]
+
+
+def test_a_damaged_checkpoint_inside_an_epoch_is_passed_over(tmp_path):
+    fit(whole := make_model(), tmp_path / "whole")
+    cut = tmp_path / "cut"
+    with pytest.raises(Killed):
+        fit(make_model(), cut, checkpoint_minutes=1e-9, callbacks=[kill_in(1, step=2)])
+    next((cut / "checkpoints" / "epoch-00001-step-0000001").glob("*.data*")).write_bytes(b"")
+    again = make_model(seed=2)
+    with pytest.warns(UserWarning, match="step-0000001 is damaged"):
+        assert fit(again, cut) == 1
+    assert_same_bits(state(again), state(whole))
+    assert rows(cut) == rows(tmp_path / "whole")
+
+
+def test_metrics_that_are_no_means_are_refused_inside_epochs(tmp_path):
+    model = make_model()
+    model.compile(CoupledSGD(0.1), "mse", metrics=[keras.metrics.AUC(name="auc")])
+    with pytest.raises(BnasLarqError, match="means. Received: 'auc', a AUC. Set checkpoint_min"):
+        fit(model, tmp_path, dataset=one_hot, checkpoint_minutes=1e-9)
+    fit(model, tmp_path, epochs=1, dataset=one_hot)
+
+
+def one_hot(*position):
+    return batches(*position).map(lambda inputs, labels: (inputs, tf.one_hot(labels, 2)))
 
 
 def test_forgetting_the_slots_would_show(tmp_path):
@@ -314,7 +373,8 @@ def test_a_checkpoint_without_tensorflows_files_is_refused(tmp_path):
         fit(make_model(), tmp_path)
 
 
-def test_a_loss_that_is_no_longer_finite_stops_and_keeps_the_checkpoint_before(tmp_path):
+@pytest.mark.parametrize("minutes", [0.0, 1e-9])
+def test_a_loss_that_is_no_longer_finite_stops_and_keeps_the_checkpoint_before(tmp_path, minutes):
     """From epoch 2 on the inputs are infinite; epochs 0 and 1 stay as they were."""
 
     def broken(epoch):
@@ -333,7 +393,7 @@ def test_a_loss_that_is_no_longer_finite_stops_and_keeps_the_checkpoint_before(t
         r"loss must stay finite. Received: loss = nan in epoch 3. Lower the learning rate; check"
     )
     with pytest.raises(TrainingStopped, match=message):
-        fit(make_model(), tmp_path, dataset=broken)
+        fit(make_model(), tmp_path, dataset=broken, checkpoint_minutes=minutes)
     assert [epoch for epoch, _ in Checkpoints(tmp_path / "checkpoints").candidates()] == [2, 1]
     assert [row["epoch"] for row in rows(tmp_path)] == [0, 1]
 

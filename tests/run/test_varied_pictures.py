@@ -11,7 +11,7 @@ from PIL import Image
 from bnas_larq import Run
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import DataError
-from bnas_larq.files import read_json
+from bnas_larq.files import read_json, read_lines
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.recipe import parse_recipe
 from bnas_larq.run.finetune_source import finetune_recipe
@@ -85,6 +85,56 @@ def test_images_of_the_networks_size_are_only_normalised(run):
     assert preprocess_input(inputs, run.folder.path).shape == inputs.shape
     with pytest.raises(DataError, match="Centre crops cannot be part of a Keras model"):
         preprocess_input(keras.Input((50, 50, 3)), run.folder.path)
+
+
+@pytest.mark.parametrize("kind", ["tfds", "folder"])
+def test_a_training_killed_inside_an_epoch_goes_on_to_the_same_bits(
+    kind, varied_pictures, tmp_path
+):
+    """Random resized crops, colours and drop-path; a checkpoint behind every step."""
+    recipe = parse_recipe(
+        {
+            "genotype": "bnas_imagenet",
+            "data": {
+                **varied_pictures.source(kind),
+                "image_size": SIZE,
+                "limit": 16,
+                "validation_fraction": 0,
+                "augmentation": {
+                    "random_resized_crop": True,
+                    "flip": True,
+                    "color_jitter": [0.4, 0.4, 0.4, 0.2],
+                },
+            },
+            "network": {"cells": 1, "channels": 4, "stem": "imagenet"},
+            "train": {"epochs": 2, "batch_size": 4, "checkpoint_minutes": 1e-9},
+        }
+    )
+
+    class KilledInside(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+        def on_train_batch_begin(self, batch, logs=None):
+            if (self.epoch, batch) == (1, 2):
+                raise KeyboardInterrupt
+
+    with Run.create(recipe, tmp_path / "whole", stages=("train",)) as whole:
+        whole.train()
+    killed = {"callbacks": [KilledInside()]}
+    with Run.create(recipe, tmp_path / "cut", stages=("train",), **killed) as run:
+        with pytest.raises(KeyboardInterrupt):
+            run.train()
+    assert (tmp_path / "cut/train/checkpoints/epoch-00001-step-0000002").is_dir()
+    with Run.create(recipe, tmp_path / "cut", stages=("train",), resume=True) as run:
+        run.train()
+    for one, other in zip(run.network().weights, whole.network().weights, strict=True):
+        assert one.numpy().tobytes() == other.numpy().tobytes(), one.name
+    rows, expected = (
+        [{**row, "seconds": 0} for row in read_lines(made.folder / "train" / "metrics.jsonl")]
+        for made in (run, whole)
+    )
+    assert rows == expected and len(rows) == 2
 
 
 @pytest.mark.parametrize("kind", ["tfds", "folder"])

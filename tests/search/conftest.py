@@ -19,8 +19,8 @@ def half(offset: int) -> EpochPipeline:
         noise = tf.random.stateless_normal([BATCH, 8, 8, 3], [number, offset + 2])
         return noise + tf.cast(labels, tf.float32)[:, None, None, None], labels
 
-    def epoch(number):
-        return tf.data.Dataset.range(number * STEPS, (number + 1) * STEPS).map(batch)
+    def epoch(number, first):
+        return tf.data.Dataset.range(number * STEPS + first, (number + 1) * STEPS).map(batch)
 
     return EpochPipeline(epoch, STEPS, BATCH)
 

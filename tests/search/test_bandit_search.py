@@ -72,12 +72,12 @@ def pipeline(offset, broken_at=math.inf, nan_at=math.inf):
         images, labels = batch(epoch, number, offset)
         return images * np.float32(math.nan if step >= nan_at else 1.0), labels
 
-    def epoch(number):
+    def epoch(number, first):
         def load(step):
             images, labels = tf.numpy_function(read, [number, step], (tf.float32, tf.int64))
             return tf.ensure_shape(images, (BATCH, 8, 8, 3)), tf.ensure_shape(labels, (BATCH,))
 
-        return tf.data.Dataset.range(STEPS).map(load)
+        return tf.data.Dataset.range(first, STEPS).map(load)
 
     return EpochPipeline(epoch, STEPS, BATCH)
 

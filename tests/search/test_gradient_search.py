@@ -168,6 +168,19 @@ class Killed(Exception):
 
 
 class KillInSecondEpoch(keras.callbacks.Callback):
+    """Behind its last step, or behind its second one."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.inside and (self.epoch, batch) == (1, 2):
+            raise Killed
+
     def on_epoch_end(self, epoch, logs=None):
         if epoch == 1:
             raise Killed
@@ -182,10 +195,15 @@ DRAWING = {
 }
 
 
-@pytest.mark.parametrize("settings", [{}, DRAWING], ids=["bnas", "drawing"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, DRAWING, {**DRAWING, "checkpoint_minutes": 1e-9}],
+    ids=["bnas", "drawing", "drawing, inside the epoch"],
+)
 def test_a_killed_and_resumed_search_ends_with_the_same_alpha(settings, search_data, tmp_path):
-    """Killed after the metrics and α of the second epoch, but before its checkpoint. The draws of
-    the third one are those of the uninterrupted search; with them, all that a method may add."""
+    """Killed after the metrics and α of the second epoch, but before its checkpoint, or inside it.
+    The draws after it are those of the uninterrupted search; with them, all that a method may add.
+    """
     make_deterministic(0)
 
     def search(searcher, folder, *callbacks):
@@ -196,8 +214,11 @@ def test_a_killed_and_resumed_search_ends_with_the_same_alpha(settings, search_d
     whole, again = make(**settings), make(seed=2, **settings)
     result = search(whole, tmp_path / "whole")
     with pytest.raises(Killed):
-        search(make(**settings), tmp_path / "cut", KillInSecondEpoch())
-    assert [epoch for epoch, _ in Checkpoints(tmp_path / "cut" / "checkpoints").candidates()] == [1]
+        inside = "checkpoint_minutes" in settings
+        search(make(**settings), tmp_path / "cut", KillInSecondEpoch(inside))
+    saved = [path.name for _, path in Checkpoints(tmp_path / "cut" / "checkpoints").candidates()]
+    steps = ["epoch-00001-step-0000001", "epoch-00001"]
+    assert saved == (steps if inside else steps[1:])
     resumed = search(again, tmp_path / "cut")
 
     assert resumed == result

@@ -71,7 +71,9 @@ def search_data(broken_at=10**9):
         return tf.ensure_shape(images, (BATCH, 8, 8, 3)), tf.ensure_shape(labels, (BATCH,))
 
     weights = EpochPipeline(
-        lambda epoch: tf.data.Dataset.range(STEPS).map(lambda n: load(epoch * STEPS + n)),
+        lambda epoch, first: tf.data.Dataset.range(first, STEPS).map(
+            lambda n: load(epoch * STEPS + n)
+        ),
         *(STEPS, BATCH),
     )
     held_out = tf.data.Dataset.from_tensor_slices(batch(9, size=32)).batch(16)

@@ -37,7 +37,7 @@ def network(drop_path=False, seed=1, **settings):
     return build_network(Genotype(CELL, CELL), drop_path=drop_path, **size, **settings)
 
 
-def batches(epoch):
+def batches(epoch, step=0):
     """Bright images are of class 1, dark ones of class 0."""
 
     def batch(number):
@@ -47,7 +47,7 @@ def batches(epoch):
         return (noise + 2.0 * (2 * labels[:, None, None, None] - 1)).astype(np.float32), labels
 
     def endless():
-        number = epoch * STEPS
+        number = epoch * STEPS + step
         while True:
             yield batch(number)
             number += 1
@@ -172,18 +172,30 @@ class Killed(Exception):
     """Stands for `kill -9`."""
 
 
-class KillAfterFirstEpoch(keras.callbacks.Callback):
+class KillInSecondEpoch(keras.callbacks.Callback):
+    """Before its first step, or another one."""
+
+    def __init__(self, step=0):
+        super().__init__()
+        self.step = step
+
     def on_epoch_begin(self, epoch, logs=None):
-        if epoch == 1:
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch) == (1, self.step):
             raise Killed
 
 
-@pytest.mark.parametrize(("precision", "gradient"), [("float32", "ste"), ("bfloat16", "annealed")])
+@pytest.mark.parametrize(
+    ("precision", "gradient", "minutes"),
+    [("float32", "ste", 0), ("bfloat16", "annealed", 0), ("float32", "annealed", 1e-9)],
+)
 def test_training_lowers_the_loss_and_goes_on_after_a_kill_with_the_same_bits(
-    tmp_path, precision, gradient
+    tmp_path, precision, gradient, minutes
 ):
     """A binary network with drop-path: masks, momentum, rate and the sign's gradient all follow the
-    step."""
+    step. Killed behind the first epoch, or inside the second."""
     make_deterministic(0)
     settings = TrainSettings(
         epochs=3,
@@ -191,6 +203,7 @@ def test_training_lowers_the_loss_and_goes_on_after_a_kill_with_the_same_bits(
         learning_rate=0.1,
         drop_path=0.5,
         mixed_precision=precision,
+        checkpoint_minutes=minutes,
     )
 
     def train(model, folder, *callbacks):
@@ -210,7 +223,7 @@ def test_training_lowers_the_loss_and_goes_on_after_a_kill_with_the_same_bits(
     kind = {"drop_path": True, "activation_gradient": gradient}
     whole = train(network(**kind), tmp_path / "whole")
     with pytest.raises(Killed):
-        train(network(**kind), tmp_path / "cut", KillAfterFirstEpoch())
+        train(network(**kind), tmp_path / "cut", KillInSecondEpoch(step=2 if minutes else 0))
     again = train(network(seed=2, **kind), tmp_path / "cut")
 
     for one, other in zip(again.weights, whole.weights, strict=True):
