@@ -78,7 +78,7 @@ class TunerSettings(Section):
 
 def _tunable_values(key: str, allowed: Any) -> Any:
     """Choices or limits of one setting, converted to its type; ValueError for invalid ones."""
-    fixed = ("epochs", "on", "checkpoint_minutes", "stages", "teacher")
+    fixed = ("epochs", "on", "accumulate", "checkpoint_minutes", "stages", "teacher")
     known = [name for name in TrainSettings.model_fields if name not in fixed]
     if key not in known:
         hint = nearest(key, known).rstrip("?.")

@@ -50,6 +50,10 @@ class StageSettings(Section):
     """How one stage trains; defaults are BNAS' CIFAR-10 settings.
 
     Attributes:
+        batch_size: images of an update of the weights.
+        accumulate: equal parts of a batch that are worked on one after the other, to save memory;
+            their gradients are averaged before the update. BatchNorm has the statistics of each
+            part.
         schedule: of the learning rate over the stage; `cosine` and `linear` end at 0.
         warmup: share of the steps in which the rate first rises linearly from 0; the schedule spans
             the others. One-cycle has its own.
@@ -70,6 +74,7 @@ class StageSettings(Section):
 
     epochs: Count = 600
     batch_size: Count = 256
+    accumulate: Count = 1
     optimizer: Literal["sgd", "adam"] = "sgd"
     schedule: Literal["one-cycle", "cosine", "linear", "constant"] = "one-cycle"
     warmup: float = pydantic.Field(0.0, ge=0, lt=1)
@@ -179,6 +184,16 @@ class TrainSettings(StageSettings):
         if len(set(names)) < len(names):
             raise ValueError("each stage needs a name of its own")
         return stages
+
+    @pydantic.model_validator(mode="after")
+    def _has_equal_parts(self) -> TrainSettings:
+        for stage in training_plan(self):
+            if stage.batch_size % stage.accumulate:
+                raise ValueError(
+                    f"accumulate divides the batch into equal parts; {stage.name} has a batch_size "
+                    f"of {stage.batch_size} and accumulate {stage.accumulate}"
+                )
+        return self
 
     @pydantic.model_validator(mode="after")
     def _has_a_teacher(self) -> TrainSettings:

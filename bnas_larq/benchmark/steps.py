@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from bnas_larq.precision import choose_precision
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.super_net import SuperNet
 from bnas_larq.train_settings import StageSettings, TrainSettings
+from bnas_larq.training.accumulation import accumulated
 from bnas_larq.training.batch_norm_statistics import reestimate
 from bnas_larq.training.trainer import (
     DropPathSchedule,
@@ -179,10 +180,15 @@ def train_step(
     train: StageSettings | None = None,
 ) -> dict[str, Any]:
     """Measure the training step of a final network, which the user calls `name`, with the loss,
-    optimizer and drop-path of `train`, by default those of recipes, and without a teacher; see
-    `_measure`. The config has the feed's input shape and classes. BnasLarqError, GenotypeError:
-    impossible sizes, an unknown precision or too few data."""
+    optimizer, drop-path and parts of a batch of `train`, by default those of recipes, and without a
+    teacher; see `_measure`. The config has the feed's input shape and classes. BnasLarqError,
+    GenotypeError: impossible sizes, unequal parts, an unknown precision or too few data."""
     train = train or TrainSettings()
+    if measuring.batch_size % train.accumulate:
+        raise BnasLarqError(
+            "A batch divides into equal parts. Received: batch size "
+            f"{measuring.batch_size} with train.accumulate {train.accumulate}. Use a multiple."
+        )
 
     def build(precision: str) -> _CompiledModel:
         model = build_network(genotype, config, drop_path=train.drop_path > 0)
@@ -199,9 +205,14 @@ def train_step(
             model,
             (model.optimizer.name,),
             lambda: schedule.on_train_batch_begin(0),
-            fast_training(model, precision),
+            in_parts(model, precision),
             lambda loop: _inference(model, loop, measuring.steps),
         )
+
+    @contextlib.contextmanager
+    def in_parts(model: keras.Model, precision: str) -> Iterator[None]:
+        with fast_training(model, precision), accumulated(model, train.accumulate):
+            yield
 
     return _measure(
         "train-step",
@@ -213,6 +224,7 @@ def train_step(
             "size": config.size,
             "stem": config.stem,
             "drop_path": train.drop_path > 0,
+            **({"accumulate": train.accumulate} if train.accumulate > 1 else {}),
         },
         training_arithmetic(genotype, config),
         build,

@@ -84,6 +84,12 @@ class DropPath(keras.layers.Layer):
         return {**super().get_config(), "seed": self.seed}
 
 
+def drop_path_controls(model: keras.Model) -> list[DropPathControl]:
+    """The controls of the model's drop-path layers, each once."""
+    layers = [layer for layer in model.layers if isinstance(layer, DropPath)]
+    return list({id(layer.control): layer.control for layer in layers}.values())
+
+
 def final_cell(
     cell: Cell,
     plan: CellPlan,

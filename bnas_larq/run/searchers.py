@@ -239,7 +239,14 @@ class NetworkTrial:
         """
         recipe = self.inputs.recipe
         _check_held_out(self.inputs, "A search by keras-tuner measures its trials")
-        sizes = recipe.search.tuner.hyperparameters.get("batch_size", [recipe.train.batch_size])
+        tuned = recipe.search.tuner.hyperparameters
+        if "batch_size" in tuned and recipe.train.accumulate > 1:
+            raise RecipeError(
+                "A batch that is worked on in parts has one size. Received: train.accumulate "
+                f"{recipe.train.accumulate} with search.tuner.hyperparameters.batch_size. "
+                "Remove one of them."
+            )
+        sizes = tuned.get("batch_size", [recipe.train.batch_size])
         largest = sizes["max"] if isinstance(sizes, Mapping) else max(sizes)
         stage = recipe.plan[0].model_copy(update={"batch_size": largest})
         check_stages([stage], self.inputs.network_config)

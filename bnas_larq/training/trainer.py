@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from bnas_larq.backend import keras, tf
@@ -11,11 +10,12 @@ from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.layers.activations import AnnealedSign
-from bnas_larq.layers.cells import DropPath
+from bnas_larq.layers.cells import drop_path_controls
 from bnas_larq.networks.fast_training import fast_training
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD, latent_kernels, weight_kinds
 from bnas_larq.precision import recorded_precision
 from bnas_larq.train_settings import StageSettings, WeightDecay
+from bnas_larq.training.accumulation import accumulated
 from bnas_larq.training.batch_norm_statistics import ReestimateBatchNorm
 from bnas_larq.training.schedules import OneCycleMomentum, learning_rate
 from bnas_larq.training.teachers import Distilled, Teacher
@@ -36,8 +36,7 @@ class DropPathSchedule(keras.callbacks.Callback):
         self.rate, self.steps, self.seed = rate, steps, seed
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        layers = [layer for layer in self.model.layers if isinstance(layer, DropPath)]
-        self.controls = list({id(layer.control): layer.control for layer in layers}.values())
+        self.controls = drop_path_controls(self.model)
         for control in self.controls:
             control.seed.assign(self.seed)
 
@@ -167,10 +166,17 @@ def train_network(
     reestimation = []
     if settings.reestimate_batch_norm:
         last = first_epoch + settings.epochs - 1, steps_per_epoch - 1
-        images = partial(dataset, last[0] + 1)
-        reestimation = [ReestimateBatchNorm(images, settings.reestimate_batch_norm, *last)]
+        batches = settings.reestimate_batch_norm * settings.accumulate
+
+        def images() -> tf.data.Dataset:
+            # Of the size that training takes the statistics of.
+            whole = dataset(last[0] + 1)
+            parts = settings.batch_size // settings.accumulate
+            return whole.rebatch(parts) if settings.accumulate > 1 else whole
+
+        reestimation = [ReestimateBatchNorm(images, batches, *last)]
     choice = recorded_precision(folder, settings.mixed_precision)
-    with fast_training(model, choice.name):
+    with fast_training(model, choice.name), accumulated(model, settings.accumulate):
         resumable_fit(
             model,
             dataset,
