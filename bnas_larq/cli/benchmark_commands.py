@@ -1,4 +1,5 @@
-"""`bnas-larq benchmark`: the time of a step of search or training against the machine's limit."""
+"""`bnas-larq benchmark`: the time of a step of search or training against the machine's limit, and
+the rate of the input."""
 
 from __future__ import annotations
 
@@ -24,6 +25,9 @@ COMMANDS = {
     ),
     "train-step": LazyCommand(
         "bnas_larq.cli.benchmark_commands:train_step", "A training step of a genotype's network."
+    ),
+    "input": LazyCommand(
+        "bnas_larq.cli.benchmark_commands:input_rate", "The input pipeline alone, as of ImageNet."
     ),
 }
 #: Of images for a genotype, which has no size of its own.
@@ -71,11 +75,11 @@ _options = with_options(
 
 @click.group(cls=LazyGroup, registry=COMMANDS)
 def command() -> None:
-    """Time a step of search or training against the machine's limit.
+    """Time a step of search or training against the machine's limit, or the input alone.
 
-    Measures the rate of matrix products, the step, and the floor: the seconds that the step's
-    convolutions would take at that rate. Several configurations, such as --cells 4,8,16, make a
-    table; each is measured in a process of its own.
+    Of steps, measures the rate of matrix products, the step, and the floor: the seconds that the
+    step's convolutions would take at that rate. Several configurations, such as --cells 4,8,16,
+    make a table; each is measured in a process of its own.
     """
 
 
@@ -173,6 +177,37 @@ def train_step(
     options |= {"cells": cells or [sizes[0]], "channels": channels or [sizes[1]]}
     source = ["--recipe", recipe] if recipe else [target] if target else []
     _measure(("train-step", *source), step, image_size, **options)
+
+
+@click.command("input", context_settings={"show_default": True})
+@click.argument("data_dir", type=NAME_OR_PATH, metavar="FOLDER")
+@click.option(
+    "--data",
+    type=NAME_OR_PATH,
+    default="folder",
+    help="folder (of class folders), or the name of a TFDS data set in FOLDER.",
+)
+@click.option("--image-size", type=ImageSize(), default="224", help="Such as 224 or 96x128.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=256, help="Images of a batch.")
+@click.option(
+    "--batches", type=click.IntRange(min=1), default=10, help="Timed batches after the first."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def input_rate(data: str, data_dir: str, as_json: bool, **options: Any) -> None:
+    """Measure how many pictures of FOLDER a second become training images.
+
+    With the whole augmentation of ImageNet: random resized crops, mirroring, colours.
+
+    \b
+      bnas-larq benchmark input imagenet/
+      bnas-larq benchmark input tensorflow_datasets/ --data imagenet2012
+    """
+    from bnas_larq.benchmark import input_rate as rate
+    from bnas_larq.data import data_errors
+
+    with data_errors():
+        record = rate.input_rate(data, data_dir, **options)
+    print_result(json.dumps(record, indent=1) if as_json else rate.input_text(record))
 
 
 def _measure(
