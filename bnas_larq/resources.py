@@ -58,6 +58,11 @@ def cache_dir() -> Path:
     return keras_home() / "bnas_larq" / "downloads"
 
 
+def index_dir() -> Path:
+    """Where indices of large data sets are kept, see `bnas_larq.data.kept_index`."""
+    return keras_home() / "bnas_larq" / "indices"
+
+
 def zoos() -> tuple[Path, ...]:
     """All folders of entries, in the order of search; some may not exist. Errors: see `zoo_dir`."""
     named = [Path(expand_home(p)) for p in os.environ.get(SEARCH_PATH, "").split(os.pathsep)]

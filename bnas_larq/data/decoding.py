@@ -45,10 +45,12 @@ _UPRIGHT = {
 
 
 class Header(NamedTuple):
-    """What a picture's header says; `size` is (height, width), upright."""
+    """What a picture's header says; `size` is (height, width), upright. A plain JPEG is upright as
+    it is stored, and in colours or grey that need no conversion."""
 
     size: tuple[int, int]
     transparent: bool
+    plain_jpeg: bool = False
 
 
 def read_header(path: str | os.PathLike) -> Header:
@@ -56,8 +58,10 @@ def read_header(path: str | os.PathLike) -> Header:
     with _opened(path) as image:
         width, height = image.size
         # image.getexif() would decode all pixels of a PNG. Pillow turns a TIFF's size itself.
-        turned = image.format != "TIFF" and _orientation(Image.Image.getexif(image)) >= 5
-        return Header((width, height) if turned else (height, width), _is_transparent(image))
+        orientation = _orientation(Image.Image.getexif(image)) if image.format != "TIFF" else 1
+        size = (width, height) if orientation >= 5 else (height, width)
+        plain = image.format == "JPEG" and image.mode in ("RGB", "L") and orientation == 1
+        return Header(size, _is_transparent(image), plain)
 
 
 @contextlib.contextmanager

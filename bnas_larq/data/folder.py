@@ -12,44 +12,52 @@ import numpy as np
 
 from bnas_larq.backend import close_iterators_at_exit, tf
 from bnas_larq.data.dataset import TEST_FRACTION, TEST_SEED, Splits
+from bnas_larq.data.decoding import Header
 from bnas_larq.data.examples import cut, first_permuted, outside_graphs
 from bnas_larq.data.folder_scan import FolderScan
 from bnas_larq.data.geometry import Geometry
-from bnas_larq.data.images import read_image_file
+from bnas_larq.data.images import read_image_file, read_jpeg_crop
 from bnas_larq.data.streams import StreamedExamples
 from bnas_larq.errors import DataError
 from bnas_larq.files import expand_home
 
 
 class FileExamples(StreamedExamples):
-    """Image files, decoded by Pillow in Python, on the cores that train: small files (32×32) come
-    about thirty times slower than from memory.
+    """Image files, decoded in Python on the cores that train: small files (32×32) come about thirty
+    times slower than from memory. Pillow decodes them, and TensorFlow, to the same pixels, crops of
+    JPEGs.
 
     Args:
         paths: all files of the store.
         labels, geometry: see `StreamedExamples`.
-        sizes: (height, width) of each file.
+        headers: of each file.
     """
 
     def __init__(
         self,
         paths: Sequence[Path],
         labels: np.ndarray,
-        sizes: Sequence[tuple[int, int]],
+        headers: Sequence[Header],
         geometry: Geometry,
     ):
+        sizes = [header.size for header in headers]
         resized = set(sizes) != {geometry.size}
         super().__init__(labels, geometry, origin=_origin(paths), resized=resized)
         close_iterators_at_exit()
         self._paths = paths
+        self._jpegs = np.array([header.plain_jpeg for header in headers])
         with outside_graphs():
             self._sizes = tf.constant(sizes, tf.int32)
 
     def _read(self, index: tf.Tensor) -> tf.Tensor:
-        def read(number: np.int64, box: np.ndarray | None = None) -> np.ndarray:
-            return read_image_file(self._paths[int(number)], self.geometry, box)
+        def read(number: np.int64, size: np.ndarray, box: np.ndarray | None = None) -> np.ndarray:
+            path = self._paths[number]
+            if box is not None and self._jpegs[number]:
+                return read_jpeg_crop(path, self.geometry, box, tuple(size.tolist()))
+            return read_image_file(path, self.geometry, box)
 
-        inputs = [index, *self._box(index, tf.gather(self._sizes, index))]
+        size = tf.gather(self._sizes, index)
+        inputs = [index, size, *self._box(index, size)]
         image = tf.numpy_function(read, inputs, tf.uint8, stateful=False)
         return tf.ensure_shape(image, self.image_shape)
 
@@ -99,8 +107,9 @@ def load_folder(
         size = scan.common_size([path for part in parts.values() for path in part[0]])
         geometry = dataclasses.replace(geometry, size=size)
     scan.report(geometry.background)
+    scan.keep_index()
     examples = {
-        name: FileExamples(paths, labels, scan.sizes(paths), geometry)
+        name: FileExamples(paths, labels, scan.headers(paths), geometry)
         for name, (paths, labels) in parts.items()
     }
     test_files = tuple(_escaped(path.relative_to(root)) for path in parts["test"][0])

@@ -13,7 +13,8 @@ import numpy as np
 from bnas_larq.console import say
 from bnas_larq.data.dataset import check_class_names
 from bnas_larq.data.decoding import SUFFIXES, WHITE, Header
-from bnas_larq.data.images import THREADS, image_header, list_files, shown_entries
+from bnas_larq.data.images import THREADS, list_files, shown_entries
+from bnas_larq.data.kept_index import HeaderIndex
 from bnas_larq.errors import DataError
 
 #: How the folders of the parts are called, in any case.
@@ -52,6 +53,7 @@ class FolderScan:
                 "Put the images into one folder per class."
             )
         check_class_names(self.names, str(train_dir))
+        self._index = HeaderIndex(root)
         self._headers: dict[Path, Header] = {}
         self._others: Counter[str] = Counter()
         if train_dir != root:
@@ -85,7 +87,7 @@ class FolderScan:
         """The images below a class folder, and how many other files it has of each kind."""
         files, others = list_files(folder)
         with ThreadPoolExecutor(THREADS) as pool:
-            headers = dict(zip(files, pool.map(image_header, files), strict=True))
+            headers = dict(zip(files, pool.map(self._index.header, files), strict=True))
         images = {path: header for path, header in headers.items() if header is not None}
         self._headers |= images
         others += Counter(
@@ -102,9 +104,13 @@ class FolderScan:
             for path in shown_entries(folder)
         )
 
-    def sizes(self, paths: Sequence[Path]) -> list[tuple[int, int]]:
-        """(height, width) of each of these images."""
-        return [self._headers[path].size for path in paths]
+    def headers(self, paths: Sequence[Path]) -> list[Header]:
+        """Those of these images."""
+        return [self._headers[path] for path in paths]
+
+    def keep_index(self) -> None:
+        """Keep the headers of a large folder for the next start."""
+        self._index.keep()
 
     def common_size(self, paths: list[Path]) -> tuple[int, int]:
         """(height, width) of all images; DataError if they differ."""

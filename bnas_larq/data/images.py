@@ -13,6 +13,7 @@ from PIL import Image
 from bnas_larq.backend import tf
 from bnas_larq.data.decoding import SUFFIXES, Header, decoded, read_header
 from bnas_larq.data.geometry import Geometry
+from bnas_larq.data.jpeg_crops import ACCURATE, decode_window, window_around
 from bnas_larq.errors import DataError, one_line
 
 THREADS = 8  # that read images side by side
@@ -81,6 +82,20 @@ def read_image_file(
             return geometry.apply(image, box)
     except Exception as error:  # Pillow's decoders raise many kinds for damaged files
         raise _unreadable(path, error) from error
+
+
+def read_jpeg_crop(
+    path: Path, geometry: Geometry, box: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """As `read_image_file` of a plain JPEG (see `Header`) of this (height, width), whose part
+    around the box alone is decoded."""
+    window, inside = window_around(box, size, geometry.size)
+    try:
+        with tf.device("CPU:0"):
+            part = decode_window(path.read_bytes(), window, ACCURATE)
+    except (OSError, tf.errors.OpError) as error:
+        raise _unreadable(path, error) from error
+    return geometry.apply(Image.fromarray(part.numpy()), inside)
 
 
 def composite(image: tf.Tensor, background: tuple[int, int, int]) -> tf.Tensor:

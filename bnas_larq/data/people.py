@@ -90,7 +90,7 @@ def split_people(
     def part(start: int, stop: int) -> People:
         own = [(label - start, path) for label, path in images if start <= label < stop]
         labels, paths = zip(*own, strict=True)
-        examples = FileExamples(paths, np.array(labels), scan.sizes(paths), geometry)
+        examples = FileExamples(paths, np.array(labels), scan.headers(paths), geometry)
         files = tuple(path.relative_to(root).as_posix() for path in paths)
         return People(tuple(names[start:stop]), memory.hold(examples), files)
 
@@ -122,8 +122,7 @@ def load_images(
             "Every image must be readable. "
             f"Received: {paths[headers.index(None)]}. Repair or remove it from the pairs."
         )
-    sizes = [header.size for header in headers]
-    examples = FileExamples(paths, np.zeros(len(paths)), sizes, Geometry(image_size))
+    examples = FileExamples(paths, np.zeros(len(paths)), headers, Geometry(image_size))
     return Memory(memory_limit_mb).hold(examples)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bnas_larq.backend import tf
@@ -12,6 +13,11 @@ from bnas_larq.data.examples import Examples
 from bnas_larq.data.mixup import mix_up
 from bnas_larq.data.normalization import Normalization
 from bnas_larq.errors import DataError
+
+#: Float32 images that a core augments at a time; what fits into its cache is several times faster.
+PART_BYTES = 8_000_000
+#: Batches from this size on are not read ahead, or worked on, by as many as there are cores.
+LARGE_BATCH_BYTES = 32_000_000
 
 
 class EpochPipeline:
@@ -102,10 +108,18 @@ def training_pipeline(
             "memory, already resized. Load them with keep_originals=True."
         )
 
+    def whole(*parts: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return tuple(tf.reshape(part, [batch_size, *part.shape[2:]]) for part in parts)
+
     def epoch(number: tf.Tensor, first: tf.Tensor) -> tf.data.Dataset:
         view = number if views is None else number % views
-        order = {"epoch": number, "shuffle": True, "drop_remainder": True, "first": first}
-        batches = _augmented(examples, batch_size, seed, view, normalization, augmentation, order)
+        order = {"epoch": number, "shuffle": True, "drop_remainder": True}
+        parts = _parts(batch_size, examples.image_shape)
+        order["first"] = first * parts
+        size = batch_size // parts
+        batches = _augmented(examples, size, seed, view, normalization, augmentation, order)
+        if parts > 1:
+            batches = batches.batch(parts, drop_remainder=True).map(whole)
 
         def finish(images: tf.Tensor, labels: tf.Tensor, indices: tf.Tensor):
             given = () if attach is None else (attach(view, indices),)
@@ -160,7 +174,30 @@ def _augmented(
 
     cropped = examples.cropped(box) if cuts_originals else examples
     batches = cropped.batches(batch_size, seed=seed, **order)
-    return batches.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return batches.map(
+        prepare, num_parallel_calls=_parallel(batch_size, examples.image_shape), deterministic=True
+    )
+
+
+def _bytes(batch_size: int, shape: Sequence[int]) -> int:
+    """Of a batch of float32 images."""
+    return 4 * batch_size * math.prod(shape)
+
+
+def _parts(batch_size: int, shape: Sequence[int]) -> int:
+    """Equal parts in which a batch is augmented: each core works on one, in several copies."""
+    return next(
+        parts
+        for parts in range(1, batch_size + 1)
+        if not batch_size % parts
+        and _bytes(batch_size // parts, shape) <= PART_BYTES
+        or parts == batch_size
+    )
+
+
+def _parallel(batch_size: int, shape: Sequence[int]) -> int:
+    """How many batches are worked on at a time: of large ones a few, however many cores."""
+    return tf.data.AUTOTUNE if _bytes(batch_size, shape) <= LARGE_BATCH_BYTES else 2
 
 
 def bilevel_pipeline(
@@ -208,10 +245,9 @@ def evaluation_dataset(
             images = images[:, top : top + crop_size, left : left + crop_size]
         return normalization.apply(images), labels
 
-    batches = examples.batches(
-        batch_size, seed=shuffle_seed or 0, shuffle=shuffle_seed is not None
-    ).map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _finish(batches)
+    batches = examples.batches(batch_size, seed=shuffle_seed or 0, shuffle=shuffle_seed is not None)
+    parallel = _parallel(batch_size, examples.image_shape)
+    return _finish(batches.map(prepare, num_parallel_calls=parallel, deterministic=True))
 
 
 def _check_batch_size(batch_size: int) -> None:
@@ -227,4 +263,9 @@ def _finish(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options.deterministic = True
     # tf.distribute shards by example: image folders and memory have no file shards.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+    specs = tf.nest.flatten(dataset.element_spec)
+    large = any(
+        spec.dtype.size * math.prod(size or 1 for size in spec.shape) > LARGE_BATCH_BYTES
+        for spec in specs
+    )
+    return dataset.prefetch(2 if large else tf.data.AUTOTUNE).with_options(options)

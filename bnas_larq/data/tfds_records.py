@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +17,8 @@ from bnas_larq.data.decoding import WHITE
 from bnas_larq.data.examples import outside_graphs
 from bnas_larq.data.geometry import Geometry
 from bnas_larq.data.images import composite
+from bnas_larq.data.jpeg_crops import DEFAULT, decode_window, window_around
+from bnas_larq.data.kept_index import INDEXED_FROM, keep_arrays, kept_arrays
 from bnas_larq.data.streams import StreamedExamples
 from bnas_larq.errors import DataError
 
@@ -52,13 +55,26 @@ class Records:
 
     @functools.cached_property
     def index(self) -> RecordIndex:
-        """Place and label of every record. Reads all files once, without decoding pictures.
+        """Place and label of every record. Reads all files once, without decoding pictures; those
+        of a large data set only if they have changed since.
 
         Raises:
             DataError: records are missing, or a label is none of the classes.
         """
-        with ThreadPoolExecutor(THREADS) as pool:
-            parts = list(pool.map(self._indexed, self.files))
+        files = self.files
+        stats = [os.stat(file) for file in files]
+        changes = np.array([(stat.st_size, stat.st_mtime_ns) for stat in stats], np.int64)
+        source = "records " + "\0".join([self.label_key, *map(os.path.realpath, files)])
+        kept = kept_arrays(source)
+        known = bool(kept) and np.array_equal(kept["changes"], changes)
+        if known:
+            cuts = np.cumsum(kept["counts"])[:-1]
+            parts = list(
+                zip(*(np.split(kept[key], cuts) for key in ("lengths", "labels")), strict=True)
+            )
+        else:
+            with ThreadPoolExecutor(THREADS) as pool:
+                parts = list(pool.map(self._indexed, files))
         lengths, labels = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         declared = self.builder.info.splits[self.split].num_examples
         if len(labels) != declared:
@@ -74,6 +90,9 @@ class Records:
                 f"{self.name} ({unknown[0]}). Prepare the data set again, or choose a labelled one."
             )
         counts = [len(part_labels) for _, part_labels in parts]
+        if not known and len(labels) >= INDEXED_FROM:
+            columns = {"counts": np.array(counts), "lengths": lengths, "labels": labels}
+            keep_arrays(source, changes=changes, **columns)
         offsets = [np.cumsum(sizes + FRAME) - sizes - FRAME for sizes, _ in parts]
         return RecordIndex(
             np.repeat(np.arange(len(parts)), counts), np.concatenate(offsets), lengths, labels
@@ -110,11 +129,20 @@ class Records:
             )
         return next(iter(sizes))
 
+    @property
+    def holds_jpegs(self) -> bool:
+        """Whether its pictures are declared to be JPEGs in colours."""
+        feature = self.builder.info.features[self.image_key]
+        return feature.encoding_format == "jpeg" and feature.shape[-1] == 3
+
+    def encoded(self, record: tf.Tensor) -> tf.Tensor:
+        """The bytes of a serialised record's picture."""
+        keys = {self.image_key: tf.io.FixedLenFeature((), tf.string)}
+        return tf.io.parse_single_example(record, keys)[self.image_key]
+
     def picture(self, record: tf.Tensor) -> tf.Tensor:
         """The uint8 picture [height, width, 3] of a serialised record."""
-        keys = {self.image_key: tf.io.FixedLenFeature((), tf.string)}
-        encoded = tf.io.parse_single_example(record, keys)[self.image_key]
-        picture = self.builder.info.features[self.image_key].decode_example(encoded)
+        picture = self.builder.info.features[self.image_key].decode_example(self.encoded(record))
         channels = picture.shape[-1]
         if channels == 1:
             picture = tf.image.grayscale_to_rgb(picture)
@@ -150,7 +178,7 @@ class RecordExamples(StreamedExamples):
         digest = hashlib.sha256(np.asarray(positions, "<i8").tobytes()).hexdigest()
         origin = f"{records.name}:{digest}"
         super().__init__(index.labels[positions], geometry, origin=origin, resized=resized)
-        self._picture = records.picture
+        self._records = records
         with outside_graphs():
             self._files = tf.constant(records.files)
             self._places = [
@@ -159,10 +187,32 @@ class RecordExamples(StreamedExamples):
             ]
 
     def _read(self, index: tf.Tensor) -> tf.Tensor:
-        picture = self._picture(self._record(index))
-        if self.resized:
-            box = self._box(index, tf.shape(picture)[:2])
-            picture = tf.numpy_function(self._resize, [picture, *box], tf.uint8, stateful=False)
+        record = self._record(index)
+
+        def whole() -> tf.Tensor:
+            picture = self._records.picture(record)
+            if self.resized:
+                box = self._box(index, tf.shape(picture)[:2])
+                picture = tf.numpy_function(self._resize, [picture, *box], tf.uint8, stateful=False)
+            return picture
+
+        if self._boxes is None or not self._records.holds_jpegs:
+            return tf.ensure_shape(whole(), self.image_shape)
+        encoded = self._records.encoded(record)
+
+        def part() -> tf.Tensor:
+            size = tf.io.extract_jpeg_shape(encoded)[:2]
+            (box,) = self._box(index, size)
+            window, box = tf.numpy_function(
+                lambda *given: window_around(*given, self.geometry.size),
+                [box, size],
+                (tf.int32, tf.int32),
+                stateful=False,
+            )
+            picture = decode_window(encoded, window, DEFAULT)
+            return tf.numpy_function(self._resize, [picture, box], tf.uint8, stateful=False)
+
+        picture = tf.cond(tf.io.is_jpeg(encoded), part, whole)
         return tf.ensure_shape(picture, self.image_shape)
 
     def _resize(self, picture: np.ndarray, box: np.ndarray | None = None) -> np.ndarray:

@@ -75,20 +75,27 @@ def expected_crops(data, epoch: int, original) -> np.ndarray:
     )
 
 
+def assert_rounded_alike(found: np.ndarray, expected: np.ndarray) -> None:
+    """Scaling a part of a picture rounds otherwise, see `bnas_larq.data.jpeg_crops`."""
+    differences = np.abs(found.astype(int) - expected)
+    assert differences.max() <= 1 and (differences > 0).mean() < 0.1
+
+
 @pytest.mark.parametrize("limit_mb", [0, 2000])
 def test_random_resized_crops_are_cut_from_the_original(load, original, limit_mb):
     data = load(keep_originals=True, memory_limit_mb=limit_mb)
     assert data.train.streamed and data.test.streamed == (limit_mb == 0)
     sizes = {original("train", label).size for label in data.train.labels}
     assert len(sizes) > 20 and (SIZE, SIZE) not in sizes
-    np.testing.assert_array_equal(np.concatenate(batches(data)), expected_crops(data, 0, original))
+    assert_rounded_alike(np.concatenate(batches(data)), expected_crops(data, 0, original))
 
 
 def test_an_epoch_of_crops_can_be_repeated(load, original):
     data = load(keep_originals=True)
     again = np.concatenate(batches(data, start_epoch=2))
-    np.testing.assert_array_equal(again, expected_crops(data, 2, original))
-    assert not np.array_equal(again, np.concatenate(batches(data)))
+    assert_rounded_alike(again, expected_crops(data, 2, original))
+    np.testing.assert_array_equal(again, np.concatenate(batches(data, start_epoch=2)))
+    assert np.abs(again.astype(int) - np.concatenate(batches(data))).max() > 50
 
 
 def test_the_other_changes_are_made_to_the_crops(load):

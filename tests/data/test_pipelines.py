@@ -12,6 +12,7 @@ from bnas_larq.data import (
     bilevel_pipeline,
     evaluation_dataset,
     load_dataset,
+    pipelines,
     training_pipeline,
 )
 from bnas_larq.data.examples import Examples, InMemoryExamples, first_permuted
@@ -235,3 +236,18 @@ def test_normalization_goes_through_json():
 def test_damaged_normalization_is_refused(values):
     with pytest.raises(DataError, match="A normalisation needs"):
         Normalization.from_dict(values)
+
+
+@pytest.mark.parametrize("part_bytes", [1, 4 * 4 * 16 * 16 * 3])
+def test_large_batches_are_augmented_in_parts_to_the_same_bits(part_bytes, monkeypatch):
+    """One image at a time, or four; also from the middle of an epoch, with labels of mixup."""
+    examples = load_dataset("digits", limit=100, image_size=16).train
+    jitter = Augmentation(crop_padding=2, flip=True, color_jitter=(0.4, 0.4, 0.4, 0.2), cutout=4)
+    settings = {"augmentation": jitter, "mixup": 0.3, "num_classes": 10, "batch_size": 20}
+    whole = batches(pipeline(examples, **settings).dataset(1), 6)
+    monkeypatch.setattr(pipelines, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(pipelines, "LARGE_BATCH_BYTES", 1)
+    stream = pipeline(examples, **settings)
+    assert stream.dataset().element_spec[0].shape == (20, 16, 16, 3)
+    assert_equal_batches(batches(stream.dataset(1), 6), whole)
+    assert_equal_batches(batches(stream.dataset(1, 3), 3), whole[3:])
