@@ -123,6 +123,24 @@ def teacher(tmp_path_factory):
     return path
 
 
+def test_two_steps_of_the_search_on_imagenet(varied_pictures, tmp_path):
+    """In a smaller supernet, with α from the first epoch on."""
+    overrides = {
+        "data.data_dir": varied_pictures.source("imagenet")["data_dir"],
+        "data.validation_fraction": 0.0,
+        "search.cells": 2,
+        "search.epochs": 1,
+        "search.batch_size": 2,
+        "search.alpha_start_epoch": 0,
+    }
+    with Run.create(
+        "search-imagenet", tmp_path / "run", overrides=overrides, stages=("search",)
+    ) as run:
+        run.search()
+    (epoch,) = read_lines(tmp_path / "run" / "search" / "metrics.jsonl")
+    assert epoch["alpha_loss"] > 0 and run.genotype.provenance["epoch"] == 1
+
+
 @pytest.mark.parametrize("name", IMAGENET)
 def test_two_steps_on_images_in_imagenets_format(name, varied_pictures, teacher, tmp_path):
     """Random resized crops, the ImageNet stem at 224 pixels, all stages of the plan."""

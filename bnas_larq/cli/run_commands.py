@@ -19,7 +19,7 @@ from bnas_larq.cli.options import (
     with_named,
 )
 from bnas_larq.console import print_result
-from bnas_larq.errors import DataError
+from bnas_larq.errors import BnasLarqError, DataError
 
 
 @click.command()
@@ -30,7 +30,33 @@ from bnas_larq.errors import DataError
     metavar="G",
     help="Skip the search: a genotype file, a published name or random:SEED.",
 )
-def run(out: Path | None, resume: bool, overwrite: bool, tensorboard: bool, **options: Any) -> None:
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print memory and time of the training, and the images a second that it asks for; read "
+    "and write nothing.",
+)
+@click.option(
+    "--device",
+    "devices",
+    metavar="[Nx]NAME=FLOP/S",
+    multiple=True,
+    help="For --dry-run: devices and the rate at which each trains, as 8xA100=2e13. Repeatable. "
+    "Default: this machine's matrix products.",
+)
+@click.option(
+    "--images", type=click.IntRange(min=1), help="For --dry-run: how many, if it is not known."
+)
+def run(
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    tensorboard: bool,
+    dry_run: bool,
+    devices: tuple[str, ...],
+    images: int | None,
+    **options: Any,
+) -> None:
     """Run RECIPE (a shipped name or a YAML file) from its images to a checked .tflite and a report.
 
     A recipe with the section `layer_study`, `ablation` or `faces` (such as layer-study,
@@ -39,6 +65,16 @@ def run(out: Path | None, resume: bool, overwrite: bool, tensorboard: bool, **op
     Killed at any moment, it continues with --resume and ends with the same network.
     """
     recipe = resolve(**options)
+    if dry_run:
+        from bnas_larq.benchmark.forecast import Device, forecast, forecast_text
+
+        print_result(forecast_text(forecast(recipe, [*map(Device.parse, devices)], images)))
+        return
+    if devices or images:
+        raise BnasLarqError(
+            "Devices and images are of a forecast. Received: --device or --images without "
+            "--dry-run. Add it."
+        )
     settings = {"resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
     if recipe.study is None:
         from bnas_larq.run.recipe_run import Run

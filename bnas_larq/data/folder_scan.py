@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from bnas_larq.console import say
 from bnas_larq.data.dataset import check_class_names
 from bnas_larq.data.decoding import SUFFIXES, WHITE, Header
-from bnas_larq.data.images import THREADS, list_files, shown_entries
+from bnas_larq.data.images import list_files, shown_entries
 from bnas_larq.data.kept_index import HeaderIndex
 from bnas_larq.errors import DataError
 
@@ -86,8 +85,7 @@ class FolderScan:
     def _images(self, folder: Path) -> tuple[list[Path], Counter[str]]:
         """The images below a class folder, and how many other files it has of each kind."""
         files, others = list_files(folder)
-        with ThreadPoolExecutor(THREADS) as pool:
-            headers = dict(zip(files, pool.map(self._index.header, files), strict=True))
+        headers = self._index.headers(files)
         images = {path: header for path, header in headers.items() if header is not None}
         self._headers |= images
         others += Counter(

@@ -1,9 +1,9 @@
 """Crops of JPEG pictures, of which only the part around a box is decoded.
 
 Decoded pixels are those of the whole picture, to the bit: TensorFlow's method `INTEGER_ACCURATE` is
-Pillow's. Its default, which TFDS uses, is a faster one that differs by a few units. Scaled, they may
-differ by 1 from a crop of the whole picture: Pillow rounds between columns and rows, and which come
-first depends on the picture's shape. Evaluation never decodes parts.
+Pillow's. Its default, which TFDS uses, is a faster one that differs by a few units. Scaled, they
+may differ by 1 from a crop of the whole picture: Pillow rounds between columns and rows, and which
+come first depends on the picture's shape. Evaluation never decodes parts.
 """
 
 from __future__ import annotations

@@ -9,12 +9,14 @@ import hashlib
 import io
 import os
 import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from bnas_larq.data.decoding import Header
-from bnas_larq.data.images import image_header
+from bnas_larq.data.images import THREADS, image_header
 from bnas_larq.files import write_atomic
 from bnas_larq.resources import index_dir
 
@@ -66,6 +68,8 @@ class HeaderIndex:
 
     def __init__(self, root: Path) -> None:
         self._root = os.path.realpath(root)
+        # Of the files' own spelling; `Path.relative_to` takes longer than to look at a file.
+        self._prefix = 0 if os.fspath(root) == "." else len(os.fspath(root)) + 1
         self._kept: dict[str, tuple[tuple[int, int], Header]] = {}
         self._seen: dict[str, tuple[tuple[int, int], Header]] = {}
         kept = kept_arrays(f"headers {self._root}")
@@ -77,19 +81,29 @@ class HeaderIndex:
         ):
             self._kept[name] = tuple(stat), Header(tuple(size), *map(bool, flag))
 
-    def header(self, path: Path) -> Header | None:
-        """As `image_header`."""
-        name = os.path.relpath(path, self._root)
-        found = os.stat(path)
-        stat = found.st_size, found.st_mtime_ns
-        known = self._kept.get(name)
-        header = known[1] if known and known[0] == stat else image_header(path)
-        if header is not None:
-            self._seen[name] = stat, header
-        return header
+    def headers(self, files: Sequence[Path]) -> dict[Path, Header | None]:
+        """The header of each of these files below the folder; None for one that is no image.
+
+        DataError as of `image_header`.
+        """
+        stats = {path: os.stat(path) for path in files}
+        changes = {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
+        names = {path: os.fspath(path)[self._prefix :] for path in files}
+        found: dict[Path, Header | None] = {}
+        for path in files:
+            known = self._kept.get(names[path])
+            if known and known[0] == changes[path]:
+                found[path] = known[1]
+        unknown = [path for path in files if path not in found]
+        with ThreadPoolExecutor(THREADS) as pool:
+            found |= zip(unknown, pool.map(image_header, unknown), strict=True)
+        for path in files:
+            if (header := found[path]) is not None:
+                self._seen[names[path]] = changes[path], header
+        return {path: found[path] for path in files}
 
     def keep(self) -> None:
-        """Write what `header` has found, if it is much and not known yet."""
+        """Write what `headers` has found, if it is much and not known yet."""
         if len(self._seen) < INDEXED_FROM or self._seen == self._kept:
             return
         stats, headers = zip(*self._seen.values(), strict=True)

@@ -8,6 +8,7 @@ import json
 import statistics
 
 import pytest
+from PIL import Image
 
 from bnas_larq.benchmark.configurations import Configuration, configurations
 from bnas_larq.errors import BnasLarqError
@@ -207,3 +208,29 @@ def test_a_table_varies_cells_and_batch_one_at_a_time():
 )
 def test_mistakes_end_with_one_sentence(refuse, args, message):
     assert message in refuse("benchmark", *args)
+
+
+def test_the_input_alone_and_a_dry_run(in_one_process, tmp_path):
+    """Figures of a folder of pictures, and of a training that is not run."""
+    for number in range(12):
+        path = tmp_path / "images" / f"class{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (30, 20), (20 * number, 0, 0)).save(path)
+    recipe = tmp_path / "chain.yaml"
+    recipe.write_text(f"data: {{name: cifar10}}{CHAIN}")
+    small = "--image-size 16 --batch-size 4 --batches 2".split()
+    dry = ["run", recipe, "--dry-run", "--device", "4xA=1e12"]
+    measured, text, forecast, refused = in_one_process(
+        [
+            ["benchmark", "input", tmp_path / "images", *small, "--json"],
+            ["benchmark", "input", tmp_path / "images", *small],
+            dry,
+            ["run", recipe, "--images", "3"],
+        ]
+    )
+    record = json.loads(measured.out)
+    assert record["settings"]["augmentation"]["color_jitter"] == [0.4, 0.4, 0.4, 0.2]
+    assert record["images_per_second"] > 0 and record["settings"]["image_size"] == [16, 16]
+    assert "images a second (folder, 10 pictures, 16×16, batches of 4)" in text.out
+    assert "45,000 images of cifar10" in forecast.out and "4 × A at 1.000e12" in forecast.out
+    assert refused.code == 2 and "without --dry-run" in refused.err
