@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.benchmark.arithmetic import StepArithmetic, bilevel_arithmetic, training_arithmetic
+from bnas_larq.benchmark.inference import inference_times
 from bnas_larq.benchmark.profiling import profile_steps
 from bnas_larq.benchmark.timing import StepLoop, machine, matmul_rates, peak_memory
 from bnas_larq.data import (
@@ -33,7 +33,6 @@ from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.super_net import SuperNet
 from bnas_larq.train_settings import StageSettings, TrainSettings
 from bnas_larq.training.accumulation import accumulated
-from bnas_larq.training.batch_norm_statistics import reestimate
 from bnas_larq.training.trainer import (
     DropPathSchedule,
     make_accuracy,
@@ -206,7 +205,7 @@ def train_step(
             (model.optimizer.name,),
             lambda: schedule.on_train_batch_begin(0),
             in_parts(model, precision),
-            lambda loop: _inference(model, loop, measuring.steps),
+            lambda loop: inference_times(model, loop, measuring.steps),
         )
 
     @contextlib.contextmanager
@@ -232,30 +231,6 @@ def train_step(
         feed,
         measuring,
     )
-
-
-def _inference(model: keras.Model, loop: StepLoop, steps: int) -> dict[str, float]:
-    """Seconds in which a batch is evaluated, and in which BatchNorm's statistics are estimated from
-    it again."""
-
-    def seconds(work: Callable[[], Any]) -> float:
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-
-    images, _ = loop.batch
-    model.predict_on_batch(images)
-    evaluation = [seconds(lambda: model.predict_on_batch(images)) for _ in range(steps)]
-    # Each estimation traces and compiles its graph.
-    batches = tf.data.Dataset.from_tensors(loop.batch).repeat()
-    one, more = (
-        seconds(lambda count=count: reestimate(model, batches.take(count)))
-        for count in (1, steps + 1)
-    )
-    return {
-        "evaluation_seconds": statistics.median(evaluation),
-        "reestimation_seconds": max(0.0, more - one) / steps,
-    }
 
 
 def _measure(
