@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.costs.peak_memory import Call, layer_form
 from bnas_larq.errors import BnasLarqError, one_line
-from bnas_larq.layers.abc_net import ABCConv2D
+from bnas_larq.layers.abc_convolution import ABCConv2D
 
 #: Bits of values that are not quantised.
 FULL_PRECISION = 32

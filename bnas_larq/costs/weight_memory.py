@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from bnas_larq.backend import keras, tf
 from bnas_larq.costs.float_kernels import FLOAT_STORAGES, kernel_bytes
 from bnas_larq.costs.multiplications import FULL_PRECISION, size, weight_bits
-from bnas_larq.layers.abc_net import ABCConv2D
+from bnas_larq.layers.abc_convolution import ABCConv2D
 from bnas_larq.layers.quantizers import number_of_scales
 from bnas_larq.layers.template import CLASSIFIER
 from bnas_larq.tables import align

@@ -5,7 +5,8 @@ Importing any of its modules registers all layers, operations and schemes.
 
 from bnas_larq.backend import keras
 from bnas_larq.layers import published_schemes  # noqa: F401 (registers them)
-from bnas_larq.layers.abc_net import ABCConv2D, ABCKernel, ABCSign
+from bnas_larq.layers.abc_convolution import ABCConv2D
+from bnas_larq.layers.abc_net import ABCKernel, ABCSign
 from bnas_larq.layers.activations import AnnealedSign, BoundedApproxSign, RealActivation
 from bnas_larq.layers.batch_norm import BatchNorm2D
 from bnas_larq.layers.bayesian import (

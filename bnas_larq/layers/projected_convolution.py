@@ -11,7 +11,7 @@ import functools
 
 from bnas_larq.backend import lq, register, tf
 from bnas_larq.errors import BnasLarqError
-from bnas_larq.layers.convolutions import check_own_convolution
+from bnas_larq.layers.convolutions import check_own_convolution, initializer
 from bnas_larq.layers.projection import HeldProjection, PCNNProjection, ProjectionLoss
 from bnas_larq.layers.quantizers import Scheme, register_scheme
 
@@ -97,7 +97,7 @@ def _convolution(
             f"Received: {filters} filters of {settings['name']}, J={projections}. "
             f"Give a multiple of {projections}."
         )
-    settings |= {"padding": "same", "dilation_rate": dilation}
+    settings |= {"padding": "same", "dilation_rate": dilation, "kernel_initializer": initializer()}
     held = not kernel_quantizer or isinstance(kernel_quantizer, HeldProjection)
     return ProjectedConv2D(filters // projections, kernel_size, projections, held=held, **settings)
 

@@ -13,7 +13,7 @@ import functools
 from collections.abc import Callable, Mapping
 
 from bnas_larq.backend import keras, register, tf
-from bnas_larq.layers.abc_net import ABCConv2D
+from bnas_larq.layers.abc_convolution import ABCConv2D
 from bnas_larq.layers.template import CLASSIFIER
 
 #: Kinds of weights, as recipes name them.

@@ -11,14 +11,8 @@ import pytest
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.costs.accounting import count_costs
 from bnas_larq.errors import BnasLarqError
-from bnas_larq.layers.abc_net import (
-    INITIAL_SHIFTS,
-    ABCConv2D,
-    ABCKernel,
-    ABCSign,
-    shifted_sign,
-    weight_bases,
-)
+from bnas_larq.layers.abc_convolution import INITIAL_SHIFTS, ABCConv2D
+from bnas_larq.layers.abc_net import ABCKernel, ABCSign, shifted_sign, weight_bases
 from bnas_larq.layers.activations import RealActivation
 from bnas_larq.layers.context import Context
 from bnas_larq.layers.quantizers import DepthwiseQuantizer, check_searchable, get_scheme
@@ -277,7 +271,8 @@ def test_the_schemes_of_several_bases_refuse_what_the_layer_cannot_do():
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 @pytest.mark.parametrize("way", ["keras", "h5", "clone"])
 def test_it_survives_saving_and_cloning(way, tmp_path):
-    model = model_of(layer(strides=2, padding="valid"))
+    kernel = {"kernel_regularizer": "l2", "kernel_constraint": "weight_clip"}
+    model = model_of(layer(strides=2, padding="valid", **kernel))
     if way == "clone":
         again = keras.models.clone_model(model)
         again.set_weights(model.get_weights())

@@ -19,6 +19,7 @@ from bnas_larq import (
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError, RecipeError
 from bnas_larq.export.exporter import export_network
+from bnas_larq.layers.context import Context
 from bnas_larq.train_settings import TrainSettings, training_plan
 from bnas_larq.training.recipe_training import check_stages
 
@@ -58,6 +59,17 @@ def test_it_trains_and_is_saved_and_deployed_in_1_bit(scheme, tmp_path):
     pairs = 3 * 5 if scheme == "abc-net-3x5" else 1
     assert report["binary_convolutions"] == 2 * pairs
     assert report["parity"]["equal_predictions"] == 1.0
+
+
+@pytest.mark.parametrize("scheme", ["binarynet", "abc-net", "abc-net-3x5", "pcnn", "pcnn-4"])
+def test_kernels_start_and_stay_within_equal_bounds(scheme):
+    """At first U(−1/√n, 1/√n), n the fan-in; then within ±1."""
+    keras.utils.set_random_seed(0)
+    (conv,) = Context("edge", 32, scheme=scheme).binary_conv(3)
+    conv.build((None, 8, 8, 32))
+    bound = 1 / np.sqrt(3 * 3 * 32)
+    assert 0.95 * bound < np.abs(conv.kernel).max() <= bound
+    np.testing.assert_array_equal(conv.kernel.constraint(tf.constant([-2.0, 0.5])), [-1.0, 0.5])
 
 
 @pytest.mark.parametrize("scheme", ["react", "real-to-binary"])

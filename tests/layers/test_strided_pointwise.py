@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import tf
-from bnas_larq.layers.abc_net import INITIAL_SHIFTS, ABCConv2D
+from bnas_larq.layers.abc_convolution import INITIAL_SHIFTS, ABCConv2D
 from bnas_larq.layers.binary_convolution import BinaryConv2D, MixedPrecisionConv2D
 from bnas_larq.layers.convolutions import convolution
 from bnas_larq.layers.operations import FactorizedReduction
