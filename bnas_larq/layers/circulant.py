@@ -17,7 +17,7 @@ import numpy as np
 
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError
-from bnas_larq.layers.convolutions import check_own_convolution
+from bnas_larq.layers.convolutions import check_fixed, check_own_convolution
 from bnas_larq.layers.layer_scale import LayerScaledSign
 from bnas_larq.layers.quantizers import Scheme, nothing, register_scheme
 
@@ -113,7 +113,7 @@ class CirculantQuantConv2D(lq.layers.QuantConv2D):
 
     Raises:
         BnasLarqError: other orientations, a kernel that cannot turn, or input channels that are no
-            multiple of R (when the layer is built).
+            multiple of R (when the layer is built); or a setting that is not in `kwargs`.
 
     Example:
         >>> layer = CirculantQuantConv2D(2, padding="same")
@@ -136,6 +136,7 @@ class CirculantQuantConv2D(lq.layers.QuantConv2D):
             ),
         }
         fixed = {"use_bias": False, "groups": 1, "data_format": "channels_last"}
+        check_fixed(type(self).__name__, kwargs, fixed)
         settings = {**defaults, **kwargs, **fixed}
         super().__init__(planes * orientations, kernel_size, **settings)
         self.planes, self.orientations = planes, orientations

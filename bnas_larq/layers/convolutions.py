@@ -7,6 +7,8 @@ trained with one padding need it to give equal outputs. At stride 1 both are the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
@@ -36,6 +38,16 @@ def check_own_convolution(scheme: str, name: str, padding: str) -> None:
             f"Convolutions of the scheme {scheme} have SAME padding. "
             f"Received: padding={padding!r} of {name}. Use 'same', or another scheme."
         )
+
+
+def check_fixed(layer: str, settings: Mapping[str, object], fixed: Mapping[str, object]) -> None:
+    """Raise BnasLarqError for a setting that a kind of layer determines itself, in another way."""
+    for key, value in settings.items():
+        if key in fixed and value != fixed[key]:
+            raise BnasLarqError(
+                f"The settings {', '.join(fixed)} of a {layer} are not for its user to choose. "
+                f"Received: {key}={value!r}. Omit it."
+            )
 
 
 # -- layers ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import functools
 
 from bnas_larq.backend import lq, register, tf
 from bnas_larq.errors import BnasLarqError
-from bnas_larq.layers.convolutions import check_own_convolution, initializer
+from bnas_larq.layers.convolutions import check_fixed, check_own_convolution, initializer
 from bnas_larq.layers.projection import HeldProjection, PCNNProjection, ProjectionLoss
 from bnas_larq.layers.quantizers import Scheme, register_scheme
 
@@ -37,7 +37,7 @@ class ProjectedConv2D(lq.layers.QuantConv2D):
     planes·projections].
 
     Raises:
-        BnasLarqError: fewer than one projection.
+        BnasLarqError: fewer than one projection, or a setting that is not in `kwargs`.
 
     Example:
         >>> layer = ProjectedConv2D(2, 3, projections=3, input_quantizer="ste_sign")
@@ -56,6 +56,7 @@ class ProjectedConv2D(lq.layers.QuantConv2D):
         quantizer = (HeldProjection if held else PCNNProjection)(projections=projections)
         fixed = {"use_bias": False, "groups": 1, "data_format": "channels_last"}
         fixed["kernel_quantizer"] = quantizer
+        check_fixed(type(self).__name__, kwargs, fixed)
         super().__init__(planes * projections, kernel_size, **{**kwargs, **fixed})
         self.planes, self.projections, self.held = planes, projections, held
 

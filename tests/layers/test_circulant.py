@@ -200,6 +200,8 @@ def test_a_fourth_of_the_planes_has_the_operations_of_an_ordinary_convolution():
         ({}, 6, "channels for each plane. Received: 6 channels, orientations=4"),
         ({}, None, "Received: None channels"),
         ({"kernel_size": (3, 1)}, 4, r"is square.* Received: kernel_size=\(3, 1\)"),
+        ({"use_bias": True}, 4, "use_bias, groups.* Received: use_bias=True. Omit it"),
+        ({"data_format": "channels_first"}, 4, "Received: data_format='channels_first'"),
         ({"kernel_size": 5, "orientations": 8}, 8, r"3×3 with 8.* Received: kernel_size=\(5, 5\)"),
     ],
 )

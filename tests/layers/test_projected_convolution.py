@@ -120,6 +120,8 @@ def test_a_real_stage_has_the_same_weights():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: ProjectedConv2D(2, 3, kernel_quantizer="ste_sign"), "quantizer='ste_sign'. Omit"),
+        (lambda: ProjectedConv2D(2, 3, groups=2), "of a ProjectedConv2D.* Received: groups=2"),
         (lambda: PCNNProjection(projections=0), "1 projection or more.*projections=0"),
         (lambda: PCNNProjection(parts=2, projections=2), "parts=2, projections=2"),
         (
