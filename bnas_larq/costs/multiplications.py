@@ -16,6 +16,7 @@ from bnas_larq.backend import keras, lq, tf
 from bnas_larq.costs.peak_memory import Call, layer_form
 from bnas_larq.errors import BnasLarqError, one_line
 from bnas_larq.layers.abc_convolution import ABCConv2D
+from bnas_larq.layers.scaling import InputScale
 
 #: Bits of values that are not quantised.
 FULL_PRECISION = 32
@@ -123,6 +124,9 @@ class Multiplications:
             macs = products * size(layer.kernel) * _product(layer, result[:-1])
             counter[1 if binary else FULL_PRECISION] += macs
             return
+        if isinstance(layer, InputScale):  # a convolution of one channel with a fixed kernel
+            counter[FULL_PRECISION] += layer.kernel_size**2 * _product(layer, result)
+            return
         for kernel, macs, reads_input in _products(layer, source, result):
             # The second half of a separable convolution reads sums, which are no longer 1-bit.
             operand_bits = input_bits if reads_input else FULL_PRECISION
@@ -131,8 +135,8 @@ class Multiplications:
 
 def multiplies(layer: keras.layers.Layer) -> bool:
     """Whether its MACs can be counted here."""
-    kinds = (*CONVOLUTIONS, *_DEPTHWISE, *_SEPARABLE, *_LOCAL, keras.layers.Dense, ABCConv2D)
-    return isinstance(layer, kinds)
+    kinds = (*CONVOLUTIONS, *_DEPTHWISE, *_SEPARABLE, *_LOCAL, keras.layers.Dense)
+    return isinstance(layer, (*kinds, ABCConv2D, InputScale))
 
 
 def _products(layer, source: tuple, result: tuple) -> Iterator[tuple[tf.Variable, int, bool]]:

@@ -110,6 +110,15 @@ def test_a_gate_costs_two_small_convolutions():
     assert gated.bytes - plain.bytes == 4 * (macs + scales)
 
 
+def test_xnors_k_is_a_convolution_of_one_channel():
+    scaled, plain = (
+        count_costs(build_residual_network(**BLOCKS, scheme=scheme))
+        for scheme in ("xnor-k", "xnor")
+    )
+    assert (scaled.binary_macs, scaled.bytes) == (plain.binary_macs, plain.bytes)
+    assert scaled.full_precision_macs - plain.full_precision_macs == 3 * 3 * (8 * 8 + 4 * 4)
+
+
 def test_xnors_k_multiplies_the_output_of_the_convolution():
     model = network("residual", "xnor-k")
     plain = network("residual", "xnor")
