@@ -171,10 +171,13 @@ def scale_widths(
     _check_steps(convention, multiple, tolerance)
 
     def count(first: int) -> Costs:
-        steps = (
-            max(1, round(first * width / config.widths[0] / multiple)) for width in config.widths
-        )
-        scaled = config.replace(widths=tuple(multiple * number for number in steps))
+        def scale(width: int) -> int:
+            return multiple * max(1, round(first * width / config.widths[0] / multiple))
+
+        sizes: dict[str, Any] = {"widths": tuple(map(scale, config.widths))}
+        if last_width := getattr(config, "last_width", None):  # of BinaryDuo's network
+            sizes["last_width"] = scale(last_width)
+        scaled = config.replace(**sizes)
         counted[scaled] = planned_costs(None, scaled)
         return counted[scaled]
 
