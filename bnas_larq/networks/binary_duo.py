@@ -22,6 +22,7 @@ from bnas_larq.layers.convolutions import RepeatChannels
 from bnas_larq.layers.coupled_activation import ClippedRound, MeanOfCopies, PadChannels
 from bnas_larq.layers.residual_blocks import Part
 from bnas_larq.networks.residual_network import ResidualConfig, build_residual_network
+from bnas_larq.setting_types import MAX_CHANNELS
 
 #: Names of the BatchNorms at which a residual stream begins. Decoupling shifts the copies there;
 #: behind them, the identity shortcuts carry the shift.
@@ -70,12 +71,23 @@ class BinaryDuoConfig(ResidualConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.last_width is not None and self.last_width < self.widths[-1]:
+        if not self.widths[-1] <= self._last <= MAX_CHANNELS:
             raise BnasLarqError(
                 "The last convolution's shortcut is padded, so it is not narrower than the others. "
                 f"Received: last_width={self.last_width}, widths={list(self.widths)}. "
-                f"Give at least {self.widths[-1]}."
+                f"Give at least {self.widths[-1]}, and at most {MAX_CHANNELS:,}."
             )
+
+    @property
+    def _last(self) -> int:
+        """Channels of the last convolution."""
+        return self.widths[-1] if self.last_width is None else self.last_width
+
+    def _weights(self) -> int:
+        square, classes = self.widths[-1] ** 2, self.num_classes
+        blocks = super()._weights() - 9 * square - self.widths[-1] * classes
+        copies = 2 if self.decoupled else 1
+        return copies * (blocks + 9 * self.widths[-1] * self._last) + self._last * classes
 
     @property
     def decoupled(self) -> bool:
@@ -84,7 +96,7 @@ class BinaryDuoConfig(ResidualConfig):
 
     @property
     def model_name(self) -> str:
-        return "_".join(map(str, ("binary_duo", *self.widths, self.last_width or self.widths[-1])))
+        return "_".join(map(str, ("binary_duo", *self.widths, self._last)))
 
     @property
     def size(self) -> str:
@@ -110,8 +122,7 @@ class BinaryDuoConfig(ResidualConfig):
         place, width = f"block{resolution}_{number}", self.widths[resolution]
         halves = resolution > 0 and number == 0
         last = (resolution, number) == (len(self.widths) - 1, self.blocks[-1] - 1)
-        last_width = self.last_width or width
-        context = self.context().at(place, last_width if last else width, 2 if halves else 1)
+        context = self.context().at(place, self._last if last else width, 2 if halves else 1)
         layers, shortcut = context.binary_conv(3), []
         if halves or last:
             shortcut.append(MeanOfCopies(2 if self.decoupled else 1, name=f"{place}_mean"))
@@ -119,7 +130,7 @@ class BinaryDuoConfig(ResidualConfig):
             own = context.at(f"transition{resolution}", width)
             shortcut += residual_blocks.transition("pool-conv", self.widths[resolution - 1], own)
         if last:
-            shortcut.append(PadChannels(last_width, name=f"{place}_pad"))
+            shortcut.append(PadChannels(self._last, name=f"{place}_pad"))
         else:
             layers.append(self._copies(place))
             shortcut += [self._copies(f"transition{resolution}")] if halves else []

@@ -113,15 +113,11 @@ class ResidualConfig(BaseConfig):
                 "A residual block has one convolution or two. "
                 f"Received: block_convolutions={self.block_convolutions!r}."
             )
-        weights = self.block_convolutions * sum(
-            9 * width**2 * count for width, count in zip(widths, blocks, strict=True)
-        )
-        if self.transition == "conv-max-pool":
-            weights += sum(9 * narrow * wide for narrow, wide in itertools.pairwise(widths))
-        if weights + widths[-1] * self.num_classes > template.MAX_WEIGHTS:
+        if (weights := self._weights()) > template.MAX_WEIGHTS:
             raise BnasLarqError(
-                f"No network of more than {template.MAX_WEIGHTS:,} weights is built. {received}, "
-                f"num_classes={self.num_classes}. Give a smaller size."
+                f"No network of more than {template.MAX_WEIGHTS:,} weights is built. Received: "
+                f"about {weights:,} for {self.size}, num_classes={self.num_classes}. "
+                "Give a smaller size."
             )
         if self.transition in ("pool", "depthwise"):
             if any(wide % narrow for narrow, wide in itertools.pairwise(widths)):
@@ -130,6 +126,15 @@ class ResidualConfig(BaseConfig):
                     f"multiple of the one before. {received}. Use pool-conv or blur-conv."
                 )
         self._check_sides(received)
+
+    def _weights(self) -> int:
+        """About how many weights it has, before anything is allocated."""
+        weights = self.block_convolutions * sum(
+            9 * width**2 * count for width, count in zip(self.widths, self.blocks, strict=True)
+        )
+        if self.transition == "conv-max-pool":
+            weights += sum(9 * narrow * wide for narrow, wide in itertools.pairwise(self.widths))
+        return weights + self.widths[-1] * self.num_classes
 
     def _check_sides(self, received: str) -> None:
         """Every transition must find something to halve."""

@@ -10,6 +10,7 @@ from bnas_larq.backend import keras, lq
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers.binary_convolution import MixedPrecisionConv2D
 from bnas_larq.layers.coupled_activation import ClippedRound
+from bnas_larq.networks.binary_duo import BinaryDuoConfig
 
 SMALL = {
     "input_shape": (8, 8, 3),
@@ -190,6 +191,7 @@ def test_two_bits_are_not_one():
     ("settings", "message"),
     [
         ({"last_width": 8}, r"not narrower .* Received: last_width=8, widths=\[4, 6, 10\]"),
+        ({"last_width": 20_000}, "Received: last_width=20000.* at most 10,000"),
         ({"widths": (4, 6)}, r"as many widths as .* Received: widths=\[4, 6\]"),
         ({"stem": "imagnet"}, "stem is one of .* Received: 'imagnet'"),
         ({"kernels": "ternary"}, "kernels is one of binary, real. Received: 'ternary'"),
@@ -198,6 +200,18 @@ def test_two_bits_are_not_one():
 def test_impossible_sizes_are_refused(settings, message):
     with pytest.raises(BnasLarqError, match=message):
         build_binary_duo(**{**SMALL, **settings})
+
+
+@pytest.mark.parametrize(
+    ("last_width", "weights"),
+    [(None, 9 * 7000**2 * 2 + 7000 * 10), (8000, 9 * 7000 * 8000 * 2 + 8000 * 10)],
+)
+def test_its_number_of_weights_is_limited(last_width, weights):
+    """That of the decoupled network, whose kernels read two copies."""
+    size = {"widths": (7000,), "blocks": (1,), "last_width": last_width}
+    BinaryDuoConfig(**size, activations="ternary")
+    with pytest.raises(BnasLarqError, match=f"more than 640,000,000 .* about {weights:,} for "):
+        BinaryDuoConfig(**size)
 
 
 def test_a_network_is_decoupled_once():
