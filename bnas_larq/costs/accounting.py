@@ -11,7 +11,8 @@ Papers count differently, so every figure names its convention:
 - `ops_honest`: the same, with those shortcut convolutions counted as full precision.
 - Bytes: as deployed. 1 bit per binary weight, 4 bytes per scale of a scaled binary kernel (one per
   output channel), 4 bytes per other weight, including all vectors of BatchNorm, although converters
-  fold them away. Latent kernels and weights of kernel quantizers exist in training only.
+  fold them away. Learned scales of channels and pixels count as their product, of one factor for
+  each channel and pixel. Latent kernels and weights of kernel quantizers exist in training only.
 - Bytes by kind: the same, for full-precision kernels stored as float32, float16 or int8 (one scale
   per output channel; see `bnas_larq.costs.float_kernels`).
 - Peak activation memory: see `bnas_larq.costs.peak_memory`.

@@ -11,6 +11,7 @@ from bnas_larq.costs.float_kernels import FLOAT_STORAGES, kernel_bytes
 from bnas_larq.costs.multiplications import FULL_PRECISION, size, weight_bits
 from bnas_larq.layers.abc_convolution import ABCConv2D
 from bnas_larq.layers.quantizers import number_of_scales
+from bnas_larq.layers.scaling import LearnedScale
 from bnas_larq.layers.template import CLASSIFIER
 from bnas_larq.tables import align
 
@@ -26,6 +27,9 @@ Memory = Mapping[str, Counter[str]]
 
 def weight_memory(layer: keras.layers.Layer, weights: Sequence[tf.Variable]) -> Memory:
     """Bits of a layer's weights; those of its kernel quantizers exist in training only."""
+    if isinstance(layer, LearnedScale) and weights:
+        bits = FULL_PRECISION * layer.deployed_scales
+        return {storage: Counter(other=bits) for storage in FLOAT_STORAGES}
     of_quantizers = {
         id(weight)
         for kernel in weights

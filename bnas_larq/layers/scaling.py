@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 from bnas_larq.backend import keras, register, tf
 from bnas_larq.errors import BnasLarqError
@@ -23,8 +24,8 @@ class LearnedScale(keras.layers.Layer):
         case: 1: one scale per channel, which folds into a convolution's own in Larq Compute Engine.
             2: one per channel and pixel. 3: channels × pixels. 4: channels × rows × columns, the
             published network's. With 2 to 4 the weights fit one image size only, and the scales
-            stay a multiplication in the exported file, with a factor for each channel and pixel;
-            costs count the weights.
+            stay a multiplication in the exported file, with a factor for each channel and pixel:
+            the bytes that costs count.
 
     Input and output shape: [batch, height, width, channels].
 
@@ -60,6 +61,12 @@ class LearnedScale(keras.layers.Layer):
             name = "scale" if self.case == 1 else f"scale_{axes}"
             self.factors.append(self.add_weight(name, shape, initializer="ones"))
         super().build(input_shape)
+
+    @property
+    def deployed_scales(self) -> int:
+        """How many factors a file holds: of the weights' product; read by the cost count."""
+        shapes = (factor.shape for factor in self.factors)
+        return math.prod(functools.reduce(tf.broadcast_static_shape, shapes))
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         values = tf.cast(inputs, tf.float32)

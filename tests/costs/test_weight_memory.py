@@ -10,6 +10,21 @@ from bnas_larq.costs.cost_walk import planned_costs
 from bnas_larq.costs.float_kernels import kernel_bytes
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.quantizers import SignScale
+from bnas_larq.layers.scaling import LearnedScale
+
+
+@pytest.mark.parametrize(
+    ("case", "parameters", "factors"),
+    [
+        (1, 5, 5),
+        (2, 2 * 3 * 5, 2 * 3 * 5),
+        (3, 5 + 2 * 3, 2 * 3 * 5),
+        (4, 5 + 2 + 3, 2 * 3 * 5),
+    ],
+)
+def test_learned_scales_are_deployed_as_their_product(case, parameters, factors):
+    costs = count_costs(keras.Sequential([keras.Input((2, 3, 5)), LearnedScale(case)]))
+    assert (costs.parameters, costs.bytes) == (parameters, 4 * factors)
 
 
 def test_every_weight_has_a_kind():

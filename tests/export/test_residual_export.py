@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from bnas_larq import build_residual_network, count_costs
+from bnas_larq.export.converter import convert
 from bnas_larq.export.exporter import export_network
+from bnas_larq.export.flatbuffer import read_graph
+from bnas_larq.export.lint import lint
+from bnas_larq.layers.scaling import LearnedScale
 
 SMALL = {"widths": (4, 8), "blocks": (1, 2), "input_shape": (8, 8, 3)}
 
@@ -68,3 +72,18 @@ def test_a_chain_of_eight_convolutions_takes_what_is_counted(with_statistics, tm
     assert (report["binary_convolutions"], report["float_convolutions"]) == (8, 1)
     counted = count_costs(model).bytes
     assert 0.95 * counted < report["bytes"] < 1.15 * counted
+
+
+def test_lint_counts_a_scale_for_each_channel_and_pixel():
+    size = {"widths": (32,), "blocks": (2,), "input_shape": (8, 8, 3)}
+    model = build_residual_network(**size, scheme="xnor-plus-plus")
+    scales = [layer for layer in model.layers if isinstance(layer, LearnedScale)]
+    for number, layer in enumerate(scales, start=2):  # equal ones would be stored once, 1 nowhere
+        layer.set_weights(
+            [number + np.arange(w.size).reshape(w.shape) for w in layer.get_weights()]
+        )
+    expected = 4 * 8 * 8 * 32
+    contents = [len(tensor.content) for tensor in read_graph(convert(model)).tensors]
+    assert contents.count(expected) == len(scales) == 2
+    found = {layer.name: layer.bytes for layer in lint(model).layers}
+    assert all(found[layer.name] == expected for layer in scales)
