@@ -9,7 +9,8 @@ import pytest
 
 from bnas_larq.backend import keras, lq
 from bnas_larq.errors import ExportError
-from bnas_larq.export.lint import dead_branches, lint
+from bnas_larq.export.dead_branches import dead_branches
+from bnas_larq.export.lint import lint
 from bnas_larq.export.lint_text import lint_text
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
