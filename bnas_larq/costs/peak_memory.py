@@ -12,7 +12,8 @@ The convention, for a network (`peak_of_calls`) and for an exported file (`bnas_
 A network's layers run depth-first, in the order in which each reads its inputs. They become the
 operations that Larq Compute Engine makes of them: BatchNorm is folded into a convolution in front
 of it, elsewhere it is a multiplication and an addition; ReLU is fused into what is in front of it,
-but for binary convolutions with zero padding. A file may order independent branches differently, so
+but for binary convolutions with zero padding; ABC-Net's convolutions of bases are added one by one.
+A file may order independent branches differently, so
 that its peak differs, too.
 """
 
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bnas_larq.backend import keras, lq
+from bnas_larq.layers.abc_convolution import ABCConv2D
 from bnas_larq.layers.convolutions import Zeroise
 from bnas_larq.layers.operations import FactorizedReduction
 
@@ -68,26 +70,28 @@ class LayerForm(NamedTuple):
 
     Attributes:
         kind: `identical`, `zeros`, `sign`, `norm`, `relu`, `conv`, `binary`, `reduction`
-            (`FactorizedReduction`), `sum` or `other`.
+            (`FactorizedReduction`), `bases` (`ABCConv2D`), `sum` or `other`.
         quantized: whether it takes the sign of its input.
         fuses: whether a ReLU behind it becomes part of it.
         shape: of its output, without the batch axis.
+        bases: M and N of `ABCConv2D`, None for a real kernel or input.
     """
 
     kind: str
     quantized: bool
     fuses: bool
     shape: tuple[int, ...]
+    bases: tuple[int | None, int | None] = (None, None)
 
 
 def layer_form(layer: keras.layers.Layer, shape: Sequence[int], input_bits: int) -> LayerForm:
     """The form of a built layer with this output, whose input has so many bits."""
-    kind, fuses = _kind(layer, input_bits), True
-    if kind == "binary":
+    kind, fuses, bases = _kind(layer, input_bits), True, getattr(layer, "bases", (None, None))
+    if kind == "binary" or None not in bases:
         pad = keras.backend.get_value(getattr(layer, "pad_values", 0.0))
         fuses = layer.padding == "valid" or pad == 1
     quantized = getattr(getattr(layer, "input_quantizer", None), "precision", None) == 1
-    return LayerForm(kind, quantized, fuses, tuple(shape))
+    return LayerForm(kind, quantized, fuses, tuple(shape), bases)
 
 
 def _kind(layer: keras.layers.Layer, input_bits: int) -> str:
@@ -109,6 +113,8 @@ def _kind(layer: keras.layers.Layer, input_bits: int) -> str:
         return "sum"
     if isinstance(layer, FactorizedReduction):
         return "reduction"
+    if isinstance(layer, ABCConv2D):
+        return "bases"
     if not isinstance(layer, _CONVOLUTIONS):
         return "other"
     quantizer = getattr(layer, "input_quantizer", None)
@@ -239,6 +245,8 @@ class _Deployed:
             self.fused[output] = (False, True)
         elif kind == "reduction":
             self._reduction(call)
+        elif kind == "bases":
+            self._bases(call)
         else:
             read = [self._operand(call, tensor) for tensor in call.inputs]
             self._step([number for number in read if number is not None], output, form.shape)
@@ -289,6 +297,24 @@ class _Deployed:
             halves.append(self._new((*sides, filters)))
             self.steps.append(([self._signs_of(source, packed=True)], [halves[-1]]))
         self._step(halves, call.output, call.form.shape)
+
+    def _bases(self, call: Call) -> None:
+        """The sum, one by one, of convolutions with each kernel of the input, or of the signs of
+        what each activation base makes of it."""
+        source, form, terms = self.tensor(call.inputs[0]), call.form, 0
+        kernels, activations = form.bases
+        for _ in range(activations or 1):
+            read = source
+            if activations:
+                shifted = self._new(self.shapes[source])
+                self.steps.append(([source], [shifted]))
+                read = self._signs_of(shifted, packed=kernels is not None)
+            for _ in range(kernels or 1):
+                total, terms = self.values.get(call.output), terms + 1
+                self._step([read], call.output, form.shape)
+                if terms > 1:
+                    self._step([total, self.values[call.output]], call.output, form.shape)
+        self.fused[call.output] = (terms == 1, terms > 1 or form.fuses)
 
     def _step(self, read: list[int], output: Hashable, shape: tuple[int, ...]) -> None:
         self.values[output] = self._new(shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bnas_larq.backend import keras, tf
@@ -23,6 +23,7 @@ from bnas_larq.export.nested_models import calls, flattened
 from bnas_larq.export.padding import overhangs
 from bnas_larq.export.tensor_facts import trace
 from bnas_larq.genotype import Genotype
+from bnas_larq.layers.abc_convolution import ABCConv2D
 from bnas_larq.networks.network import NetworkConfig
 
 _FLOAT_BYTES = 4
@@ -44,6 +45,8 @@ class LintedLayer:
         wasted_bits: unused bits in the packed words of one window position of a 1-bit convolution.
         saved: storage of full-precision kernels → how many of `bytes` it saves.
         groups: of a convolution.
+        products: how many convolutions of the file it becomes, one for each pair of ABC-Net's
+            bases.
     """
 
     name: str
@@ -58,6 +61,7 @@ class LintedLayer:
     wasted_bits: int = 0
     saved: Mapping[str, int] = dataclasses.field(default_factory=dict)
     groups: int = 1
+    products: int = 1
 
     @property
     def ops(self) -> float:
@@ -136,7 +140,7 @@ class Lint:
         return {
             "name": self.name,
             "blockers": list(self.blockers),
-            "binary": len(self.binary),
+            "binary": sum(layer.products for layer in self.binary),
             "not_binary": {layer.name: layer.reason for layer in self.not_binary},
             "ops": self.ops,
             "planned_ops": self.planned_ops,
@@ -172,7 +176,10 @@ def lint(
     return Lint(
         name=model.name,
         blockers=tuple(_blockers(model, flat)),
-        layers=tuple(_linted(cost, verdicts.get(cost.name)) for cost in costs.layers),
+        layers=tuple(
+            _linted(cost, verdicts.get(cost.name), flat.get_layer(cost.name))
+            for cost in costs.layers
+        ),
         constants=_constants(flat),
         planned_ops=costs.ops_honest,
         dead=tuple(dead_branches(genotype, config)) if genotype else (),
@@ -188,12 +195,12 @@ def _blockers(model: keras.Model, flat: keras.Model) -> Iterator[str]:
             yield str(error)
 
 
-def _linted(cost: LayerCost, verdict: Verdict | None) -> LintedLayer:
+def _linted(cost: LayerCost, verdict: Verdict | None, layer: keras.layers.Layer) -> LintedLayer:
     macs = sum(cost.macs.values())
     if verdict is None:
-        # ABC-Net's convolutions of several bases are no single convolution to be judged.
-        binary = set(cost.macs) == {1}
-        return LintedLayer(cost.name, cost.kind, binary, "", "", False, macs, cost.bytes)
+        plain = LintedLayer(cost.name, cost.kind, False, "", "", False, macs, cost.bytes)
+        bases = isinstance(layer, ABCConv2D) and None not in layer.bases
+        return _of_bases(plain, layer) if bases else plain
     kernel = math.prod(verdict.kernel)
     # Costs count one bit per weight for a kernel that is meant to be binary, even if it exports as
     # float.
@@ -202,10 +209,9 @@ def _linted(cost: LayerCost, verdict: Verdict | None) -> LintedLayer:
     if verdict.cause == "constant":
         macs = stored = 0
     elif verdict.binary:
-        *window, channels, filters = verdict.kernel
-        words = -(-channels // WORD_BITS)
-        wasted = words * WORD_BITS - channels
-        stored = math.prod(window) * filters * words * WORD_BITS // 8 + rest
+        channels = verdict.kernel[-2]
+        wasted = -channels % WORD_BITS
+        stored = _packed_bytes(verdict.kernel) + rest
     else:
         stored = _FLOAT_BYTES * kernel + rest
     fields = ("name", "kind", "binary", "cause", "reason", "meant", "groups")
@@ -217,6 +223,28 @@ def _linted(cost: LayerCost, verdict: Verdict | None) -> LintedLayer:
         channels=channels,
         wasted_bits=wasted,
         saved=_saved(cost, verdict),
+    )
+
+
+def _packed_bytes(kernel: Sequence[int]) -> int:
+    """Bytes of a 1-bit kernel, whose input channels fill words."""
+    *window, channels, filters = kernel
+    return math.prod(window) * filters * -(-channels // WORD_BITS) * WORD_BITS // 8
+
+
+def _of_bases(plain: LintedLayer, layer: ABCConv2D) -> LintedLayer:
+    """An `ABCConv2D`: M kernels, a scale per filter for each pair of bases, and N shifts."""
+    weights, activations = layer.bases
+    *_, channels, filters = layer.kernel.shape
+    scales = weights * activations * filters + activations
+    return dataclasses.replace(
+        plain,
+        binary=True,
+        meant=True,
+        bytes=weights * _packed_bytes(layer.kernel.shape) + _FLOAT_BYTES * scales,
+        channels=channels,
+        wasted_bits=-channels % WORD_BITS,
+        products=weights * activations,
     )
 
 

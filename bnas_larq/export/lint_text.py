@@ -22,7 +22,7 @@ def _blockers(lint: Lint) -> Iterator[str]:
 
 def _precision(lint: Lint) -> Iterator[str]:
     convolutions = [layer for layer in lint.convolutions if layer.kind != "dense"]
-    yield f"{len(lint.binary)} of {len(convolutions)} convolutions will be 1-bit."
+    yield f"{_products(lint.binary)} of {_products(convolutions)} convolutions will be 1-bit."
     if grouped := [layer.name for layer in lint.binary if layer.groups > 1]:
         yield (
             "With groups, which only Larq Compute Engine's indirect kernels run "
@@ -78,16 +78,13 @@ def _packing(lint: Lint) -> Iterator[str]:
     if not wasteful:
         return
     yield "Partly filled words of 32 input channels:"
-    yield from _columns(
-        [
-            (
-                f"{channels} channels",
-                f"{layers[0].wasted_bits} of {layers[0].wasted_bits + channels} bits unused",
-                f"{len(layers)} × convolution, {sum(layer.bytes for layer in layers):,} bytes",
-            )
-            for channels, layers in sorted(wasteful.items())
-        ]
-    )
+    rows = []
+    for channels, layers in sorted(wasteful.items()):
+        wasted, stored = layers[0].wasted_bits, sum(layer.bytes for layer in layers)
+        unused = f"{wasted} of {wasted + channels} bits unused"
+        number = f"{_products(layers)} × convolution, {stored:,} bytes"
+        rows.append((f"{channels} channels", unused, number))
+    yield from _columns(rows)
     yield "A multiple of 32 channels would cost the device no more memory or time."
 
 
@@ -106,6 +103,11 @@ def _dead(lint: Lint) -> Iterator[str]:
     )
     yield f"Zeroise: {zeroise}." + ("" if sentences else " No dead branches.")
     yield from (f"  {sentence}" for sentence in sentences)
+
+
+def _products(layers: Sequence[LintedLayer]) -> int:
+    """How many convolutions of the file the layers become."""
+    return sum(layer.products for layer in layers)
 
 
 def _share(part: float, whole: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -145,18 +146,22 @@ class ABCConv2D(keras.layers.Layer):
         if self.real_input:
             signs, factors = [self.real_input(inputs)], [1.0]
         else:
-            signs = [shifted_sign(inputs, shift) for shift in tf.unstack(self.shift)]
-            factors = tf.unstack(self.scale)
+            signs, factors = [], tf.unstack(self.scale)
+            for number, shift in enumerate(tf.unstack(self.shift)):
+                with tf.name_scope(f"sign{number:03d}"):
+                    signs.append(shifted_sign(inputs, shift))
         if training:
             signs = [tf.add_n([f * sign for f, sign in zip(factors, signs, strict=True)])]
             factors, kernels = [1.0], [tf.add_n(kernels)]
-        return tf.add_n(
-            [
-                factor * tf.nn.conv2d(sign, kernel, strides, self.padding.upper())
-                for factor, sign in zip(factors, signs, strict=True)
-                for kernel in kernels
-            ]
-        )
+        pairs = itertools.product(zip(factors, signs, strict=True), kernels)
+        total = None
+        for number, ((factor, sign), kernel) in enumerate(pairs):
+            # A file runs independent operations in the order of their names: with these, a device
+            # holds one product beside the sum.
+            with tf.name_scope(f"product{number:03d}"):
+                product = factor * tf.nn.conv2d(sign, kernel, strides, self.padding.upper())
+                total = product if total is None else total + product
+        return total
 
     def get_config(self) -> dict:
         keys = ("filters", "kernel_size", "weight_shifts", "activation_shifts", "strides")

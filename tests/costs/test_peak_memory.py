@@ -7,6 +7,8 @@ import pytest
 from bnas_larq.backend import keras, lq
 from bnas_larq.costs.accounting import count_costs
 from bnas_larq.costs.peak_memory import peak_bytes
+from bnas_larq.layers.abc_convolution import INITIAL_SHIFTS, ABCConv2D
+from bnas_larq.layers.activations import RealActivation
 from bnas_larq.layers.convolutions import Zeroise
 from bnas_larq.layers.operations import Context, build_operation, chain
 
@@ -27,6 +29,10 @@ def wide(size=1, **options):
 
 def binary(**options):
     return lq.layers.QuantConv2D(40, 3, **{**BINARY, **options})
+
+
+def abc(bases, **options):
+    return ABCConv2D(40, 3, *INITIAL_SHIFTS[bases], **options)
 
 
 def test_tensors_live_from_the_writer_to_the_last_reader():
@@ -57,6 +63,12 @@ def test_tensors_live_from_the_writer_to_the_last_reader():
             [wide(), lq.layers.QuantDepthwiseConv2D(3, padding="same", input_quantizer="ste_sign")],
             IMAGE + 2 * WIDE,
         ),
+        # Of several bases, one more product and the sum so far, while the input waits.
+        ([wide(), abc((3, 3))], IMAGE + 4 * WIDE + SIGNS),
+        ([wide(), abc((3, 3)), keras.layers.ReLU()], IMAGE + 4 * WIDE + SIGNS),
+        ([wide(), abc((3, 1), real_input=RealActivation("clip"))], IMAGE + 4 * WIDE),
+        ([wide(), abc((3, 3), real_kernel=True)], IMAGE + 4 * WIDE),
+        ([wide(), abc((1, 1))], IMAGE + 2 * WIDE),
         ([wide(), lq.quantizers.SteSign(), binary(input_quantizer=None)], IMAGE + WIDE + SIGNS),
     ],
 )

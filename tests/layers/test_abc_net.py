@@ -312,12 +312,27 @@ def test_what_it_refuses(settings, message):
 def test_each_product_of_bases_becomes_a_1_bit_convolution():
     pytest.importorskip("larq_compute_engine", reason=NO_ENGINE)
     from bnas_larq.export.converter import convert
+    from bnas_larq.export.flatbuffer import read_graph
+    from bnas_larq.export.lint import lint
     from bnas_larq.export.parity import check_parity
     from bnas_larq.export.tflite_file import read_convolutions
 
     model = model_of(layer((3, 5)))
     content = convert(model)
     assert [row.binary for row in read_convolutions(content)] == [True] * 3 * 5
+    graph, found = read_graph(content), lint(model)
+    assert graph.peak_activation_bytes() == found.peak_activation_bytes
+    assert found.to_dict()["binary"] == 3 * 5
+    # Of 2 channels in words of 32 bits: 3 kernels; a scale of 4 filters for each pair; 5 shifts.
+    stored = 3 * (3 * 3 * 4 * 4) + 4 * (3 * 5 * 4 + 5)
+    assert found.layers[-1].bytes == stored
+    constants = {
+        index
+        for operation in graph.operations
+        for index in operation.inputs[:3]
+        if operation.custom == "LceBconv2d" and graph.tensors[index].content
+    }
+    assert sum(len(graph.tensors[index].content) for index in constants) == stored - 4 * 5
     pictures = numbers(4, 6, 6, 2, seed=4)
     assert check_parity(model, content, pictures).max_abs_difference < 1e-4
 
