@@ -8,12 +8,14 @@ Other modules import `tf`, `keras` and `lq` from here.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import itertools
+import logging
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 
 import tensorflow as tf
@@ -115,6 +117,22 @@ def only_infers_shape(layer: keras.layers.Layer) -> bool:
     return getattr(graph, "name", None) == f"{layer.name}_scratch_graph"
 
 
+@contextlib.contextmanager
+def unbounded_kernels() -> Iterator[None]:
+    """Without larq's warning, for each layer, that a binary kernel without a constraint may starve:
+    where a scheme omits it on purpose, and where layers are copied. Also a decorator."""
+
+    def keeps(record: logging.LogRecord) -> bool:
+        return "starved weights" not in record.getMessage()
+
+    logger = logging.getLogger("larq.layers_base")
+    logger.addFilter(keeps)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keeps)
+
+
 @functools.cache
 def close_iterators_at_exit() -> None:
     """Close all iterators over data sets before Python ends. A thread of TensorFlow that calls
@@ -144,6 +162,7 @@ __all__ = [
     "only_infers_shape",
     "register",
     "tf",
+    "unbounded_kernels",
     "with_gradient",
     "xplane_protocol",
 ]

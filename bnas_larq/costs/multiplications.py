@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from bnas_larq.backend import keras, lq, tf
+from bnas_larq.backend import keras, lq, tf, unbounded_kernels
 from bnas_larq.costs.peak_memory import Call, layer_form
 from bnas_larq.errors import BnasLarqError, one_line
 from bnas_larq.layers.abc_convolution import ABCConv2D
@@ -203,6 +203,7 @@ def check_graph(model: keras.Model) -> None:
         )
 
 
+@unbounded_kernels()
 def resized(model: keras.Model, shapes: Sequence[Any]) -> keras.Model:
     """The model itself if it was built for these input shapes, else a copy of its graph for them.
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bnas_larq.backend import keras, tf
+from bnas_larq.backend import keras, tf, unbounded_kernels
 from bnas_larq.errors import ExportError, one_line
 from bnas_larq.export.ordinary_convolutions import with_ordinary_convolutions
 
 
+@unbounded_kernels()
 def flattened(model: keras.Model) -> keras.Model:
     """The model as one graph of layers that are not models, with ordinary convolutions, see
     `bnas_larq.export.ordinary_convolutions`.

@@ -15,7 +15,7 @@ import functools
 
 import numpy as np
 
-from bnas_larq.backend import keras, lq, register, tf
+from bnas_larq.backend import keras, lq, register, tf, unbounded_kernels
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers.convolutions import check_fixed, check_own_convolution
 from bnas_larq.layers.layer_scale import LayerScaledSign
@@ -138,7 +138,8 @@ class CirculantQuantConv2D(lq.layers.QuantConv2D):
         fixed = {"use_bias": False, "groups": 1, "data_format": "channels_last"}
         check_fixed(type(self).__name__, kwargs, fixed)
         settings = {**defaults, **kwargs, **fixed}
-        super().__init__(planes * orientations, kernel_size, **settings)
+        with unbounded_kernels():
+            super().__init__(planes * orientations, kernel_size, **settings)
         self.planes, self.orientations = planes, orientations
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bnas_larq.backend import keras, lq, register, tf
+from bnas_larq.backend import keras, lq, register, tf, unbounded_kernels
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
 from bnas_larq.layers.binary_convolution import (
@@ -242,6 +242,7 @@ def quantizers(
     }
 
 
+@unbounded_kernels()
 def convolution(
     filters: int,
     kernel_size: int,
@@ -285,6 +286,7 @@ def convolution(
     )
 
 
+@unbounded_kernels()
 def depthwise(
     channels: int,
     kernel_size: int,

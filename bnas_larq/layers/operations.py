@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bnas_larq.backend import keras, lq, register, tf
+from bnas_larq.backend import keras, lq, register, tf, unbounded_kernels
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers import convolutions
 from bnas_larq.layers.binary_convolution import pixels_read
@@ -242,6 +242,7 @@ class FactorizedReduction(lq.layers.QuantConv2D):
         return tf.concat(outputs, axis=-1)
 
 
+@unbounded_kernels()
 def factorized_reduction(context: Context) -> list[keras.layers.Layer]:
     """BatchNorm, sign and a binary `FactorizedReduction` to the context's filters."""
     # A BatchNorm of its own: the statistics of the state's are moved by the convolutions, which the

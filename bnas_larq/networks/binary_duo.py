@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bnas_larq.backend import keras
+from bnas_larq.backend import keras, unbounded_kernels
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers import residual_blocks
 from bnas_larq.layers.batch_norm import BatchNorm2D, batch_norm
@@ -188,6 +188,7 @@ def build_binary_duo(
     return build_residual_network(config, name=name)
 
 
+@unbounded_kernels()
 def decouple(model: keras.Model) -> keras.Model:
     """The decoupled network of a coupled one, which computes the same function at first.
 

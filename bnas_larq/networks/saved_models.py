@@ -19,7 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from bnas_larq.backend import keras, lq, tf
+from bnas_larq.backend import keras, lq, tf, unbounded_kernels
 from bnas_larq.errors import BnasLarqError, one_line
 from bnas_larq.files import MODEL_SUFFIXES
 from bnas_larq.layers import cells as _cells  # noqa: F401 - registers this package's layers
@@ -79,7 +79,7 @@ def load_saved_model(path: str | Path) -> keras.Model:
             "--plugin."
         )
     try:
-        with _unpacked_aside(), at_most_weights(numbers + _UNSAVED):
+        with _unpacked_aside(), at_most_weights(numbers + _UNSAVED), unbounded_kernels():
             model = keras.models.load_model(path, compile=False, custom_objects=_quantizers())
     except Exception as error:  # Keras' loaders raise many kinds for damaged files
         raise _damaged(path, error) from error

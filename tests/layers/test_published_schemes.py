@@ -11,15 +11,19 @@ from bnas_larq import (
     ResidualConfig,
     SearchSpace,
     SuperNet,
+    build_binary_duo,
     build_network,
     build_residual_network,
     count_costs,
+    decouple,
     planned_costs,
 )
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.errors import BnasLarqError, RecipeError
 from bnas_larq.export.exporter import export_network
+from bnas_larq.export.nested_models import flattened
 from bnas_larq.layers.context import Context
+from bnas_larq.networks.saved_models import load_saved_model
 from bnas_larq.train_settings import TrainSettings, training_plan
 from bnas_larq.training.recipe_training import check_stages
 
@@ -96,6 +100,20 @@ def test_costs_are_those_of_the_built_network(scheme):
             layer.name: layer for layer in counted.layers
         }
         assert planned.peak_activation_bytes == counted.peak_activation_bytes
+
+
+@pytest.mark.parametrize("scheme", ["circulant", "binary-duo"])
+def test_unbounded_kernels_give_no_warning(scheme, caplog, tmp_path):
+    """Of larq, that its kernels may starve; still for layers that it is not meant for."""
+    models = [network(kind, scheme) for kind in ("residual", "cells")]
+    models.append(build_residual_network(**BLOCKS, scheme=scheme, activations="clip"))
+    models[0].save(tmp_path / "model.keras")
+    flattened(load_saved_model(tmp_path / "model.keras"))
+    size = {"widths": (4, 8), "blocks": (1, 1), "last_width": 8, "input_shape": (8, 8, 3)}
+    decouple(build_binary_duo(**size))
+    assert "starved" not in caplog.text
+    lq.layers.QuantConv2D(2, 3, kernel_quantizer="ste_sign")
+    assert "starved weights" in caplog.text
 
 
 def test_a_gate_costs_two_small_convolutions():
