@@ -7,6 +7,7 @@ numbers.
 
 from __future__ import annotations
 
+import inspect
 import operator
 import os
 import textwrap
@@ -223,6 +224,10 @@ def BNASDv2(*, convention: str = "honest", **arguments: Any) -> keras.Model:
 
 
 BNASDv2.__doc__ = _docstring(VARIANTS["bnas-d-v2"])
+_common, _own = map(inspect.signature, (_V2["honest"], BNASDv2))
+BNASDv2.__signature__ = _common.replace(
+    parameters=[_own.parameters["convention"], *_common.parameters.values()]
+)
 
 
 _RIVAL = """{factory}: {size}, binarised by the scheme `{scheme}`, for ImageNet ({source}).

@@ -56,6 +56,8 @@ def trained(stored_entry) -> keras.Model:
 
 def test_sizes_that_nobody_gives_are_the_variants():
     arguments = inspect.signature(BNASD).parameters.values()
+    assert [*inspect.signature(BNASDv2).parameters.values()][1:] == [*arguments]
+    assert inspect.signature(BNASDv2).parameters["convention"].default == "honest"
     assert all(argument.kind == inspect.Parameter.KEYWORD_ONLY for argument in arguments)
     model = BNASD(cells=1, include_top=False)
     assert model.input_shape == (None, 224, 224, 3)
