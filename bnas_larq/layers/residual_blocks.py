@@ -71,8 +71,8 @@ class Part:
 
 
 def stem(kind: str, context: Context, norm_first: bool = False) -> Part:
-    """From the image to the first block's channels, in full precision and without ReLU at the end
-    unless blocks begin with BatchNorm, because a sign behind a ReLU is always +1.
+    """From the image to the first block's channels, in full precision. None ends with ReLU in front
+    of a block's sign, which would always be +1.
 
     `cifar`: 3×3 convolution, BatchNorm. `imagenet`: 7×7 with stride 2, BatchNorm, a ReLU if
     `norm_first` (ResNet), 3×3 max pool with stride 2 (Bi-Real Net). `quicknet`: 3×3 with stride 2
@@ -99,7 +99,8 @@ def stem(kind: str, context: Context, norm_first: bool = False) -> Part:
 def transition(
     kind: str, channels: int, context: Context, norm_first: bool = False
 ) -> list[keras.layers.Layer]:
-    """Layers from `channels` to the context's filters at half of the resolution, in full precision.
+    """Layers from `channels` to the context's filters at half of the resolution, in full precision
+    but for `binary-conv`.
 
     `pool`: 2×2 average pool, its channels concatenated with themselves. `depthwise`: 2×2 with
     stride 2 and several filters for each channel, BatchNorm. `pool-conv`: 2×2 average pool, 1×1,

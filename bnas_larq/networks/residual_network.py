@@ -206,9 +206,11 @@ def build_residual_network(
 
     Returns:
         Functional Keras model, [batch, height, width, channels] → [batch, num_classes], normalised
-        float32 images to logits; without top [batch, h, w, widths[-1]], or with pooling
-        [batch, widths[-1]]. The output of block b (from 0) at resolution r is that of the layer
-        `block<r>_<b>_out`. Every convolution but stem and transitions is binary.
+        float32 images to logits; without top [batch, h, w, c], or with pooling [batch, c], where c
+        is widths[-1], or the `last_width` of BinaryDuo's network. The output of block b (from 0) at
+        resolution r is that of the layer `block<r>_<b>_out`. The blocks' convolutions are binary,
+        unless the settings keep some real; the stem is real, and so are all transitions but
+        `binary-conv`.
 
     Raises:
         BnasLarqError: impossible sizes or settings.
