@@ -1,4 +1,4 @@
-"""How long a network's other passes take: evaluation, and the estimation of BatchNorm's statistics."""
+"""Times of a network's other passes: evaluation, and estimation of BatchNorm's statistics."""
 
 from __future__ import annotations
 
