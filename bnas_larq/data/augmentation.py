@@ -295,29 +295,55 @@ def jitter_colors(
         strength: the first three scale by a factor in `[max(0, 1 - s), 1 + s]`, hue turns by up to
             ±s of the circle.
     """
-    images = tf.cast(images, tf.float32)
+    # Planes of one channel: see the module's docstring.
+    planes = [tf.cast(images[..., channel], tf.float32) for channel in range(3)]
 
     def factor(change: int) -> tf.Tensor:
         low, high = max(0.0, 1.0 - strength[change]), 1.0 + strength[change]
-        return (low + (high - low) * draws[:, change])[:, None, None, None]
+        return (low + (high - low) * draws[:, change])[:, None, None]
 
-    def blend(images: tf.Tensor, other: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
-        return tf.clip_by_value(images * share + other * (1.0 - share), 0.0, 255.0)
+    def blend(planes: list[tf.Tensor], other: tf.Tensor, share: tf.Tensor) -> list[tf.Tensor]:
+        rest = other * (1.0 - share)
+        return [tf.clip_by_value(plane * share + rest, 0.0, 255.0) for plane in planes]
 
-    def grey(images: tf.Tensor) -> tf.Tensor:
-        red, green, blue = (images[..., channel : channel + 1] for channel in range(3))
-        return red * GREY[0] + green * GREY[1] + blue * GREY[2]
+    def grey(planes: list[tf.Tensor]) -> tf.Tensor:
+        red, green, blue = (plane * part for plane, part in zip(planes, GREY, strict=True))
+        return red + green + blue
 
     if strength[0]:
-        images = tf.minimum(images * factor(0), 255.0)
+        planes = [tf.minimum(plane * factor(0), 255.0) for plane in planes]
     if strength[1]:
-        images = blend(images, tf.reduce_mean(grey(images), axis=[1, 2], keepdims=True), factor(1))
+        planes = blend(planes, tf.reduce_mean(grey(planes), [1, 2], keepdims=True), factor(1))
     if strength[2]:
-        images = blend(images, grey(images), factor(2))
+        planes = blend(planes, grey(planes), factor(2))
     if strength[3]:
-        # Only the hue of (hue, saturation, value) turns, and comes back into [0, 1).
-        only_hue = np.tile(np.array([1, 0, 0], np.float32), (images.shape[2], 1))
-        turn = (2.0 * draws[:, 3] - 1.0)[:, None, None, None] * strength[3]
-        hsv = tf.image.rgb_to_hsv(images / 255.0) + turn * only_hue
-        images = tf.image.hsv_to_rgb(hsv - tf.floor(hsv) * only_hue) * 255.0
-    return images
+        turn = (2.0 * draws[:, 3] - 1.0)[:, None, None] * strength[3]
+        turned = turn_hue(*(plane / 255.0 for plane in planes), turn)
+        planes = [plane * 255.0 for plane in turned]
+    return tf.stack(planes, axis=-1)
+
+
+def turn_hue(red: tf.Tensor, green: tf.Tensor, blue: tf.Tensor, turn: tf.Tensor) -> list[tf.Tensor]:
+    """Turn the hue of (hue, saturation, value) by a share of the circle: planes from 0 to 1.
+
+    With the bits of `tf.image.rgb_to_hsv` and back, in a fraction of their time.
+    """
+    value = tf.maximum(tf.maximum(red, green), blue)
+    chroma = value - tf.minimum(tf.minimum(red, green), blue)
+    saturation = tf.where(value > 0.0, chroma / value, 0.0)
+    sixth = (1.0 / chroma) * np.float32(1 / 6)
+    hue = tf.where(
+        tf.equal(red, value),
+        sixth * (green - blue),
+        tf.where(
+            tf.equal(green, value),
+            sixth * (blue - red) + np.float32(2 / 6),
+            sixth * (red - green) + np.float32(4 / 6),
+        ),
+    )
+    hue = tf.where(chroma > 0.0, hue, 0.0)
+    hue = tf.where(hue < 0.0, hue + 1.0, hue) + turn
+    hue = (hue - tf.floor(hue)) * 6.0
+    shares = tf.abs(hue - 3.0) - 1.0, 2.0 - tf.abs(hue - 2.0), 2.0 - tf.abs(hue - 4.0)
+    rest = 1.0 - saturation
+    return [(rest + saturation * tf.clip_by_value(share, 0.0, 1.0)) * value for share in shares]
