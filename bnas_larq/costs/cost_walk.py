@@ -217,13 +217,10 @@ def walk_network(
     image, cache = State(config.input_shape), {} if cache is None else cache
     operations = {edge.op for cell in cells for node in cell for edge in node}
     preprocessing = config.preprocessing(operations)
-    if config.stem == "imagenet":
-        first, second = template.imagenet_stem(config.channels, context, config.stem_groups)
-        stem = _walk_chain("stem", first, image)
-        stems = [stem, _walk_chain("stem", second, stem.output)]
-    else:
-        cifar_stem = template.cifar_stem(config.channels, context, preprocessing)
-        stems = [_walk_chain("stem", cifar_stem, image)]
+    key = ("stem", image, config.channels, context, config.stem, config.stem_groups, preprocessing)
+    if key not in cache:
+        cache[key] = _walk_stems(config, context, preprocessing, image)
+    stems = cache[key]
     older, newer = stems[0].output, stems[-1].output
     walked = []
     for plan in config.plan_cells():
@@ -232,9 +229,22 @@ def walk_network(
         costs = _walk_cell(cell, plan, (older, newer), *template_of_cell, dead_branches, cache)
         walked.append(costs)
         older, newer = newer, costs.output
-    top = template.classifier(config.num_classes, config.classifier_activation)
-    classifier = _walk_chain(template.CLASSIFIER, top, newer)
-    return NetworkCosts(tuple(stems), tuple(walked), classifier)
+    key = (template.CLASSIFIER, newer, config.num_classes, config.classifier_activation)
+    if key not in cache:
+        top = template.classifier(config.num_classes, config.classifier_activation)
+        cache[key] = _walk_chain(template.CLASSIFIER, top, newer)
+    return NetworkCosts(stems, tuple(walked), cache[key])
+
+
+def _walk_stems(
+    config: NetworkConfig, context: Context, preprocessing: str, image: State
+) -> tuple[ChainCosts, ...]:
+    if config.stem == "imagenet":
+        first, second = template.imagenet_stem(config.channels, context, config.stem_groups)
+        stem = _walk_chain("stem", first, image)
+        return stem, _walk_chain("stem", second, stem.output)
+    cifar_stem = template.cifar_stem(config.channels, context, preprocessing)
+    return (_walk_chain("stem", cifar_stem, image),)
 
 
 def _alive_cells(
