@@ -3,6 +3,7 @@ measures paths on it."""
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections.abc import Sequence
@@ -178,6 +179,7 @@ def make_evolution(settings: SearchSettings, network: NetworkConfig, seed: int) 
     """The evolution of a `OneShotSearch`, for final networks of a size."""
     cache: dict = {}
 
+    @functools.lru_cache(maxsize=100_000)
     def ops(genotype: Genotype) -> float:
         return float(planned_costs(genotype, network, cache=cache).ops_honest)
 

@@ -12,9 +12,12 @@ from bnas_larq.search.genotype_variation import carries_signal, crossover, mutat
 from bnas_larq.searcher_settings import OneShotSettings
 from bnas_larq.spaces import SearchSpace
 
-#: How often a proposal that does not do is drawn anew, each time in all ways there are.
+#: How often a child that does not do is made anew.
 TRIES = 100
-#: Random genotypes that show whether the bounds can be met.
+#: How often a random genotype, or then a mutant of any measured one, is. Counting the operations of
+#: one takes some 6 ms, so that bounds that nothing meets are known after a minute.
+DRAWS = 5_000
+#: Random genotypes whose operations a message tells.
 PROBES = 100
 
 
@@ -48,22 +51,33 @@ class PathEvolution:
         self.settings, self.space, self.ops, self.seed = settings, space, ops, seed
 
     def check(self) -> None:
-        """Raise RecipeError if no random genotype is within the bounds."""
+        """Raise RecipeError if the first generation is not found within the bounds."""
         settings = self.settings
         if settings.maximum_ops is None and settings.minimum_ops is None:
             return
-        counted = [self.ops(Genotype.random(self.space, seed)) for seed in range(PROBES)]
-        if not any(map(self._within, counted)):
-            raise RecipeError(
-                "Some cells must be within the bounds of a one-shot search. Received: "
-                f"search.one_shot.minimum_ops {settings.minimum_ops}, maximum_ops "
-                f"{settings.maximum_ops}; {PROBES} random cells in the size of the section network "
-                f"have {min(counted):.3g} to {max(counted):.3g} OPs, counted honestly. "
-                "Change the bounds, or the section network."
-            )
+        rows: list[dict[str, Any]] = []
+        while len(rows) < settings.population:
+            genotype = self.propose(rows)
+            if genotype is None:
+                drawn = (Genotype.random(self.space, seed) for seed in range(PROBES))
+                counted = sorted(map(self.ops, drawn))
+                raise RecipeError(
+                    "A whole generation of a one-shot search must be within its bounds. Received: "
+                    f"search.one_shot.minimum_ops {settings.minimum_ops}, maximum_ops "
+                    f"{settings.maximum_ops}, which {len(rows)} different cells of "
+                    f"{settings.population} were found for; {PROBES} random cells in the size of "
+                    f"the section network have {counted[0]:.3g} to {counted[-1]:.3g} OPs, counted "
+                    "honestly. Change the bounds, the section network, or "
+                    "search.one_shot.population."
+                )
+            cells = {"normal": genotype.normal, "reduce": genotype.reduce}
+            rows.append({"genotype": genotype.id, **cells})
 
     def propose(self, rows: Sequence[Mapping[str, Any]]) -> Genotype | None:
         """The next genotype to measure; None if no other one is found.
+
+        A generation's children that fail are replaced by random genotypes, and these, where bounds
+        are tight, by mutants of all measured ones.
 
         Args:
             rows: of those before it, in order: `genotype` (its id), `accuracy`, `cost`, and the
@@ -74,18 +88,20 @@ class PathEvolution:
         ranked = sorted(
             rows[: number - number % size], key=lambda row: (-row["accuracy"], row["cost"])
         )
-        parents = [
-            Genotype(row["normal"], row["reduce"]) for row in ranked[: self.settings.parents]
-        ]
-        ways: list[Callable[[], Genotype]] = []
+        parents = list(map(_genotype, ranked[: self.settings.parents]))
+        ways: list[tuple[int, Callable[[], Genotype]]] = []
         if len(parents) > 1 and number % size < size // 2:
-            ways.append(lambda: crossover(*generator.sample(parents, 2), generator))
+            ways.append((TRIES, lambda: crossover(*generator.sample(parents, 2), generator)))
         if parents:
-            ways.append(lambda: self._mutated(generator.choice(parents), generator))
-        ways.append(lambda: Genotype.random(self.space, generator.getrandbits(62)))
+            ways.append((TRIES, lambda: self._mutated(generator.choice(parents), generator)))
+        ways.append((DRAWS, lambda: Genotype.random(self.space, generator.getrandbits(62))))
+        if rows:
+            ways.append(
+                (DRAWS, lambda: self._mutated(_genotype(generator.choice(rows)), generator))
+            )
         known = {row["genotype"] for row in rows}
-        for way in ways:
-            for _ in range(TRIES):
+        for tries, way in ways:
+            for _ in range(tries):
                 genotype = way()
                 new = genotype.id not in known and carries_signal(genotype)
                 if new and self._within(self.ops(genotype)):
@@ -99,3 +115,7 @@ class PathEvolution:
     def _within(self, ops: float) -> bool:
         least, most = self.settings.minimum_ops, self.settings.maximum_ops
         return (least is None or least <= ops) and (most is None or ops <= most)
+
+
+def _genotype(row: Mapping[str, Any]) -> Genotype:
+    return Genotype(row["normal"], row["reduce"])

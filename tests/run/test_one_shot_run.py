@@ -54,7 +54,7 @@ def test_the_whole_training_part_trains_and_held_out_images_measure(tmp_path):
     ("changes", "received"),
     [
         ({"data": {"validation_fraction": 0}}, "data.validation_fraction 0. Use 0.1"),
-        ({"maximum_ops": 10}, "maximum_ops 10.0; 100 random cells in the size of"),
+        ({"maximum_ops": 10}, "maximum_ops 10.0, which 0 different cells of 3 .* random cells"),
     ],
 )
 def test_what_would_stop_the_search_is_found_before(tmp_path, changes, received):

@@ -16,6 +16,7 @@ from bnas_larq.errors import TrainingStopped
 from bnas_larq.files import read_json, read_lines
 from bnas_larq.genotype import Edge, Genotype
 from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.search import path_evolution
 from bnas_larq.search.one_shot_search import OneShotSearch
 from bnas_larq.search.searcher import SearchData
 from bnas_larq.search.single_path import SinglePath
@@ -255,7 +256,8 @@ def test_a_killed_and_resumed_search_ends_with_the_same_bits(whole, most, tmp_pa
     assert (tmp_path / "pareto.json").exists()
 
 
-def test_without_cells_within_the_bounds_it_stops(tmp_path):
+def test_without_cells_within_the_bounds_it_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr(path_evolution, "DRAWS", 100)
     searcher = make(one_shot={"maximum_ops": 1.0}, epochs=1)
     with pytest.raises(TrainingStopped, match="needs cells within its bounds. Received: none in"):
         run(searcher, tmp_path)

@@ -8,6 +8,7 @@ import pytest
 
 from bnas_larq.errors import RecipeError
 from bnas_larq.genotype import Genotype
+from bnas_larq.search import path_evolution
 from bnas_larq.search.genotype_variation import carries_signal, crossover, mutations
 from bnas_larq.search.path_evolution import PathEvolution
 from bnas_larq.searcher_settings import OneShotSettings
@@ -93,11 +94,33 @@ def test_a_small_space_ends_when_all_of_it_is_measured():
 def test_bounds_that_no_cell_meets_are_refused():
     settings = OneShotSettings(maximum_ops=3.0)
     message = (
-        r"Received: search.one_shot.minimum_ops None, maximum_ops 3.0; 100 random cells .* OPs"
+        "Received: search.one_shot.minimum_ops None, maximum_ops 3.0, which 0 different cells "
+        "of 50 were found for; 100 random cells .* OPs"
     )
     with pytest.raises(RecipeError, match=message):
         PathEvolution(settings, SPACE, ops, 0).check()
     PathEvolution(OneShotSettings(maximum_ops=200.0), SPACE, ops, 0).check()
+
+
+@pytest.mark.parametrize(("share", "draws"), [(100, 5000), (100, 200), (1000, 5000)])
+def test_bounds_that_few_cells_meet_are_no_end(share, draws, monkeypatch):
+    """One in a hundred or a thousand; with few draws mutants of measured cells are found."""
+    monkeypatch.setattr(path_evolution, "DRAWS", draws)
+    drawn = sorted(ops(Genotype.random(SPACE, number)) for number in range(5000))
+    bound = drawn[len(drawn) // share]
+    for seed in range(3):
+        rows = evolve(2 * POPULATION, seed=seed, maximum_ops=bound)
+        assert len(rows) == 2 * POPULATION
+        assert max(row["cost"] for row in rows) <= bound
+
+
+def test_a_whole_generation_must_be_within_the_bounds():
+    """A space of 16 cells, of which 11 have two 3×3 convolutions or less."""
+    small = SearchSpace("small", *[("max_pool_3x3", "bin_conv_3x3")] * 2, nodes=1)
+    settings = {"maximum_ops": 18.0, "parents": 2}
+    PathEvolution(OneShotSettings(population=11, **settings), small, ops, 0).check()
+    with pytest.raises(RecipeError, match="which 11 different cells of 12 were found for"):
+        PathEvolution(OneShotSettings(population=12, **settings), small, ops, 0).check()
 
 
 def test_a_crossover_has_each_node_from_a_parent_and_a_mutation_changes_one_edge():
