@@ -66,7 +66,7 @@ class Alarms(keras.callbacks.Callback):
     Args:
         settings: limits and action; with `off` nothing is measured.
         epochs: all epochs of the search, including those before a resume; None for `fit`'s epochs
-            from 0.
+            from 0. Rows of others, such as an earlier stage's, raise no alarm.
         log: JSON-lines file of the numbers by epoch, or None; rows of repeated epochs are replaced.
         probe: images [n, height, width, channels], or a data set of (images, labels) batches, of
             which the first is used; at most `PROBED` images. None skips dead signs.
@@ -102,7 +102,7 @@ class Alarms(keras.callbacks.Callback):
             self._begun = True
             if self.log is not None:
                 keep_lines_before(self.log, epoch)
-                self.rows = read_rows(self.log, AlarmRow)
+                self.rows = self._recorded()
             self.rows = [row for row in self.rows if row["epoch"] < epoch]
         self.check()
 
@@ -159,7 +159,7 @@ class Alarms(keras.callbacks.Callback):
         To be called after `fit`, too, which does nothing if a resumed search has no epochs left.
         """
         if not self.rows and self.log is not None:
-            self.rows = read_rows(self.log, AlarmRow)
+            self.rows = self._recorded()
         raised = self.raised()
         if self.settings.action == "stop" and raised:
             sentences, advice = zip(*raised.values(), strict=True)
@@ -169,6 +169,11 @@ class Alarms(keras.callbacks.Callback):
                 f"What may help: {'; '.join(advice)}. The epoch's checkpoint is kept: resume with "
                 "search.alarms.action=warn to continue anyway."
             )
+
+    def _recorded(self) -> list[dict[str, Any]]:
+        """The log's rows of these epochs."""
+        rows = read_rows(self.log, AlarmRow)
+        return [row for row in rows if self.epochs is None or row["epoch"] in self.epochs]
 
     def _in_first_half(self, epoch: int) -> bool:
         # Without `fit` the number of epochs is unknown: then the search is over.

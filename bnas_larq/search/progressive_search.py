@@ -17,6 +17,8 @@ from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.files import read_rows
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.run_records import Alphas
+from bnas_larq.search.alarms import RECORD as ALARMS
+from bnas_larq.search.alarms import Alarms
 from bnas_larq.search.gradient_search import RECORD, GradientSearch, check_sizes, search_space
 from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
 from bnas_larq.settings import SearchSettings
@@ -68,7 +70,7 @@ class ProgressiveSearch(Searcher):
         α of its last epoch tell what it left.
 
         Raises:
-            TrainingStopped: see `GradientSearch.run`.
+            TrainingStopped: see `GradientSearch.run`; also at an alarm of a stage's last epoch.
         """
         steps_per_epoch = bilevel_pipeline(data.weights, data.alphas).steps_per_epoch
         *earlier, last = stage_settings(self.settings)
@@ -81,6 +83,11 @@ class ProgressiveSearch(Searcher):
                 self._stage(number, settings, begin, alive).train(
                     steps_per_epoch, data, folder=folder, callbacks=callbacks
                 )
+            else:
+                # A search that an alarm stopped at the end of a stage has not been told to go on.
+                Alarms(
+                    settings.alarms, epochs=range(begin, settings.epochs), log=folder / ALARMS
+                ).check()
             begin = settings.epochs
             logits = _last_logits(folder / RECORD, begin)
             alive = strongest(logits["normal"], kept), strongest(logits["reduce"], kept)

@@ -8,7 +8,7 @@ import pytest
 from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.errors import TrainingStopped
-from bnas_larq.files import read_lines
+from bnas_larq.files import append_line, read_lines
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.search.alarms import Alarms
 from bnas_larq.settings import AlarmSettings
@@ -225,3 +225,21 @@ def test_rows_of_epochs_that_are_done_again_are_dropped(zeroise, tmp_path):
     assert [row["epoch"] for row in read_lines(log)] == [0, 1, 2]
     fit(zeroise, Alarms(log=log))
     assert [row["epoch"] for row in read_lines(log)] == [0]
+
+
+def test_a_stage_is_not_judged_by_the_one_before(tmp_path, zeroise, caplog):
+    """Whose entropy was allowed to be low, since it was over; the other alarm is told anew."""
+    caplog.set_level("INFO")
+    log = tmp_path / "alarms.jsonl"
+    for epoch in range(2):
+        append_line(log, {"epoch": epoch, "zeroise": 1.0, "entropy": 0.01 if epoch else 1.0})
+    stop, warn = AlarmSettings(action="stop", entropy=0.5), AlarmSettings()
+    later = Alarms(stop, epochs=range(2, 4), log=log)
+    later.check()
+    later.on_epoch_begin(2)
+    assert not later.rows and not later.raised()
+    with pytest.raises(TrainingStopped, match="Zeroise on 100% of the kept edges .*in epoch 2"):
+        Alarms(stop, epochs=range(2), log=log).check()
+    fit(zeroise, Alarms(warn, epochs=range(2, 4), log=log), epochs=3, initial_epoch=2)
+    assert [row["epoch"] for row in read_lines(log)] == [0, 1, 2]
+    assert [line for line in caplog.messages if line.startswith("alarm in epoch 3: Zeroise")]
