@@ -29,7 +29,7 @@ from bnas_larq.search import (
     Searcher,
 )
 from bnas_larq.search.bandit_search import check_steps, make_table
-from bnas_larq.search.gradient_search import check_sizes, make_relaxation
+from bnas_larq.search.gradient_search import check_epochs, check_sizes, make_relaxation
 from bnas_larq.search.one_shot_search import make_evolution
 from bnas_larq.search.progressive_search import check_stages as check_search_stages
 from bnas_larq.search.progressive_search import stage_settings
@@ -140,6 +140,7 @@ def _check_search(inputs: RunInputs) -> None:
         return
     check = check_search_stages if settings.searcher == "progressive" else check_sizes
     check(settings)
+    check_epochs(settings)
     make_relaxation(settings)
     network = inputs.network_config
     network.preprocessing({*space.normal, *space.reduce})

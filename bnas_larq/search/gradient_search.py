@@ -14,7 +14,7 @@ from bnas_larq.console import say
 from bnas_larq.costs.expected_cost import ExpectedCost, network_of
 from bnas_larq.data import bilevel_pipeline
 from bnas_larq.discretize import ArgmaxDiscretizer
-from bnas_larq.errors import RunError, TrainingStopped
+from bnas_larq.errors import RecipeError, RunError, TrainingStopped
 from bnas_larq.files import append_line, keep_lines_before, read_rows
 from bnas_larq.fitting.callbacks import Progress, plain
 from bnas_larq.fitting.resume import resumable_fit
@@ -119,6 +119,20 @@ def check_sizes(settings: SearchSettings) -> None:
         if sampling.proportion > 1:
             selected = sampling.selected_filters(selected)
         check_groups(settings.groups, selected)
+
+
+def check_epochs(settings: SearchSettings) -> None:
+    """Raise RecipeError if α decide, but no epoch trains them; a bandit search without a finish has
+    none that decide."""
+    decided = settings.choice == "perturbation" or (
+        settings.searcher == "bandit" and not settings.bandit.finish_epochs
+    )
+    if not decided and settings.epochs <= settings.alpha_start_epoch:
+        raise RecipeError(
+            "A search whose α decide trains them in at least one epoch. Received: search.epochs "
+            f"{settings.epochs} with search.alpha_start_epoch {settings.alpha_start_epoch}. Raise "
+            "the first, or lower the second."
+        )
 
 
 class GradientSearch(Searcher):

@@ -257,6 +257,7 @@ BANDIT = ("search.searcher=bandit", "search.bandit.finish_epochs=0")
         (("search.channels=4", "search.channel_proportion=3"), "4 channels, proportion 3"),
         (("search.channel_proportion=2",), "Received: 2 channels, proportion 2"),
         (("search.relaxation=concrete", "search.temperature=[0, 1]"), "first=0.0, last=1.0"),
+        (("search.alpha_start_epoch=12",), "search.epochs 12 with search.alpha_start_epoch 12"),
         (("network.scheme=sgn-scale",), "did you mean 'sign-scale'?"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -10,11 +11,11 @@ import pytest
 from bnas_larq.backend import keras
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.determinism import make_deterministic
-from bnas_larq.errors import RunError, TrainingStopped
+from bnas_larq.errors import RecipeError, RunError, TrainingStopped
 from bnas_larq.files import read_lines
 from bnas_larq.genotype import Edge
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
-from bnas_larq.search.gradient_search import GradientSearch, search_space
+from bnas_larq.search.gradient_search import GradientSearch, check_epochs, search_space
 from bnas_larq.settings import SearchSettings
 
 OPERATIONS = ("none", "max_pool_3x3", "bin_conv_3x3")
@@ -158,6 +159,29 @@ def test_a_least_rate_above_the_rate_does_not_raise_it(searcher):
     searcher.settings = SearchSettings(space="tiny", learning_rate=0.0005)
     searcher.compile(steps_per_epoch=1)
     assert float(searcher.supernet.optimizer._learning_rate(50)) == pytest.approx(0.0005)
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({"epochs": 10, "alpha_start_epoch": 15}, True),
+        ({"epochs": 15, "alpha_start_epoch": 15}, True),
+        ({"epochs": 16, "alpha_start_epoch": 15}, False),
+        ({"epochs": 10, "alpha_start_epoch": 15, "searcher": "bandit"}, True),
+        (
+            {
+                **{"epochs": 10, "alpha_start_epoch": 15, "searcher": "bandit"},
+                "bandit": {"finish_epochs": 0},
+            },
+            False,
+        ),
+        ({"epochs": 10, "alpha_start_epoch": 15, "choice": "perturbation"}, False),
+    ],
+)
+def test_alpha_that_decide_are_trained(settings, refused):
+    message = r"trains them in at least one epoch. Received: search.epochs \d+ with .*_epoch 15"
+    with pytest.raises(RecipeError, match=message) if refused else contextlib.nullcontext():
+        check_epochs(SearchSettings(**settings))
 
 
 # -- one search ------------------------------------------------------------------------------------
