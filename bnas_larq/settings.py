@@ -244,6 +244,12 @@ class SearchSettings(Section):
                 "a perturbation takes one of all candidates away, and gumbel-hard trains paths of "
                 "one candidate; choose another relaxation, or choice alpha"
             )
+        if self.choice == "perturbation" and self.channel_proportion > 1:
+            raise ValueError(
+                "a perturbation takes an edge away, and of partial channels most bypass its "
+                f"candidates; channel_proportion is {self.channel_proportion}, set it to 1, or "
+                "choice to alpha"
+            )
         return self
 
 

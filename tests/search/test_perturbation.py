@@ -104,3 +104,8 @@ def test_of_a_trained_supernet(search_data, tmp_path):
 def test_a_supernet_of_sampled_paths_has_no_mixture_to_perturb():
     with pytest.raises(BnasLarqError, match="gumbel-hard trains paths of one candidate"):
         parse_recipe({"search": {"choice": "perturbation", "relaxation": "gumbel-hard"}})
+
+
+def test_channels_that_bypass_the_candidates_cannot_be_taken_away():
+    with pytest.raises(BnasLarqError, match="channel_proportion is 4, set it to 1, or choice"):
+        parse_recipe({"search": {"choice": "perturbation", "channel_proportion": 4}})
