@@ -212,14 +212,15 @@ class UcbState(_Record):
 
 
 class PerturbationRow(_Record):
-    """perturbation.jsonl: accuracies without each candidate of an edge (or each edge of a node),
-    and what is kept."""
+    """perturbation.jsonl: accuracies before a decision and without each candidate of an edge (or
+    each edge of a node), and what is kept."""
 
     holds: ClassVar[str] = "accuracies and what is kept on each line"
     decision: _Count
     cell: str
     node: _Count
     state: _Count | None = None
+    before: _Measured
     without: dict[str, FiniteFloat]
     kept: str | list[_Count]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bnas_larq.console import say
 from bnas_larq.files import append_line, keep_lines_before, read_rows
 from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.genotype import Cell, Edge
@@ -33,8 +34,9 @@ class PerturbationChoice:
        absence leaves the least accuracy.
 
     The other weights stay as they are, and so do the supernet's weights: the paper's training
-    between the decisions is not done. Of equally accurate absences, the candidate of the largest
-    weight and the edge from the earliest state are kept.
+    between the decisions is not done, and late ones may compare accuracies near chance. Each row
+    therefore has the accuracy `before` the decision, with nothing left out. Of equally accurate
+    absences, the candidate of the largest weight and the edge from the earliest state are kept.
 
     Args:
         space: of the supernet.
@@ -109,18 +111,20 @@ class PerturbationChoice:
         columns = self._operations(kind).index
         kept = min(accuracies, key=lambda op: (accuracies[op], -mixture[kind][edge, columns(op)]))
         node, state = self.space.edges[edge]
-        return {"node": node, "state": state, "without": accuracies, "kept": kept}
+        before = float(self.measure(*mixture))
+        row = {"node": node, "state": state, "before": before, "without": accuracies}
+        return {**row, "kept": kept}
 
     def _edges(self, mixture, kind: int, node: int, alive: np.ndarray) -> dict[str, Any]:
         """Which edges a node keeps."""
         rows = {state: row for row, (owner, state) in enumerate(self.space.edges) if owner == node}
         keep = self.space.edges_per_node
-        accuracies = {
-            str(state): self._without(mixture, kind, row) if len(rows) > keep else 0.0
-            for state, row in rows.items()
-        }
+        if len(rows) <= keep:
+            return {"node": node, "before": None, "without": {}, "kept": sorted(rows)}
+        before = float(self.measure(*mixture))
+        accuracies = {str(state): self._without(mixture, kind, row) for state, row in rows.items()}
         kept = sorted(rows, key=lambda state: accuracies[str(state)])[:keep]
-        return {"node": node, "without": accuracies, "kept": sorted(kept)}
+        return {"node": node, "before": before, "without": accuracies, "kept": sorted(kept)}
 
     def _without(self, mixture, kind: int, place: Any) -> float:
         """The accuracy when the weights in a place are 0."""
@@ -185,6 +189,27 @@ def perturbed_cells(
     weights = [values.numpy() for values in supernet.distributions()]
     supernet.relaxation = mixture
     try:
-        return choice(weights, supernet.alive, report)
+        cells = choice(weights, supernet.alive, report)
     finally:
         supernet.relaxation = relaxation
+    num_classes = supernet.get_config()["num_classes"]
+    if guessed := decisions_near_chance(read_rows(log, PerturbationRow), num_classes):
+        say(
+            f"search: {len(guessed)} of the choice's decisions, from number {guessed[0] + 1} on, "
+            f"compared accuracies near chance ({RECORD}, `before`): they are hardly more than noise"
+        )
+    return cells
+
+
+def decisions_near_chance(rows: Sequence[Mapping[str, Any]], num_classes: int) -> list[int]:
+    """Numbers of the decisions before which the supernet was less than 5 % of the way from chance
+    to certainty.
+
+    Example:
+        >>> rows = [{"decision": 0, "before": 0.6}, {"decision": 1, "before": 0.14}]
+        >>> decisions_near_chance(rows, num_classes=10)
+        [1]
+    """
+    chance = 1 / num_classes
+    limit = chance + 0.05 * (1 - chance)
+    return [row["decision"] for row in rows if row["before"] is not None and row["before"] < limit]

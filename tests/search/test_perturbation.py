@@ -11,7 +11,7 @@ from bnas_larq.files import read_lines
 from bnas_larq.genotype import Edge
 from bnas_larq.recipe import parse_recipe
 from bnas_larq.search.gradient_search import GradientSearch
-from bnas_larq.search.perturbation import PerturbationChoice
+from bnas_larq.search.perturbation import PerturbationChoice, decisions_near_chance
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import SearchSpace
 
@@ -44,12 +44,21 @@ def test_what_is_missed_most_is_kept(tmp_path):
         assert cell[1] == tuple(Edge(OPERATIONS[best[edge]], edge - 2) for edge in kept)
     rows = read_lines(tmp_path / "log.jsonl")
     assert [row["decision"] for row in rows] == list(range(2 * EDGES + 2 * 2))
-    # Three candidates of each edge, then the three edges of one node of each cell.
-    assert measure.calls == 2 * EDGES * 3 + 2 * 3
+    # Three candidates of each edge, then the three edges of one node of each cell; and nothing.
+    assert measure.calls == 2 * EDGES * (3 + 1) + 2 * (3 + 1)
     first = rows[0]
+    assert first["before"] == pytest.approx((IMPORTANCE / 3).sum())
+    # The first nodes keep both of their edges.
+    assert sum(row["before"] is None for row in rows) == 2
     removed = dict(zip(OPERATIONS, first["without"].values(), strict=True))
     assert first["without"] == removed
     assert first["kept"] == min(removed, key=removed.get)
+
+
+def test_decisions_near_chance_are_counted():
+    """With two classes: below 0.5 + 0.05·0.5; a node that keeps all its edges decides nothing."""
+    rows = [{"decision": n, "before": b} for n, b in enumerate((0.9, 0.53, 0.52, None, 0.3))]
+    assert decisions_near_chance(rows, num_classes=2) == [2, 4]
 
 
 def test_a_killed_choice_goes_on_behind_its_records(tmp_path):
@@ -60,7 +69,7 @@ def test_a_killed_choice_goes_on_behind_its_records(tmp_path):
     measure = Measure()
     assert PerturbationChoice(SPACE, measure, log, seed=5)(UNIFORM) == whole
     assert log.read_text() == "".join(lines)
-    assert measure.calls == 2 * 3
+    assert measure.calls == 2 * (3 + 1)
     other = PerturbationChoice(SPACE, Measure(), tmp_path / "other.jsonl", seed=6)(UNIFORM)
     assert other == whole, "the order does not matter to a sum"
     assert (tmp_path / "other.jsonl").read_text() != log.read_text()
