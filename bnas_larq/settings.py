@@ -169,7 +169,7 @@ class SearchSettings(Section):
         channel_proportion: S; 1/S of a node's channels pass the candidates (PC-DARTS), 1 for all.
         edge_normalization: edge weights, learnt beside α (PC-DARTS).
         zeroise_competes: whether Zeroise may be chosen (BNAS); DARTS leaves it out of the arg-max,
-            and `one-shot` then never draws it.
+            and `one-shot` and `tuner` then never draw it.
         choice: of operations and edges with `gradient`: by the size of `alpha`, or by
             `perturbation` of the trained supernet (DARTS-PT; after the last epoch).
         choice_examples: images of the α half, always the same, that perturbations are measured on;

@@ -163,8 +163,8 @@ def _drawn_space(recipe: Recipe) -> str:
     choose it."""
     space, zeroise = recipe.search.space, f"-{ZEROISE}"
     operations = SearchSpace.named(space).normal
-    excluded = not recipe.search.zeroise_competes and recipe.search.searcher != "tuner"
-    return space + zeroise if excluded and ZEROISE in operations else space
+    excluded = not recipe.search.zeroise_competes and ZEROISE in operations
+    return space + zeroise if excluded else space
 
 
 def _key(override: str) -> str:

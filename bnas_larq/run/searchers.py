@@ -30,7 +30,7 @@ from bnas_larq.search import (
 )
 from bnas_larq.search.bandit_search import check_steps, make_table
 from bnas_larq.search.gradient_search import check_epochs, check_sizes, make_relaxation
-from bnas_larq.search.one_shot_search import make_evolution
+from bnas_larq.search.one_shot_search import drawn_space, make_evolution
 from bnas_larq.search.progressive_search import check_stages as check_search_stages
 from bnas_larq.search.progressive_search import stage_settings
 from bnas_larq.search.tuning import TrialResult, TunerSearch
@@ -260,7 +260,7 @@ def tuner_search(inputs: RunInputs) -> TunerSearch:
     command = own_command("worker", "--with-parent", inputs.folder.path)
     return TunerSearch(
         recipe.search.tuner,
-        SearchSpace.named(recipe.search.space),
+        drawn_space(recipe.search),
         trial,
         seed=recipe.seed,
         prepare=trial.prepare,

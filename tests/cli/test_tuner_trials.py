@@ -17,7 +17,7 @@ from bnas_larq.recipe import parse_recipe
 from bnas_larq.report.pictures import save_pictures
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.recipe_run import Run
-from bnas_larq.run.searchers import NetworkTrial
+from bnas_larq.run.searchers import NetworkTrial, tuner_search
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.search.tuning import TunerSearch
 from bnas_larq.spaces import SearchSpace
@@ -106,6 +106,11 @@ def test_what_would_stop_every_trial_is_found_before(make_run):
     without = NetworkTrial(make_run(data={**TINY["data"], "validation_fraction": 0}).inputs)
     with pytest.raises(RecipeError, match="Received: data.validation_fraction 0. Use 0.1."):
         without.check()
+
+
+def test_where_zeroise_may_not_be_chosen_no_trial_has_it(make_run):
+    search = {**TINY["search"], "space": "bnas", "zeroise_competes": False}
+    assert tuner_search(make_run(search=search).inputs).encoding.space.name == "bnas-none"
 
 
 @pytest.mark.parametrize(

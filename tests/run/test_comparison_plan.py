@@ -169,6 +169,9 @@ def test_random_genotypes_follow_each_methods_rule_for_zeroise(write, budget):
     with_zeroise = {name for name, genotype in drawn.items() if genotype.count("none")}
     assert with_zeroise and all("none" not in name for name in with_zeroise)
     assert {run.method for run in runs[2:]} == {"random (bnas)", "random (bnas-none)"}
+    tuner = "{searcher: tuner, space: bnas, zeroise_competes: false}"
+    _, runs = plan([write("tuner", f"search: {tuner}\n")], budget, [0], 1)
+    assert runs[1].method == "random (bnas-none)"
 
 
 def test_supernets_have_the_template_of_the_networks_that_are_trained(write, budget):
