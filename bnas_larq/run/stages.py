@@ -17,7 +17,11 @@ from bnas_larq.run_records import Export, Timed
 
 STAGES = ("search", "train", "evaluate", "export")
 #: Files without which a stage does not count as done: when one is lost, the stage is done again.
-RESULTS = {"train": ("network.json", "weights.h5"), "export": ("export.json", "model.tflite")}
+RESULTS = {
+    "search": ("genotype.json",),
+    "train": ("network.json", "weights.h5"),
+    "export": ("export.json", "model.tflite"),
+}
 
 
 class Stages:
@@ -30,6 +34,8 @@ class Stages:
     def is_done(self, name: str) -> bool:
         """Whether a stage is marked done and its files are there."""
         files = RESULTS.get(name, ())
+        if name == "search" and "genotype" not in self.folder.facts(name):
+            files = ()  # of a network without cells
         return self.folder.stage_done(name) and all((self.folder / f).is_file() for f in files)
 
     def do(self, name: str, work: Callable[[], dict[str, Any] | None], again: bool = False) -> None:

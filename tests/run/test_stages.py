@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from bnas_larq.genotype import Genotype
 from bnas_larq.run.stages import Stages
 from bnas_larq.run_folder import RunFolder
 
@@ -21,3 +22,29 @@ def test_the_time_of_earlier_processes_counts(tmp_path):
         (folder / name).write_text("\n".join(lines) + "\n")
     assert stages.recorded_seconds("search") == pytest.approx(3.75 + 12)
     assert stages.recorded_seconds("search", workers=3) == pytest.approx(3.75 + 4)
+
+
+def test_a_search_whose_genotype_is_lost_is_done_again(tmp_path):
+    """And with it, what came from it."""
+    folder = RunFolder.create(tmp_path / "run", "name: test\n")
+    stages, genotype = Stages(folder, seed=0), Genotype.published("bnas_cifar")
+    found = []
+
+    def search():
+        found.append(genotype.save(folder / "genotype.json"))
+        return {"genotype": genotype.id}
+
+    for _ in range(2):
+        stages.do("search", search)
+    folder.mark_done("train")
+    assert len(found) == 1 and stages.is_done("search")
+    (folder / "genotype.json").unlink()
+    assert not stages.is_done("search")
+    stages.do("search", search)
+    assert len(found) == 2 and stages.is_done("search") and not folder.stage_done("train")
+
+
+def test_a_network_without_cells_has_no_genotype_to_lose(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", "name: test\n")
+    folder.mark_done("search", searched=False)
+    assert Stages(folder, seed=0).is_done("search")
