@@ -37,7 +37,7 @@ class ProgressiveSearch(Searcher):
     Args:
         settings: the recipe's section `search`; its `progressive` says what the stages are.
         num_classes, input_shape: of the data.
-        seed: of each stage's weights and draws, to which its number is added.
+        seed: of the stages' weights and draws; see `stage_seed`.
         network: see `GradientSearch`.
 
     Raises:
@@ -101,13 +101,14 @@ class ProgressiveSearch(Searcher):
     ) -> _Stage:
         # Each stage is the same whichever ones ran in this process before.
         keras.backend.clear_session()
-        make_deterministic(self.seed + number)
+        seed = stage_seed(self.seed, number)
+        make_deterministic(seed)
         return _Stage(
             number,
             alive,
             settings,
             *self._data,
-            self.seed + number,
+            seed,
             network=self.network,
             first_epoch=begin,
         )
@@ -164,6 +165,17 @@ def strongest(logits: Sequence[Sequence[float]], count: int) -> np.ndarray:
     kept = np.zeros(values.shape, bool)
     np.put_along_axis(kept, order[:, :count], True, axis=1)
     return kept
+
+
+def stage_seed(seed: int, number: int) -> int:
+    """The seed of a stage, below 2³². Unlike with a sum, no stage of one seed repeats another
+    stage of the next.
+
+    Example:
+        >>> len({stage_seed(seed, number) for seed in range(9) for number in range(9)})
+        81
+    """
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
 def stage_settings(settings: SearchSettings) -> list[SearchSettings]:

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from bnas_larq.backend import keras
+from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import RecipeError
 from bnas_larq.files import read_lines
 from bnas_larq.search.progressive_search import (
     ProgressiveSearch,
     check_stages,
+    stage_seed,
     stage_settings,
     strongest,
 )
@@ -56,6 +58,12 @@ def test_stages_share_the_epochs_and_start_alpha_anew():
     assert [(s.cells, s.epochs, s.alpha_start_epoch) for s in stages] == [
         *((5, 25, 10), (11, 50, 35), (17, 75, 60))
     ]
+
+
+def test_every_stage_of_every_seed_has_a_seed_of_its_own():
+    seeds = {stage_seed(seed, number) for seed in (0, 1, 2**32 - 1) for number in range(3)}
+    assert len(seeds) == 9 and all(0 <= seed < 2**32 for seed in seeds)
+    make_deterministic(stage_seed(2**32 - 1, 2))
 
 
 def test_the_strongest_candidates_are_kept():
