@@ -316,14 +316,15 @@ class GradientSearch(Searcher):
 
     def choose(self, rows: list[dict], provenance: dict) -> SearchResult:
         """The genotype of the recorded α with the best held-out accuracy, or of the last ones
-        (`select`)."""
+        (`select`). No epoch before α started to train is the best one."""
         if not rows:
             raise RunError(
                 "A finished search needs its record of α. Received: an empty or missing "
                 "alphas.jsonl. Delete the folder search/ and resume to search again."
             )
         chosen = rows[-1]
-        measured = [row for row in rows if row.get("val_accuracy") is not None]
+        trained = [row for row in rows if row["epoch"] >= self.settings.alpha_start_epoch]
+        measured = [row for row in trained if row.get("val_accuracy") is not None]
         select = self.settings.select if measured else "final"
         if select != self.settings.select:
             say("search: without a validation part the last epoch's genotype is taken")

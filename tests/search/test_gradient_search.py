@@ -80,6 +80,12 @@ def test_best_is_the_alpha_that_was_evaluated_best(choose):
     }
 
 
+def test_alpha_that_were_never_trained_are_not_the_best(choose):
+    """Whatever the accuracy of the supernet in the epochs before: they are the initial noise."""
+    assert choose(ROWS, alpha_start_epoch=1).epoch == 1 + 1
+    assert choose(ROWS, alpha_start_epoch=2).epoch == 2 + 1
+
+
 def test_final_is_the_last_alpha(choose):
     result = choose(ROWS, select="final")
     assert (result.epoch, result.validation_accuracy) == (2 + 1, 0.5)
