@@ -326,7 +326,8 @@ class GradientSearch(Searcher):
         trained = [row for row in rows if row["epoch"] >= self.settings.alpha_start_epoch]
         measured = [row for row in trained if row.get("val_accuracy") is not None]
         select = self.settings.select if measured else "final"
-        if select != self.settings.select:
+        # With one row, as of a bandit search without a finish, there is no epoch to choose.
+        if select != self.settings.select and len(rows) > 1:
             say("search: without a validation part the last epoch's genotype is taken")
         if select == "best":
             # Of equal accuracies the later α, which were trained longer.

@@ -318,3 +318,5 @@ def test_without_a_validation_part_the_provenance_says_final(choose, caplog):
     result = choose(rows, select="best")
     assert result.genotype.provenance["select"] == "final" and result.epoch == 3
     assert "without a validation part the last epoch's genotype is taken" in caplog.text
+    caplog.clear()
+    assert choose(rows[:1], select="best").epoch == 1 and not caplog.text
