@@ -250,6 +250,21 @@ class TrialRow(Outcome):
     genotype: str | None = None
 
 
+#: A node's edges: operation and state, in JSON a list of two.
+_Node = list[Annotated[tuple[str, _Count], pydantic.Field(strict=False)]]
+
+
+class PathRow(TrialRow):
+    """trials.jsonl of a one-shot search: every path has been measured."""
+
+    holds: ClassVar[str] = "a cell's edges, accuracy and cost on each line"
+    genotype: str
+    accuracy: FiniteFloat
+    cost: FiniteFloat
+    normal: list[_Node]
+    reduce: list[_Node]
+
+
 class _Point(_Record):
     accuracy: FiniteFloat
     cost: FiniteFloat

@@ -3,6 +3,7 @@ measures paths on it."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 import time
@@ -21,9 +22,9 @@ from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import NetworkConfig
-from bnas_larq.run_records import TrialRow
+from bnas_larq.run_records import PathRow
 from bnas_larq.search.gradient_search import make_supernet, search_space, weight_optimizer
-from bnas_larq.search.path_evolution import PathEvolution
+from bnas_larq.search.path_evolution import PathEvolution, genotype_of
 from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
 from bnas_larq.search.single_path import SinglePath
 from bnas_larq.search.tuning.encoding import KINDS
@@ -84,6 +85,7 @@ class OneShotSearch(Searcher):
 
         Raises:
             TrainingStopped: the loss is not finite, or no genotype within the bounds is found.
+            RunError, BnasLarqError: trials.jsonl is damaged, or of another space.
         """
         steps = data.weights.steps_per_epoch
         self.supernet.compile(
@@ -113,7 +115,9 @@ class OneShotSearch(Searcher):
     def _evolve(self, data: SearchData, folder: Path) -> list[dict[str, Any]]:
         """Measure genotypes, after those that are recorded; the rows of trials.jsonl."""
         log, settings = folder / TRIALS, self.settings.one_shot
-        rows = read_rows(log, TrialRow)
+        rows = read_rows(log, PathRow)
+        for row in rows:  # raises if one is of another space
+            self.path.assign_genotype(genotype_of(row), self.supernet.space)
         done = len(rows)
         # A last line that a kill has cut off.
         keep_lines_before(log, done, key="trial")
@@ -159,11 +163,8 @@ class OneShotSearch(Searcher):
                 "random draws. Raise search.one_shot.maximum_ops, or lower minimum_ops."
             )
         facts = {"space": self.evolution.space.name, "measured": len(rows), "trial": best["trial"]}
-        genotype = Genotype(
-            best["normal"],
-            best["reduce"],
-            provenance={**provenance, **facts, "ops_honest": best["cost"]},
-        )
+        found = {**provenance, **facts, "ops_honest": best["cost"]}
+        genotype = dataclasses.replace(genotype_of(best), provenance=found)
         return SearchResult(genotype, self.settings.epochs, best["accuracy"])
 
 

@@ -88,7 +88,7 @@ class PathEvolution:
         ranked = sorted(
             rows[: number - number % size], key=lambda row: (-row["accuracy"], row["cost"])
         )
-        parents = list(map(_genotype, ranked[: self.settings.parents]))
+        parents = list(map(genotype_of, ranked[: self.settings.parents]))
         ways: list[tuple[int, Callable[[], Genotype]]] = []
         if len(parents) > 1 and number % size < size // 2:
             ways.append((TRIES, lambda: crossover(*generator.sample(parents, 2), generator)))
@@ -97,7 +97,7 @@ class PathEvolution:
         ways.append((DRAWS, lambda: Genotype.random(self.space, generator.getrandbits(62))))
         if rows:
             ways.append(
-                (DRAWS, lambda: self._mutated(_genotype(generator.choice(rows)), generator))
+                (DRAWS, lambda: self._mutated(genotype_of(generator.choice(rows)), generator))
             )
         known = {row["genotype"] for row in rows}
         for tries, way in ways:
@@ -117,5 +117,6 @@ class PathEvolution:
         return (least is None or least <= ops) and (most is None or ops <= most)
 
 
-def _genotype(row: Mapping[str, Any]) -> Genotype:
+def genotype_of(row: Mapping[str, Any]) -> Genotype:
+    """The genotype of a measured path's row."""
     return Genotype(row["normal"], row["reduce"])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bnas_larq.console import say
+from bnas_larq.errors import RunError
 from bnas_larq.files import append_line, keep_lines_before, read_rows
 from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.genotype import Cell, Edge
@@ -80,6 +81,9 @@ class PerturbationChoice:
             weights: of normal and reduction edges, [edges, operations].
             alive: booleans of the same shapes; pruned candidates are not kept.
             report: called before each decision with its number and that of all.
+
+        Raises:
+            RunError: the log is damaged, or of another space or seed.
         """
         mixture = [np.array(values, np.float32) for values in weights]
         rows = read_rows(self.log, PerturbationRow)
@@ -99,6 +103,7 @@ class PerturbationChoice:
                 row = {"decision": number, "cell": KINDS[kind]}
                 rows.append({**row, **decide(mixture, kind, place, alive[kind])})
                 append_line(self.log, rows[-1])
+            self._check(rows[number], decide, kind, place)
             self._apply(mixture[kind], kind, rows[number])
         return self._cell(mixture, 0), self._cell(mixture, 1)
 
@@ -131,6 +136,22 @@ class PerturbationChoice:
         weights = [values.copy() for values in mixture]
         weights[kind][place] = 0.0
         return float(self.measure(*weights))
+
+    def _check(self, row: dict[str, Any], decide: Callable, kind: int, place: int) -> None:
+        """Raise RunError unless a row, perhaps read from a file, is of this decision."""
+        kept, keep = row["kept"], self.space.edges_per_node
+        if decide == self._operation:
+            expected, known = self.space.edges[place], kept in self._operations(kind)
+        else:
+            expected = (place, None)
+            known = isinstance(kept, list) and len(set(kept)) == len(kept) == keep
+            known = known and max(kept) < 2 + place
+        if (row["cell"], row["node"], row.get("state")) != (KINDS[kind], *expected) or not known:
+            raise RunError(
+                f"A line of {self.log.name} is of the decision of its number, and keeps what the "
+                f"space has. Received: {kept!r} in {self.log}, decision {row['decision']}. Delete "
+                "the file to choose again."
+            )
 
     def _apply(self, weights: np.ndarray, kind: int, row: dict[str, Any]) -> None:
         """Leave what a decision keeps."""

@@ -12,8 +12,8 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.costs.cost_walk import planned_costs
 from bnas_larq.data import EpochPipeline
 from bnas_larq.determinism import make_deterministic
-from bnas_larq.errors import TrainingStopped
-from bnas_larq.files import read_json, read_lines
+from bnas_larq.errors import BnasLarqError, TrainingStopped
+from bnas_larq.files import append_line, read_json, read_lines
 from bnas_larq.genotype import Edge, Genotype
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.search import path_evolution
@@ -254,6 +254,23 @@ def test_a_killed_and_resumed_search_ends_with_the_same_bits(whole, most, tmp_pa
     assert run(again, tmp_path) == whole[2]
     assert state(again, tmp_path) == state(*whole[:2])
     assert (tmp_path / "pareto.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"trial": 0, "accuracy": 0.5}, "a cell's edges, accuracy and cost .*Received: nothing"),
+        ({"normal": [[["identity", 0], ["identity", 1]]]}, "genotype of the supernet's space"),
+        ({"normal": [["identity", 0]]}, "a cell's edges, accuracy and cost"),
+        ({"accuracy": None, "failed": "memory"}, "a cell's edges, accuracy and cost"),
+    ],
+)
+def test_a_damaged_record_of_paths_is_refused(whole, tmp_path, row, message):
+    searcher, folder, _ = whole
+    first = read_lines(folder / "trials.jsonl")[0]
+    append_line(tmp_path / "trials.jsonl", row if "trial" in row else {**first, **row})
+    with pytest.raises(BnasLarqError, match=message):
+        searcher._evolve(search_data(), tmp_path)
 
 
 def test_without_cells_within_the_bounds_it_stops(tmp_path, monkeypatch):

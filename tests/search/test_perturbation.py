@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from bnas_larq.backend import keras
-from bnas_larq.errors import BnasLarqError
+from bnas_larq.errors import BnasLarqError, RunError
 from bnas_larq.files import read_lines
 from bnas_larq.genotype import Edge
 from bnas_larq.recipe import parse_recipe
@@ -73,6 +75,29 @@ def test_a_killed_choice_goes_on_behind_its_records(tmp_path):
     other = PerturbationChoice(SPACE, Measure(), tmp_path / "other.jsonl", seed=6)(UNIFORM)
     assert other == whole, "the order does not matter to a sum"
     assert (tmp_path / "other.jsonl").read_text() != log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("number", "changes"),
+    [
+        (0, {"kept": "identity"}),
+        (0, {"kept": [0, 1]}),
+        (0, {"state": None}),
+        (0, {"node": 5}),
+        (0, {"cell": "other"}),
+        (2 * EDGES, {"kept": "none"}),
+        (2 * EDGES, {"kept": [0]}),
+        (2 * EDGES, {"kept": [0, 9]}),
+    ],
+)
+def test_a_record_that_is_not_of_its_decision_is_refused(tmp_path, number, changes):
+    log = tmp_path / "log.jsonl"
+    PerturbationChoice(SPACE, Measure(), log)(UNIFORM)
+    rows = read_lines(log)
+    rows[number] |= changes
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(RunError, match=f"keeps what the space has. .*decision {number}. Delete"):
+        PerturbationChoice(SPACE, Measure(), log)(UNIFORM)
 
 
 def test_neither_pruned_candidates_nor_an_excluded_zeroise_are_kept(tmp_path):
