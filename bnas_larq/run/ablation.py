@@ -21,7 +21,10 @@ from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.report import comparison_report as report
 from bnas_larq.report.curves import save_study_curves
 from bnas_larq.run.creation import pin_source, resolve_recipe
+from bnas_larq.run.inputs import RunInputs
+from bnas_larq.run.searchers import check_inputs
 from bnas_larq.run.study import Study
+from bnas_larq.run_folder import RunFolder
 from bnas_larq.run_records import Epoch
 from bnas_larq.spaces import check_operation
 from bnas_larq.tables import scientific
@@ -105,8 +108,13 @@ class Ablation(Study):
 
     @classmethod
     def create(cls, recipe: Recipe, out: str | Path | None = None, **settings: Any) -> Ablation:
-        row_recipes(recipe, Path(out) if out is not None else Path("runs") / recipe.name)
-        ablation = super().create(recipe, out, **settings)
+        path = Path(out) if out is not None else Path("runs") / recipe.name
+        data = settings.pop("data", None)
+        for _, row_recipe, _ in row_recipes(recipe, path):
+            inputs = RunInputs(RunFolder(path), row_recipe, data)
+            check_inputs(inputs, ("train",))
+            data = inputs.data
+        ablation = super().create(recipe, out, data=data, **settings)
         try:
             ablation._plan()
         except BaseException:
