@@ -74,10 +74,12 @@ class FaceStudy:
         """A new study, or with `resume` the one in `out`; arguments and errors as of `Run.create`,
         and of `check_faces`."""
         check_faces(recipe)
-        if settings.get("tensorboard"):
-            raise RecipeError(
-                "Networks of faces write no TensorBoard logs. Received: tensorboard. Omit it."
-            )
+        for key in ("tensorboard", "callbacks"):
+            if settings.get(key):
+                raise RecipeError(
+                    "Networks of faces write no TensorBoard logs, and call no callbacks. "
+                    f"Received: {key}. Omit it."
+                )
         return cls(Run.create(recipe, out, stages=("study",), **settings))
 
     def run(self) -> tuple[str, Path]:

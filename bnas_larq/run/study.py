@@ -78,7 +78,11 @@ class Study:
 
     def _open(self, name: str) -> Run:
         path, recipe = self.path(name), self.recipe_of(name)
-        settings = {"data": self._loaded(recipe), "tensorboard": self.study.tensorboard}
+        settings = {
+            "data": self._loaded(recipe),
+            "tensorboard": self.study.tensorboard,
+            "callbacks": self.study.callbacks,
+        }
         if (path / "recipe.yaml").is_file():
             return Run.open(path, **settings)
         overrides = one_precision(recipe, self.folder.path)

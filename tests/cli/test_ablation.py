@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from pathlib import Path
 
 import pytest
 
+from bnas_larq.backend import keras
 from bnas_larq.costs.cost_walk import planned_costs
-from bnas_larq.errors import BnasLarqError, GenotypeError, RecipeError
+from bnas_larq.errors import BnasLarqError, DataError, GenotypeError, RecipeError
 from bnas_larq.files import read_json
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import config_of_kind
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.recipe import load_recipe, parse_recipe
 from bnas_larq.run.ablation import Ablation, row_recipes
+from bnas_larq.run.face_study import FaceStudy
 
 ABLATION = """\
 data: {name: digits, limit: 100, validation_fraction: 0.0}
@@ -122,6 +125,42 @@ def test_no_width_with_equal_operations(tmp_path):
     )
     with pytest.raises(BnasLarqError, match="have equal operations.*Raise ablation.tolerance"):
         Ablation.create(recipe, tmp_path / "out")
+
+
+def test_every_row_is_checked_before_the_first_one_trains(tmp_path):
+    rows = [{"name": "a"}, {"name": "b", "changes": {"train": {"batch_size": 100_000}}}]
+    recipe = parse_recipe(
+        {
+            "data": {"name": "digits", "limit": 100},
+            "genotype": "bnas_imagenet",
+            "network": {"cells": 1, "channels": 4},
+            "train": {"batch_size": 10},
+            "ablation": {"rows": rows},
+        }
+    )
+    with pytest.raises(DataError, match="batch size 100000"):
+        Ablation.create(recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_callbacks_are_those_of_each_network(tmp_path):
+    """A study of faces, whose networks `fit` does not train, refuses them."""
+    recipe = parse_recipe(
+        {
+            "data": {"name": "digits", "limit": 100},
+            "genotype": "bnas_imagenet",
+            "network": {"cells": 1, "channels": 4},
+            "train": {"batch_size": 10},
+            "ablation": {"rows": [{"name": "a"}, {"name": "b"}]},
+        }
+    )
+    callback = keras.callbacks.Callback()
+    with contextlib.closing(Ablation.create(recipe, tmp_path, callbacks=[callback])) as ablation:
+        for _ in range(2):
+            with ablation._open("b-seed0") as run:
+                assert run.callbacks == (callback,)
+    with pytest.raises(RecipeError, match="Received: callbacks. Omit it."):
+        FaceStudy.create(load_recipe("faces-orl"), tmp_path / "faces", callbacks=[callback])
 
 
 def test_residual_networks_keep_their_proportions(tmp_path):
