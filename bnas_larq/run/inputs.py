@@ -34,6 +34,7 @@ from bnas_larq.run.stage_sources import load_start, load_teacher
 from bnas_larq.run.stages import Stages
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.search import SearchData
+from bnas_larq.search.single_path import equal_batch_size
 from bnas_larq.teacher_settings import TeacherSettings
 from bnas_larq.train_settings import TrainStage
 from bnas_larq.training import Teacher
@@ -129,14 +130,13 @@ class RunInputs:
         one-shot search learns from the whole part, and measures paths on the validation part."""
         if self.recipe.search.searcher == "one-shot":
             weights = self._path_pipeline(self.normalization)
-            return SearchData(weights, None, credit=self._held_out(), validation=None)
+            examples = self.recipe.search.one_shot.examples
+            held_out = self._at_most(self.data.validation, examples)
+            return SearchData(weights, None, credit=self._credit(held_out), validation=None)
         halves, validation = self._search_halves(), self.data.validation
-        credit = evaluation_dataset(
-            halves[1], EVALUATION_BATCH, self.normalization, shuffle_seed=self.recipe.seed
-        )
         return SearchData(
             *self._half_pipelines(halves, self.normalization),
-            credit=credit,
+            credit=self._credit(halves[1]),
             validation=None if validation is None else self.batches(validation),
         )
 
@@ -169,12 +169,9 @@ class RunInputs:
         )
         return self.training_batches(examples, search.batch_size, normalization=normalization)
 
-    def _held_out(self) -> tf.data.Dataset:
-        """Images of the validation part that a one-shot search measures paths on, shuffled, in
-        batches of nearly equal size: BatchNorm takes the statistics of each."""
-        examples = self._at_most(self.data.validation, self.recipe.search.one_shot.examples)
-        count = examples.num_examples
-        size = -(-count // -(-count // EVALUATION_BATCH))
+    def _credit(self, examples: Examples) -> tf.data.Dataset:
+        """What a search measures paths on, shuffled, in batches of nearly equal size."""
+        size = equal_batch_size(examples.num_examples)
         return evaluation_dataset(examples, size, self.normalization, shuffle_seed=self.recipe.seed)
 
     def _at_most(self, examples: Examples, limit: int | None) -> Examples:

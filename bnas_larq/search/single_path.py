@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from bnas_larq.backend import keras, tf
 from bnas_larq.data import EVALUATION_BATCH, EpochPipeline
 from bnas_larq.search.searcher import SearchData
 from bnas_larq.supernet.super_net import SuperNet
+
+
+def equal_batch_size(examples: int) -> int:
+    """The size of evaluation batches that are nearly equal: each is measured with statistics of its
+    own, which those of a small last one would spoil.
+
+    Example:
+        >>> [equal_batch_size(examples) for examples in (100, 250, 251, 600)]
+        [100, 250, 126, 200]
+    """
+    return max(1, -(-examples // -(-max(1, examples) // EVALUATION_BATCH)))
 
 
 class SinglePath:
@@ -15,15 +28,17 @@ class SinglePath:
 
     Args:
         supernet: compiled, with its optimizer built.
-        data: of the search; paths are evaluated on the first examples of `credit`.
-        credit_examples: see `BanditSettings`.
+        data: of the search; paths are evaluated on `credit`.
+        credit_examples: only the first ones of it, in equal batches; None for all as they are.
     """
 
     def __init__(self, supernet: SuperNet, data: SearchData, credit_examples: int | None) -> None:
         self._pipeline: EpochPipeline = data.weights
         self._credit = data.credit
         if credit_examples is not None:
-            self._credit = data.credit.unbatch().take(credit_examples).batch(EVALUATION_BATCH)
+            examples = data.credit.unbatch().take(credit_examples)
+            count = int(examples.reduce(np.int64(0), lambda number, _: number + 1))
+            self._credit = examples.batch(equal_batch_size(count))
         self._batches: Iterator = iter(())
         spec = data.weights.dataset().element_spec
         self._supernet = supernet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -15,7 +16,7 @@ from bnas_larq.errors import BnasLarqError, RecipeError, TrainingStopped
 from bnas_larq.files import read_json, read_lines
 from bnas_larq.search.bandit_search import BanditSearch
 from bnas_larq.search.searcher import SearchData
-from bnas_larq.search.single_path import SinglePath
+from bnas_larq.search.single_path import SinglePath, equal_batch_size
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import SPACES, SearchSpace
 from bnas_larq.supernet.fixed_choices import FixedPath
@@ -301,6 +302,16 @@ def test_credit_moves_neither_weights_nor_moving_statistics(single):
     for variable, value in zip(supernet.weights, before, strict=True):
         assert variable.numpy().tobytes() == value.tobytes(), variable.name
     assert accuracies[0] == accuracies[2]
+
+
+def test_cut_credit_has_no_small_last_batch(single):
+    """251 images are 126 and 125; all of them are batches as they were made."""
+    assert [equal_batch_size(count) for count in (1, 250, 251, 500, 501)] == [1, 250, 126, 250, 167]
+    images = tf.data.Dataset.from_tensor_slices((np.zeros([300, 8, 8, 3]), np.zeros(300, int)))
+    data = dataclasses.replace(search_data(), credit=images.batch(250))
+    for examples, sizes in ((251, [126, 125]), (1000, [150, 150]), (None, [250, 50])):
+        path = SinglePath(single[0], data, examples)
+        assert [len(labels) for _, labels in path._credit] == sizes
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_draws_before(tmp_path):
