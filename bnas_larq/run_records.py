@@ -211,7 +211,7 @@ class UcbState(_Record):
     credits: list[list[list[FiniteFloat]]]
 
 
-class PerturbationRow(_Record):
+class PerturbationRow(Timed):
     """perturbation.jsonl: accuracies before a decision and without each candidate of an edge (or
     each edge of a node), and what is kept."""
 

@@ -241,7 +241,8 @@ class Run:
             search_data = inputs.search_data()
         searcher = make_searcher(inputs, settings)
         say(f"search: {inputs.data.name}, {describe_search(settings)}")
-        earlier = self.stages.recorded_seconds("search", settings.tuner.workers)
+        workers = 1 if in_supernet(settings) else settings.tuner.workers
+        earlier = self.stages.recorded_seconds("search", workers)
         result = searcher.run(
             search_data,
             folder=self.folder / "search",

@@ -63,10 +63,11 @@ class Stages:
         self.folder.mark_done(name, seconds=round(seconds, 2), **facts)
 
     def recorded_seconds(self, name: str, workers: int = 1) -> float:
-        """Time of what earlier processes did of a stage: epochs, draws, and trials, of which
-        `workers` ran at a time."""
+        """Time of what earlier processes did of a stage: epochs, draws, decisions, and trials, of
+        which `workers` ran at a time."""
         folder = self.folder / name
-        shares = {"metrics.jsonl": 1, "draws.jsonl": 1, "trials.jsonl": workers}
+        shares = {"metrics.jsonl": 1, "draws.jsonl": 1, "perturbation.jsonl": 1}
+        shares["trials.jsonl"] = workers
         return sum(
             (row.get("seconds") or 0.0) / share
             for file, share in shares.items()

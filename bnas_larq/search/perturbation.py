@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,8 +101,10 @@ class PerturbationChoice:
         for number, (decide, kind, place) in enumerate(decisions):
             if number >= len(rows):
                 report(number, len(decisions))
+                begin = time.monotonic()
                 row = {"decision": number, "cell": KINDS[kind]}
-                rows.append({**row, **decide(mixture, kind, place, alive[kind])})
+                row |= decide(mixture, kind, place, alive[kind])
+                rows.append({**row, "seconds": round(time.monotonic() - begin, 3)})
                 append_line(self.log, rows[-1])
             self._check(rows[number], decide, kind, place)
             self._apply(mixture[kind], kind, rows[number])

@@ -17,11 +17,12 @@ def test_the_time_of_earlier_processes_counts(tmp_path):
     folder.mkdir()
     assert stages.recorded_seconds("search") == 0
     files = {"metrics.jsonl": (1.5, 2.0), "draws.jsonl": (0.25,), "trials.jsonl": (8.0, 4.0)}
+    files["perturbation.jsonl"] = (0.5,)
     for name, times in files.items():
         lines = [json.dumps({"seconds": seconds}) for seconds in times]
         (folder / name).write_text("\n".join(lines) + "\n")
-    assert stages.recorded_seconds("search") == pytest.approx(3.75 + 12)
-    assert stages.recorded_seconds("search", workers=3) == pytest.approx(3.75 + 4)
+    assert stages.recorded_seconds("search") == pytest.approx(4.25 + 12)
+    assert stages.recorded_seconds("search", workers=3) == pytest.approx(4.25 + 4)
 
 
 def test_a_search_whose_genotype_is_lost_is_done_again(tmp_path):
