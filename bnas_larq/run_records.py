@@ -288,6 +288,12 @@ class _TunerOfPlan(_Record):
     epochs: int
 
 
+class _OneShotOfPlan(_Record):
+    population: int
+    generations: int
+    examples: int | None
+
+
 class _Planned(_Record):
     name: PlainName
     method: str
@@ -297,6 +303,7 @@ class _Planned(_Record):
     genotype: str | None
     adapted: list[dict[str, Any]]
     tuner: _TunerOfPlan | None = None
+    one_shot: _OneShotOfPlan | None = None
 
 
 class Plan(pydantic.RootModel[list[_Planned]]):

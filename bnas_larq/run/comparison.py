@@ -22,7 +22,7 @@ from bnas_larq.console import say
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.files import read_json, read_record, write_atomic, write_json
 from bnas_larq.recipe import Recipe, load_recipe, parse_recipe
-from bnas_larq.run.comparison_plan import PlannedRun, tuner_notes
+from bnas_larq.run.comparison_plan import PlannedRun, searcher_notes
 from bnas_larq.run.comparison_request import OPTIONS, ComparisonRequest, Options
 from bnas_larq.run.creation import check_same_recipe, environment, one_precision, recipe_of
 from bnas_larq.run.processes import ProcessCrash, run_command
@@ -296,9 +296,9 @@ def table_notes(budget: Recipe, planned: Sequence[Mapping[str, Any]] = ()) -> li
         f"Search: {search.epochs} epochs, {search.cells} cells, {search.channels} channels, batch "
         f"{search.batch_size}, on {images} of the training part: one half trains the weights, the "
         "other α. The validation part only selects the epoch whose genotype is taken, where "
-        "search.select is `best`. plan.json lists the settings of each method that were scaled to "
-        "this budget.",
-        *tuner_notes(planned),
+        "search.select is `best`; methods that search otherwise are named "
+        "below. plan.json lists the settings of each method that were scaled to this budget.",
+        *searcher_notes(planned),
         "Every genotype was then trained in the same way on the whole training part: "
         f"{network.cells} cells, {network.channels} channels, shortcut {network.shortcut}, scheme "
         f"{network.scheme}, {train.epochs} epochs, batch {train.batch_size}. "

@@ -29,8 +29,11 @@ TEMPLATE_KEYS = ("stem", "shortcut", "scheme")
 RANDOM = "random"
 #: Keys that differ between the runs of a comparison.
 _RUN_KEYS = ("name", "seed", "genotype", "finetune", "layer_study", "ablation", "faces")
-#: Keys of `search.tuner` that plan.json repeats: no budget gives them.
-_TUNER_KEYS = ("oracle", "trials", "epochs")
+#: Keys of a searcher's own section that plan.json repeats: no budget gives them.
+_OWN_KEYS = {
+    "tuner": ("oracle", "trials", "epochs"),
+    "one_shot": ("population", "generations", "examples"),
+}
 
 
 # -- the budget and the runs -----------------------------------------------------------------------
@@ -51,7 +54,11 @@ class PlannedRun(NamedTuple):
         """Its entry of plan.json: all but the recipe, which has a file of its own."""
         search = self.recipe.search
         searcher = search.searcher if self.recipe.genotype is None else None
-        tuner = {key: getattr(search.tuner, key) for key in _TUNER_KEYS}
+        own = {
+            section: {key: getattr(getattr(search, section), key) for key in keys}
+            for section, keys in _OWN_KEYS.items()
+            if searcher == section.replace("_", "-")
+        }
         return {
             "name": self.name,
             "method": self.method,
@@ -60,7 +67,8 @@ class PlannedRun(NamedTuple):
             "space": search.space,
             "genotype": self.recipe.genotype,
             "adapted": [adaptation._asdict() for adaptation in self.adaptations],
-            "tuner": tuner if searcher == "tuner" else None,
+            "tuner": None,
+            **own,
         }
 
 
@@ -293,13 +301,13 @@ def plan_text(budget: Recipe, runs: Sequence[PlannedRun]) -> str:
         ]
         if own[0].unused:
             lines.append(f"  not used, the budget's count: {', '.join(own[0].unused)}")
-        lines += [f"  {note}" for note in tuner_notes([own[0].describe()])]
+        lines += [f"  {note}" for note in searcher_notes([own[0].describe()])]
     return "\n".join([*lines, "", f"{len(runs)} runs"])
 
 
-def tuner_notes(planned: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each method that keras-tuner searches in the entries of a plan.json, how much it trains:
-    the budget does not say."""
+def searcher_notes(planned: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each method in the entries of a plan.json that keras-tuner searches, or one-shot, how
+    much it trains and measures: the budget does not say."""
     notes = {}
     for run in planned:
         if tuner := run.get("tuner"):
@@ -309,5 +317,14 @@ def tuner_notes(planned: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{most}{tuner['trials']} networks for {upto}{tuner['epochs']} epochs each, its "
                 "own numbers, on the whole training part, and measures them on the validation "
                 "part; search.limit and the budget's other keys of search do not apply to it."
+            )
+        if shot := run.get("one_shot"):
+            examples = shot["examples"]
+            images = "all images" if examples is None else f"at most {examples:,} images"
+            notes[run["method"]] = (
+                f"{run['method']} is a one-shot search: an epoch trains its weights on all images "
+                "of the search, so that it has twice the steps, and its genotype is the best of up "
+                f"to {shot['population'] * shot['generations']:,} that were measured on {images} "
+                "of the validation part."
             )
     return list(notes.values())

@@ -15,6 +15,7 @@ from bnas_larq.run.comparison_plan import (
     plan,
     plan_text,
 )
+from bnas_larq.run_records import Plan
 
 BUDGET = """\
 data: {name: digits, limit: 200}
@@ -212,6 +213,19 @@ def test_a_tuners_own_numbers_are_told(write, budget, oracle, part):
         assert text.count("keras-tuner") == text.count(told) == 1
         assert "on the whole training part" in text and "search.limit and the" in text
     assert "keras-tuner" not in " ".join(table_notes(shared))
+
+
+def test_what_a_one_shot_search_trains_and_measures_is_told(write, budget):
+    values = "{searcher: one-shot, one_shot: {population: 8, generations: 3, parents: 2}}"
+    methods = [write("shots", f"search: {values}\n"), write("plain", "{}\n")]
+    for changes, images in ([], "all images"), (["search.one_shot.examples=90"], "at most 90 im"):
+        shared, runs = plan(methods, budget, [0, 1], 1, changes)
+        planned = [run.describe() for run in runs]
+        assert Plan.model_validate(planned)
+        told = "shots is a one-shot search: an epoch trains its weights on all images"
+        for text in plan_text(shared, runs), "\n".join(table_notes(shared, planned)):
+            assert text.count(told) == text.count("one-shot search") == 1
+            assert f"the best of up to 24 that were measured on {images}" in text
 
 
 def test_a_tuner_may_not_tune_the_training(write, budget):
