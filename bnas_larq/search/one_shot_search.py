@@ -40,8 +40,8 @@ class OneShotSearch(Searcher):
     NAS-BNN (arXiv 2408.15484).
 
     1. Each step trains the path of one genotype, a uniform draw from the space as `Genotype.random`
-       makes it: of every node two edges with one operation each, as final networks have. So
-       supernet and final network compute the same; no α is trained.
+       makes it: of every node two edges with one operation each. So a path has the same edges as
+       the final network; no α is trained.
     2. An evolution (`PathEvolution`) looks for the genotype whose path is most accurate on held-out
        images. BatchNorm takes the statistics of the batch it measures, for the moving averages mix
        all paths. Operations of the final network, counted honestly, may be bounded.

@@ -53,8 +53,7 @@ class FixedPath(Relaxation):
                 self._columns[kind].assign(columns)
 
     def assign_genotype(self, genotype: Genotype, space: SearchSpace) -> None:
-        """Choose the path that computes what the genotype's network does: its edges alone. Raises
-        as `genotype_columns` does."""
+        """Choose the path that has the genotype's edges alone; raises as `genotype_columns`."""
         normal, reduce = genotype.cells
         self.assign(
             genotype_columns(normal, space.normal, space.nodes),
