@@ -36,8 +36,7 @@ from bnas_larq.supernet.path_training import DrawPaths, PathTraining
 
 
 class OneShotSearch(Searcher):
-    """Single-path one-shot search: SPOS (Guo et al., arXiv 1904.00420), and of binary networks
-    NAS-BNN (arXiv 2408.15484).
+    """Single-path one-shot search: SPOS (Guo et al., arXiv 1904.00420).
 
     1. Each step trains the path of one genotype, a uniform draw from the space as `Genotype.random`
        makes it: of every node two edges with one operation each. So a path has the same edges as
