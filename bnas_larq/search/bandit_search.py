@@ -20,7 +20,7 @@ from bnas_larq.fitting.resume import TrainingState
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.run_records import Alphas
 from bnas_larq.search.gradient_search import RECORD, GradientSearch
-from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
+from bnas_larq.search.searcher import SearchData, Searcher, SearchResult, running
 from bnas_larq.search.single_path import SinglePath
 from bnas_larq.search.ucb import UcbTable
 from bnas_larq.settings import SearchSettings
@@ -144,25 +144,25 @@ class BanditSearch(Searcher):
         path.start(starts[done])
         shown = ("loss", "accuracy", "credit")
         progress = Progress("search", table.planned, steps // table.planned, shown, unit="draw")
-        progress.on_train_begin()
         saved = time.monotonic()
-        for draw in range(done, table.planned):
-            progress.on_epoch_begin(draw)
-            begin, rounds, chosen = time.monotonic(), table.round, table.path()
-            supernet.relaxation.assign(*self._by_kind(chosen))
-            results = path.train(starts[draw + 1] - starts[draw], progress)
-            stop_unless_finite("loss", results["loss"], f"draw {draw + 1}")
-            results["credit"] = path.accuracy()
-            table.credit(results["credit"])
-            seconds = round(time.monotonic() - begin, 3)
-            row = {"draw": draw, "round": rounds, **results, **self._named(chosen)}
-            append_line(log, {**row, "seconds": seconds})
-            if table.round > rounds:
-                self._write_table(folder / "ucb.json", draw + 1)
-            if table.done or time.monotonic() - saved >= self.checkpoint_seconds:
-                state.save(draw + 1, table.state())
-                saved = time.monotonic()
-            progress.on_epoch_end(draw, results)
+        with running(progress):
+            for draw in range(done, table.planned):
+                progress.on_epoch_begin(draw)
+                begin, rounds, chosen = time.monotonic(), table.round, table.path()
+                supernet.relaxation.assign(*self._by_kind(chosen))
+                results = path.train(starts[draw + 1] - starts[draw], progress)
+                stop_unless_finite("loss", results["loss"], f"draw {draw + 1}")
+                results["credit"] = path.accuracy()
+                table.credit(results["credit"])
+                seconds = round(time.monotonic() - begin, 3)
+                row = {"draw": draw, "round": rounds, **results, **self._named(chosen)}
+                append_line(log, {**row, "seconds": seconds})
+                if table.round > rounds:
+                    self._write_table(folder / "ucb.json", draw + 1)
+                if table.done or time.monotonic() - saved >= self.checkpoint_seconds:
+                    state.save(draw + 1, table.state())
+                    saved = time.monotonic()
+                progress.on_epoch_end(draw, results)
 
     def _by_kind(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The table's rows of normal and reduction edges, in the shapes of α."""

@@ -25,7 +25,7 @@ from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.run_records import PathRow
 from bnas_larq.search.gradient_search import make_supernet, search_space, weight_optimizer
 from bnas_larq.search.path_evolution import PathEvolution, genotype_of
-from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
+from bnas_larq.search.searcher import SearchData, Searcher, SearchResult, running
 from bnas_larq.search.single_path import SinglePath
 from bnas_larq.search.tuning.encoding import KINDS
 from bnas_larq.search.tuning.records import TRIALS, best_row, write_front
@@ -123,34 +123,37 @@ class OneShotSearch(Searcher):
         measure = SinglePath(self.supernet, data, credit_examples=None)
         size, planned = settings.population, settings.population * settings.generations
         progress = Progress("search", settings.generations, size, ("best",), unit="generation")
-        progress.on_train_begin()
-        while len(rows) < planned:
-            number = len(rows)
-            generation, place = divmod(number, size)
-            if place == 0 or number == done:
-                progress.on_epoch_begin(generation)
-            begin = time.monotonic()
-            genotype = self.evolution.propose(rows)
-            if genotype is None:
-                say(f"search: no other cells within the bounds after {number}")
-                break
-            self.path.assign_genotype(genotype, self.supernet.space)
-            accuracy = measure.accuracy()
-            cells = zip(KINDS, genotype.cells, strict=True)
-            row = {
-                "trial": number,
-                "generation": generation,
-                "genotype": genotype.id,
-                "accuracy": accuracy,
-                "cost": self.evolution.ops(genotype),
-                "seconds": round(time.monotonic() - begin, 3),
-                **{kind: [[list(edge) for edge in node] for node in cell] for kind, cell in cells},
-            }
-            append_line(log, row)
-            rows.append(row)
-            progress.on_train_batch_end(place)
-            if place == size - 1:
-                progress.on_epoch_end(generation, {"best": best_row(rows)["accuracy"]})
+        with running(progress):
+            while len(rows) < planned:
+                number = len(rows)
+                generation, place = divmod(number, size)
+                if place == 0 or number == done:
+                    progress.on_epoch_begin(generation)
+                begin = time.monotonic()
+                genotype = self.evolution.propose(rows)
+                if genotype is None:
+                    say(f"search: no other cells within the bounds after {number}")
+                    break
+                self.path.assign_genotype(genotype, self.supernet.space)
+                accuracy = measure.accuracy()
+                cells = zip(KINDS, genotype.cells, strict=True)
+                row = {
+                    "trial": number,
+                    "generation": generation,
+                    "genotype": genotype.id,
+                    "accuracy": accuracy,
+                    "cost": self.evolution.ops(genotype),
+                    "seconds": round(time.monotonic() - begin, 3),
+                    **{
+                        kind: [[list(edge) for edge in node] for node in cell]
+                        for kind, cell in cells
+                    },
+                }
+                append_line(log, row)
+                rows.append(row)
+                progress.on_train_batch_end(place)
+                if place == size - 1:
+                    progress.on_epoch_end(generation, {"best": best_row(rows)["accuracy"]})
         write_front(folder, rows, "ops_honest")
         return rows
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from bnas_larq.files import append_line, keep_lines_before, read_rows
 from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.genotype import Cell, Edge
 from bnas_larq.run_records import PerturbationRow
-from bnas_larq.search.searcher import SearchData
+from bnas_larq.search.searcher import SearchData, running
 from bnas_larq.search.single_path import SinglePath
 from bnas_larq.spaces import ZEROISE, SearchSpace
 from bnas_larq.supernet.fixed_choices import FixedMixture
@@ -70,18 +71,23 @@ class PerturbationChoice:
         self.space, self.measure, self.log = space, measure, log
         self.seed, self.zeroise_competes = seed, zeroise_competes
 
+    @property
+    def planned(self) -> int:
+        """Number of decisions."""
+        return 2 * (len(self.space.edges) + self.space.nodes)
+
     def __call__(
         self,
         weights: Sequence[np.ndarray],
         alive: Sequence[np.ndarray] | None = None,
-        report: Callable[[int, int], None] = lambda done, planned: None,
+        shown: Callable[[int], AbstractContextManager] = nullcontext,
     ) -> tuple[Cell, Cell]:
         """The normal and the reduction cell of a supernet with these mixture weights.
 
         Args:
             weights: of normal and reduction edges, [edges, operations].
             alive: booleans of the same shapes; pruned candidates are not kept.
-            report: called before each decision with its number and that of all.
+            shown: the context that each decision is made in, by its number.
 
         Raises:
             RunError: the log is damaged, or of another space or seed.
@@ -100,10 +106,10 @@ class PerturbationChoice:
         alive = alive or [np.ones(values.shape, bool) for values in mixture]
         for number, (decide, kind, place) in enumerate(decisions):
             if number >= len(rows):
-                report(number, len(decisions))
                 begin = time.monotonic()
                 row = {"decision": number, "cell": KINDS[kind]}
-                row |= decide(mixture, kind, place, alive[kind])
+                with shown(number):
+                    row |= decide(mixture, kind, place, alive[kind])
                 rows.append({**row, "seconds": round(time.monotonic() - begin, 3)})
                 append_line(self.log, rows[-1])
             self._check(rows[number], decide, kind, place)
@@ -197,23 +203,22 @@ def perturbed_cells(
         mixture.assign(normal, reduce)
         return measurement.accuracy()
 
-    progress: list[Progress] = []
-
-    def report(number: int, planned: int) -> None:
-        if progress:
-            progress[0].on_train_batch_end(0)
-            progress[0].on_epoch_end(number - 1)
-        else:
-            progress.append(Progress("search", planned, 1, (), unit="decision"))
-            progress[0].on_train_begin()
-        progress[0].on_epoch_begin(number)
-
     log = folder / RECORD
     choice = PerturbationChoice(supernet.space, measure, log, seed, zeroise_competes)
+    progress = Progress("search", choice.planned, 1, (), unit="decision")
+
+    @contextmanager
+    def shown(number: int) -> Iterator[None]:
+        progress.on_epoch_begin(number)
+        yield
+        progress.on_train_batch_end(0)
+        progress.on_epoch_end(number)
+
     weights = [values.numpy() for values in supernet.distributions()]
     supernet.relaxation = mixture
     try:
-        cells = choice(weights, supernet.alive, report)
+        with running(progress):
+            cells = choice(weights, supernet.alive, shown)
     finally:
         supernet.relaxation = relaxation
     num_classes = supernet.get_config()["num_classes"]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bnas_larq.backend import keras, tf
+from bnas_larq.console import end_progress
 from bnas_larq.data import EpochPipeline
+from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.genotype import Genotype
 
 
@@ -45,6 +48,16 @@ class SearchData:
     alphas: EpochPipeline | None
     credit: tf.data.Dataset
     validation: tf.data.Dataset | None
+
+
+@contextlib.contextmanager
+def running(progress: Progress) -> Iterator[None]:
+    """Show the progress of work that `fit` does not do, and end it however the work ends."""
+    progress.on_train_begin()
+    try:
+        yield
+    finally:
+        end_progress()
 
 
 class Searcher(abc.ABC):

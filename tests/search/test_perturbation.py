@@ -50,6 +50,7 @@ def test_what_is_missed_most_is_kept(tmp_path):
         assert cell[1] == tuple(Edge(OPERATIONS[best[edge]], edge - 2) for edge in kept)
     rows = read_lines(tmp_path / "log.jsonl")
     assert [row["decision"] for row in rows] == list(range(2 * EDGES + 2 * 2))
+    assert PerturbationChoice(SPACE, measure, tmp_path / "none.jsonl").planned == len(rows)
     # Three candidates of each edge, then the three edges of one node of each cell; and nothing.
     assert measure.calls == 2 * EDGES * (3 + 1) + 2 * (3 + 1)
     assert all(row["seconds"] >= 0 for row in rows)
@@ -115,15 +116,18 @@ def test_neither_pruned_candidates_nor_an_excluded_zeroise_are_kept(tmp_path):
 
 
 @pytest.mark.usefixtures("tiny_space")
-def test_of_a_trained_supernet(search_data, tmp_path):
+def test_of_a_trained_supernet(search_data, tmp_path, caplog):
     """Without Zeroise the mixture is as it was: its accuracy is that of softmax(α)."""
     keras.utils.set_random_seed(1)
+    caplog.set_level("INFO", logger="bnas_larq")
     values = {"cells": 1, "channels": 2, "epochs": 1, "alarms": {"action": "off"}}
     settings = SearchSettings(space="tiny", choice="perturbation", choice_examples=8, **values)
     searcher = GradientSearch(settings, 2, (8, 8, 3))
     relaxation = searcher.supernet.relaxation
     result = searcher.run(search_data, folder=tmp_path, provenance={"seed": 1})
     assert searcher.supernet.relaxation is relaxation
+    told = [line.partition(":")[0] for line in caplog.messages if "decision " in line]
+    assert told == [f"search decision {number}/6" for number in range(1, 7)]
     rows = read_lines(tmp_path / "perturbation.jsonl")
     assert len(rows) == 2 * 2 + 2
     assert all(8 * value % 1 == 0 for row in rows for value in row["without"].values())
