@@ -3,6 +3,7 @@ a gradient search decides among the rest."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +18,9 @@ from bnas_larq.errors import RecipeError
 from bnas_larq.files import append_line, keep_lines_before, read_rows, write_json
 from bnas_larq.fitting.callbacks import Progress, stop_unless_finite
 from bnas_larq.fitting.resume import TrainingState
-from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.run_records import Alphas
-from bnas_larq.search.gradient_search import RECORD, GradientSearch
-from bnas_larq.search.searcher import SearchData, Searcher, SearchResult, running
+from bnas_larq.search.gradient_search import RECORD, GradientSearch, search_space
+from bnas_larq.search.searcher import SearchData, SearchResult, SupernetSearcher, running
 from bnas_larq.search.single_path import SinglePath
 from bnas_larq.search.ucb import UcbTable
 from bnas_larq.settings import SearchSettings
@@ -33,7 +33,8 @@ from bnas_larq.supernet.super_net import SuperNet
 CHECKPOINT_SECONDS = 30.0
 
 
-class BanditSearch(Searcher):
+@dataclasses.dataclass(eq=False, kw_only=True)
+class BanditSearch(SupernetSearcher):
     """BNAS-UCB (Chen et al., arXiv 2009.04247).
 
     1. A draw samples one operation per edge without replacement (`UcbTable`), trains that path of
@@ -52,34 +53,26 @@ class BanditSearch(Searcher):
     paths before it; measuring does not change them.
 
     Args:
-        settings: the recipe's section `search`. Settings of α apply to the finish, where the
-            entropy term and the temperature start.
-        num_classes, input_shape: of the data.
-        seed: of the order of the draws, and of the finish.
-        network: see `GradientSearch`.
+        settings, num_classes, input_shape, seed, network: see `SupernetSearcher`. Settings of α
+            apply to the finish, where the entropy term and the temperature start.
         checkpoint_seconds: see `CHECKPOINT_SECONDS`.
 
     Raises:
         BnasLarqError: see `make_table` and `GradientSearch`.
     """
 
-    def __init__(
-        self,
-        settings: SearchSettings,
-        num_classes: int,
-        input_shape: tuple[int, int, int],
-        seed: int = 0,
-        *,
-        network: NetworkConfig | None = None,
-        checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    ) -> None:
-        self.settings = settings
-        self.checkpoint_seconds = checkpoint_seconds
-        self.space = SearchSpace.named(settings.space)
-        self.table = make_table(settings, seed)
-        first = _first_epoch(settings)
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+
+    def __post_init__(self) -> None:
+        self.space = search_space(self.settings)
+        self.table = make_table(self.settings, self.seed)
         self.finish = GradientSearch(
-            settings, num_classes, input_shape, seed, network=network, first_epoch=first
+            self.settings,
+            self.num_classes,
+            self.input_shape,
+            self.seed,
+            network=self.network,
+            first_epoch=_first_epoch(self.settings),
         )
 
     @property
@@ -194,7 +187,7 @@ def make_table(settings: SearchSettings, seed: int) -> UcbTable:
     """The initial table of a `BanditSearch`. Errors as of `UcbTable`; RecipeError if Zeroise may be
     the last candidate of an edge, but may not be chosen.
     """
-    space, bandit = SearchSpace.named(settings.space), settings.bandit
+    space, bandit = search_space(settings), settings.bandit
     has_zeroise = ZEROISE in space.normal or ZEROISE in space.reduce
     if bandit.floor == 1 and has_zeroise and not settings.zeroise_competes:
         raise RecipeError(

@@ -20,7 +20,7 @@ from bnas_larq.fitting.callbacks import Progress, plain
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.template import check_groups, plan_cells
-from bnas_larq.networks.network import NetworkConfig, check_operations
+from bnas_larq.networks.network import check_operations
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.precision import choose_precision
 from bnas_larq.run_records import Alphas
@@ -28,7 +28,7 @@ from bnas_larq.search.alarms import RECORD as ALARMS
 from bnas_larq.search.alarms import Alarms
 from bnas_larq.search.perturbation import RECORD as PERTURBATIONS
 from bnas_larq.search.perturbation import perturbed_cells
-from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
+from bnas_larq.search.searcher import SearchData, SearchResult, SupernetSearcher
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import ZEROISE, SearchSpace
 from bnas_larq.supernet.alpha_gradients import FirstOrder, SecondOrder, SingleLevel
@@ -135,37 +135,25 @@ def check_epochs(settings: SearchSettings) -> None:
         )
 
 
-class GradientSearch(Searcher):
+@dataclasses.dataclass(eq=False, kw_only=True)
+class GradientSearch(SupernetSearcher):
     """Search by the gradient of α: BNAS (arXiv 2002.06963), DARTS (1806.09055), SNAS (1812.09926),
     GDAS (1910.04465) and PC-DARTS (1907.05737), depending on the settings; P-DARTS (1904.12760) and
     BATS (2003.01711) in several (`ProgressiveSearch`).
 
     Args:
-        settings: the recipe's section `search`.
-        num_classes, input_shape: of the data.
-        seed: of the relaxation's draws.
-        network: size of the final network, for a cost term; None for the supernet's own.
+        settings, num_classes, input_shape, seed, network: see `SupernetSearcher`.
         first_epoch: number of the settings' epochs that were trained otherwise before. The entropy
             term and the temperature anneal over those that follow, the learning rate over all.
     """
 
-    def __init__(
-        self,
-        settings: SearchSettings,
-        num_classes: int,
-        input_shape: tuple[int, int, int],
-        seed: int = 0,
-        *,
-        network: NetworkConfig | None = None,
-        first_epoch: int = 0,
-    ) -> None:
-        self.settings = settings
-        self.seed = seed
-        self.first_epoch = first_epoch
-        self.space = search_space(settings)
-        self.network = network
-        relaxation = make_relaxation(settings, first_epoch)
-        self.supernet = make_supernet(settings, relaxation, num_classes, input_shape, seed)
+    first_epoch: int = 0
+
+    def __post_init__(self) -> None:
+        self.space = search_space(self.settings)
+        relaxation = make_relaxation(self.settings, self.first_epoch)
+        data = self.num_classes, self.input_shape
+        self.supernet = make_supernet(self.settings, relaxation, *data, self.seed)
 
     @property
     def optimizer_epochs(self) -> int:

@@ -25,7 +25,7 @@ from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.run_records import PathRow
 from bnas_larq.search.gradient_search import make_supernet, search_space, weight_optimizer
 from bnas_larq.search.path_evolution import PathEvolution, genotype_of
-from bnas_larq.search.searcher import SearchData, Searcher, SearchResult, running
+from bnas_larq.search.searcher import SearchData, SearchResult, SupernetSearcher, running
 from bnas_larq.search.single_path import SinglePath
 from bnas_larq.search.tuning.encoding import KINDS
 from bnas_larq.search.tuning.records import TRIALS, best_row, write_front
@@ -35,7 +35,8 @@ from bnas_larq.supernet.fixed_choices import FixedPath
 from bnas_larq.supernet.path_training import DrawPaths, PathTraining
 
 
-class OneShotSearch(Searcher):
+@dataclasses.dataclass(eq=False)
+class OneShotSearch(SupernetSearcher):
     """Single-path one-shot search: SPOS (Guo et al., arXiv 1904.00420).
 
     1. Each step trains the path of one genotype, a uniform draw from the space as `Genotype.random`
@@ -46,25 +47,16 @@ class OneShotSearch(Searcher):
        all paths. Operations of the final network, counted honestly, may be bounded.
 
     Args:
-        settings: the recipe's section `search`. Those of α are not read.
-        num_classes, input_shape: of the data.
-        seed: of paths and evolution.
-        network: size of the final network, whose operations are counted; None for the supernet's.
+        settings, num_classes, input_shape, seed, network: see `SupernetSearcher`. Settings of α are
+            not read.
     """
 
-    def __init__(
-        self,
-        settings: SearchSettings,
-        num_classes: int,
-        input_shape: tuple[int, int, int],
-        seed: int = 0,
-        *,
-        network: NetworkConfig | None = None,
-    ) -> None:
-        self.settings, self.seed = settings, seed
+    def __post_init__(self) -> None:
         self.path = FixedPath()
-        self.supernet = make_supernet(settings, self.path, num_classes, input_shape, seed)
-        self.evolution = make_evolution(settings, network or network_of(self.supernet), seed)
+        data = self.num_classes, self.input_shape
+        self.supernet = make_supernet(self.settings, self.path, *data, self.seed)
+        network = self.network or network_of(self.supernet)
+        self.evolution = make_evolution(self.settings, network, self.seed)
 
     def draw(self, step: int) -> Genotype:
         """The genotype whose path a step trains, a function of the seed and the step's number."""

@@ -3,6 +3,7 @@ the one before left on each edge."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,19 @@ from bnas_larq.data import bilevel_pipeline
 from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.files import read_rows
-from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.run_records import Alphas
 from bnas_larq.search.alarms import RECORD as ALARMS
 from bnas_larq.search.alarms import Alarms
 from bnas_larq.search.gradient_search import RECORD, GradientSearch, check_sizes, search_space
-from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
+from bnas_larq.search.searcher import SearchData, SearchResult, SupernetSearcher
 from bnas_larq.settings import SearchSettings
 
 #: Booleans [edges, operations] of normal and reduction cells.
 Alive = tuple[np.ndarray, np.ndarray]
 
 
-class ProgressiveSearch(Searcher):
+@dataclasses.dataclass(eq=False)
+class ProgressiveSearch(SupernetSearcher):
     """Search in stages (P-DARTS, arXiv 1904.12760, §3.2; BATS, arXiv 2003.01711, §4.3).
 
     Every stage is a `GradientSearch` in a new supernet, with new weights, α and optimizers, whose
@@ -35,27 +36,15 @@ class ProgressiveSearch(Searcher):
     edge keeps the candidates with the largest α. The last stage gives the genotype.
 
     Args:
-        settings: the recipe's section `search`; its `progressive` says what the stages are.
-        num_classes, input_shape: of the data.
-        seed: of the stages' weights and draws; see `stage_seed`.
-        network: see `GradientSearch`.
+        settings, num_classes, input_shape, seed, network: see `SupernetSearcher`. The settings'
+            `progressive` says what the stages are; for the seed of each see `stage_seed`.
 
     Raises:
         RecipeError: see `check_stages`.
     """
 
-    def __init__(
-        self,
-        settings: SearchSettings,
-        num_classes: int,
-        input_shape: tuple[int, int, int],
-        seed: int = 0,
-        *,
-        network: NetworkConfig | None = None,
-    ) -> None:
-        check_stages(settings)
-        self.settings, self.seed, self.network = settings, seed, network
-        self._data = (num_classes, input_shape)
+    def __post_init__(self) -> None:
+        check_stages(self.settings)
 
     def run(
         self,
@@ -104,24 +93,28 @@ class ProgressiveSearch(Searcher):
         seed = stage_seed(self.seed, number)
         make_deterministic(seed)
         return _Stage(
-            number,
-            alive,
             settings,
-            *self._data,
+            self.num_classes,
+            self.input_shape,
             seed,
             network=self.network,
             first_epoch=begin,
+            number=number,
+            alive=alive,
         )
 
 
+@dataclasses.dataclass(eq=False, kw_only=True)
 class _Stage(GradientSearch):
     """The gradient search of stage `number` over the candidates that are `alive`, or all."""
 
-    def __init__(self, number: int, alive: Alive | None, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.number = number
-        if alive is not None:
-            self.supernet.prune(*alive)
+    number: int
+    alive: Alive | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alive is not None:
+            self.supernet.prune(*self.alive)
 
     @property
     def optimizer_epochs(self) -> int:

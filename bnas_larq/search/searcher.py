@@ -14,6 +14,8 @@ from bnas_larq.console import end_progress
 from bnas_larq.data import EpochPipeline
 from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.genotype import Genotype
+from bnas_larq.networks.network import NetworkConfig
+from bnas_larq.settings import SearchSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,3 +84,22 @@ class Searcher(abc.ABC):
         Raises:
             TrainingStopped: the search cannot continue sensibly.
         """
+
+
+@dataclasses.dataclass(eq=False)
+class SupernetSearcher(Searcher):
+    """A search in a supernet.
+
+    Args:
+        settings: the recipe's section `search`.
+        num_classes, input_shape: of the data.
+        seed: of all draws.
+        network: size of the final network, for its cost; None for the supernet's.
+    """
+
+    settings: SearchSettings
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    seed: int = 0
+    _: dataclasses.KW_ONLY
+    network: NetworkConfig | None = None

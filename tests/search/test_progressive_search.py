@@ -82,6 +82,8 @@ def test_the_strongest_candidates_are_kept():
 def test_stages_that_cannot_be(settings, message):
     with pytest.raises(RecipeError, match=message):
         check_stages(SearchSettings(**{**SETTINGS, **settings}))
+    with pytest.raises(RecipeError, match=message):
+        search(**settings)
 
 
 @pytest.mark.parametrize(
