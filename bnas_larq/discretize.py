@@ -133,7 +133,7 @@ class ArgmaxDiscretizer:
         weights = (None, None)
         if betas is not None:
             weights = [softmax_by_node(edge_betas, space.nodes) for edge_betas in betas]
-        kinds = zip((normal, reduce), (space.normal, space.reduce), weights, strict=True)
+        kinds = zip((normal, reduce), space.candidates, weights, strict=True)
         cells = [
             self.cell(softmax(alphas), operations, space.nodes, keep, edge_weights)
             for alphas, operations, edge_weights in kinds

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from bnas_larq.darts_notation import PUBLISHED, SOURCES, parse_darts, write_darts
 from bnas_larq.errors import GenotypeError, nearest, one_line
 from bnas_larq.files import write_atomic
-from bnas_larq.spaces import MAX_NODES, ZEROISE, SearchSpace, check_operation
+from bnas_larq.spaces import KINDS, MAX_NODES, ZEROISE, SearchSpace, check_operation
 from bnas_larq.text_files import parse_json, read_text
 
 FORMAT = "bnas_larq.genotype"
@@ -149,7 +149,7 @@ class Genotype:
         """A versioned description for JSON; the inverse of `Genotype.from_dict`."""
         cells = {
             kind: [[edge._asdict() for edge in node] for node in cell]
-            for kind, cell in zip(("normal", "reduce"), self.cells, strict=True)
+            for kind, cell in zip(KINDS, self.cells, strict=True)
         }
         header = {"format": FORMAT, "version": VERSION, "id": self.id, "name": self.name}
         return {**header, **cells, "provenance": dict(self.provenance)}
@@ -179,7 +179,7 @@ class Genotype:
                 raise GenotypeError(
                     f"Genotype files have fixed keys. Received: {key!r}; {nearest(key, known)}"
                 )
-        for key in ("normal", "reduce"):
+        for key in KINDS:
             if key not in values:
                 raise GenotypeError(f"A genotype needs both cells. Received: no {key!r}. Add it.")
         provenance = values.get("provenance") or {}
@@ -293,7 +293,7 @@ class Genotype:
         nodes = max(map(len, self.cells))
         names = ["c_{k-2}", "c_{k-1}", *(f"node {index}" for index in range(nodes))]
         lines = [f"genotype {self.id}" + (f" ({self.name})" if self.name else "")]
-        for kind, cell in zip(("normal", "reduce"), self.cells, strict=True):
+        for kind, cell in zip(KINDS, self.cells, strict=True):
             lines.append(f"  {kind} cell")
             for index, node in enumerate(cell):
                 terms = " + ".join(f"{edge.op}({names[edge.state]})" for edge in node)

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 
 from bnas_larq.errors import BnasLarqError, GenotypeError, nearest
 
+#: Of cells, in the order in which a genotype has them.
+KINDS = ("normal", "reduce")
 #: The operation that outputs zeros; it competes as a candidate (Zeroise of BNAS, arXiv 2002.06963).
 ZEROISE = "none"
 #: The other operations without a convolution. They have nothing to learn and so lead early in a
@@ -253,6 +255,11 @@ class SearchSpace:
         return space
 
     @property
+    def candidates(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The operations of normal and of reduction cells."""
+        return self.normal, self.reduce
+
+    @property
     def edges(self) -> tuple[tuple[int, int], ...]:
         """The cell's (node, state) pairs, in the order of the α rows."""
         return edges_of_cell(self.nodes)
@@ -286,7 +293,7 @@ class SearchSpace:
     @classmethod
     def from_dict(cls, values: dict) -> SearchSpace:
         """The inverse of `to_dict`."""
-        cells = {kind: tuple(values[kind]) for kind in ("normal", "reduce")}
+        cells = {kind: tuple(values[kind]) for kind in KINDS}
         return cls(**{**values, **cells})
 
 

@@ -193,7 +193,7 @@ def candidate_cells(space: SearchSpace) -> tuple[Cell, Cell]:
             tuple(Edge(name, state) for state in range(2 + node) for name in names)
             for node in range(space.nodes)
         )
-        for names in (space.normal, space.reduce)
+        for names in space.candidates
     )
     return normal, reduce
 

@@ -157,7 +157,7 @@ class ExpectedCost:
 
     def _ratio(self, normal, reduce, edge_weights) -> tf.Tensor:
         """(E − c)/(T − c): of order 1, where float32 is precise whatever the unit of the costs."""
-        candidates = (self.space.normal, self.space.reduce)
+        candidates = self.space.candidates
         kinds = zip((normal, reduce), candidates, edge_weights or (None, None), strict=True)
         kept = [
             self._kept(tf.cast(shares, tf.float32), names, weights)

@@ -49,7 +49,7 @@ def mutations(genotype: Genotype, space: SearchSpace) -> tuple[list[Mutation], l
     """
     operations, inputs = [], []
     for number, cell in enumerate(genotype.cells):
-        candidates = (space.normal, space.reduce)[number]
+        candidates = space.candidates[number]
         for node, edges in enumerate(cell):
             used = {edge.state for edge in edges}
             for edge in edges:

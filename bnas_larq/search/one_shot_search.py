@@ -27,8 +27,7 @@ from bnas_larq.search.gradient_search import make_supernet, search_space, weight
 from bnas_larq.search.path_evolution import PathEvolution, genotype_of
 from bnas_larq.search.searcher import SearchData, SearchResult, SupernetSearcher, running
 from bnas_larq.search.single_path import SinglePath
-from bnas_larq.search.tuning.encoding import KINDS
-from bnas_larq.search.tuning.records import TRIALS, best_row, write_front
+from bnas_larq.search.tuning.records import TRIALS, best_row, cell_lists, write_front
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import ZEROISE, SearchSpace
 from bnas_larq.supernet.fixed_choices import FixedPath
@@ -128,7 +127,6 @@ class OneShotSearch(SupernetSearcher):
                     break
                 self.path.assign_genotype(genotype, self.supernet.space)
                 accuracy = measure.accuracy()
-                cells = zip(KINDS, genotype.cells, strict=True)
                 row = {
                     "trial": number,
                     "generation": generation,
@@ -136,10 +134,7 @@ class OneShotSearch(SupernetSearcher):
                     "accuracy": accuracy,
                     "cost": self.evolution.ops(genotype),
                     "seconds": round(time.monotonic() - begin, 3),
-                    **{
-                        kind: [[list(edge) for edge in node] for node in cell]
-                        for kind, cell in cells
-                    },
+                    **cell_lists(genotype),
                 }
                 append_line(log, row)
                 rows.append(row)

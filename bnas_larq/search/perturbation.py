@@ -19,13 +19,12 @@ from bnas_larq.genotype import Cell, Edge
 from bnas_larq.run_records import PerturbationRow
 from bnas_larq.search.searcher import SearchData, running
 from bnas_larq.search.single_path import SinglePath
-from bnas_larq.spaces import ZEROISE, SearchSpace
+from bnas_larq.spaces import KINDS, ZEROISE, SearchSpace
 from bnas_larq.supernet.fixed_choices import FixedMixture
 from bnas_larq.supernet.super_net import SuperNet
 
 #: File in a stage's folder: a line per decision.
 RECORD = "perturbation.jsonl"
-KINDS = ("normal", "reduce")
 
 
 class PerturbationChoice:
@@ -182,7 +181,7 @@ class PerturbationChoice:
         return tuple(map(tuple, nodes))
 
     def _operations(self, kind: int) -> tuple[str, ...]:
-        return (self.space.normal, self.space.reduce)[kind]
+        return self.space.candidates[kind]
 
 
 def perturbed_cells(

@@ -15,13 +15,12 @@ from bnas_larq.backend import keras, register, tf
 from bnas_larq.discretize import ArgmaxDiscretizer
 from bnas_larq.errors import BnasLarqError, WeightsError
 from bnas_larq.genotype import Genotype
-from bnas_larq.spaces import SearchSpace, edges_of_cell
+from bnas_larq.spaces import KINDS, SearchSpace, edges_of_cell
 from bnas_larq.supernet.relaxations import Choice, Draw, Relaxation
 
 #: α of pruned candidates: a softmax of it is 0, and its gradient too.
 PRUNED = -1e9
 
-KINDS = ("normal", "reduce")
 #: Forward passes of a step, each with draws of its own: of the weights' half, of α's half, and of
 #: the virtual steps of a second-order gradient.
 PASSES = ("weights", "alpha", "virtual")
@@ -158,8 +157,7 @@ class ArchitectureModel(keras.Model):
 
     def shares(self) -> dict[str, tf.Tensor]:
         """Mean share of each operation over all edges of both cells that offer it."""
-        candidates = (self.space.normal, self.space.reduce)
-        offers = list(zip(self.distributions(), candidates, strict=True))
+        offers = list(zip(self.distributions(), self.space.candidates, strict=True))
         shares = {}
         for name in self.operations:
             columns = [shares_of[:, ops.index(name)] for shares_of, ops in offers if name in ops]

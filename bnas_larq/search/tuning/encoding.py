@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bnas_larq.errors import GenotypeError
 from bnas_larq.genotype import Edge, Genotype
 from bnas_larq.search.genotype_variation import carries_signal
-from bnas_larq.spaces import SearchSpace
+from bnas_larq.spaces import KINDS, SearchSpace
 from bnas_larq.train_settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 Values = Mapping[str, Any]
 
-KINDS = ("normal", "reduce")
 _TRAIN = "train/"
 
 

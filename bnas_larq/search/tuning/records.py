@@ -11,7 +11,8 @@ from typing import Any
 
 from bnas_larq.files import write_atomic, write_json
 from bnas_larq.genotype import Genotype
-from bnas_larq.search.tuning.encoding import KINDS, Encoding, Values
+from bnas_larq.search.tuning.encoding import Encoding, Values
+from bnas_larq.spaces import KINDS
 
 #: Files in the folder of the search.
 TRIALS, FRONT = "trials.jsonl", "pareto.json"
@@ -78,7 +79,6 @@ class Trial:
 
     def row(self, outcome: Mapping[str, Any]) -> dict[str, Any]:
         """Its line in trials.jsonl."""
-        cells = zip(KINDS, self.genotype.cells, strict=True)
         return {
             "trial": self.number,
             "genotype": self.genotype.id,
@@ -89,8 +89,14 @@ class Trial:
             "hyperparameters": self.overrides,
             "continues": self.continues,
             "failed": outcome.get("failed"),
-            **{kind: [[list(edge) for edge in node] for node in cell] for kind, cell in cells},
+            **cell_lists(self.genotype),
         }
+
+
+def cell_lists(genotype: Genotype) -> dict[str, list[list[list]]]:
+    """Both cells for a line of trials.jsonl."""
+    cells = zip(KINDS, genotype.cells, strict=True)
+    return {kind: [[list(edge) for edge in node] for node in cell] for kind, cell in cells}
 
 
 def write_records(folder: Path, rows: Sequence[Mapping[str, Any]], cost: str | None) -> None:

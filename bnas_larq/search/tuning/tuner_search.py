@@ -19,10 +19,10 @@ from bnas_larq.files import read_record, read_rows
 from bnas_larq.genotype import Genotype
 from bnas_larq.run_records import Outcome, TrialRow
 from bnas_larq.search.searcher import SearchData, Searcher, SearchResult
-from bnas_larq.search.tuning.encoding import KINDS, Encoding
+from bnas_larq.search.tuning.encoding import Encoding
 from bnas_larq.search.tuning.records import TRIALS, Trial, TrialFunction, best_row, write_records
 from bnas_larq.settings import TunerSettings
-from bnas_larq.spaces import SearchSpace
+from bnas_larq.spaces import KINDS, SearchSpace
 
 #: keras-tuner's variables: the process' role, and the address of the chief.
 TUNER_ID = "KERASTUNER_TUNER_ID"
