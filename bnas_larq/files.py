@@ -204,6 +204,19 @@ def read_rows(path: str | Path, model: type[pydantic.BaseModel]) -> list[dict[st
     ]
 
 
+def read_rows_to_resume(
+    path: str | Path, model: type[pydantic.BaseModel], key: str
+) -> list[dict[str, Any]]:
+    """`read_rows` of a log that goes on: a last line that a kill has cut off is removed from it.
+
+    Args:
+        key: holds a row's number.
+    """
+    rows = read_rows(path, model)
+    keep_lines_before(path, len(rows), key=key)
+    return rows
+
+
 def _checked(values: Any, model: type[pydantic.BaseModel], path: Path, line: str = "") -> Any:
     import pydantic
 

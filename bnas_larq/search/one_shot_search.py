@@ -17,7 +17,7 @@ from bnas_larq.console import say
 from bnas_larq.costs.cost_walk import planned_costs
 from bnas_larq.costs.expected_cost import network_of
 from bnas_larq.errors import TrainingStopped
-from bnas_larq.files import append_line, keep_lines_before, read_rows
+from bnas_larq.files import append_line, keep_lines_before, read_rows_to_resume
 from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.genotype import Genotype
@@ -105,12 +105,10 @@ class OneShotSearch(SupernetSearcher):
     def _evolve(self, data: SearchData, folder: Path) -> list[dict[str, Any]]:
         """Measure genotypes, after those that are recorded; the rows of trials.jsonl."""
         log, settings = folder / TRIALS, self.settings.one_shot
-        rows = read_rows(log, PathRow)
+        rows = read_rows_to_resume(log, PathRow, key="trial")
         for row in rows:  # raises if one is of another space
             self.path.assign_genotype(genotype_of(row), self.supernet.space)
         done = len(rows)
-        # A last line that a kill has cut off.
-        keep_lines_before(log, done, key="trial")
         measure = SinglePath(self.supernet, data, credit_examples=None)
         size, planned = settings.population, settings.population * settings.generations
         progress = Progress("search", settings.generations, size, ("best",), unit="generation")

@@ -13,7 +13,7 @@ import numpy as np
 
 from bnas_larq.console import say
 from bnas_larq.errors import RunError
-from bnas_larq.files import append_line, keep_lines_before, read_rows
+from bnas_larq.files import append_line, read_rows, read_rows_to_resume
 from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.genotype import Cell, Edge
 from bnas_larq.run_records import PerturbationRow
@@ -92,9 +92,7 @@ class PerturbationChoice:
             RunError: the log is damaged, or of another space or seed.
         """
         mixture = [np.array(values, np.float32) for values in weights]
-        rows = read_rows(self.log, PerturbationRow)
-        # A last line that a kill has cut off.
-        keep_lines_before(self.log, len(rows), key="decision")
+        rows = read_rows_to_resume(self.log, PerturbationRow, key="decision")
         generator = random.Random(f"perturbation {self.seed}")
         edges, nodes = range(len(self.space.edges)), range(self.space.nodes)
         decisions: list[tuple[Callable[..., dict[str, Any]], int, int]] = []
