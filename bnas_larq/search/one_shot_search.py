@@ -26,7 +26,7 @@ from bnas_larq.run_records import PathRow
 from bnas_larq.search.gradient_search import make_supernet, search_space, weight_optimizer
 from bnas_larq.search.path_evolution import PathEvolution, genotype_of
 from bnas_larq.search.searcher import SearchData, SearchResult, SupernetSearcher, running
-from bnas_larq.search.single_path import SinglePath
+from bnas_larq.search.single_path import PathAccuracy
 from bnas_larq.search.tuning.records import TRIALS, best_row, cell_lists, write_front
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import ZEROISE, SearchSpace
@@ -109,7 +109,7 @@ class OneShotSearch(SupernetSearcher):
         for row in rows:  # raises if one is of another space
             self.path.assign_genotype(genotype_of(row), self.supernet.space)
         done = len(rows)
-        measure = SinglePath(self.supernet, data, credit_examples=None)
+        measure = PathAccuracy(self.supernet, data, credit_examples=None)
         size, planned = settings.population, settings.population * settings.generations
         progress = Progress("search", settings.generations, size, ("best",), unit="generation")
         with running(progress):

@@ -18,7 +18,7 @@ from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.genotype import Cell, Edge
 from bnas_larq.run_records import PerturbationRow
 from bnas_larq.search.searcher import SearchData, running
-from bnas_larq.search.single_path import SinglePath
+from bnas_larq.search.single_path import PathAccuracy
 from bnas_larq.spaces import KINDS, ZEROISE, SearchSpace
 from bnas_larq.supernet.fixed_choices import FixedMixture
 from bnas_larq.supernet.super_net import SuperNet
@@ -194,7 +194,7 @@ def perturbed_cells(
     """The cells that `PerturbationChoice` derives from a compiled supernet, measured on the first
     `examples` of `data.credit`, with the statistics of each batch; writes perturbation.jsonl."""
     mixture, relaxation = FixedMixture(), supernet.relaxation
-    measurement = SinglePath(supernet, data, examples)
+    measurement = PathAccuracy(supernet, data, examples)
 
     def measure(normal: np.ndarray, reduce: np.ndarray) -> float:
         mixture.assign(normal, reduce)

@@ -23,29 +23,55 @@ def equal_batch_size(examples: int) -> int:
     return max(1, -(-examples // -(-max(1, examples) // EVALUATION_BATCH)))
 
 
-class SinglePath:
-    """Trains and evaluates the path that the supernet is set to; both are traced once.
+class PathAccuracy:
+    """Evaluates the path, or the mixture, that the supernet is set to; traced once.
 
     Args:
-        supernet: compiled, with its optimizer built.
-        data: of the search; paths are evaluated on `credit`.
+        supernet: to evaluate.
+        data: of the search, whose `credit` is evaluated on.
         credit_examples: only the first ones of it, in equal batches; None for all as they are.
     """
 
     def __init__(self, supernet: SuperNet, data: SearchData, credit_examples: int | None) -> None:
-        self._pipeline: EpochPipeline = data.weights
         self._credit = data.credit
         if credit_examples is not None:
             examples = data.credit.unbatch().take(credit_examples)
             count = int(examples.reduce(np.int64(0), lambda number, _: number + 1))
             self._credit = examples.batch(equal_batch_size(count))
-        self._batches: Iterator = iter(())
-        spec = data.weights.dataset().element_spec
         self._supernet = supernet
-        self._step = tf.function(supernet.weight_step, input_signature=spec, autograph=False)
         self._hits = tf.function(
             self._count_hits, input_signature=self._credit.element_spec, autograph=False
         )
+
+    def accuracy(self) -> float:
+        """Accuracy on the examples for credit."""
+        hits, examples = 0, 0
+        for images, labels in self._credit:
+            hits += int(self._hits(images, labels))
+            examples += len(labels)
+        return hits / examples
+
+    def _count_hits(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        with self._supernet.helper_passes():
+            logits = self._supernet(images, training=True)
+        predictions = tf.argmax(logits, axis=-1, output_type=labels.dtype)
+        return tf.reduce_sum(tf.cast(predictions == labels, tf.int32))
+
+
+class SinglePath(PathAccuracy):
+    """Also trains the path.
+
+    Args:
+        supernet: compiled, with its optimizer built.
+        data, credit_examples: see `PathAccuracy`; `weights` train.
+    """
+
+    def __init__(self, supernet: SuperNet, data: SearchData, credit_examples: int | None) -> None:
+        super().__init__(supernet, data, credit_examples)
+        self._pipeline: EpochPipeline = data.weights
+        self._batches: Iterator = iter(())
+        spec = data.weights.dataset().element_spec
+        self._step = tf.function(supernet.weight_step, input_signature=spec, autograph=False)
 
     def start(self, step: int) -> None:
         """Go to the training stream's batch number `step`."""
@@ -63,17 +89,3 @@ class SinglePath:
                 callback.on_train_batch_end(step)
         metrics = {metric.name: metric for metric in self._supernet.metrics}
         return {name: float(metrics[name].result()) for name in ("loss", "accuracy")}
-
-    def accuracy(self) -> float:
-        """Accuracy on the examples for credit."""
-        hits, examples = 0, 0
-        for images, labels in self._credit:
-            hits += int(self._hits(images, labels))
-            examples += len(labels)
-        return hits / examples
-
-    def _count_hits(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        with self._supernet.helper_passes():
-            logits = self._supernet(images, training=True)
-        predictions = tf.argmax(logits, axis=-1, output_type=labels.dtype)
-        return tf.reduce_sum(tf.cast(predictions == labels, tf.int32))

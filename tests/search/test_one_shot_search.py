@@ -19,7 +19,7 @@ from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.search import path_evolution
 from bnas_larq.search.one_shot_search import OneShotSearch
 from bnas_larq.search.searcher import SearchData
-from bnas_larq.search.single_path import SinglePath
+from bnas_larq.search.single_path import PathAccuracy
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import SPACES, SearchSpace
 from bnas_larq.supernet.path_training import DrawPaths, PathTraining
@@ -215,7 +215,7 @@ def test_accuracies_are_those_of_the_path_with_statistics_of_its_own(whole):
     try:
         for weight in moving:
             weight.assign(weight + 3.0)
-        measure = SinglePath(supernet, data, credit_examples=None)
+        measure = PathAccuracy(supernet, data, credit_examples=None)
         assert measure.accuracy() == row["accuracy"]
         for weight, value in zip(moving, before, strict=True):
             assert weight.numpy() == pytest.approx(value + 3.0)
