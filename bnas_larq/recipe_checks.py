@@ -10,6 +10,7 @@ from typing import Any
 from bnas_larq.errors import RecipeError
 from bnas_larq.recipe import Recipe
 from bnas_larq.searcher_settings import OneShotSettings
+from bnas_larq.settings import TunerSettings
 from bnas_larq.teacher_settings import PREVIOUS
 from bnas_larq.train_settings import DECOUPLED, UNREAD_IN_STAGE, TrainSettings, TrainStage
 
@@ -23,8 +24,23 @@ def _activations(recipe: Recipe) -> set[str]:
     return {stage.activations or recipe.network.activations for stage in recipe.plan}
 
 
-def _has_no_alpha(recipe: Recipe) -> bool:
+def _trains_networks(recipe: Recipe) -> bool:
+    """Final ones, and no supernet."""
+    return recipe.search.searcher == "tuner"
+
+
+def _is_one_shot(recipe: Recipe) -> bool:
     return recipe.search.searcher == "one-shot"
+
+
+def _has_no_alpha(recipe: Recipe) -> bool:
+    return _is_one_shot(recipe) or _trains_networks(recipe)
+
+
+def _trains_no_alpha(recipe: Recipe) -> bool:
+    search = recipe.search
+    draws_only = search.searcher == "bandit" and search.bandit.finish_epochs == 0
+    return draws_only or _has_no_alpha(recipe)
 
 
 #: Keys of the section `network` that one kind of network has and the other has not.
@@ -36,11 +52,16 @@ _BLOCK_KEYS = (
     *("block_convolutions", "transition", "strided_blocks", "block_order", "nonlinearity"),
 )
 
-#: Keys of the section `search` that train α or make something of them.
+#: Keys of the section `search` that every supernet reads.
+_SUPERNET_KEYS = (
+    *("cells", "channels", "groups", "kernels", "stem", "shortcut", "epochs", "batch_size"),
+    *("optimizer", "learning_rate", "minimum_learning_rate", "momentum", "weight_decay"),
+    *("clip_norm", "scheme", "limit", "mixed_precision"),
+)
+#: Those that train α.
 _ALPHA_KEYS = (
     *("relaxation", "order", "alpha_learning_rate", "alpha_betas", "alpha_weight_decay"),
-    *("alpha_start_epoch", "entropy_weight", "channel_proportion", "edge_normalization", "cost"),
-    "alarms",
+    *("alpha_start_epoch", "entropy_weight", "cost", "alarms"),
 )
 
 #: Keys that some recipes do not read: when, and what to do instead.
@@ -95,25 +116,54 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         ),
         "These activations have no bound. Remove it, or set network.activations",
     ),
+    **{
+        f"search.{key}": (
+            _trains_networks,
+            "keras-tuner trains final networks. Remove it, or set search.searcher",
+        )
+        for key in _SUPERNET_KEYS
+    },
+    **{
+        f"search.tuner.{key}": (
+            lambda recipe: not _trains_networks(recipe),
+            "The searcher has no trials. Remove it, or set search.searcher to tuner",
+        )
+        for key in TunerSettings.model_fields
+    },
+    **{
+        f"search.tuner.{key}": (
+            lambda recipe, oracle=oracle: (
+                not _trains_networks(recipe) or recipe.search.tuner.oracle != oracle
+            ),
+            f"Only {oracle} reads it. Remove it, or set search.tuner.oracle",
+        )
+        for key, oracle in (
+            *(("population", "evolution"), ("sample", "evolution")),
+            ("hyperband_factor", "hyperband"),
+        )
+    },
     "search.temperature": (
-        lambda recipe: recipe.search.relaxation == "softmax",
-        "The relaxation softmax has none. Remove it, or set search.relaxation",
+        lambda recipe: recipe.search.relaxation == "softmax" or _trains_no_alpha(recipe),
+        "The relaxation softmax has none, and this needs α that train. Remove it, or set "
+        "search.relaxation",
     ),
     "search.temperature_decay": (
-        lambda recipe: recipe.search.relaxation == "softmax",
-        "The relaxation softmax has no temperature. Remove it, or set search.relaxation",
+        lambda recipe: recipe.search.relaxation == "softmax" or _trains_no_alpha(recipe),
+        "The relaxation softmax has none, and this needs α that train. Remove it, or set "
+        "search.relaxation",
     ),
     "search.softmax_temperature": (
-        lambda recipe: recipe.search.relaxation != "softmax" or _has_no_alpha(recipe),
+        lambda recipe: recipe.search.relaxation != "softmax" or _trains_no_alpha(recipe),
         "Other relaxations have search.temperature. Remove it, or set search.relaxation",
     ),
     "search.momentum": (
-        lambda recipe: recipe.search.optimizer == "adam",
-        "Adam has none. Remove it, or set search.optimizer to sgd",
+        lambda recipe: recipe.search.optimizer == "adam" or _trains_networks(recipe),
+        "Only SGD in a supernet has one. Remove it, or set search.optimizer to sgd",
     ),
     "search.cells": (
-        lambda recipe: recipe.search.searcher == "progressive",
-        "Each stage has its own number. Remove it, or set search.progressive.cells",
+        lambda recipe: recipe.search.searcher in ("progressive", "tuner"),
+        "Progressive stages have numbers of their own, keras-tuner final networks. Remove it, or "
+        "set search.progressive.cells or network.cells",
     ),
     **{
         f"search.progressive.{key}": (
@@ -123,7 +173,7 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         for key in ("cells", "kept")
     },
     "search.entropy_tau": (
-        lambda recipe: recipe.search.entropy_weight == 0 or _has_no_alpha(recipe),
+        lambda recipe: recipe.search.entropy_weight == 0 or _trains_no_alpha(recipe),
         "The entropy term's weight is 0, or no α train. Remove it, or set search.entropy_weight",
     ),
     "search.choice": (
@@ -135,7 +185,7 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         "No perturbation is measured. Remove it, or set search.choice to perturbation",
     ),
     "search.select": (
-        lambda recipe: _has_no_alpha(recipe) or recipe.search.choice == "perturbation",
+        lambda recipe: _trains_no_alpha(recipe) or recipe.search.choice == "perturbation",
         "The weights of the last epoch decide. Remove it, or set search.choice to alpha",
     ),
     "search.gamma": (
@@ -148,8 +198,8 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
     ),
     **{
         f"search.{key}": (
-            _has_no_alpha,
-            "A one-shot search trains no α. Remove it, or set search.searcher",
+            _trains_no_alpha,
+            "This search trains no α. Remove it, or set search.searcher",
         )
         for key in _ALPHA_KEYS
     },
@@ -158,8 +208,15 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         "Trials are saved behind each epoch. Remove it",
     ),
     **{
+        f"search.{key}": (
+            _has_no_alpha,
+            "This search mixes no candidates. Remove it, or set search.searcher",
+        )
+        for key in ("channel_proportion", "edge_normalization")
+    },
+    **{
         f"search.one_shot.{key}": (
-            lambda recipe: not _has_no_alpha(recipe),
+            lambda recipe: not _is_one_shot(recipe),
             "The searcher measures no paths. Remove it, or set search.searcher to one-shot",
         )
         for key in OneShotSettings.model_fields

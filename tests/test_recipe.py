@@ -422,6 +422,35 @@ def test_a_folder_is_refused(tmp_path):
             )
         ),
         (["search.searcher=bandit", "search.bandit.exploration=2"], "search.bandit.exploration"),
+        (["search.tuner.trials=9", "search.tuner.population=3"], "search.tuner.trials"),
+        (["search.searcher=one-shot", "search.tuner.workers=2"], "search.tuner.workers"),
+        (["search.tuner.hyperparameters={momentum: [0.8, 0.9]}"], "search.tuner.hyperparameters"),
+        (
+            ["search.searcher=tuner", "search.tuner.oracle=random", "search.tuner.sample=3"],
+            "search.tuner.sample",
+        ),
+        *(
+            (["search.searcher=tuner", f"search.{key}={value}"], f"search.{key}")
+            for key, value in (
+                *(("epochs", 3), ("cells", 3), ("learning_rate", 0.1), ("momentum", 0.5)),
+                *(("order", 2), ("relaxation", "concrete"), ("entropy_weight", 0)),
+                *(("shortcut", "none"), ("channel_proportion", 2), ("select", "final")),
+            )
+        ),
+        *(
+            (
+                [
+                    "search.searcher=bandit",
+                    "search.bandit.finish_epochs=0",
+                    f"search.{key}={value}",
+                ],
+                f"search.{key}",
+            )
+            for key, value in (
+                *(("relaxation", "concrete"), ("alpha_learning_rate", 0.1), ("order", 2)),
+                *(("entropy_weight", 0), ("entropy_tau", 3), ("select", "final")),
+            )
+        ),
         (
             ["search.searcher=tuner", "search.tuner.hyperparameters={momentum: [0.8, 0.9]}"],
             "train.momentum",
@@ -461,8 +490,12 @@ def test_a_recipe_is_one_study(values, key):
         ["search.gamma=3", "search.entropy_tau=3"],
         ["search.searcher=bandit", "search.bandit.rounds=1"],
         ["search.searcher=one-shot", "search.one_shot.maximum_ops=1e7"],
-        # Without `searcher: tuner` nothing is tuned.
-        ["search.tuner.hyperparameters={momentum: [0.8, 0.9]}"],
+        ["search.searcher=bandit", "search.bandit.finish_epochs=0", "search.gamma=3"],
+        ["search.searcher=bandit", "search.relaxation=concrete", "search.channel_proportion=2"],
+        [
+            *("search.searcher=tuner", "search.zeroise_competes=false", "search.tuner.trials=30"),
+            *("search.tuner.sample=3", "search.tuner.workers=2"),
+        ],
     ],
 )
 def test_keys_that_are_read_are_accepted(overrides):

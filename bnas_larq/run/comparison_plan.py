@@ -8,7 +8,6 @@ networks that are trained in the end (`TEMPLATE_KEYS`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from bnas_larq.errors import RecipeError, nearest
 from bnas_larq.recipe import Recipe, load_values, override_recipe, parse_recipe
 from bnas_larq.recipe_checks import unread_keys
 from bnas_larq.run.budget_scaling import BUDGET_KEYS, NEEDED_KEYS, Adaptation, adapt
-from bnas_larq.run.creation import resolve_recipe
+from bnas_larq.run.creation import override_texts, resolve_recipe
 from bnas_larq.spaces import ZEROISE, SearchSpace
 
 #: Sections that the budget gives as a whole, so that all networks are trained alike.
@@ -221,11 +220,7 @@ def _method_run(
         "genotype": own.genotype,
         "search": search,
     }
-    recipe = override_recipe(merged, overrides)
-    # An override for some of the methods is nothing to the others.
-    recipe = override_recipe(
-        recipe.model_dump(), [f"{key}={json.dumps(d)}" for key, d in unread_keys(recipe).items()]
-    )
+    recipe = _overridden(merged, overrides)
     tuned = recipe.search.tuner.hyperparameters
     if recipe.genotype is None and recipe.search.searcher == "tuner" and tuned:
         raise RecipeError(
@@ -240,6 +235,12 @@ def _method_run(
         budget.model_dump(mode="json"),
     )
     return PlannedRun(recipe.name, name, seed, recipe, used, tuple(unused))
+
+
+def _overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
+    """A run's recipe. An override for some of the methods is nothing to the others."""
+    recipe = override_recipe(values, overrides)
+    return override_recipe(recipe.model_dump(), override_texts(unread_keys(recipe)))
 
 
 def _differing(
@@ -266,7 +267,7 @@ def _random_run(
         "genotype": f"random:{space}:{draw}",
         "search": {"space": space},
     }
-    recipe = override_recipe(merged, overrides)
+    recipe = _overridden(merged, overrides)
     return PlannedRun(recipe.name, f"{RANDOM} ({space})", seed, recipe)
 
 

@@ -238,7 +238,10 @@ def test_overwrite_with_a_recipe_that_cannot_run_keeps_the_earlier_run(refuse, t
     assert contents(begun) == before
 
 
-BANDIT = ("search.searcher=bandit", "search.bandit.finish_epochs=0")
+BANDIT = (
+    *("search.searcher=bandit", "search.bandit.finish_epochs=0"),
+    "search.alpha_learning_rate=3e-4",
+)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,13 @@ import pytest
 import yaml
 
 from bnas_larq.data.examples import InMemoryExamples
+from bnas_larq.errors import RecipeError
 from bnas_larq.files import read_json, read_lines
 from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import load_recipe, parse_recipe
 from bnas_larq.run.recipe_run import Run
 from bnas_larq.search import SearchResult
+from bnas_larq.settings import SearchSettings
 
 #: Scikit-learn's digits: a fifth of 1797 is the test part; of data.limit = 200 a tenth is held out.
 TEST_IMAGES = 359
@@ -241,14 +243,12 @@ def test_credit_has_a_fixed_order_that_mixes_the_classes(workflow):
 
 
 def test_a_search_by_keras_tuner_has_nothing_to_do_with_a_supernet(workflow, monkeypatch, capsys):
-    """Neither its batches nor its precision nor its size: trials have those of the network."""
-    # More than a half has: `Run.create` checks.
-    made = workflow(
-        searcher="tuner",
-        batch_size=100,
-        mixed_precision="auto",
-        network={"cells": 2, "channels": 6},
-    )
+    """Trials have the size of the network; a supernet's settings are refused."""
+    with pytest.raises(RecipeError, match="only what its run reads. Received: search.cells 1. "):
+        workflow("refused", searcher="tuner")
+    defaults = {key: field.default for key, field in SearchSettings.model_fields.items()}
+    network = {"cells": 2, "channels": 6}
+    made = workflow(network=network, **{**defaults, "searcher": "tuner"})
     calls = []
 
     class Searcher:

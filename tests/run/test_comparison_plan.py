@@ -7,6 +7,7 @@ import pytest
 from bnas_larq.errors import GenotypeError, RecipeError
 from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import Recipe, load_recipe
+from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.run.comparison import table_notes
 from bnas_larq.run.comparison_plan import (
     BUDGET_KEYS,
@@ -191,6 +192,25 @@ def test_an_override_is_for_the_methods_that_read_it(write, budget):
     softmax, gumbel = write("a", "{}\n"), write("b", "search: {relaxation: gumbel-hard}\n")
     _, runs = plan([softmax, gumbel], budget, [0], 1, ["search.temperature=[5.0,1.0]"])
     assert [run.recipe.search.temperature for run in runs[:2]] == [(10.0, 0.1), (5.0, 1.0)]
+    # Nor is it to random genotypes, and to methods that have none of the budget's keys.
+    methods = [
+        write("c", TUNER % "evolution"),
+        write("d", "search: {searcher: one-shot}\n"),
+        softmax,
+    ]
+    overrides = [
+        "search.alarms.action=stop",
+        "search.one_shot.examples=9",
+        "search.tuner.workers=2",
+    ]
+    _, runs = plan(methods, budget, [0], 1, overrides)
+    for run in runs:
+        check_keys_are_read(run.recipe)
+    searches = [run.recipe.search for run in runs]
+    assert [search.alarms.action for search in searches[:3]] == ["warn", "warn", "stop"]
+    assert [search.one_shot.examples for search in searches] == [None, 9, None, None]
+    assert [search.tuner.workers for search in searches] == [2, 1, 1, 1]
+    assert [search.cells for search in searches[:3]] == [8, 3, 3]
 
 
 TUNER = "search: {searcher: tuner, tuner: {oracle: %s, trials: 70, epochs: 4}}\n"
