@@ -96,7 +96,7 @@ def provenance(inputs: RunInputs) -> dict[str, Any]:
         "seed": recipe.seed,
         "cells": cells,
         "channels": sizes.channels,
-        "epochs": recipe.search.epochs,
+        "epochs": (recipe.search if in_supernet(recipe.search) else recipe.search.tuner).epochs,
     }
 
 

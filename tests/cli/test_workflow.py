@@ -260,6 +260,6 @@ def test_a_search_by_keras_tuner_has_nothing_to_do_with_a_supernet(workflow, mon
     made.search()
     ((data, provenance),) = calls
     assert data is None
-    assert (provenance["cells"], provenance["channels"]) == (2, 6)
+    assert (provenance["cells"], provenance["channels"], provenance["epochs"]) == (2, 6, 10)
     assert "convolutions in" not in capsys.readouterr().err
     assert not list((made.folder / "search").glob("*precision*"))
