@@ -1,5 +1,7 @@
 """A switch between the candidates of an edge: the graph computes the chosen one alone.
 
+A separable convolution is the exception: its layers hold the channels of all edges from a state.
+
 All edges of a supernet with equal shapes call one traced function, which holds a branch for each
 candidate. It is not inlined: a graph with such a switch for each edge takes minutes to compile.
 """
