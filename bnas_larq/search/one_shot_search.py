@@ -23,10 +23,10 @@ from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.run_records import PathRow
+from bnas_larq.search.calibrated_path import CalibratedAccuracy
 from bnas_larq.search.gradient_search import make_supernet, search_space, weight_optimizer
 from bnas_larq.search.path_evolution import PathEvolution, genotype_of
 from bnas_larq.search.searcher import SearchData, SearchResult, SupernetSearcher, running
-from bnas_larq.search.single_path import PathAccuracy
 from bnas_larq.search.tuning.records import TRIALS, best_row, cell_lists, write_front
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import ZEROISE, SearchSpace
@@ -42,8 +42,8 @@ class OneShotSearch(SupernetSearcher):
        makes it: of every node two edges with one operation each. So a path has the same edges as
        the final network; no α is trained.
     2. An evolution (`PathEvolution`) looks for the genotype whose path is most accurate on held-out
-       images. BatchNorm takes the statistics of the batch it measures, for the moving averages mix
-       all paths. Operations of the final network, counted honestly, may be bounded.
+       images, with BatchNorm's statistics of its own (`CalibratedAccuracy`). Operations of the
+       final network, counted honestly, may be bounded.
 
     Args:
         settings, num_classes, input_shape, seed, network: see `SupernetSearcher`. Settings of α are
@@ -109,7 +109,7 @@ class OneShotSearch(SupernetSearcher):
         for row in rows:  # raises if one is of another space
             self.path.assign_genotype(genotype_of(row), self.supernet.space)
         done = len(rows)
-        measure = PathAccuracy(self.supernet, data, credit_examples=None)
+        measure = CalibratedAccuracy(self.supernet, data)
         size, planned = settings.population, settings.population * settings.generations
         progress = Progress("search", settings.generations, size, ("best",), unit="generation")
         with running(progress):

@@ -17,9 +17,9 @@ from bnas_larq.files import append_line, read_json, read_lines
 from bnas_larq.genotype import Edge, Genotype
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.search import path_evolution
+from bnas_larq.search.calibrated_path import BATCHES, CalibratedAccuracy
 from bnas_larq.search.one_shot_search import OneShotSearch
 from bnas_larq.search.searcher import SearchData
-from bnas_larq.search.single_path import PathAccuracy
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import SPACES, SearchSpace
 from bnas_larq.supernet.path_training import DrawPaths, PathTraining
@@ -204,24 +204,53 @@ def test_what_is_measured_is_recorded_and_within_the_bound(whole, most):
     assert best["genotype"] in {member["genotype"] for member in front["front"]}
 
 
-def test_accuracies_are_those_of_the_path_with_statistics_of_its_own(whole):
-    """Whatever the moving averages are: they are not read, and not changed."""
+@pytest.fixture
+def last_path(whole):
+    """(supernet set to the last path, its row), whose moving averages are far off for a while."""
     searcher, folder, _ = whole
-    supernet, data = searcher.supernet, search_data()
     row = read_lines(folder / "trials.jsonl")[-1]
+    supernet = searcher.supernet
     searcher.path.assign_genotype(Genotype(row["normal"], row["reduce"]), supernet.space)
     moving = [weight for weight in supernet.weights if "moving" in weight.name]
     before = [weight.numpy() for weight in moving]
-    try:
-        for weight in moving:
-            weight.assign(weight + 3.0)
-        measure = PathAccuracy(supernet, data, credit_examples=None)
-        assert measure.accuracy() == row["accuracy"]
-        for weight, value in zip(moving, before, strict=True):
-            assert weight.numpy() == pytest.approx(value + 3.0)
-    finally:
-        for weight, value in zip(moving, before, strict=True):
-            weight.assign(value)
+    for weight in moving:
+        weight.assign(weight + 3.0)
+    yield supernet, row
+    for weight, value in zip(moving, before, strict=True):
+        weight.assign(value)
+
+
+def test_accuracies_are_those_of_the_path_with_statistics_of_its_own(last_path):
+    """Whatever the moving averages are: they are not read, and not changed; nor does a prediction
+    depend on the other images of its batch."""
+    supernet, row = last_path
+    before = [weight.numpy() for weight in supernet.weights]
+    data = search_data()
+    for credit in (data.credit, data.credit.unbatch().batch(1)):
+        measure = CalibratedAccuracy(supernet, dataclasses.replace(data, credit=credit))
+        for _ in range(2):
+            assert measure.accuracy() == row["accuracy"]
+    for weight, value in zip(supernet.weights, before, strict=True):
+        assert weight.numpy().tobytes() == value.tobytes(), weight.name
+
+
+def test_statistics_are_means_over_training_batches(last_path):
+    """Of the stem, which reads the images, twice in a row."""
+    supernet, _ = last_path
+    data = search_data()
+    batches = [images.numpy() for images, _ in data.weights.dataset(0).take(BATCHES)]
+    means = [images.mean(axis=(0, 1, 2)) for images in batches]
+    variances = [images.var(axis=(0, 1, 2), ddof=1) for images in batches]
+    measure, norm = CalibratedAccuracy(supernet, data), supernet.stem[0]
+    before = norm.moving_mean.numpy()
+    for _ in range(2):
+        for images in measure._images:
+            measure._estimate(images)
+        measure._settle(tf.constant(float(BATCHES)))
+        np.testing.assert_allclose(norm.moving_mean, np.mean(means, axis=0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(norm.moving_variance, np.mean(variances, axis=0), rtol=1e-4)
+        measure._restore()
+        np.testing.assert_array_equal(norm.moving_mean, before)
 
 
 # -- killed, resumed -------------------------------------------------------------------------------
@@ -254,6 +283,9 @@ def test_a_killed_and_resumed_search_ends_with_the_same_bits(whole, most, tmp_pa
     assert run(again, tmp_path) == whole[2]
     assert state(again, tmp_path) == state(*whole[:2])
     assert (tmp_path / "pareto.json").exists()
+    # Killed behind the last epoch: no path has been set in this process.
+    log.unlink()
+    assert run(make(one_shot=bounds), tmp_path) == whole[2]
 
 
 @pytest.mark.parametrize(
