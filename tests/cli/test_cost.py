@@ -163,7 +163,7 @@ def test_a_budget(cost):
     ("args", "message"),
     [
         (["bnas-dd"], "Received: 'bnas-dd'; did you mean 'bnas-d'"),
-        ([Path(__file__).parent], "takes a variant (bnas-d), a rival (bireal18), a genotype"),
+        ([Path(__file__).parent], "takes a variant (bnas-d), a network that papers compare with"),
         (["bnas_cifar"], "A genotype has no size of its own"),
         (["bnas-d", "--cells", "2,3"], "--cells is one number"),
         (["bnas-d", "--cells", "x"], "'x' is no number, list such as 8,12"),

@@ -59,6 +59,7 @@ def test_a_home_folder_that_does_not_exist_is_a_sentence(home, refuse):
 _TEXTS = {
     *("plugins", "overrides", "space", "budget", "name", "variant", "dataset", "license"),
     *("description", "notes", "weights_url", "full_precision", "mean", "std"),
+    *("devices", "gpu_memory"),
 }
 
 
