@@ -44,7 +44,7 @@ _ROOMS = (
         ),
         *("resources", "run_folder", "checkpoints", "tables", "console", "pages"),
     ),
-    ("backend", "determinism", "precision"),
+    ("backend", "determinism", "precision", "strategies"),
     ("data",),
     ("layers",),
     ("networks",),

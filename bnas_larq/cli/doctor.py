@@ -6,6 +6,7 @@ setup.py states them.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -67,6 +68,8 @@ def command() -> None:
         problems += misfits()
 
     line("Keras generation", _keras_generation(problems))
+    line("devices", _devices())
+    line("TF_CONFIG", _cluster())
     line("patches", _patches(problems))
     line("LCE", _compute_engine(problems))
     line("system", f"{platform.system()} {platform.release()} {platform.machine()}")
@@ -99,6 +102,30 @@ def _keras_generation(problems: list[str]) -> str:
     devices = ", ".join(device.device_type for device in tf.config.list_physical_devices())
     # backend.py has just checked that tf.keras is tf-keras.
     return f"2 (tf-keras {_version('tf-keras')}) on {devices}"
+
+
+def _devices() -> str:
+    """The logical devices, which `--strategy mirrored` uses; TPUs show on a machine of theirs."""
+    try:
+        from bnas_larq.backend import tf
+    except (BnasLarqError, ImportError):
+        return "unknown"  # `_keras_generation` says why
+    names = [device.name for device in tf.config.list_logical_devices()]
+    return ", ".join(name.removeprefix("/device:") for name in names)
+
+
+def _cluster() -> str:
+    """The processes that `--strategy multi-worker` needs, as TF_CONFIG names them."""
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        return "not set"
+    try:
+        values = json.loads(text)
+        task = f"{values['task']['type']} {values['task']['index']}"
+        jobs = [f"{job} at {', '.join(hosts)}" for job, hosts in values["cluster"].items()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"cannot be read ({type(error).__name__}: {one_line(error)})"
+    return f"{task} of {'; '.join(jobs)}"
 
 
 def _patches(problems: list[str]) -> str:

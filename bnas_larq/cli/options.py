@@ -61,6 +61,20 @@ run_options = with_options(
     click.option("--overwrite", is_flag=True, help="Replace an earlier run in --out."),
     click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs."),
 )
+#: Adds the options of commands that search and train on devices of the user's choice.
+device_options = with_options(
+    click.option(
+        "--strategy",
+        type=click.Choice(["mirrored", "multi-worker", "tpu"]),
+        help="Search and train on all GPUs of this machine, on the machines that TF_CONFIG names "
+        "(the same command on each), or on a TPU. batch_size is that of all together.",
+    ),
+    click.option(
+        "--gpu-memory",
+        metavar="growth|MB",
+        help="Take memory of GPUs as it is needed, or at most so much of each. Default: all.",
+    ),
+)
 #: Adds the argument RECIPE and the options of every command that starts a run from one.
 recipe_options = with_options(
     click.argument("recipe", type=NAME_OR_PATH),
@@ -95,6 +109,15 @@ def resolve(
             "data.name digits. Add --set data.name=folder, or the name of a TFDS data set."
         )
     return resolved
+
+
+def device_settings(strategy: str | None, gpu_memory: str | None) -> dict[str, str]:
+    """What `device_options` mean to `Run.create`; the memory of GPUs is set at once."""
+    if gpu_memory is not None:
+        from bnas_larq.strategies import set_gpu_memory
+
+        set_gpu_memory(gpu_memory)
+    return {} if strategy is None else {"strategy": strategy}
 
 
 def with_named(overrides: Sequence[str], named: Mapping[str, Any]) -> list[str]:

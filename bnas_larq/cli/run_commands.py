@@ -12,6 +12,8 @@ import click
 from bnas_larq.cli.options import (
     NAME_OR_PATH,
     closed_at_the_end,
+    device_options,
+    device_settings,
     open_run,
     recipe_options,
     resolve,
@@ -47,6 +49,7 @@ from bnas_larq.errors import BnasLarqError, DataError
 @click.option(
     "--images", type=click.IntRange(min=1), help="For --dry-run: how many, if it is not known."
 )
+@device_options
 def run(
     out: Path | None,
     resume: bool,
@@ -55,6 +58,8 @@ def run(
     dry_run: bool,
     devices: tuple[str, ...],
     images: int | None,
+    strategy: str | None,
+    gpu_memory: str | None,
     **options: Any,
 ) -> None:
     """Run RECIPE (a shipped name or a YAML file) from its images to a checked .tflite and a report.
@@ -76,10 +81,11 @@ def run(
             "--dry-run. Add it."
         )
     settings = {"resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
+    settings |= device_settings(strategy, gpu_memory)
     if recipe.study is None:
         from bnas_larq.run.recipe_run import Run
 
-        print_result(closed_at_the_end(Run.create(recipe, out, **settings)).run())
+        _end(closed_at_the_end(Run.create(recipe, out, **settings)), "run", "result.json")
         return
     from bnas_larq.run.ablation import Ablation
     from bnas_larq.run.face_study import FaceStudy
@@ -92,15 +98,13 @@ def run(
 
 @click.command()
 @recipe_options
+@device_options
 def search(out: Path | None, **options: Any) -> None:
     """Search a cell with the settings of RECIPE (a shipped name or a YAML file).
 
     Writes genotype.json into the run's folder.
     """
-    run = _created(out, ("search",), **options)
-    run.search()
-    run.report()
-    print_result(run.folder / "genotype.json")
+    _end(_created(out, ("search",), **options), "search", "genotype.json")
 
 
 @click.command()
@@ -112,12 +116,19 @@ def search(out: Path | None, **options: Any) -> None:
     help="A genotype file, a published name or random:SEED. Default: the recipe's, or with "
     "--resume the one that a search left in --out.",
 )
+@device_options
 def train(out: Path | None, **options: Any) -> None:
     """Train the network of a genotype with the settings of RECIPE; writes weights.h5."""
-    run = _created(out, ("train",), **options)
-    run.train()
-    run.report()
-    print_result(run.folder / "weights.h5")
+    _end(_created(out, ("train",), **options), "train", "weights.h5")
+
+
+def _end(run: Any, step: str, result: str) -> None:
+    """Do one step of a run, or all, and print the path of the result."""
+    getattr(run, step)()
+    if step != "run":
+        run.report()
+    if run.team.is_chief:
+        print_result(run.folder / result)
 
 
 def _created(
@@ -126,6 +137,8 @@ def _created(
     resume: bool,
     overwrite: bool,
     tensorboard: bool,
+    strategy: str | None,
+    gpu_memory: str | None,
     **options: Any,
 ) -> Any:
     """The run of a recipe's single step, new or resumed."""
@@ -133,6 +146,7 @@ def _created(
     from bnas_larq.run.recipe_run import Run
 
     settings = {"resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
+    settings |= device_settings(strategy, gpu_memory)
     return closed_at_the_end(Run.create(recipe, out, stages=stages, **settings))
 
 
@@ -172,8 +186,16 @@ def evaluate(target: str, **options: Any) -> None:
 @click.option("--epochs", type=click.IntRange(min=1), help="Of everything. Default: 10.")
 @click.option("--head-epochs", type=click.IntRange(min=0), help="Of the head before. Default: 3.")
 @run_options
+@device_options
 def finetune(
-    entry: str, out: Path | None, resume: bool, overwrite: bool, tensorboard: bool, **options: Any
+    entry: str,
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    tensorboard: bool,
+    strategy: str | None,
+    gpu_memory: str | None,
+    **options: Any,
 ) -> None:
     """Fit ENTRY (a zoo entry's name, or the folder of an entry or a run) to your own images.
 
@@ -198,8 +220,9 @@ def finetune(
     }
     recipe = finetune_recipe(entry, values, with_named(options["overrides"], named))
     settings = {"resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
+    settings |= device_settings(strategy, gpu_memory)
     run = Run.create(recipe, out, stages=("train",), **settings)
-    print_result(closed_at_the_end(run).run())
+    _end(closed_at_the_end(run), "run", "result.json")
 
 
 def _data(data: str, data_dir: str | None) -> dict[str, str]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bnas_larq.backend import tf
+from bnas_larq.data.shards import Shard
 from bnas_larq.errors import DataError, one_line
 
 #: Messages of TensorFlow's image decoders and of the check of image sizes.
@@ -136,11 +137,25 @@ class Examples(abc.ABC):
         shuffle: bool = False,
         drop_remainder: bool = False,
         first: int | tf.Tensor = 0,
+        shard: Shard | None = None,
+        following: int = 0,
     ) -> tf.data.Dataset:
         """One epoch in batches, from the batch `first` on: (uint8 [batch, height, width, 3], int64
-        labels, int64 indices)."""
-        examples = self.epoch(seed, epoch, shuffle, first * batch_size)
-        return examples.batch(batch_size, drop_remainder=drop_remainder)
+        labels, int64 indices). With `shard`, its parts of all full batches, see `Shard.order`; no
+        others are read."""
+        order = self.order(seed, epoch, shuffle)
+        if shard is None:
+            order = order[first * batch_size :]
+        else:
+            order = shard.order(order, batch_size, following)
+            batch_size, drop_remainder = shard.rows(batch_size) + following, True
+        return self._batches(tf.data.Dataset.from_tensor_slices(order), batch_size, drop_remainder)
+
+    def _batches(
+        self, indices: tf.data.Dataset, batch_size: int, drop_remainder: bool
+    ) -> tf.data.Dataset:
+        """(images, labels, indices) in batches from a data set of indices."""
+        return self._load(indices).batch(batch_size, drop_remainder=drop_remainder)
 
     def _load(self, indices: tf.data.Dataset) -> tf.data.Dataset:
         """(images, labels, indices) from a data set of indices or of batches of them."""
@@ -202,20 +217,11 @@ class InMemoryExamples(Examples):
     def _read(self, index: tf.Tensor) -> tf.Tensor:
         return tf.gather(self._images, index)
 
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        epoch: int | tf.Tensor = 0,
-        shuffle: bool = False,
-        drop_remainder: bool = False,
-        first: int | tf.Tensor = 0,
+    def _batches(
+        self, indices: tf.data.Dataset, batch_size: int, drop_remainder: bool
     ) -> tf.data.Dataset:
-        """See `Examples.batches`; a batch is one gather instead of `batch_size` elements."""
-        order = self.order(seed, epoch, shuffle)[first * batch_size :]
-        order = tf.data.Dataset.from_tensor_slices(order)
-        return self._load(order.batch(batch_size, drop_remainder=drop_remainder))
+        # A batch is one gather instead of `batch_size` elements.
+        return self._load(indices.batch(batch_size, drop_remainder=drop_remainder))
 
     def images_at(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         """See `Examples.images_at`."""

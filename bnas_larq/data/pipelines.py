@@ -7,11 +7,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from bnas_larq.backend import tf
 from bnas_larq.data.augmentation import Augmentation, random_boxes
 from bnas_larq.data.examples import Examples
 from bnas_larq.data.mixup import mix_up
 from bnas_larq.data.normalization import Normalization
+from bnas_larq.data.shards import Shard, distributed
 from bnas_larq.errors import DataError
 
 #: Float32 images that a core augments at a time; what fits into its cache is several times faster.
@@ -25,35 +28,45 @@ class EpochPipeline:
 
     Args:
         epoch: makes one epoch of at least `steps_per_epoch` batches, without the first few, from
-            its number and theirs, scalar int64 tensors.
+            its number and theirs, scalar int64 tensors; with a `Shard` as third argument the whole
+            epoch, of so many batches for each replica that the shard feeds.
         steps_per_epoch: batches per epoch.
         batch_size: examples per batch.
     """
 
     def __init__(
-        self,
-        epoch: Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset],
-        steps_per_epoch: int,
-        batch_size: int,
+        self, epoch: Callable[..., tf.data.Dataset], steps_per_epoch: int, batch_size: int
     ):
         self._epoch = epoch
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = batch_size
 
-    def epoch(self, epoch: int | tf.Tensor, first: int | tf.Tensor = 0) -> tf.data.Dataset:
+    def epoch(
+        self, epoch: int | tf.Tensor, first: int | tf.Tensor = 0, shard: Shard | None = None
+    ) -> tf.data.Dataset:
         """The `steps_per_epoch` batches of one epoch, from the batch `first` on; those before it
-        are not read."""
+        are not read. With `shard`, its parts of all of them."""
         epoch, first = tf.cast(epoch, tf.int64), tf.cast(first, tf.int64)
-        return self._epoch(epoch, first).take(self.steps_per_epoch - first)
+        if shard is None:
+            return self._epoch(epoch, first).take(self.steps_per_epoch - first)
+        return self._epoch(epoch, first, shard).take(self.steps_per_epoch * shard.fed)
 
-    def dataset(self, start_epoch: int = 0, start_step: int = 0) -> tf.data.Dataset:
-        """The endless stream from the batch `start_step` of `start_epoch` on."""
+    def dataset(
+        self, start_epoch: int = 0, start_step: int = 0, shard: Shard | None = None
+    ) -> tf.data.Dataset:
+        """The endless stream from the batch `start_step` of `start_epoch` on; with `shard`, its
+        parts from the epoch's first batch on."""
         epochs = tf.data.Dataset.range(start_epoch, tf.int64.max)
-        return _finish(
-            epochs.flat_map(
-                lambda epoch: self.epoch(epoch, tf.where(epoch == start_epoch, start_step, 0))
+        if shard is None:
+            return _finish(
+                epochs.flat_map(
+                    lambda epoch: self.epoch(epoch, tf.where(epoch == start_epoch, start_step, 0))
+                )
             )
-        )
+        batches = epochs.flat_map(lambda epoch: self.epoch(epoch, shard=shard))
+        # Else the processes of a strategy would ask each other in every step whether it ends.
+        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        return _finish(batches.apply(endless))
 
 
 def training_pipeline(
@@ -111,11 +124,16 @@ def training_pipeline(
     def whole(*parts: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return tuple(tf.reshape(part, [batch_size, *part.shape[2:]]) for part in parts)
 
-    def epoch(number: tf.Tensor, first: tf.Tensor) -> tf.data.Dataset:
+    def epoch(number: tf.Tensor, first: tf.Tensor, shard: Shard | None = None) -> tf.data.Dataset:
         view = number if views is None else number % views
         order = {"epoch": number, "shuffle": True, "drop_remainder": True}
-        parts = _parts(batch_size, examples.image_shape)
-        order["first"] = first * parts
+        parts = 1
+        if shard is None:
+            parts = _parts(batch_size, examples.image_shape)
+            order["first"] = first * parts
+        else:
+            # Mixup needs the image that follows the shard's last.
+            order |= {"shard": shard, "following": int(bool(mixup))}
         size = batch_size // parts
         batches = _augmented(examples, size, seed, view, normalization, augmentation, order)
         if parts > 1:
@@ -127,6 +145,8 @@ def training_pipeline(
                 draws = {"seed": seed, "epoch": view}
                 share = {"alpha": mixup, "num_classes": num_classes}
                 images, labels = mix_up(images, labels, indices, **share, **draws)
+            if mixup and shard is not None:
+                images, labels, *given = (part[:-1] for part in (images, labels, *given))
             return images, labels, *given
 
         return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -209,9 +229,9 @@ def bilevel_pipeline(
     """
     steps = min(weights_pipeline.steps_per_epoch, alpha_pipeline.steps_per_epoch)
 
-    def epoch(number: tf.Tensor, first: tf.Tensor) -> tf.data.Dataset:
+    def epoch(number: tf.Tensor, first: tf.Tensor, *shard: Shard) -> tf.data.Dataset:
         halves = weights_pipeline, alpha_pipeline
-        return tf.data.Dataset.zip(tuple(half.epoch(number, first) for half in halves))
+        return tf.data.Dataset.zip(tuple(half.epoch(number, first, *shard) for half in halves))
 
     return EpochPipeline(epoch, steps, weights_pipeline.batch_size)
 
@@ -248,6 +268,56 @@ def evaluation_dataset(
     batches = examples.batches(batch_size, seed=shuffle_seed or 0, shuffle=shuffle_seed is not None)
     parallel = _parallel(batch_size, examples.image_shape)
     return _finish(batches.map(prepare, num_parallel_calls=parallel, deterministic=True))
+
+
+class EvaluationPipeline:
+    """The batches of `evaluation_dataset`, also for the replicas of a strategy, with arguments as
+    of that function."""
+
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        normalization: Normalization,
+        *,
+        crop_size: int | None = None,
+    ) -> None:
+        self.examples, self.batch_size = examples, batch_size
+        self.normalization, self.crop_size = normalization, crop_size
+
+    def dataset(self, shard: Shard | None = None) -> tf.data.Dataset:
+        """All examples once; with `shard`, those that it reads, in `steps` batches of nearly equal
+        size for each replica. DataError if there are fewer examples than that."""
+        if shard is None:
+            return self._batches(self.examples, self.batch_size)
+        # None is empty: oneDNN's convolutions do not take that.
+        own = self.examples.subset(shard.positions(len(self.examples)))
+        rows, larger = divmod(len(own), self.steps * shard.fed)
+        if not rows:
+            raise DataError(
+                "Every replica evaluates some images. "
+                f"Received: {len(self.examples)} images for {shard.replicas} replicas. "
+                "Give more images."
+            )
+        end = larger * (rows + 1)
+        others = self._batches(own.subset(np.arange(end, len(own))), rows)
+        if not larger:
+            return others
+        return self._batches(own.subset(np.arange(end)), rows + 1).concatenate(others)
+
+    @property
+    def steps(self) -> int:
+        """Number of batches."""
+        return -(-len(self.examples) // self.batch_size)
+
+    def _batches(self, examples: Examples, rows: int) -> tf.data.Dataset:
+        return evaluation_dataset(examples, rows, self.normalization, crop_size=self.crop_size)
+
+    def for_fit(self) -> dict[str, Any]:
+        """The arguments with which `keras.Model.fit` evaluates, under the present strategy."""
+        data = distributed(self.dataset)
+        known = isinstance(data, tf.data.Dataset)
+        return {"validation_data": data, "validation_steps": None if known else self.steps}
 
 
 def _check_batch_size(batch_size: int) -> None:

@@ -78,6 +78,9 @@ class Progress(keras.callbacks.Callback):
         unit: what an epoch is called.
     """
 
+    # Keras' flag: no hook of a step reads metrics, so that none waits for an accelerator.
+    _supports_tf_logs = True
+
     def __init__(
         self, title: str, epochs: int, steps: int, shown: tuple[str, ...], unit: str = "epoch"
     ) -> None:

@@ -4,28 +4,31 @@ the whole training state to disk."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.data import EvaluationPipeline, distributed
 from bnas_larq.determinism import functions_read_once
 from bnas_larq.errors import CheckpointError, WeightsError, one_line
 from bnas_larq.files import keep_lines_before, read_json, write_json
 from bnas_larq.fitting.callbacks import MetricsLog, StopWhenNotFinite
 from bnas_larq.fitting.inside_epoch import Position, SaveInside, TakeUp, begun_inside
+from bnas_larq.strategies import level_statistics
 
 
 def resumable_fit(
     model: keras.Model,
-    dataset: Callable[[int, int], tf.data.Dataset],
+    dataset: Callable[..., tf.data.Dataset],
     *,
     steps_per_epoch: int,
     epochs: int,
     checkpoints: Checkpoints,
     log: Path,
     optimizers: Mapping[str, tuple[keras.optimizers.Optimizer, Sequence[tf.Variable]]],
-    validation_data: tf.data.Dataset | None = None,
+    validation_data: tf.data.Dataset | EvaluationPipeline | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     logs: Sequence[Path] = (),
     first_epoch: int = 0,
@@ -36,7 +39,8 @@ def resumable_fit(
 
     Args:
         dataset: endless batches from a step (default: the first) of a given epoch, which alone
-            determine them.
+            determine them; under a strategy of `tf.distribute`, with `shard` those that one of its
+            pipelines feeds to replicas, see `EpochPipeline.dataset`.
         log: JSON-lines file of the metrics; lines of epochs that are trained again are dropped.
         optimizers: see `TrainingState`.
         logs: further JSON-lines files that callbacks write, treated like `log`.
@@ -69,15 +73,25 @@ def resumable_fit(
                 state.save(epoch, inside.model_dump(), inside.step)
 
             saving.append(SaveInside(save, checkpoint_minutes, steps_per_epoch, metrics_log))
+        held_out = {"validation_data": validation_data}
+        if isinstance(validation_data, EvaluationPipeline):
+            held_out = validation_data.for_fit()
+        # Replicas evaluate with the statistics that the network would be saved with.
+        level = keras.callbacks.LambdaCallback(
+            on_test_begin=lambda _: level_statistics(model.variables)()
+        )
+        # Every replica returns the metrics of all.
+        model.distribute_reduction_method = "first"
         with functions_read_once(), begun_inside(model, start, step):
             model.fit(
-                dataset(start, step) if step else dataset(start),
+                distributed(partial(dataset, start, *([step] if step else []))),
                 steps_per_epoch=steps_per_epoch,
                 initial_epoch=start,
                 epochs=epochs,
-                validation_data=validation_data,
+                **held_out,
                 verbose=0,
                 callbacks=[
+                    level,
                     *([TakeUp(position)] if step else []),
                     StopWhenNotFinite(),
                     metrics_log,
@@ -112,12 +126,14 @@ class TrainingState:
         self._checkpoint = tf.train.Checkpoint(
             model=model, **{name: optimizer for name, (optimizer, _) in optimizers.items()}
         )
-        self._checkpoints = checkpoints
+        self._model, self._checkpoints = model, checkpoints
 
     def save(self, number: int, record: Any = None, step: int = 0) -> None:
         """Write checkpoint `number`, or one `step` steps behind it, with a `record` for JSON.
-        RunError if it cannot be written; earlier ones are kept.
+        RunError if it cannot be written; earlier ones are kept. Replicas go on with what is
+        written.
         """
+        level = level_statistics(self._model.variables)
 
         def write(folder: Path) -> None:
             try:
@@ -129,6 +145,7 @@ class TrainingState:
                 write_json(folder / _RECORD, record)
 
         self._checkpoints.save(number, write, step)
+        level()
 
     def restore(self) -> tuple[int, Any]:
         """Restore the newest intact checkpoint: its number and its record, or (0, None).

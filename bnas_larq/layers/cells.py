@@ -14,6 +14,7 @@ from bnas_larq.layers.operations import Context, build_operation, chain
 from bnas_larq.layers.template import CellPlan, preprocess, shortcut
 from bnas_larq.layers.traced import traced_by_shape
 from bnas_larq.spaces import NO_SHORTCUT, ZEROISE
+from bnas_larq.strategies import own_rows
 
 
 class DropPathControl:
@@ -44,6 +45,7 @@ def _kept(examples, rate, run_seed, step, layer_seed):
 class DropPath(keras.layers.Layer):
     """Drops an edge's whole output for some examples while training, and scales up the others'
     (FractalNet, arXiv 1605.07648). The rate starts at 0; `bnas_larq.training` raises it linearly.
+    Under a strategy, each replica has its rows of the mask of the global batch.
 
     Args:
         seed: distinguishes the masks of different edges; below 2³¹.
@@ -73,7 +75,13 @@ class DropPath(keras.layers.Layer):
         if not training:
             return inputs
         own, seed = self._control, tf.constant(self.seed)
-        factor = _kept(tf.shape(inputs)[0], own.rate, own.seed, own.step, seed)
+        # Values: a traced function would keep the first model's variables under a strategy.
+        rate, run_seed, step = map(tf.convert_to_tensor, (own.rate, own.seed, own.step))
+
+        def kept(examples: tf.Tensor) -> tf.Tensor:
+            return _kept(examples, rate, run_seed, step, seed)
+
+        factor = own_rows(kept, tf.shape(inputs)[0])
 
         def evaluate():
             return times(inputs, factor), lambda upstream: [times(upstream, factor)]

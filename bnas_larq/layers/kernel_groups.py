@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.layers.merging import joined
+from bnas_larq.strategies import OfReplica
 
 #: ±scale [h, w, in, out], through which gradients go, and for a kernel with a projection loss its
 #: distance, see `PCNNProjection.latest`.
@@ -69,24 +70,25 @@ class StepKernels:
         self._groups = {
             id(layer): group for group in grouped(layers, settings_of, known) for layer in group
         }
-        self._kernels: dict[int, tf.Tensor] | None = None
+        self._kernels: OfReplica = OfReplica(None)
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
         """Inside, the first layer of a group to ask quantises all of it; a tape that is to see the
         kernels must be recording by then."""
-        self._kernels = {}
+        self._kernels.value = {}
         try:
             yield
         finally:
-            self._kernels = None
+            self._kernels.value = None
 
     def of(self, layer: Convolution) -> tf.Tensor | None:
         """The layer's kernel, ±scale [h, w, in, out]; None outside a step."""
-        if self._kernels is None:
+        known: dict[int, tf.Tensor] | None = self._kernels.value
+        if known is None:
             return None
-        if id(layer) not in self._kernels:
+        if id(layer) not in known:
             group = self._groups[id(layer)]
             kernels = (kernel for kernel, _ in quantised(group))
-            self._kernels.update(zip(map(id, group), kernels, strict=True))
-        return self._kernels[id(layer)]
+            known.update(zip(map(id, group), kernels, strict=True))
+        return known[id(layer)]

@@ -24,12 +24,12 @@ Only the reported value of the loss uses δ = 0.
 
 from __future__ import annotations
 
-import types
 from collections.abc import Sequence
 
 from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers.quantizers import DepthwiseQuantizer, Scheme, register_scheme
+from bnas_larq.strategies import OfReplica
 
 
 def filters_of_part(filters: int, parts: int) -> int:
@@ -160,7 +160,7 @@ class PCNNProjection(lq.quantizers.Quantizer):
             )
         self.step, self.parts, self.projections = step, parts, projections
         # In a plain object, in which Keras tracks nothing.
-        self._uses = types.SimpleNamespace(latest=None)
+        self._uses = OfReplica(None)
 
     def build(self, input_shape) -> None:
         *window, filters = input_shape
@@ -182,11 +182,11 @@ class PCNNProjection(lq.quantizers.Quantizer):
     def latest(self) -> tf.Tensor | None:
         """The distance from the latest use of the kernel: through it the projection loss receives
         δ. To reuse a kernel that was quantised earlier, assign its distance again."""
-        return self._uses.latest
+        return self._uses.value
 
     @latest.setter
     def latest(self, distance: tf.Tensor | None) -> None:
-        self._uses.latest = distance
+        self._uses.value = distance
 
     def distance(self, kernel: tf.Tensor) -> tf.Tensor:
         """½‖Ĉ − W∘C‖² of the latent kernel. If the kernel was used before, in the same graph and

@@ -1,7 +1,8 @@
 """SGD and Adam with L2 decay added to the gradient, as in the papers' programs (PyTorch).
 
 Keras' own `weight_decay` is decoupled (AdamW, SGDW): it bypasses momentum and Adam's scaling, and
-so is another method. Here gradients are clipped first, then decay is added.
+so is another method. Here gradients are clipped first, then decay is added; under a strategy both
+happen once, to the sum of the replicas' gradients.
 
 Single weights may have their own rate. Larq's `CaseOptimizer` takes only Keras' legacy optimizers,
 and needs one for each rate.
@@ -76,6 +77,13 @@ def clipping_factor(norm: tf.Tensor, limit: float) -> tf.Tensor:
     return limit / tf.maximum(norm, limit) + (norm - norm)
 
 
+def _own_name(variable: tf.Variable) -> str:
+    """The name by which users know a variable, also of a replica's copy of it."""
+    # As Keras finds the distributed variable, too.
+    container = getattr(variable.handle, "_distributed_container", lambda: variable)
+    return container().name
+
+
 class _CoupledDecay:
     """Adds clipping by global norm, L2 decay and rates of single weights to a Keras optimizer.
 
@@ -117,7 +125,7 @@ class _CoupledDecay:
         super(_CoupledDecay, type(self)).learning_rate.fset(self, rate)
 
     def update_step(self, gradient, variable):
-        self._multiplier = self.rate_multipliers.get(variable.name)
+        self._multiplier = self.rate_multipliers.get(_own_name(variable))
         try:
             return self._move(tf.convert_to_tensor(gradient), variable)
         finally:
@@ -132,7 +140,9 @@ class _CoupledDecay:
 
     def _coupling(self, variable: tf.Variable) -> tuple[tf.Tensor, tf.Tensor]:
         """The step's clipping factor and decay, in the variable's type."""
-        decay = self.l2.get(variable.name, 0.0) if isinstance(self.l2, dict) else self.l2
+        decay = self.l2
+        if isinstance(decay, dict):
+            decay = decay.get(_own_name(variable), 0.0)
         decay = self._decays.get(decay, decay)
         return tf.cast(self._factor, variable.dtype), tf.cast(decay, variable.dtype)
 

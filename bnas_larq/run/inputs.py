@@ -12,6 +12,7 @@ from bnas_larq.data import (
     EVALUATION_BATCH,
     Augmentation,
     EpochPipeline,
+    EvaluationPipeline,
     Examples,
     ImageDataset,
     Normalization,
@@ -73,6 +74,12 @@ class RunInputs:
         """The network that a fine-tuning starts from."""
         return load_source(self.recipe)
 
+    @property
+    def given_genotype(self) -> Genotype:
+        """The genotype that the recipe names, or its source has."""
+        given = self.recipe.genotype
+        return self.source.genotype if given is None else Genotype.load(given)
+
     @cached_property
     def normalization(self) -> Normalization:
         """Per-channel mean and deviation of the training part; a fine-tuning keeps its source's."""
@@ -101,9 +108,24 @@ class RunInputs:
         network = self.recipe.network
         return config_of_kind(network.kind, {**network.model_dump(), **images})
 
+    def described_network(self, genotype: Genotype | None) -> StoredNetwork:
+        """The final network as the run's folder describes it."""
+        return StoredNetwork(
+            self.folder.path,
+            genotype,
+            self.network_config,
+            self.data.class_names,
+            self.normalization.to_dict(),
+            self.data.describe(),
+        )
+
     def batches(self, examples: Examples) -> tf.data.Dataset:
         """Examples once, in stored order, for evaluation."""
         return evaluation_dataset(examples, EVALUATION_BATCH, self.normalization)
+
+    def _evaluation(self, examples: Examples) -> EvaluationPipeline:
+        """`batches`, also under a strategy."""
+        return EvaluationPipeline(examples, EVALUATION_BATCH, self.normalization)
 
     def training_batches(
         self,
@@ -137,7 +159,7 @@ class RunInputs:
         return SearchData(
             *self._half_pipelines(halves, self.normalization),
             credit=self._credit(halves[1]),
-            validation=None if validation is None else self.batches(validation),
+            validation=validation and self._evaluation(validation),
         )
 
     def search_steps_per_epoch(self) -> int:
@@ -211,6 +233,8 @@ class RunInputs:
         tuned = Genotype.load(self.folder / "genotype.json").provenance.get("train")
         if not tuned:
             return self.recipe
+        changed = ", ".join(f"{key} {value}" for key, value in tuned.items())
+        say(f"train: as its trial: {changed}")
         train = self.recipe.train.model_copy(update=tuned)
         return self.recipe.model_copy(update={"train": train})
 

@@ -33,12 +33,15 @@ from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.searchers import (
     check_inputs,
     describe_search,
+    describe_training,
     in_supernet,
     make_searcher,
     provenance,
 )
 from bnas_larq.run.stages import Stages, collect_result
+from bnas_larq.run.team import Team
 from bnas_larq.run_folder import RunFolder
+from bnas_larq.strategies import Strategy
 from bnas_larq.training import evaluate_network, train_stored
 
 
@@ -52,6 +55,7 @@ class Run:
         inputs: the run's folder, recipe and data.
         tensorboard: also write TensorBoard logs to `tensorboard/`.
         callbacks: further Keras callbacks of search and training.
+        team: the processes of its strategy; None for one device.
 
     Example:
         >>> import tempfile
@@ -72,7 +76,9 @@ class Run:
         *,
         tensorboard: bool = False,
         callbacks: Sequence[keras.callbacks.Callback] = (),
+        team: Team | None = None,
     ) -> None:
+        self.team = team or Team()
         self.inputs = inputs
         self.folder = inputs.folder
         self.recipe = inputs.recipe
@@ -93,6 +99,7 @@ class Run:
         resume: bool = False,
         overwrite: bool = False,
         data: ImageDataset | None = None,
+        strategy: str | Strategy | None = None,
         **settings: Any,
     ) -> Run:
         """A new run, or with `resume` the one in `out`; written only once everything is checked.
@@ -106,6 +113,8 @@ class Run:
             resume: continue the run in `out`, which must have the same recipe.
             overwrite: replace an earlier run in `out`.
             data: the recipe's data set, if it is loaded already.
+            strategy: of search and training, by `tf.distribute` or a name, see `make_strategy`.
+                Several workers make the same calls; all but the chief work in a copy of `out`.
             settings: `tensorboard`, `callbacks`: see the class.
 
         Raises:
@@ -117,9 +126,12 @@ class Run:
         path = Path(out) if out is not None else Path("runs") / recipe.name
         resumed = resume and (path / "recipe.yaml").is_file()
         check_request(recipe, path, stages, resume=resume, overwrite=overwrite)
+        team = settings["team"] = Team.of(strategy, recipe, stages)
         recipe = pin_source(recipe, path)
-        if resumed:
-            return cls._resumed(recipe, path, data, settings)
+        if resumed or not team.is_chief:
+            run = cls._resumed(recipe, team.home(path), data, settings)
+            team.share()
+            return run
         check_new(recipe, path, overwrite=overwrite)
         if resume:
             say(f"nothing to resume in {path}: a new run begins")
@@ -127,6 +139,7 @@ class Run:
         check_inputs(inputs, stages)
         inputs.folder = RunFolder.create(path, recipe.to_yaml(), overwrite=overwrite)
         write_json(inputs.folder / "environment.json", environment(recipe.seed))
+        team.share()
         return cls(inputs, **settings)
 
     @classmethod
@@ -178,6 +191,7 @@ class Run:
     def close(self) -> None:
         """Let other processes work in the folder."""
         self.folder.unlock()
+        self.team.close()
 
     def __enter__(self) -> Run:
         return self
@@ -216,7 +230,7 @@ class Run:
         self.search()
         self.train()
         self.evaluate()
-        if self.recipe.export.enabled:
+        if self.recipe.export.enabled and self.team.is_chief:
             self.export()
         self.report()
         return self.folder / "result.json"
@@ -230,25 +244,25 @@ class Run:
         if not recipe.has_genotype:
             return {"searched": False}
         if not needs_search(recipe):
-            given = recipe.genotype
-            genotype = inputs.source.genotype if given is None else Genotype.load(given)
+            genotype = inputs.given_genotype
             genotype.save(self.folder / "genotype.json")
             say(genotype.pretty())
             return {"searched": False, "genotype": genotype.id}
         settings, search_data = recipe.search, None
         if in_supernet(settings):  # keras-tuner's trials are final networks on the whole part
-            settings = inputs.with_precision("search", settings)
+            settings = self.team.with_precision(inputs, "search", settings)
             search_data = inputs.search_data()
-        searcher = make_searcher(inputs, settings)
+        searcher = make_searcher(inputs, settings, self.team.strategy)
         say(f"search: {inputs.data.name}, {describe_search(settings)}")
         workers = 1 if in_supernet(settings) else settings.tuner.workers
         earlier = self.stages.recorded_seconds("search", workers)
-        result = searcher.run(
-            search_data,
-            folder=self.folder / "search",
-            provenance=provenance(inputs),
-            callbacks=self._callbacks("search"),
-        )
+        with self.team.working():
+            result = searcher.run(
+                search_data,
+                folder=self.folder / "search",
+                provenance=provenance(inputs),
+                callbacks=self._callbacks("search"),
+            )
         result.genotype.save(self.folder / "genotype.json")
         say(result.genotype.pretty())
         return {
@@ -273,36 +287,21 @@ class Run:
     def _train(self) -> dict[str, Any]:
         inputs, data = self.inputs, self.inputs.data
         recipe = inputs.training_recipe()
-        described = StoredNetwork(
-            self.folder.path,
-            self.genotype,
-            inputs.network_config,
-            data.class_names,
-            inputs.normalization.to_dict(),
-            data.describe(),
-        )
+        described = inputs.described_network(self.genotype)
         described.save()
-        *stages, last = recipe.plan
-        earlier = "".join(f"{stage.epochs} epochs of {stage.name}, then " for stage in stages)
-        images = data.training_examples(recipe.train.on).num_examples
-        say(
-            f"train: {earlier}{last.epochs} epochs of {images:,} images of "
-            f"{data.name}, {described.body}"
-        )
-        if recipe is not self.recipe:
-            tuned = described.genotype.provenance["train"]
-            changed = ", ".join(f"{key} {value}" for key, value in tuned.items())
-            say(f"train: as its trial: {changed}")
+        say(f"train: {describe_training(recipe, data)}, {described.body}")
         for stage in {stage.mixed_precision: stage for stage in recipe.plan}.values():
-            inputs.with_precision("train", stage)
+            self.team.with_precision(inputs, "train", stage)
         seconds = self.stages.recorded_seconds("train")
         loaders = inputs.load_start, inputs.load_teacher
-        accuracy = train_stored(described, recipe, data, self._callbacks("train"), *loaders)
+        with self.team.working(scope=True):
+            accuracy = train_stored(described, recipe, data, self._callbacks("train"), *loaders)
         return {"validation_accuracy": accuracy, "earlier_seconds": seconds}
 
     def evaluate(self) -> None:
-        """Evaluate on the test split, once."""
-        self.stages.do("evaluate", self._evaluate)
+        """Evaluate on the test split, once; as all that follows, the chief does it alone."""
+        if self.team.is_chief:
+            self.stages.do("evaluate", self._evaluate)
 
     def _evaluate(self) -> dict[str, Any]:
         data = self.inputs.data
@@ -335,11 +334,13 @@ class Run:
         export_trained(self.folder, self.network(), self.inputs, count, float_storage)
 
     def report(self) -> None:
-        """Draw what there is to draw, and write result.json and report.html."""
-        write_json(self.folder / "result.json", self.result)
-        write_report(self.folder.path)
-        # Once more, with the names of all files.
-        write_json(self.folder / "result.json", self.result)
+        """Draw what there is to draw, and write result.json and report.html; all workers end
+        here together."""
+        if self.team.is_chief:
+            write_json(self.folder / "result.json", self.result)
+            write_report(self.folder.path)
+            write_json(self.folder / "result.json", self.result)  # with the names of all files
+        self.team.part()
 
     def _callbacks(self, stage: str) -> tuple[keras.callbacks.Callback, ...]:
         if not self.tensorboard:

@@ -10,7 +10,7 @@ from typing import Any
 from bnas_larq.backend import keras
 from bnas_larq.costs.accounting import count_costs
 from bnas_larq.costs.expected_cost import ExpectedCost
-from bnas_larq.data import Normalization, data_errors
+from bnas_larq.data import ImageDataset, Normalization, data_errors
 from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype
@@ -18,6 +18,7 @@ from bnas_larq.layers.activations import SchemeOptions
 from bnas_larq.layers.quantizers import check_searchable
 from bnas_larq.networks.network import build_network
 from bnas_larq.precision import recorded_precision
+from bnas_larq.recipe import Recipe
 from bnas_larq.run.creation import needs_search
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.processes import own_command, run_chief_and_workers
@@ -37,6 +38,7 @@ from bnas_larq.search.tuning import TrialResult, TunerSearch
 from bnas_larq.search.tuning.tuner_search import role_of_process
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import SearchSpace
+from bnas_larq.strategies import Strategy
 from bnas_larq.train_settings import TrainSettings, TrainStage, training_plan
 from bnas_larq.training import (
     check_stages,
@@ -51,8 +53,11 @@ def in_supernet(settings: SearchSettings) -> bool:
     return settings.searcher != "tuner"
 
 
-def make_searcher(inputs: RunInputs, settings: SearchSettings) -> Searcher:
-    """The searcher of a run; its section `search` has the precision that `auto` chose."""
+def make_searcher(
+    inputs: RunInputs, settings: SearchSettings, strategy: Strategy | None = None
+) -> Searcher:
+    """The searcher of a run; its section `search` has the precision that `auto` chose. `strategy`
+    is for searchers that `Team.of` does not refuse."""
     if settings.searcher == "tuner":
         return tuner_search(inputs)
     kinds = {
@@ -63,7 +68,8 @@ def make_searcher(inputs: RunInputs, settings: SearchSettings) -> Searcher:
     }
     searcher = kinds[settings.searcher]
     data, seed, network = inputs.data, inputs.recipe.seed, inputs.network_config
-    return searcher(settings, data.num_classes, data.image_shape, seed, network=network)
+    more = {"network": network} | ({} if strategy is None else {"strategy": strategy})
+    return searcher(settings, data.num_classes, data.image_shape, seed, **more)
 
 
 def describe_search(settings: SearchSettings) -> str:
@@ -77,6 +83,14 @@ def describe_search(settings: SearchSettings) -> str:
         f"{settings.epochs} epochs, {cells} cells, {settings.channels} channels"
         f"{measured}; the first step builds the graph and takes longest"
     )
+
+
+def describe_training(recipe: Recipe, data: ImageDataset) -> str:
+    """What a training will do, in one line."""
+    *stages, last = recipe.plan
+    earlier = "".join(f"{stage.epochs} epochs of {stage.name}, then " for stage in stages)
+    images = data.training_examples(recipe.train.on).num_examples
+    return f"{earlier}{last.epochs} epochs of {images:,} images of {data.name}"
 
 
 def _cells(settings: SearchSettings) -> list[int]:

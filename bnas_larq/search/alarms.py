@@ -129,7 +129,7 @@ class Alarms(keras.callbacks.Callback):
         # 0 if every edge has a single candidate: the entropy then says nothing.
         maximum = float(np.mean([np.log(edges.sum(axis=1)).mean() for edges in self.model.alive]))
         # With moving statistics near their initial values, any sign would look dead.
-        steps = int(self.model.optimizer.iterations)
+        steps = int(self.model.optimizer.iterations.numpy())
         images = self._images() if BATCH_NORM["momentum"] ** steps < 0.01 else None
         return {
             "zeroise": genotype.count(ZEROISE) / kept,

@@ -31,6 +31,7 @@ from bnas_larq.search.perturbation import perturbed_cells
 from bnas_larq.search.searcher import SearchData, SearchResult, SupernetSearcher
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import ZEROISE, SearchSpace
+from bnas_larq.strategies import Strategy, scope_of
 from bnas_larq.supernet.alpha_gradients import FirstOrder, SecondOrder, SingleLevel
 from bnas_larq.supernet.architecture import AnnealedEntropy
 from bnas_larq.supernet.relaxations import (
@@ -145,15 +146,18 @@ class GradientSearch(SupernetSearcher):
         settings, num_classes, input_shape, seed, network: see `SupernetSearcher`.
         first_epoch: number of the settings' epochs that were trained otherwise before. The entropy
             term and the temperature anneal over those that follow, the learning rate over all.
+        strategy: of `tf.distribute`, under which the supernet trains; see `bnas_larq.strategies`.
     """
 
     first_epoch: int = 0
+    strategy: Strategy | None = None
 
     def __post_init__(self) -> None:
         self.space = search_space(self.settings)
         relaxation = make_relaxation(self.settings, self.first_epoch)
         data = self.num_classes, self.input_shape
-        self.supernet = make_supernet(self.settings, relaxation, *data, self.seed)
+        with scope_of(self.strategy):
+            self.supernet = make_supernet(self.settings, relaxation, *data, self.seed)
 
     @property
     def optimizer_epochs(self) -> int:
@@ -166,6 +170,10 @@ class GradientSearch(SupernetSearcher):
 
     def compile(self, steps_per_epoch: int) -> None:
         """Compile the supernet: SGD or Adam with cosine decay for the weights, Adam for α."""
+        with scope_of(self.strategy):
+            self._compile(steps_per_epoch)
+
+    def _compile(self, steps_per_epoch: int) -> None:
         settings = self.settings
         first, second = settings.alpha_betas
         self.supernet.compile(
@@ -243,6 +251,12 @@ class GradientSearch(SupernetSearcher):
         Raises:
             TrainingStopped: the loss is not finite, or an alarm stops the search.
         """
+        with scope_of(self.strategy):
+            return self._fit(data, folder, callbacks)
+
+    def _fit(
+        self, data: SearchData, folder: Path, callbacks: Sequence[keras.callbacks.Callback]
+    ) -> int:
         settings, supernet = self.settings, self.supernet
         pipeline = bilevel_pipeline(data.weights, data.alphas)
         steps_per_epoch = pipeline.steps_per_epoch

@@ -22,6 +22,7 @@ from bnas_larq.search.alarms import Alarms
 from bnas_larq.search.gradient_search import RECORD, GradientSearch, check_sizes, search_space
 from bnas_larq.search.searcher import SearchData, SearchResult, SupernetSearcher
 from bnas_larq.settings import SearchSettings
+from bnas_larq.strategies import Strategy
 
 #: Booleans [edges, operations] of normal and reduction cells.
 Alive = tuple[np.ndarray, np.ndarray]
@@ -38,10 +39,13 @@ class ProgressiveSearch(SupernetSearcher):
     Args:
         settings, num_classes, input_shape, seed, network: see `SupernetSearcher`. The settings'
             `progressive` says what the stages are; for the seed of each see `stage_seed`.
+        strategy: see `GradientSearch`.
 
     Raises:
         RecipeError: see `check_stages`.
     """
+
+    strategy: Strategy | None = None
 
     def __post_init__(self) -> None:
         check_stages(self.settings)
@@ -99,6 +103,7 @@ class ProgressiveSearch(SupernetSearcher):
             seed,
             network=self.network,
             first_epoch=begin,
+            strategy=self.strategy,
             number=number,
             alive=alive,
         )

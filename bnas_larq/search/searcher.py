@@ -11,7 +11,7 @@ from typing import Any
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.console import end_progress
-from bnas_larq.data import EpochPipeline
+from bnas_larq.data import EpochPipeline, EvaluationPipeline
 from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import NetworkConfig
@@ -49,7 +49,7 @@ class SearchData:
     weights: EpochPipeline
     alphas: EpochPipeline | None
     credit: tf.data.Dataset
-    validation: tf.data.Dataset | None
+    validation: tf.data.Dataset | EvaluationPipeline | None
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from bnas_larq.backend import keras, register, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.networks.optimizers import clipping_factor, next_learning_rate
+from bnas_larq.strategies import means
 
 Batch = tuple[tf.Tensor, tf.Tensor]
 
@@ -257,10 +258,10 @@ def _velocity(optimizer, weight: tf.Variable) -> tf.Tensor | float:
 
 
 def gradients_of(tape, objective: tf.Tensor, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
-    """Gradients; zeros for variables that the objective does not depend on."""
-    return tape.gradient(
-        objective, list(variables), unconnected_gradients=tf.UnconnectedGradients.ZERO
-    )
+    """Gradients, the means over all replicas; zeros for variables that the objective does not
+    depend on."""
+    zero = tf.UnconnectedGradients.ZERO
+    return means(tape.gradient(objective, list(variables), unconnected_gradients=zero))
 
 
 def _assign(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> None:

@@ -15,6 +15,7 @@ class EpochCounter(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.model.epoch.assign(float(self._since_first(epoch)))
+        self.model.let_alpha_move(self._since_first(epoch) >= self.model.alpha_start_epoch)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if logs is not None and self._since_first(epoch) < self.model.alpha_start_epoch:

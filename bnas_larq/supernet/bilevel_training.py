@@ -11,6 +11,7 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.determinism import functions_read_once, uncollected
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
+from bnas_larq.strategies import examples_seen, mean_loss, shares_of_mean
 from bnas_larq.supernet.alpha_gradients import (
     AlphaGradient,
     AlphaGradients,
@@ -27,7 +28,8 @@ class BilevelModel(ArchitectureModel):
 
     `fit` takes a dataset of `((x_train, y_train), (x_val, y_val))`; each step first moves the
     architecture variables, then all others on the training half (DARTS, arXiv 1806.09055, alg. 1).
-    `evaluate` and `predict` take plain `(x, y)` batches.
+    `evaluate` and `predict` take plain `(x, y)` batches. Under a strategy of `tf.distribute` each
+    replica takes a part of both halves' batches, see `bnas_larq.strategies`.
     """
 
     alpha_start_epoch = 0
@@ -37,6 +39,7 @@ class BilevelModel(ArchitectureModel):
         super().__init__(*args, **kwargs)
         # Untracked: Keras would count the metrics' variables among the model's weights.
         self._untracked.trackers = search_trackers(self.operations)
+        self._untracked.alpha_moves = True
 
     @abc.abstractmethod
     def constant_kernels(self) -> contextlib.AbstractContextManager[None]:
@@ -176,7 +179,7 @@ class BilevelModel(ArchitectureModel):
 
     def _task_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         # A loss given by name returns one value per example, a Loss object their mean.
-        return tf.reduce_mean(keras.losses.get(self.loss)(labels, logits))
+        return mean_loss(keras.losses.get(self.loss), labels, logits)
 
     @contextlib.contextmanager
     def helper_passes(self) -> Iterator[None]:
@@ -249,14 +252,16 @@ class BilevelModel(ArchitectureModel):
         if joint:
             of_alpha = AlphaGradients(gradients[len(variables) :], losses)
             self._when_alpha_moves(lambda: self._apply_alpha(of_alpha, labels))
-        self.optimizer.apply_gradients(zip(gradients[: len(variables)], variables, strict=True))
+        of_weights = shares_of_mean(gradients[: len(variables)])
+        self.optimizer.apply_gradients(zip(of_weights, variables, strict=True))
         self._trackers["loss"].update_state(losses.task)
         self._track_accuracy("accuracy", labels, losses.logits)
         self.compiled_metrics.update_state(labels, losses.logits)
         return losses.task
 
     def _apply_alpha(self, gradients: AlphaGradients, labels: tf.Tensor) -> None:
-        pairs = zip(gradients.values, self.architecture_variables, strict=True)
+        values = shares_of_mean(gradients.values)
+        pairs = zip(values, self.architecture_variables, strict=True)
         self.alpha_optimizer.apply_gradients(pairs)
         self._trackers["alpha_loss"].update_state(gradients.losses.task)
         self._track_accuracy("alpha_accuracy", labels, gradients.losses.logits)
@@ -267,9 +272,19 @@ class BilevelModel(ArchitectureModel):
             labels = tf.argmax(labels, axis=-1)
         self._trackers[name].update_state(labels, logits)
 
+    def let_alpha_move(self, moves: bool) -> None:
+        """Say whether α move in this epoch, for a step under a strategy; `fit` calls it."""
+        if tf.distribute.has_strategy() and moves != self._untracked.alpha_moves:
+            self._untracked.alpha_moves = moves
+            self.train_function = None
+            self.make_train_function()
+
     def _when_alpha_moves(self, step: Callable[[], None]) -> None:
-        if self.alpha_start_epoch == 0:
+        # Replicas cannot add gradients inside `tf.cond`: they trace a step for each case.
+        within = tf.distribute.has_strategy()
+        if self._untracked.alpha_moves if within else self.alpha_start_epoch == 0:
             step()
+        if within or self.alpha_start_epoch == 0:
             return
 
         def moved() -> tf.Tensor:
@@ -289,7 +304,8 @@ class BilevelModel(ArchitectureModel):
         inputs, labels = data
         with self.constant_kernels():
             logits = self(inputs, training=False)
-        self._trackers["loss"].update_state(self._task_loss(labels, logits))
+        loss, seen = self._task_loss(labels, logits), examples_seen(labels)
+        self._trackers["loss"].update_state(loss, sample_weight=seen)
         self._track_accuracy("accuracy", labels, logits)
         self.compiled_metrics.update_state(labels, logits)
         return self._results(("loss", "accuracy"))

@@ -18,6 +18,7 @@ from bnas_larq.layers.operations import Chain
 from bnas_larq.layers.projection import PCNNProjection
 from bnas_larq.layers.quantizers import SignScale
 from bnas_larq.layers.traced import traced_by_shape
+from bnas_larq.strategies import OfReplica
 from bnas_larq.supernet.residual_tail import ResidualTail
 
 #: Kernel quantizers whose values are ±scale, one scale for each output channel.
@@ -91,7 +92,7 @@ class ComputeCache:
     def __init__(self, dtype: str = "float32") -> None:
         self.dtype = tf.as_dtype(dtype)
         self._functions: dict = {}
-        self._kernels: dict[int, QuantisedKernel] = {}
+        self._kernels: OfReplica = OfReplica({})
         self._settings: dict[keras.layers.Layer, tuple] = {}
 
     def traced(self, key: Hashable, make: Callable[[], Callable], inline: bool = True) -> Callable:
@@ -111,9 +112,10 @@ class ComputeCache:
         """The layer's binary kernel, ±scale [h, w, in, out], with one scale from 0 up for each
         output channel: that of `shared_kernels`, or quantised anew."""
         layer = convolution.layer
-        if id(layer) not in self._kernels:
+        shared: dict[int, QuantisedKernel] = self._kernels.value
+        if id(layer) not in shared:
             return quantised([layer])[0][0]
-        kernel, distance = self._kernels[id(layer)]
+        kernel, distance = shared[id(layer)]
         if distance is not None:
             # A pass that is over may have quantised it since.
             layer.kernel_quantizer.latest = distance
@@ -128,8 +130,8 @@ class ComputeCache:
         kernels = {}
         for group in grouped(layers, self.settings_of, _SIGNS):
             kernels.update(zip(map(id, group), quantised(group), strict=True))
-        before, self._kernels = self._kernels, kernels
+        before, self._kernels.value = self._kernels.value, kernels
         try:
             yield
         finally:
-            self._kernels = before
+            self._kernels.value = before

@@ -32,6 +32,7 @@ from bnas_larq.layers.batch_norm import PlainBatchNormalization, moving
 from bnas_larq.layers.binary_convolution import has_dilated_gradients, pixels_read, scaled
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
 from bnas_larq.layers.merging import joined
+from bnas_larq.strategies import own_copy
 from bnas_larq.supernet.compute_cache import BinaryConvolution, ComputeCache
 from bnas_larq.supernet.edge_channels import picked, placed, spread, sum_of_products
 from bnas_larq.supernet.residual_tail import TailWeights
@@ -52,7 +53,9 @@ class InputChains:
         self.chains, self.training = chains, training
         layers = dict.fromkeys(layer for chain in chains for layer in chain)
         self.norms = [layer for layer in layers if type(layer) is PlainBatchNormalization]
-        self.statistics = [(norm.moving_mean, norm.moving_variance) for norm in self.norms]
+        self.statistics = [
+            (own_copy(norm.moving_mean), own_copy(norm.moving_variance)) for norm in self.norms
+        ]
 
     def key(self, settings_of: Callable[[Layer], Hashable]) -> Hashable:
         """Equal for equal functions of input and statistics; `settings_of` compares layers."""

@@ -16,6 +16,7 @@ from bnas_larq.layers.convolutions import RepeatChannels
 from bnas_larq.layers.merging import joined
 from bnas_larq.layers.operations import Chain, PlusInput
 from bnas_larq.layers.prelu import PReLU2D
+from bnas_larq.strategies import own_copy
 from bnas_larq.supernet.edge_channels import picked, weighted
 
 
@@ -85,7 +86,8 @@ class ResidualTail:
         slopes = tf.reshape(tf.convert_to_tensor(self.prelu.alpha), [-1])
         channels = np.arange(slopes.shape[0], dtype=np.int32).reshape(edges, -1)[list(live)]
         norm = self.norm
-        statistics = EdgeStatistics(norm.moving_mean, norm.moving_variance, channels.ravel())
+        moving = map(own_copy, (norm.moving_mean, norm.moving_variance))
+        statistics = EdgeStatistics(*moving, channels.ravel())
         return TailWeights(picked(slopes, live, edges), statistics)
 
     def held(self, weights: TailWeights, training: bool) -> TailWeights:

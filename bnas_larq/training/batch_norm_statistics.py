@@ -23,6 +23,8 @@ class ReestimateBatchNorm(keras.callbacks.Callback):
         epoch, step: the last ones of the training, from 0.
     """
 
+    _supports_tf_logs = True  # reads no metrics
+
     def __init__(
         self, dataset: Callable[[], tf.data.Dataset], batches: int, epoch: int, step: int
     ) -> None:

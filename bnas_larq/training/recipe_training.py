@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from bnas_larq.backend import keras, tf
+from bnas_larq.backend import keras
 from bnas_larq.data import (
     EVALUATION_BATCH,
     Augmentation,
     EpochPipeline,
+    EvaluationPipeline,
     Examples,
     ImageDataset,
     Normalization,
-    evaluation_dataset,
     training_pipeline,
 )
 from bnas_larq.errors import RecipeError
@@ -126,11 +126,11 @@ def train_stored(
     # An accuracy on images that are trained on says nothing.
     held_out = data.validation if examples is data.train else None
 
-    def validation(stage: TrainStage) -> tf.data.Dataset | None:
+    def validation(stage: TrainStage) -> EvaluationPipeline | None:
         if held_out is None:
             return None
         settings = EVALUATION_BATCH, normalization
-        return evaluation_dataset(held_out, *settings, crop_size=stage.crop_size)
+        return EvaluationPipeline(held_out, *settings, crop_size=stage.crop_size)
 
     def network(stage: TrainStage) -> keras.Model:
         config = stage_config(stage, target.config)

@@ -10,6 +10,7 @@ import numpy as np
 from bnas_larq.backend import keras, tf
 from bnas_larq.data import Normalization
 from bnas_larq.errors import RecipeError
+from bnas_larq.strategies import examples_seen, mean_loss, replicas
 from bnas_larq.teacher_settings import TeacherSettings
 
 #: Below it a squared distance is 0, whose root has no gradient.
@@ -90,18 +91,22 @@ class Distilled(keras.Model):
             outputs = tf.nest.flatten(self.lesson.student(images, training=True))
             loss = self.lesson.loss(labels, outputs, known)
             loss = tf.add_n([loss, *self.losses])
-        self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
+            share = loss if replicas() == 1 else loss / replicas()
+        self.optimizer.minimize(share, self.trainable_variables, tape=tape)
         return self._measured(loss, labels, outputs[0])
 
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         images, labels = data
         logits = self(images, training=False)
-        return self._measured(self.compute_loss(images, labels, logits), labels, logits)
+        loss = self.compute_loss(images, labels, logits)
+        # Keras' share of the mean over all replicas.
+        loss = loss if replicas() == 1 else loss * replicas()
+        return self._measured(loss, labels, logits, examples_seen(labels))
 
     def _measured(
-        self, loss: tf.Tensor, labels: tf.Tensor, logits: tf.Tensor
+        self, loss: tf.Tensor, labels: tf.Tensor, logits: tf.Tensor, seen: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:
-        self.lesson.mean.update_state(loss)
+        self.lesson.mean.update_state(loss, sample_weight=seen)
         self.compiled_metrics.update_state(labels, logits)
         return {metric.name: metric.result() for metric in self.metrics}
 
@@ -140,7 +145,7 @@ class _Lesson:
             divergence = soft_divergence(known[0], outputs[0], settings.temperature)
             loss += settings.weight * divergence
         if settings.cross_entropy:
-            loss += settings.cross_entropy * self.labels_loss(labels, outputs[0])
+            loss += settings.cross_entropy * mean_loss(self.labels_loss, labels, outputs[0])
         for own, other in zip(outputs[1:], known[1:], strict=True):
             loss += settings.attention * attention_distance(own, other)
         return loss

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.data import EvaluationPipeline
 from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.layers.activations import AnnealedSign
@@ -14,6 +15,7 @@ from bnas_larq.layers.cells import drop_path_controls
 from bnas_larq.networks.fast_training import fast_training
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD, latent_kernels, weight_kinds
 from bnas_larq.precision import recorded_precision
+from bnas_larq.strategies import mean_loss
 from bnas_larq.train_settings import StageSettings, WeightDecay
 from bnas_larq.training.accumulation import accumulated
 from bnas_larq.training.batch_norm_statistics import ReestimateBatchNorm
@@ -24,7 +26,25 @@ from bnas_larq.training.teachers import Distilled, Teacher
 SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
-class DropPathSchedule(keras.callbacks.Callback):
+class _StepSchedule(keras.callbacks.Callback):
+    """A schedule of the optimizer's step counter, also after a resume. It is read once and then
+    counted along: reading it in every step would wait for an accelerator."""
+
+    _supports_tf_logs = True  # reads no metrics, for which Keras would wait, too
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self._step = int(self.model.optimizer.iterations.numpy())
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        self.set_step(self._step)
+        self._step += 1
+
+    def set_step(self, step: int) -> None:
+        """Make all variables those of a step."""
+        raise NotImplementedError
+
+
+class DropPathSchedule(_StepSchedule):
     """Raises the rate of all drop-path layers from 0 to `rate` over `steps`.
 
     Rate and masks follow the optimizer's step counter, also after a resume; masks depend on the
@@ -36,18 +56,18 @@ class DropPathSchedule(keras.callbacks.Callback):
         self.rate, self.steps, self.seed = rate, steps, seed
 
     def on_train_begin(self, logs: dict | None = None) -> None:
+        super().on_train_begin(logs)
         self.controls = drop_path_controls(self.model)
         for control in self.controls:
             control.seed.assign(self.seed)
 
-    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        step = int(self.model.optimizer.iterations)
+    def set_step(self, step: int) -> None:
         for control in self.controls:
             control.step.assign(step)
             control.rate.assign(self.rate * min(1.0, step / self.steps))
 
 
-class AnnealingSchedule(keras.callbacks.Callback):
+class AnnealingSchedule(_StepSchedule):
     """Raises the progress of all annealed signs from 0 to 1 over `steps`, see `AnnealedSign`; it
     follows the optimizer's step counter, also after a resume."""
 
@@ -56,13 +76,14 @@ class AnnealingSchedule(keras.callbacks.Callback):
         self.steps = steps
 
     def on_train_begin(self, logs: dict | None = None) -> None:
+        super().on_train_begin(logs)
         signs = [getattr(layer, "input_quantizer", None) for layer in self.model.submodules]
         signs = [sign for sign in signs if isinstance(sign, AnnealedSign)]
         self.controls = list({id(sign.control): sign.control for sign in signs}.values())
 
-    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+    def set_step(self, step: int) -> None:
         for control in self.controls:
-            control.progress.assign(min(1.0, int(self.model.optimizer.iterations) / self.steps))
+            control.progress.assign(min(1.0, step / self.steps))
 
 
 def make_optimizer(
@@ -96,7 +117,7 @@ def make_loss(settings: StageSettings, num_classes: int) -> keras.losses.Loss:
     def smoothed_cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         if not _are_shares(labels):
             labels = tf.one_hot(tf.cast(tf.reshape(labels, [-1]), tf.int32), num_classes)
-        return smooth(labels, logits)
+        return mean_loss(smooth, labels, logits)
 
     return smoothed_cross_entropy
 
@@ -121,10 +142,10 @@ def _are_shares(labels: tf.Tensor) -> bool:
 def train_network(
     model: keras.Model,
     settings: StageSettings,
-    dataset: Callable[[int, int], tf.data.Dataset],
+    dataset: Callable[..., tf.data.Dataset],
     steps_per_epoch: int,
     *,
-    validation_data: tf.data.Dataset | None,
+    validation_data: tf.data.Dataset | EvaluationPipeline | None,
     folder: Path,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     title: str = "train",
@@ -139,7 +160,8 @@ def train_network(
 
     Args:
         model: built with drop-path layers if the recipe's `drop_path` is above 0.
-        dataset: (image, label) batches from a step (default: the first) of a given epoch on.
+        dataset: (image, label) batches from a step (default: the first) of a given epoch on; see
+            `resumable_fit`.
         validation_data: evaluated after each epoch; never the test split.
         folder: gets metrics.jsonl, checkpoints/ and, with precision `auto`, precision.json.
         title: of the progress lines.
@@ -149,6 +171,8 @@ def train_network(
         teacher: what `settings.teacher` names.
         until: stop after this epoch, without changing the schedules; a later call continues.
         seed: of drop-path's masks.
+
+    Trains under the present strategy, see `bnas_larq.strategies`.
 
     Raises:
         TrainingStopped: the loss is not finite.

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from bnas_larq.backend import keras, tf
+from bnas_larq.backend import keras
 from bnas_larq.checkpoints import Checkpoints
-from bnas_larq.data import EpochPipeline
+from bnas_larq.data import EpochPipeline, EvaluationPipeline
 from bnas_larq.errors import RecipeError
 from bnas_larq.networks.binary_duo import decouple
 from bnas_larq.networks.network_files import WEIGHTS
@@ -25,7 +25,7 @@ def train_plan(
     batches: Callable[[TrainStage], EpochPipeline],
     teacher: Callable[[TrainStage], Teacher | None] = lambda stage: None,
     *,
-    validation: Callable[[TrainStage], tf.data.Dataset | None] = lambda stage: None,
+    validation: Callable[[TrainStage], EvaluationPipeline | None] = lambda stage: None,
     folder: Path,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     seed: int = 0,

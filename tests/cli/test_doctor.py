@@ -43,6 +43,21 @@ def test_it_shows_versions_and_machine(capsys):
         assert text in shown
 
 
+def test_it_shows_devices_and_the_processes_of_a_cluster(monkeypatch, capsys):
+    """What `--strategy` would use."""
+    cluster = '{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}'
+    for text, shown in (
+        (cluster, "TF_CONFIG              worker 1 of worker at a:1, b:2\n"),
+        ("{}", "TF_CONFIG              cannot be read (KeyError: 'task')\n"),
+        ("", "TF_CONFIG              not set\n"),
+    ):
+        monkeypatch.setenv("TF_CONFIG", text)
+        assert main(["doctor"]) == 0
+        out = capsys.readouterr().out
+        assert shown in out
+        assert re.search(r"^devices                CPU:0", out, re.MULTILINE)
+
+
 def test_a_patch_that_no_longer_acts_is_reported(monkeypatch, capsys):
     outcomes = {"sums in a fixed order": "it has no effect", "functions parsed once": None}
     monkeypatch.setattr(determinism, "check_patches", lambda: outcomes)

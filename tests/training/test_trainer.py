@@ -71,6 +71,7 @@ def test_drop_path_follows_the_optimizers_step():
     assert len(layers) == 2 and len(schedule.controls) == 1
     for step, rate in ((0, 0.0), (1, 0.2 / 40), (20, 0.1), (40, 0.2), (50, 0.2)):
         model.optimizer.iterations.assign(step)
+        schedule.on_train_begin()  # reads it once, and then counts along
         schedule.on_train_batch_begin(0)  # the number within the epoch does not count
         for layer in layers:
             assert float(layer.control.rate) == pytest.approx(rate)
@@ -99,6 +100,7 @@ def test_annealed_signs_follow_the_optimizers_step():
         assert len(schedule.controls) == controls
         for step, progress in ((0, 0.0), (10, 0.25), (40, 1.0), (50, 1.0)):
             model.optimizer.iterations.assign(step)
+            schedule.on_train_begin()
             schedule.on_train_batch_begin(0)
             for control in schedule.controls:
                 assert float(control.progress) == progress

@@ -1,0 +1,187 @@
+"""The processes that carry out one run under a strategy of several workers.
+
+The chief works in the run's folder, which all of them see. Every other worker does the same in a
+temporary copy of it: TensorFlow has all workers take part in writing a checkpoint, and the copy's
+checkpoints are thrown away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from bnas_larq.backend import tf
+from bnas_larq.errors import RecipeError, RunError
+from bnas_larq.precision import RECORD
+from bnas_larq.recipe import Recipe
+from bnas_larq.run.creation import needs_search
+from bnas_larq.run.inputs import RunInputs
+from bnas_larq.strategies import (
+    Strategy,
+    check_batch,
+    is_chief,
+    make_strategy,
+    scope_of,
+    wait_for_all,
+)
+
+#: Searchers whose steps are right for global batches.
+SEARCHERS = ("gradient", "progressive")
+#: What the others of a cluster fail with when one process is lost.
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.InternalError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.CancelledError,
+)
+
+
+class Team:
+    """The strategy of a run, and this process' place in it.
+
+    Args:
+        strategy: None for one device.
+    """
+
+    def __init__(self, strategy: Strategy | None = None) -> None:
+        self.strategy = strategy
+        self.is_chief = is_chief(strategy)
+        self._path: Path | None = None
+        self._copy: tempfile.TemporaryDirectory | None = None
+
+    @classmethod
+    def of(cls, strategy: str | Strategy | None, recipe: Recipe, stages: Collection[str]) -> Team:
+        """The team of a strategy, or of its name, see `make_strategy`.
+
+        Args:
+            recipe: what it will do, of it the `stages` search and train.
+
+        Raises:
+            RecipeError: what does not run under a strategy.
+            BnasLarqError: as of `make_strategy` and `check_batch`.
+        """
+        if strategy is None:
+            return cls()
+        _check_recipe(recipe, stages)
+        team = cls(make_strategy(strategy) if isinstance(strategy, str) else strategy)
+        if "search" in stages and needs_search(recipe):
+            check_batch(recipe.search.batch_size, team.strategy)
+        if "train" in stages:
+            for stage in recipe.plan:
+                check_batch(stage.batch_size, team.strategy)
+        return team
+
+    def home(self, path: Path) -> Path:
+        """Where this process works on the run in a folder: there, or in a copy of its own."""
+        return path if self.is_chief else self.copy_of(path)
+
+    def share(self) -> None:
+        """Of the chief, once the run's folder is ready: let the others copy it."""
+        if not self.is_chief:
+            return
+        with self._together():
+            wait_for_all(self.strategy)
+            wait_for_all(self.strategy)
+
+    def copy_of(self, path: Path) -> Path:
+        """Of another worker: a temporary copy of the run's folder, once the chief shares it.
+
+        Raises:
+            RunError: this machine does not see the folder.
+        """
+        with self._together():
+            wait_for_all(self.strategy)
+        if not (path / "recipe.yaml").is_file():
+            raise RunError(
+                "All workers see the folder of their run. "
+                f"Received: {path}, which is not here. Put --out on a shared disk."
+            )
+        self._path, self._copy = path, tempfile.TemporaryDirectory(prefix="bnas-larq-worker-")
+        copy = Path(self._copy.name) / path.name
+        shutil.copytree(path, copy, ignore=shutil.ignore_patterns(".lock", "tensorboard"))
+        with self._together():
+            wait_for_all(self.strategy)
+        return copy
+
+    def with_precision(self, inputs: RunInputs, stage: str, settings: Any) -> Any:
+        """As of `RunInputs`, where the chief measures for all what `auto` means."""
+        if self.is_chief:
+            chosen = inputs.with_precision(stage, settings)
+            wait_for_all(self.strategy)
+            return chosen
+        wait_for_all(self.strategy)
+        measured, own = self._path / stage / RECORD, inputs.folder / stage / RECORD
+        if measured.is_file():
+            own.parent.mkdir(exist_ok=True)
+            shutil.copyfile(measured, own)
+        return inputs.with_precision(stage, settings)
+
+    def part(self) -> None:
+        """Wait for the others: a cluster fails when one of its processes ends."""
+        with self._together():
+            wait_for_all(self.strategy)
+
+    def close(self) -> None:
+        """Remove the temporary copy, if there is one."""
+        if self._copy is not None:
+            self._copy.cleanup()
+
+    @contextlib.contextmanager
+    def working(self, scope: bool = False) -> Iterator[None]:
+        """Around search and training, with `scope` in the strategy's: RunError if another process
+        is lost."""
+        with self._together(), scope_of(self.strategy if scope else None):
+            yield
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        try:
+            yield
+        except _LOST as error:
+            if not isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
+                raise
+            raise RunError(
+                "A run needs all its workers. "
+                f"Received: one of them ended ({type(error).__name__}). "
+                "Start all of them again with --resume."
+            ) from error
+
+
+def _check_recipe(recipe: Recipe, stages: Collection[str]) -> None:
+    """Raise RecipeError for what does not run under a strategy."""
+    if recipe.study is not None:
+        raise RecipeError(
+            "A strategy is for one network at a time. "
+            f"Received: a recipe with {recipe.study}. Omit --strategy."
+        )
+    searches, search = "search" in stages and needs_search(recipe), recipe.search
+    saved = [search.checkpoint_minutes] * searches
+    if "train" in stages:
+        saved += [stage.checkpoint_minutes for stage in recipe.plan]
+        if any(stage.accumulate > 1 for stage in recipe.plan):
+            raise RecipeError(
+                "Replicas share a batch already. Received: train.accumulate above 1 under a "
+                "strategy. Set it to 1, or omit --strategy."
+            )
+    if any(saved):
+        raise RecipeError(
+            "Under a strategy, checkpoints are written between epochs. "
+            f"Received: checkpoint_minutes {max(saved):g}. Set it to 0, or omit --strategy."
+        )
+    if not searches:
+        return
+    if search.searcher not in SEARCHERS:
+        raise RecipeError(
+            f"Of the searches, {' and '.join(SEARCHERS)} run under a strategy. "
+            f"Received: search.searcher {search.searcher}. Omit --strategy."
+        )
+    if search.choice != "alpha":
+        raise RecipeError(
+            "Candidates are measured by their absence on one device only. "
+            f"Received: search.choice {search.choice}. Omit --strategy."
+        )

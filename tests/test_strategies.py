@@ -1,0 +1,157 @@
+"""Searches and trainings under `tf.distribute`: two replicas do what one device does.
+
+The figures come from two_replicas.py, in a process of its own: logical devices can only be set
+before TensorFlow computes anything. Two replicas add the halves' gradients, so that sums round
+otherwise: weights may differ by 1e-5 after two epochs, and those of a resumed run not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bnas_larq.backend import keras, tf
+from bnas_larq.cli import run_commands
+from bnas_larq.errors import BnasLarqError
+from bnas_larq.strategies import (
+    STRATEGIES,
+    check_batch,
+    is_chief,
+    make_strategy,
+    mean_loss,
+    set_gpu_memory,
+    wait_for_all,
+)
+
+ROOT = Path(__file__).parents[1]
+EQUAL = (
+    *("one-cycle SGD", "drop-path", "mixup, smoothed labels, clipping, decay by kind"),
+    *("Adam, slower binary kernels", "teacher", "first order, α from epoch 1", "second order"),
+    *("single level, concrete", "drawn paths, edge weights", "partial channels"),
+    *("projection losses", "projection loss", "Bayesian losses", "annealed signs"),
+    *("learnt scales", "estimated statistics"),
+)
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory):
+    """Case → figures."""
+    command = [sys.executable, Path(__file__).with_name("two_replicas.py")]
+    done = subprocess.run(
+        [*command, tmp_path_factory.mktemp("replicas")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(map(json.loads, done.stdout.splitlines()))
+
+
+@pytest.mark.parametrize("case", EQUAL)
+def test_two_replicas_reach_the_weights_of_one_device(figures, case):
+    """BatchNorm is frozen: each replica would normalise by its own part of the batch."""
+    assert figures["replicas"] == 2
+    assert figures[case]["weights"] < 1e-5
+    assert figures[case]["metrics"] < 1e-5
+
+
+@pytest.mark.parametrize("work", ["trained", "searched"])
+def test_a_resumed_run_has_the_same_bits(figures, work):
+    """With BatchNorm's statistics, whose moving averages differ between replicas in an epoch."""
+    found = figures[f"{work}, resumed"]
+    assert found["weights"] == 0.0 and found["metrics"] is True
+    assert found["moved"] > 1e-3
+
+
+def test_every_case_is_judged(figures):
+    assert set(figures) == {"replicas", *EQUAL, "trained, resumed", "searched, resumed"}
+
+
+# -- making one ------------------------------------------------------------------------------------
+
+
+def test_commands_offer_all_strategies():
+    for command in (run_commands.run, run_commands.search, run_commands.train):
+        (option,) = (option for option in command.params if option.name == "strategy")
+        assert tuple(option.type.choices) == STRATEGIES
+
+
+def test_an_unknown_strategy_is_refused():
+    with pytest.raises(BnasLarqError, match="Received: 'miror'; did you mean 'mirrored'"):
+        make_strategy("miror")
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (None, "Received: no cluster in TF_CONFIG. Set it"),
+        ("{", "TF_CONFIG holds a cluster and a task as JSON"),
+        ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "Received: {'ps': "),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "chief", "index": 0}}', "'a:1'"),
+    ],
+)
+def test_several_workers_need_their_addresses(monkeypatch, cluster, message):
+    if cluster is None:
+        monkeypatch.delenv("TF_CONFIG", raising=False)
+    else:
+        monkeypatch.setenv("TF_CONFIG", cluster)
+    with pytest.raises(BnasLarqError, match=message):
+        make_strategy("multi-worker")
+
+
+def test_a_batch_that_replicas_cannot_share_is_refused():
+    class Three:
+        num_replicas_in_sync = 3
+
+    check_batch(32, None)
+    check_batch(33, Three)
+    with pytest.raises(BnasLarqError, match="batch_size 32 for 3 replicas. Use 33."):
+        check_batch(32, Three)
+
+
+@pytest.mark.parametrize("memory", ["all", "0", "-1", "1.5"])
+def test_another_memory_of_gpus_is_refused(memory):
+    with pytest.raises(BnasLarqError, match="'growth' or a limit in MB"):
+        set_gpu_memory(memory)
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
+@pytest.mark.parametrize("memory", ["growth", "4000"])
+def test_without_a_gpu_its_memory_is_not_set(memory):
+    with pytest.raises(BnasLarqError, match="no GPU that TensorFlow sees"):
+        set_gpu_memory(memory)
+
+
+def test_a_single_process_is_its_own_chief():
+    strategy = make_strategy("mirrored")
+    for own in (None, strategy):
+        assert is_chief(own)
+        wait_for_all(own)
+
+
+# -- in a step -------------------------------------------------------------------------------------
+
+
+def test_losses_are_means_of_a_replicas_part():
+    """Keras refuses to take the mean of a loss under a strategy."""
+    labels, logits = tf.constant([0, 1, 1]), tf.constant([[1.0, 0.0], [0.5, 0.0], [0.0, 2.0]])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    alone = float(mean_loss(loss, labels, logits))
+    assert alone == float(loss(labels, logits))
+
+    def of_function(labels, logits):
+        return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+
+    strategy = make_strategy("mirrored")
+    with strategy.scope():
+        for own in (loss, of_function):
+            inside = strategy.run(lambda own=own: mean_loss(own, labels, logits))
+            assert float(inside) == pytest.approx(alone, rel=1e-6)
+        nothing = strategy.run(lambda: mean_loss(loss, labels[:0], logits[:0]))
+        assert float(nothing) == 0.0
