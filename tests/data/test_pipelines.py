@@ -61,7 +61,7 @@ def test_a_restart_inside_an_epoch_reads_only_what_follows(digits, monkeypatch):
     stream, read = pipeline(digits.train, augmentation=CROPS, mixup=0.2, num_classes=10), []
 
     class OneByOne(InMemoryExamples):
-        batches = Examples.batches
+        _batches = Examples._batches
 
         def _read(self, index):
             tf.py_function(lambda number: read.append(int(number)), [index], [])
