@@ -2,7 +2,7 @@
 
 The figures come from two_replicas.py, in a process of its own: logical devices can only be set
 before TensorFlow computes anything. Two replicas add the halves' gradients, so that sums round
-otherwise: weights may differ by 1e-5 after two epochs, and those of a resumed run not at all.
+otherwise: weights may differ by 1e-5 after a few steps, and those of a resumed run not at all.
 """
 
 from __future__ import annotations

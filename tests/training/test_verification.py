@@ -138,10 +138,10 @@ def test_images_are_embedded_with_their_mirror_image():
         return model(tf.constant(images / 127.5 - 1, tf.float32)).numpy()
 
     plain = embed_images(model, examples, normalization)
-    np.testing.assert_allclose(plain, unit_length(embedded(images)), rtol=1e-4)
+    np.testing.assert_allclose(plain, unit_length(embedded(images)), rtol=1e-4, atol=1e-6)
     both = embed_images(model, examples, normalization, flip=True)
     expected = unit_length(embedded(images) + embedded(images[:, :, ::-1]))
-    np.testing.assert_allclose(both, expected, rtol=1e-4)
+    np.testing.assert_allclose(both, expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(both, axis=1), np.ones(5), rtol=1e-5)
 
 

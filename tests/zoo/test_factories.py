@@ -374,5 +374,5 @@ def test_every_factory_is_a_variants():
 
 
 def test_numbers_that_are_not_the_authors_say_so():
-    ours = "neither groups nor width: both are this package's choice"
+    ours = "groups, cells and width are this package's choice"
     assert ours in BNASDv2.__doc__ and ours not in BNASD.__doc__

@@ -111,7 +111,9 @@ def test_every_variant_has_its_factory(name):
     factory = getattr(factories, one.factory)
     assert factory.__name__ == one.factory
     assert f"{one.cells} cells of {one.channels} channels" in factory.__doc__
-    assert all(f"{result.top1:.2f} %" in factory.__doc__ for result in one.reported)
+    # `help(BNASDv2)` describes the network that it builds by default.
+    if one.convention != "paper":
+        assert all(f"{result.top1:.2f} %" in factory.__doc__ for result in one.reported)
     chosen = {"convention": one.convention} if one.convention else {}
     model = factory(input_shape=(8, 8, 3), cells=1, channels=2, **chosen)
     assert model.name == name.replace("-", "_")
