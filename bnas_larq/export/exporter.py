@@ -22,6 +22,9 @@ from bnas_larq.export.parity import check_agreement, check_parity
 from bnas_larq.export.tflite_file import read_convolutions
 from bnas_larq.files import write_atomic
 
+#: Images on which a conversion is checked before kernels are rounded.
+_FEW = 16
+
 
 def export_network(
     model: keras.Model,
@@ -65,8 +68,12 @@ def export_network(
         )
     check_float_storage(float_storage)
     flat = flattened(model)
-    content = with_float_storage(convert(flat), float_storage)
+    converted = convert(flat)
+    content = with_float_storage(converted, float_storage)
     records, graph = read_convolutions(content, flat), read_graph(content)
+    if content != converted:
+        # Rounded kernels may hide a wrong conversion.
+        check_agreement(check_parity(model, converted, images[:_FEW]))
     parity = check_parity(model, content, images, labels=labels)
     check_agreement(parity, float_storage)
     write_atomic(path, content)

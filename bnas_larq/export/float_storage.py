@@ -114,8 +114,9 @@ def _dequantize_code(model: Any, storage: str, schema: Any) -> int:
 
 def _stored(model: Any, tensor: Any, axis: int, storage: str, schema: Any) -> Any:
     """The constant of a kernel's tensor, which loses its own buffer."""
-    buffers, shared = model.buffers, sum(
-        other.buffer == tensor.buffer for graph in model.subgraphs for other in graph.tensors
+    buffers, shared = (
+        model.buffers,
+        sum(other.buffer == tensor.buffer for graph in model.subgraphs for other in graph.tensors),
     )
     kernel = np.frombuffer(buffers[tensor.buffer].data, np.float32).reshape(tensor.shape)
     constant = schema.TensorT()
