@@ -135,7 +135,7 @@ def test_a_model_with_two_inputs(cost, tmp_path):
     image, facts = keras.Input((8, 6, 3)), keras.Input((4,))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(5, 1)(image))
     outputs = keras.layers.Dense(2)(keras.layers.Concatenate()([x, facts]))
-    keras.Model([image, facts], outputs).save(path := tmp_path / "two.keras")
+    keras.Model([image, facts], outputs, name="model").save(path := tmp_path / "two.keras")
     code, out, _ = cost(path, "--json")
     record = json.loads(out)[0]
     assert code == 0
