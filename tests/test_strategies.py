@@ -29,6 +29,8 @@ from bnas_larq.strategies import (
 )
 
 ROOT = Path(__file__).parents[1]
+#: With several threads, a busy machine now and then rounds otherwise, which may turn a sign.
+THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 EQUAL = (
     *("one-cycle SGD", "drop-path", "mixup, smoothed labels, clipping, decay by kind"),
     *("Adam, slower binary kernels", "teacher", "first order, α from epoch 1", "second order"),
@@ -44,7 +46,7 @@ def figures(tmp_path_factory):
     command = [sys.executable, Path(__file__).with_name("two_replicas.py")]
     done = subprocess.run(
         [*command, tmp_path_factory.mktemp("replicas")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **dict.fromkeys(THREADS, "1")},
         capture_output=True,
         text=True,
         check=False,
