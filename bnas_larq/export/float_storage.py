@@ -114,10 +114,8 @@ def _dequantize_code(model: Any, storage: str, schema: Any) -> int:
 
 def _stored(model: Any, tensor: Any, axis: int, storage: str, schema: Any) -> Any:
     """The constant of a kernel's tensor, which loses its own buffer."""
-    buffers, shared = (
-        model.buffers,
-        sum(other.buffer == tensor.buffer for graph in model.subgraphs for other in graph.tensors),
-    )
+    buffers, tensors = model.buffers, [t for graph in model.subgraphs for t in graph.tensors]
+    shared = sum(other.buffer == tensor.buffer for other in tensors)
     kernel = np.frombuffer(buffers[tensor.buffer].data, np.float32).reshape(tensor.shape)
     constant = schema.TensorT()
     constant.name, constant.shape = tensor.name + f"/{storage}".encode(), tensor.shape
