@@ -10,7 +10,8 @@ from bnas_larq.backend import lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers.coupled_activation import ClippedRound
 
-ACTIVATIONS = ("sign", "relu", "leaky-clip", "clip", "tanh", "ternary")
+REAL_ACTIVATIONS = ("relu", "leaky-clip", "clip", "tanh")
+ACTIVATIONS = ("sign", *REAL_ACTIVATIONS, "ternary")
 KERNELS = ("binary", "real")
 ACTIVATION_GRADIENTS = ("ste", "approx", "annealed")
 
@@ -127,12 +128,20 @@ class RealActivation(lq.quantizers.Quantizer):
             with b = 1).
         clip_value: b.
 
+    Raises:
+        BnasLarqError: another kind.
+
     Example:
         >>> RealActivation("leaky-clip")(tf.constant([-3.0, 0.5])).numpy().round(3).tolist()
         [-1.2..., 0.5]
     """
 
     def __init__(self, kind: str, clip_value: float = 1.0, **kwargs) -> None:
+        if kind not in REAL_ACTIVATIONS:
+            raise BnasLarqError(
+                f"A real activation is one of {', '.join(REAL_ACTIVATIONS)}. "
+                f"Received: {kind!r}; {nearest(str(kind), REAL_ACTIVATIONS)}"
+            )
         super().__init__(**kwargs, autocast=False)
         self.kind, self.clip_value = kind, clip_value
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from bnas_larq.backend import keras, only_infers_shape, register, tf, with_gradient
+from bnas_larq.layers.fixed_settings import FixedSettings
 from bnas_larq.layers.normalisation import (
     Standardisation,
     gradients,
@@ -83,8 +84,11 @@ class BatchNorm2D(keras.layers.BatchNormalization):
 
     @property
     def takes_batches(self) -> bool:
-        """Whether training uses and moves statistics; else Keras' layer computes."""
-        return self.trainable and self.compute_dtype == "float32"
+        """Whether training uses and moves statistics of the last axis; else Keras' layer
+        computes."""
+        # Those that Keras synchronises between replicas, or renormalises, are not fused.
+        ordinary = self.fused and self.axis == [3]
+        return self.trainable and self.compute_dtype == "float32" and ordinary
 
     @property
     def own_statistics(self) -> tuple:
@@ -179,7 +183,7 @@ class BatchNorm2D(keras.layers.BatchNormalization):
 
 
 @register
-class PlainBatchNormalization(BatchNorm2D):
+class PlainBatchNormalization(FixedSettings, BatchNorm2D):
     """`BatchNorm2D` without scale and offset, as a function of its statistics (`normalise`), which
     the cells of a supernet can share.
 
@@ -191,8 +195,7 @@ class PlainBatchNormalization(BatchNorm2D):
         array([-1.,  1.], dtype=float32)
     """
 
-    def __init__(self, **kwargs) -> None:
-        super().__init__(**{**kwargs, "scale": False, "center": False})
+    fixed = {"scale": False, "center": False, "axis": -1, "synchronized": False}
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if not isinstance(training, bool):

@@ -17,7 +17,8 @@ import numpy as np
 
 from bnas_larq.backend import keras, lq, register, tf, unbounded_kernels
 from bnas_larq.errors import BnasLarqError
-from bnas_larq.layers.convolutions import check_fixed, check_own_convolution
+from bnas_larq.layers.convolutions import check_own_convolution
+from bnas_larq.layers.fixed_settings import FixedSettings
 from bnas_larq.layers.layer_scale import LayerScaledSign
 from bnas_larq.layers.quantizers import Scheme, nothing, register_scheme
 
@@ -92,7 +93,7 @@ def check_rotations(window: tuple[int, int], channels: int | None, orientations:
 
 
 @register
-class CirculantQuantConv2D(lq.layers.QuantConv2D):
+class CirculantQuantConv2D(FixedSettings, lq.layers.QuantConv2D):
     """A binary convolution with a latent kernel in all of its rotations, see `rotated`.
 
     It computes conv(sign(X), a·sign(Ŵ)) with one scale a = mean(|W|) for the layer. Both signs have
@@ -121,6 +122,8 @@ class CirculantQuantConv2D(lq.layers.QuantConv2D):
         (TensorShape([1, 8, 8, 8]), TensorShape([3, 3, 12, 2]))
     """
 
+    fixed = {"use_bias": False, "groups": 1, "data_format": "channels_last"}
+
     def __init__(
         self,
         planes: int,
@@ -135,11 +138,8 @@ class CirculantQuantConv2D(lq.layers.QuantConv2D):
                 2.0, mode="fan_in", distribution="untruncated_normal"
             ),
         }
-        fixed = {"use_bias": False, "groups": 1, "data_format": "channels_last"}
-        check_fixed(type(self).__name__, kwargs, fixed)
-        settings = {**defaults, **kwargs, **fixed}
         with unbounded_kernels():
-            super().__init__(planes * orientations, kernel_size, **settings)
+            super().__init__(planes * orientations, kernel_size, **{**defaults, **kwargs})
         self.planes, self.orientations = planes, orientations
 
     @property
@@ -158,8 +158,7 @@ class CirculantQuantConv2D(lq.layers.QuantConv2D):
 
     def get_config(self) -> dict:
         config = super().get_config()
-        for fixed in ("filters", "use_bias", "groups", "data_format"):
-            del config[fixed]
+        del config["filters"]
         return {**config, "planes": self.planes, "orientations": self.orientations}
 
 

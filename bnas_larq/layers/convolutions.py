@@ -7,8 +7,6 @@ trained with one padding need it to give equal outputs. At stride 1 both are the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from bnas_larq.backend import keras, lq, register, tf, unbounded_kernels
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
@@ -17,6 +15,7 @@ from bnas_larq.layers.binary_convolution import (
     MixedPrecisionConv2D,
     grouped_convolution,
 )
+from bnas_larq.layers.fixed_settings import FixedSettings, check_fixed
 from bnas_larq.layers.quantizers import get_scheme
 
 PADDINGS = ("same", "symmetric")
@@ -40,37 +39,45 @@ def check_own_convolution(scheme: str, name: str, padding: str) -> None:
         )
 
 
-def check_fixed(layer: str, settings: Mapping[str, object], fixed: Mapping[str, object]) -> None:
-    """Raise BnasLarqError for a setting that a kind of layer determines itself, in another way."""
-    for key, value in settings.items():
-        if key in fixed and value != fixed[key]:
-            raise BnasLarqError(
-                f"The settings {', '.join(fixed)} of a {layer} are not for its user to choose. "
-                f"Received: {key}={value!r}. Omit it."
-            )
-
-
 # -- layers ----------------------------------------------------------------------------------------
 
 
 @register
-class SymmetricQuantConv2D(lq.layers.QuantConv2D):
+class SymmetricQuantConv2D(FixedSettings, lq.layers.QuantConv2D):
     """`QuantConv2D` that pads dilation·(kernel − 1)/2 zeros on every side, behind its quantizer.
 
     Zeros stay zeros (they are padded behind the sign), for which Larq Compute Engine has no 1-bit
     kernel.
 
+    Args:
+        filters, kernel_size, strides: as of `QuantConv2D`.
+        padding: `"symmetric"`.
+        **kwargs: as of `QuantConv2D`, except `pad_values` and `data_format`.
+
     Input shape: [batch, height, width, channels]. Output shape: [batch, ⌈height/stride⌉,
     ⌈width/stride⌉, filters] for odd kernels.
+
+    Raises:
+        BnasLarqError: another padding, or a setting that is not in `kwargs`.
 
     Example:
         >>> SymmetricQuantConv2D(4, 3, strides=2)(tf.zeros([1, 8, 8, 2])).shape
         TensorShape([1, 4, 4, 4])
     """
 
-    def __init__(self, *args, **kwargs) -> None:
-        kwargs["padding"] = "valid"
-        super().__init__(*args, **kwargs)
+    # Keras' convolution is given images that are padded already.
+    fixed = {"padding": "valid", "pad_values": 0.0, "data_format": "channels_last"}
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        strides: int | tuple[int, int] = 1,
+        padding: str = "symmetric",
+        **kwargs,
+    ) -> None:
+        check_fixed(type(self).__name__, {"padding": padding}, {"padding": "symmetric"})
+        super().__init__(filters, kernel_size, strides, **kwargs)
 
     def _margins(self) -> list[int]:
         sizes = zip(self.kernel_size, self.dilation_rate, strict=True)
@@ -113,7 +120,10 @@ class SymmetricPooling2D(keras.layers.Layer):
 
     Args:
         kind: `"max"` or `"avg"`.
-        pool_size, strides: as in Keras.
+        pool_size, strides: of height and width.
+
+    Raises:
+        BnasLarqError: another kind.
 
     Example:
         >>> SymmetricPooling2D("avg", strides=2)(tf.ones([1, 4, 4, 1])).numpy().ravel().tolist()
@@ -121,6 +131,8 @@ class SymmetricPooling2D(keras.layers.Layer):
     """
 
     def __init__(self, kind: str, pool_size: int = 3, strides: int = 1, **kwargs) -> None:
+        if kind not in ("max", "avg"):
+            raise BnasLarqError(f"A pool's kind is 'max' or 'avg'. Received: {kind!r}.")
         super().__init__(**kwargs, autocast=False)
         self.kind, self.pool_size, self.strides = kind, pool_size, strides
 
@@ -278,7 +290,7 @@ def convolution(
         strides=strides,
         dilation_rate=dilation,
         groups=groups,
-        padding="valid" if symmetric else "same",
+        padding="symmetric" if symmetric else "same",
         use_bias=use_bias,
         kernel_initializer=initializer(),
         name=name,

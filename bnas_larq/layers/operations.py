@@ -14,6 +14,7 @@ from bnas_larq.layers import convolutions
 from bnas_larq.layers.binary_convolution import pixels_read
 from bnas_larq.layers.context import Context as Context
 from bnas_larq.layers.context import PlusInput as PlusInput
+from bnas_larq.layers.fixed_settings import FixedSettings
 from bnas_larq.spaces import ZEROISE, check_operation, declare_operation, describe
 
 #: How the supernet may evaluate an operation on all edges that leave one state:
@@ -197,7 +198,7 @@ def _register_grouped_convolution(name: str, kernel_size: int, dilation: int) ->
 
 
 @register
-class FactorizedReduction(lq.layers.QuantConv2D):
+class FactorizedReduction(FixedSettings, lq.layers.QuantConv2D):
     """Two 1×1 convolutions with strides 2, of the pixels (2i, 2j) and (2i + 1, 2j + 1), each with
     half of the filters, concatenated.
 
@@ -205,10 +206,14 @@ class FactorizedReduction(lq.layers.QuantConv2D):
 
     Args:
         filters: at least 2.
-        **kwargs: as of `QuantConv2D`, except kernel size, strides and padding.
+        **kwargs: as of `QuantConv2D`, except kernel size, strides, dilation, padding, groups and
+            `data_format`.
 
     Input shape: [batch, height, width, channels]. Output shape: [batch, ⌈height/2⌉, ⌈width/2⌉,
     filters].
+
+    Raises:
+        BnasLarqError: a setting that is not in `kwargs`.
 
     Example:
         >>> layer = FactorizedReduction(2, kernel_initializer="ones")
@@ -216,9 +221,13 @@ class FactorizedReduction(lq.layers.QuantConv2D):
         [1.0, 4.0]
     """
 
+    fixed = {
+        **{"kernel_size": 1, "strides": 2, "padding": "same", "dilation_rate": 1, "groups": 1},
+        "data_format": "channels_last",
+    }
+
     def __init__(self, filters: int, **kwargs) -> None:
-        fixed = {"kernel_size": 1, "strides": 2, "padding": "same"}
-        super().__init__(filters, **{**kwargs, **fixed})
+        super().__init__(filters, **kwargs)
 
     @property
     def halves(self) -> tuple[int, int]:
@@ -239,7 +248,8 @@ class FactorizedReduction(lq.layers.QuantConv2D):
             tf.nn.conv2d(sign(half), kernel, strides, "SAME")
             for half, kernel in zip(halves, kernels, strict=True)
         ]
-        return tf.concat(outputs, axis=-1)
+        output = tf.concat(outputs, axis=-1)
+        return self.activation(output + self.bias if self.use_bias else output)
 
 
 @unbounded_kernels()

@@ -27,7 +27,8 @@ class PReLU2D(keras.layers.PReLU):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if only_infers_shape(self):
             return tf.identity(inputs)
-        if training is not True or self.compute_dtype != "float32":
+        per_channel = self.shared_axes == [1, 2]
+        if training is not True or self.compute_dtype != "float32" or not per_channel:
             return self.inferred(tf.cast(inputs, self.compute_dtype))
         channels = inputs.shape[-1:]
         slopes, *shifts = map(tf.convert_to_tensor, (self.alpha, *self.shifts))

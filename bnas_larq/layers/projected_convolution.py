@@ -11,13 +11,14 @@ import functools
 
 from bnas_larq.backend import lq, register, tf
 from bnas_larq.errors import BnasLarqError
-from bnas_larq.layers.convolutions import check_fixed, check_own_convolution, initializer
+from bnas_larq.layers.convolutions import check_own_convolution, initializer
+from bnas_larq.layers.fixed_settings import FixedSettings, check_fixed
 from bnas_larq.layers.projection import HeldProjection, PCNNProjection, ProjectionLoss
 from bnas_larq.layers.quantizers import Scheme, register_scheme
 
 
 @register
-class ProjectedConv2D(lq.layers.QuantConv2D):
+class ProjectedConv2D(FixedSettings, lq.layers.QuantConv2D):
     """A binary convolution whose filters are J projections of each latent one.
 
     Costs count the convolution that runs, and memory for the latent signs and J scales. A `.tflite`
@@ -45,6 +46,8 @@ class ProjectedConv2D(lq.layers.QuantConv2D):
         (TensorShape([1, 6, 6, 6]), TensorShape([3, 3, 4, 2]))
     """
 
+    fixed = {"use_bias": False, "groups": 1, "data_format": "channels_last"}
+
     def __init__(
         self,
         planes: int,
@@ -54,10 +57,9 @@ class ProjectedConv2D(lq.layers.QuantConv2D):
         **kwargs,
     ) -> None:
         quantizer = (HeldProjection if held else PCNNProjection)(projections=projections)
-        fixed = {"use_bias": False, "groups": 1, "data_format": "channels_last"}
-        fixed["kernel_quantizer"] = quantizer
-        check_fixed(type(self).__name__, kwargs, fixed)
-        super().__init__(planes * projections, kernel_size, **{**kwargs, **fixed})
+        own = {"kernel_quantizer": quantizer}
+        check_fixed(type(self).__name__, kwargs, own)
+        super().__init__(planes * projections, kernel_size, **{**kwargs, **own})
         self.planes, self.projections, self.held = planes, projections, held
 
     @property
@@ -74,8 +76,7 @@ class ProjectedConv2D(lq.layers.QuantConv2D):
 
     def get_config(self) -> dict:
         config = super().get_config()
-        for fixed in ("filters", "kernel_quantizer", "use_bias", "groups", "data_format"):
-            del config[fixed]
+        del config["filters"], config["kernel_quantizer"]
         own = {key: getattr(self, key) for key in ("planes", "projections", "held")}
         return {**config, **own}
 

@@ -16,25 +16,38 @@ from bnas_larq.layers import convolutions
 from bnas_larq.layers.batch_norm import batch_norm
 from bnas_larq.layers.context import Context
 from bnas_larq.layers.convolutions import RepeatChannels
+from bnas_larq.layers.fixed_settings import FixedSettings
 from bnas_larq.layers.prelu import PReLU2D, RPReLU
 
 
 @register
-class BlurPool2D(keras.layers.DepthwiseConv2D):
+class BlurPool2D(FixedSettings, keras.layers.DepthwiseConv2D):
     """Every second pixel of an image blurred by the fixed kernel [1, 2, 1]ᵀ[1, 2, 1] / 16 (arXiv
     1904.11486). The kernel never trains, whatever `trainable` is.
 
+    Args:
+        **kwargs: of `DepthwiseConv2D` those that say nothing of the kernel, its strides, padding
+            and bias: `activation`, `activity_regularizer`, and those of any layer.
+
     Input shape: [batch, height, width, channels]. Output shape: [batch, ⌈height/2⌉, ⌈width/2⌉,
     channels].
+
+    Raises:
+        BnasLarqError: another setting.
 
     Example:
         >>> BlurPool2D()(np.ones([1, 5, 5, 1], np.float32)).numpy()[0, 1, 1].tolist()
         [1.0]
     """
 
+    fixed = {
+        **{"kernel_size": 3, "strides": 2, "padding": "same", "data_format": "channels_last"},
+        **{"dilation_rate": 1, "groups": 1, "depth_multiplier": 1, "use_bias": False},
+        **{f"depthwise_{part}": None for part in ("initializer", "regularizer", "constraint")},
+    }
+
     def __init__(self, **kwargs) -> None:
-        fixed = {"kernel_size": 3, "strides": 2, "padding": "same", "use_bias": False}
-        super().__init__(**{**kwargs, **fixed})
+        super().__init__(**kwargs)
 
     def build(self, input_shape) -> None:
         row = np.array([1.0, 2.0, 1.0], np.float32) / 4

@@ -121,7 +121,10 @@ def test_a_real_stage_has_the_same_weights():
     ("make", "message"),
     [
         (lambda: ProjectedConv2D(2, 3, kernel_quantizer="ste_sign"), "quantizer='ste_sign'. Omit"),
-        (lambda: ProjectedConv2D(2, 3, groups=2), "of a ProjectedConv2D.* Received: groups=2"),
+        (
+            lambda: ProjectedConv2D(2, 3, groups=2),
+            "A ProjectedConv2D determines .* Received: groups=2",
+        ),
         (lambda: PCNNProjection(projections=0), "1 projection or more.*projections=0"),
         (lambda: PCNNProjection(parts=2, projections=2), "parts=2, projections=2"),
         (
