@@ -13,7 +13,7 @@ from bnas_larq.recipe import load_recipe
 from bnas_larq.recipe_checks import check_keys_are_read, check_plan
 from bnas_larq.resources import recipe_names
 from bnas_larq.run.recipe_run import Run
-from bnas_larq.zoo.rivals import RIVALS
+from bnas_larq.zoo.literature import LITERATURE
 from bnas_larq.zoo.variants import VARIANTS
 
 #: Recipe → the OPs that the authors print (in the papers' convention), and how far the network is
@@ -32,7 +32,7 @@ CIFAR = ("bnas-a", "bnas-b", "bnas-c")
 #: Beside those of `network.cells` and `network.channels`, no key differs from BNAS-D's.
 SIZES = ("bnas-e", "bnas-f", "bnas-g", "bnas-h")
 #: Recipe → the network of `bnas_larq.zoo` that it trains.
-RIVAL_RECIPES = {
+LITERATURE_RECIPES = {
     "bireal18": "bireal18",
     "real-to-bin18": "real-to-bin18",
     "reactnet18": "reactnet18",
@@ -40,7 +40,9 @@ RIVAL_RECIPES = {
     "abc-net18": "abcnet-resnet18",
 }
 IMAGENET = tuple(
-    name for name in (*PRINTED, *HONEST, "teacher-imagenet", *RIVAL_RECIPES) if name not in SIZES
+    name
+    for name in (*PRINTED, *HONEST, "teacher-imagenet", *LITERATURE_RECIPES)
+    if name not in SIZES
 )
 #: A network of the same parts that is built in seconds.
 SMALL = {"network.cells": 3, "network.channels": 8}
@@ -105,12 +107,12 @@ def test_e_to_h_are_d_in_another_size(name):
     assert own == base
 
 
-@pytest.mark.parametrize("name", RIVAL_RECIPES)
-def test_recipes_train_the_rivals_networks(name):
+@pytest.mark.parametrize("name", LITERATURE_RECIPES)
+def test_recipes_train_networks_of_the_literature(name):
     images = {"input_shape": (224, 224, 3), "num_classes": 1000}
     network = load_recipe(name).network
     config = config_of_kind(network.kind, {**network.model_dump(), **images})
-    assert config == RIVALS[RIVAL_RECIPES[name]].config()
+    assert config == LITERATURE[LITERATURE_RECIPES[name]].config()
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def command(
     """
     from bnas_larq.run.target_networks import sizes_in_budget, target_costs
     from bnas_larq.run.targets import OF_CELLS, Kind, find_target
-    from bnas_larq.zoo.rivals import RIVALS
+    from bnas_larq.zoo.literature import LITERATURE
     from bnas_larq.zoo.variants import VARIANTS
 
     if reported and (layers or budget is not None):
@@ -119,7 +119,7 @@ def command(
         if numbers and len(numbers) > 1:
             raise click.UsageError(f"--{name} is one number, except with --budget.")
         size[name] = numbers and numbers[0]
-    targets = targets or ((*VARIANTS, *RIVALS) if reported else tuple(VARIANTS))
+    targets = targets or ((*VARIANTS, *LITERATURE) if reported else tuple(VARIANTS))
     found = [find_target(text, tuple(Kind), "`bnas-larq cost`") for text in targets]
     counts = [target_costs(target, **size) for target in found]
     if reported:
@@ -196,13 +196,13 @@ def _comparison_text(counts: Sequence[TargetCosts]) -> str:
 
 def _reported_rows(counts: Sequence[TargetCosts]) -> list[dict[str, Any]]:
     """The results of papers for ImageNet, by the operations that are printed beside them."""
-    from bnas_larq.zoo.rivals import RIVALS
+    from bnas_larq.zoo.literature import LITERATURE
     from bnas_larq.zoo.variants import VARIANTS
 
     rows = []
     for count in counts:
-        if count.target in RIVALS:
-            results = (RIVALS[count.target].reported,)
+        if count.target in LITERATURE:
+            results = (LITERATURE[count.target].reported,)
         else:
             results = VARIANTS[count.target].reported if count.target in VARIANTS else ()
         for result in results:

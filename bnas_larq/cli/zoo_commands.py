@@ -88,28 +88,28 @@ def list_zoo(variants: bool, as_json: bool) -> None:
 def _list_variants(as_json: bool) -> None:
     import dataclasses
 
-    from bnas_larq.zoo.rivals import RIVALS
+    from bnas_larq.zoo.literature import LITERATURE
     from bnas_larq.zoo.variants import VARIANTS
 
     if as_json:
-        facts = [dataclasses.asdict(known) for known in (*VARIANTS.values(), *RIVALS.values())]
+        facts = [dataclasses.asdict(known) for known in (*VARIANTS.values(), *LITERATURE.values())]
         print_result(json.dumps(facts, indent=1))
         return
     keys = ("name", "genotype", "cells", "channels", "stem_groups", "shortcut", "call")
     rows = [tuple(str(getattr(variant, key)) for key in keys) for variant in VARIANTS.values()]
     header = (*keys[:-1], "in bnas_larq.zoo")
     print_result("\n".join(align([header, *rows], left=2)))
-    rivals = [
+    literature = [
         (
-            *(rival.name, rival.backbone, rival.scheme),
-            *(_number(top, "{:.1f}") for top in (rival.reported.top1, rival.reported.top5)),
-            f"{rival.factory}()",
+            *(network.name, network.backbone, network.scheme),
+            *(_number(top, "{:.1f}") for top in (network.reported.top1, network.reported.top5)),
+            f"{network.factory}()",
         )
-        for rival in RIVALS.values()
+        for network in LITERATURE.values()
     ]
     header = ("name", "backbone", "scheme", "top-1 %", "top-5 %", "in bnas_larq.zoo")
     print_result("\nWhat papers compare with, and their results, which nobody measured here:")
-    print_result("\n".join(align([header, *rivals], left=3)))
+    print_result("\n".join(align([header, *literature], left=3)))
 
 
 @click.command()

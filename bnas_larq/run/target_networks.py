@@ -11,7 +11,7 @@ from bnas_larq.errors import BnasLarqError, RecipeError, nearest, one_line
 from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import load_recipe
 from bnas_larq.run.targets import LARQ_ZOO, OF_CELLS, Kind, Target
-from bnas_larq.zoo.rivals import RIVALS
+from bnas_larq.zoo.literature import LITERATURE
 from bnas_larq.zoo.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: A genotype has no input size and no classes of its own; papers count at these.
 IMAGE, CLASSES = (224, 224, 3), 1000
 #: Counted from their configuration.
-SIZED = (*OF_CELLS, Kind.RIVAL)
+SIZED = (*OF_CELLS, Kind.LITERATURE)
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ def sized_network(target: Target) -> SizedNetwork:
         variant = VARIANTS[target.text.lower()]
         genotype = variant.load_genotype()
         return SizedNetwork(variant.name, genotype, variant.config(), variant.config)
-    if target.kind is Kind.RIVAL:
-        rival = RIVALS[target.text.lower()]
-        return SizedNetwork(rival.name, rival.load_genotype(), rival.config(), rival.config)
+    if target.kind is Kind.LITERATURE:
+        network = LITERATURE[target.text.lower()]
+        return SizedNetwork(network.name, network.load_genotype(), network.config(), network.config)
     stored = target.network()
     return SizedNetwork(target.text, stored.genotype, stored.config, stored.config.replace)
 

@@ -27,8 +27,8 @@ from bnas_larq.errors import ZooError, nearest
 from bnas_larq.files import MODEL_SUFFIXES
 from bnas_larq.genotype import PUBLISHED, genotype_file
 from bnas_larq.zoo.entry_format import ENTRY
+from bnas_larq.zoo.literature import LITERATURE
 from bnas_larq.zoo.registry import entry_folders, list_entries, resolve_entry
-from bnas_larq.zoo.rivals import RIVALS
 from bnas_larq.zoo.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Kind(enum.Enum):
     """What a target can be, as messages say it."""
 
     VARIANT = "a variant (bnas-d)"
-    RIVAL = "a network that papers compare with (bireal18)"
+    LITERATURE = "a network that papers compare with (bireal18)"
     GENOTYPE = "a genotype (bnas_cifar, random:SEED or a file)"
     RUN = "a run's folder"
     ENTRY = "a zoo entry (its name or folder)"
@@ -151,8 +151,8 @@ def _meanings(text: str | Path) -> Iterator[Target]:
         yield Target(name, Kind.GENOTYPE)
     if name.lower() in VARIANTS:
         yield Target(name, Kind.VARIANT)
-    if name.lower() in RIVALS:
-        yield Target(name, Kind.RIVAL)
+    if name.lower() in LITERATURE:
+        yield Target(name, Kind.LITERATURE)
     try:
         entry = resolve_entry(text)
     except ZooError:
@@ -175,7 +175,7 @@ def _unknown(text: str, kinds: Sequence[Kind]) -> str:
     path, entries = Path(text), list_entries() if Kind.ENTRY in kinds else []
     known = [entry.name for entry in entries]
     known += VARIANTS if Kind.VARIANT in kinds else ()
-    known += RIVALS if Kind.RIVAL in kinds else ()
+    known += LITERATURE if Kind.LITERATURE in kinds else ()
     known += PUBLISHED if Kind.GENOTYPE in kinds else ()
     if (text and path.exists()) or len(path.parts) > 1 or not known:
         problem = (

@@ -22,7 +22,7 @@ from bnas_larq.networks.network import build_network
 from bnas_larq.networks.network_files import layers_behind
 from bnas_larq.networks.weight_files import load_weights
 from bnas_larq.zoo import pretrained
-from bnas_larq.zoo.rivals import RIVALS, Rival
+from bnas_larq.zoo.literature import LITERATURE, LiteratureNetwork
 from bnas_larq.zoo.variants import VARIANTS, Variant
 
 _ARGUMENTS = """
@@ -230,7 +230,7 @@ BNASDv2.__signature__ = _common.replace(
 )
 
 
-_RIVAL = """{factory}: {size}, binarised by the scheme `{scheme}`, for ImageNet ({source}).
+_LITERATURE = """{factory}: {size}, binarised by the scheme `{scheme}`, for ImageNet ({source}).
 
     {reporter} report {accuracy}; nobody measured it with this package, and no weights are
     published. `bnas-larq cost {name}` counts its operations and bytes.{count}
@@ -257,8 +257,8 @@ _RIVAL = """{factory}: {size}, binarised by the scheme `{scheme}`, for ImageNet 
 """
 
 
-def _rival_factory(rival: Rival):
-    """The function that builds a rival."""
+def _literature_factory(network: LiteratureNetwork):
+    """The function that builds a network of the literature."""
 
     def build(
         *,
@@ -274,62 +274,62 @@ def _rival_factory(rival: Rival):
         file = pretrained.weight_file(weights)
         if weights is not None and file is None:
             raise ZooError(
-                f"Nobody published weights of {rival.factory}. Received: weights={weights!r}. "
+                f"Nobody published weights of {network.factory}. Received: weights={weights!r}. "
                 "Give None, or the path of a weight file."
             )
         _check_activation(classifier_activation, include_top and file is not None)
         shape = _image_shape(input_shape, input_tensor)
         given = {"input_shape": shape, "num_classes": num_classes}
-        config = rival.config(**{key: value for key, value in given.items() if value is not None})
+        config = network.config(**{key: value for key, value in given.items() if value is not None})
         model = build_network(
-            rival.load_genotype(),
+            network.load_genotype(),
             config.replace(classifier_activation=classifier_activation),
             input_tensor=input_tensor,
             include_top=include_top,
             pooling=pooling,
-            name=name or rival.name.replace("-", "_"),
+            name=name or network.name.replace("-", "_"),
         )
         if file is None:
             return model
         foreign = [] if input_tensor is None else layers_behind(input_tensor)
         return load_weights(model, file, without_top=not include_top, foreign=foreign)
 
-    size = rival.backbone
-    if rival.load_genotype():
-        own = rival.network
+    size = network.backbone
+    if network.load_genotype():
+        own = network.network
         size = "{cells} cells of {channels} channels in {groups} groups".format(**own)
-        size += f", genotype `{rival.backbone}`"
-    accuracy = [f"{rival.reported.top1} %"]
-    accuracy += [f"top-5 {rival.reported.top5} %"] if rival.reported.top5 else []
-    count = textwrap.indent(textwrap.fill(rival.count, 96), "    ")
-    build.__name__ = build.__qualname__ = rival.factory
-    build.__doc__ = _RIVAL.format(
-        factory=rival.factory,
+        size += f", genotype `{network.backbone}`"
+    accuracy = [f"{network.reported.top1} %"]
+    accuracy += [f"top-5 {network.reported.top5} %"] if network.reported.top5 else []
+    count = textwrap.indent(textwrap.fill(network.count, 96), "    ")
+    build.__name__ = build.__qualname__ = network.factory
+    build.__doc__ = _LITERATURE.format(
+        factory=network.factory,
         size=size,
-        scheme=rival.scheme,
-        source=rival.source,
-        reporter=rival.reporter,
+        scheme=network.scheme,
+        source=network.source,
+        reporter=network.reporter,
         accuracy=", ".join(accuracy),
-        name=rival.name,
+        name=network.name,
         count=count and f"\n\n{count}",
     )
     return build
 
 
-ABCNet5x5ResNet18 = _rival_factory(RIVALS["abcnet-resnet18-5x5"])
-ABCNet5x5ResNet34 = _rival_factory(RIVALS["abcnet-resnet34-5x5"])
-ABCNetResNet18 = _rival_factory(RIVALS["abcnet-resnet18"])
-ABCNetResNet34 = _rival_factory(RIVALS["abcnet-resnet34"])
-BATS = _rival_factory(RIVALS["bats-base"])
-BATS2xWider = _rival_factory(RIVALS["bats-2x-wider"])
-BONNBiReal18 = _rival_factory(RIVALS["bonn-bireal18"])
-BiRealNet18 = _rival_factory(RIVALS["bireal18"])
-BiRealNet34 = _rival_factory(RIVALS["bireal34"])
-BinaryDuoResNet18 = _rival_factory(RIVALS["binary-duo18"])
-BinaryNetResNet18 = _rival_factory(RIVALS["binarynet-resnet18"])
-CBCNBiReal18 = _rival_factory(RIVALS["cbcn-bireal18"])
-PCNNResNet18 = _rival_factory(RIVALS["pcnn-resnet18"])
-ReActNet18 = _rival_factory(RIVALS["reactnet18"])
-RealToBinResNet18 = _rival_factory(RIVALS["real-to-bin18"])
-XNORNetPlusPlusResNet18 = _rival_factory(RIVALS["xnornet-plus-plus-resnet18"])
-XNORNetResNet18 = _rival_factory(RIVALS["xnornet-resnet18"])
+ABCNet5x5ResNet18 = _literature_factory(LITERATURE["abcnet-resnet18-5x5"])
+ABCNet5x5ResNet34 = _literature_factory(LITERATURE["abcnet-resnet34-5x5"])
+ABCNetResNet18 = _literature_factory(LITERATURE["abcnet-resnet18"])
+ABCNetResNet34 = _literature_factory(LITERATURE["abcnet-resnet34"])
+BATS = _literature_factory(LITERATURE["bats-base"])
+BATS2xWider = _literature_factory(LITERATURE["bats-2x-wider"])
+BONNBiReal18 = _literature_factory(LITERATURE["bonn-bireal18"])
+BiRealNet18 = _literature_factory(LITERATURE["bireal18"])
+BiRealNet34 = _literature_factory(LITERATURE["bireal34"])
+BinaryDuoResNet18 = _literature_factory(LITERATURE["binary-duo18"])
+BinaryNetResNet18 = _literature_factory(LITERATURE["binarynet-resnet18"])
+CBCNBiReal18 = _literature_factory(LITERATURE["cbcn-bireal18"])
+PCNNResNet18 = _literature_factory(LITERATURE["pcnn-resnet18"])
+ReActNet18 = _literature_factory(LITERATURE["reactnet18"])
+RealToBinResNet18 = _literature_factory(LITERATURE["real-to-bin18"])
+XNORNetPlusPlusResNet18 = _literature_factory(LITERATURE["xnornet-plus-plus-resnet18"])
+XNORNetResNet18 = _literature_factory(LITERATURE["xnornet-resnet18"])

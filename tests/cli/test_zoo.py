@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from bnas_larq.files import read_json
-from bnas_larq.zoo.rivals import RIVALS
+from bnas_larq.zoo.literature import LITERATURE
 from bnas_larq.zoo.variants import VARIANTS
 
 
@@ -52,11 +52,11 @@ def commands(in_one_process, finished, zoo):
 def test_variants_are_listed_without_weights(in_one_process):
     listing = ("zoo", "list", "--variants")
     text, facts = in_one_process([listing, (*listing, "--json")])
-    variants, rivals = text.out.split("\n\n")
+    variants, literature = text.out.split("\n\n")
     rows = {line.split()[0]: line for line in variants.splitlines()}
     assert text.code == facts.code == 0 and list(rows) == ["name", *VARIANTS]
-    compared = {line.split()[0]: line.split() for line in rivals.splitlines()[2:]}
-    assert list(compared) == list(RIVALS)
+    compared = {line.split()[0]: line.split() for line in literature.splitlines()[2:]}
+    assert list(compared) == list(LITERATURE)
     assert {"bi-real", "62.2", "83.9"} < set(compared["bireal34"])
     assert rows["bnas-d-v2-paper"].split()[2:] == [
         *("12", "88", "4", "conv"),

@@ -59,7 +59,7 @@ _NORM_FIRST = {"block_order": "bn-sign-conv-act-add", "nonlinearity": "none"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Rival:
+class LiteratureNetwork:
     """One published binary network for ImageNet.
 
     Attributes:
@@ -113,7 +113,7 @@ _BATS_SOURCE = "arXiv 2003.01711, without its auxiliary classifier"
 _ABC = "arXiv 1711.11294, with one base of weights and one of activations"
 _FIVE = "arXiv 1711.11294, with five bases of weights and five of activations"
 _ALL = (
-    Rival(
+    LiteratureNetwork(
         name="binarynet-resnet18",
         factory="BinaryNetResNet18",
         backbone="resnet18",
@@ -122,7 +122,7 @@ _ALL = (
         source="arXiv 1602.02830",
         reporter="ABC-Net's authors (arXiv 1711.11294, table 3)",
     ),
-    Rival(
+    LiteratureNetwork(
         name="xnornet-resnet18",
         factory="XNORNetResNet18",
         backbone="resnet18",
@@ -130,7 +130,7 @@ _ALL = (
         reported=Reported("imagenet", 51.2, 73.2),
         source="arXiv 1603.05279, without K",
     ),
-    Rival(
+    LiteratureNetwork(
         name="xnornet-plus-plus-resnet18",
         factory="XNORNetPlusPlusResNet18",
         backbone="resnet18",
@@ -138,7 +138,7 @@ _ALL = (
         reported=Reported("imagenet", 57.1, 79.9, ops=1.63e8),
         source="arXiv 1909.13863, case 4",
     ),
-    Rival(
+    LiteratureNetwork(
         name="abcnet-resnet18",
         factory="ABCNetResNet18",
         backbone="resnet18",
@@ -146,7 +146,7 @@ _ALL = (
         reported=Reported("imagenet", 42.7, 67.6, ops=1.48e8),
         source=_ABC,
     ),
-    Rival(
+    LiteratureNetwork(
         name="abcnet-resnet34",
         factory="ABCNetResNet34",
         backbone="resnet34",
@@ -154,7 +154,7 @@ _ALL = (
         reported=Reported("imagenet", 52.4, 76.5, ops=1.78e8),
         source=_ABC,
     ),
-    Rival(
+    LiteratureNetwork(
         name="abcnet-resnet18-5x5",
         factory="ABCNet5x5ResNet18",
         backbone="resnet18",
@@ -162,7 +162,7 @@ _ALL = (
         reported=Reported("imagenet", 65.0, 85.9),
         source=_FIVE,
     ),
-    Rival(
+    LiteratureNetwork(
         name="abcnet-resnet34-5x5",
         factory="ABCNet5x5ResNet34",
         backbone="resnet34",
@@ -170,7 +170,7 @@ _ALL = (
         reported=Reported("imagenet", 68.4),
         source=f"{_FIVE}; ours: ResNet-18's first shifts",
     ),
-    Rival(
+    LiteratureNetwork(
         name="bireal18",
         factory="BiRealNet18",
         backbone="bireal18",
@@ -178,7 +178,7 @@ _ALL = (
         reported=Reported("imagenet", 56.4, 79.5, ops=1.63e8),
         source="arXiv 1808.00278",
     ),
-    Rival(
+    LiteratureNetwork(
         name="bireal34",
         factory="BiRealNet34",
         backbone="bireal34",
@@ -186,7 +186,7 @@ _ALL = (
         reported=Reported("imagenet", 62.2, 83.9, ops=1.93e8),
         source="arXiv 1808.00278",
     ),
-    Rival(
+    LiteratureNetwork(
         name="pcnn-resnet18",
         factory="PCNNResNet18",
         backbone="bireal18",
@@ -194,7 +194,7 @@ _ALL = (
         reported=Reported("imagenet", 57.3, 80.0, ops=1.63e8),
         source="arXiv 1811.12755; one projection per layer, as the paper leaves their number open",
     ),
-    Rival(
+    LiteratureNetwork(
         name="bonn-bireal18",
         factory="BONNBiReal18",
         backbone="bireal18",
@@ -202,7 +202,7 @@ _ALL = (
         reported=Reported("imagenet", 59.3, 81.6, ops=1.63e8),
         source="arXiv 1908.06314",
     ),
-    Rival(
+    LiteratureNetwork(
         name="cbcn-bireal18",
         factory="CBCNBiReal18",
         backbone="cbcn18",
@@ -213,7 +213,7 @@ _ALL = (
         "convolutions that run, 16 times Bi-Real Net's, and bytes the stored signs. The 6.56e8 "
         "operations that papers report are 4 times Bi-Real Net's.",
     ),
-    Rival(
+    LiteratureNetwork(
         name="binary-duo18",
         factory="BinaryDuoResNet18",
         backbone="binary-duo18",
@@ -223,7 +223,7 @@ _ALL = (
         count="It is the decoupled network: `bnas_larq.decouple` makes it of the coupled one, "
         "whose ternary activations train first (`bnas-larq recipes show binary-duo18`).",
     ),
-    Rival(
+    LiteratureNetwork(
         name="real-to-bin18",
         factory="RealToBinResNet18",
         backbone="bireal18",
@@ -231,7 +231,7 @@ _ALL = (
         reported=Reported("imagenet", 65.4, 86.2),
         source="arXiv 2003.11535",
     ),
-    Rival(
+    LiteratureNetwork(
         name="reactnet18",
         factory="ReActNet18",
         backbone="bireal18",
@@ -239,7 +239,7 @@ _ALL = (
         reported=Reported("imagenet", 65.9),
         source="arXiv 2003.03488, its ResNet-18",
     ),
-    Rival(
+    LiteratureNetwork(
         name="bats-base",
         factory="BATS",
         backbone="bats",
@@ -247,7 +247,7 @@ _ALL = (
         reported=Reported("imagenet", 60.4, 83.0),
         source=_BATS_SOURCE,
     ),
-    Rival(
+    LiteratureNetwork(
         name="bats-2x-wider",
         factory="BATS2xWider",
         backbone="bats",
@@ -257,5 +257,5 @@ _ALL = (
         source=_BATS_SOURCE,
     ),
 )
-#: Every rival by its name.
-RIVALS = {rival.name: rival for rival in _ALL}
+#: Every network by its name.
+LITERATURE = {network.name: network for network in _ALL}

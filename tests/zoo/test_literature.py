@@ -10,7 +10,7 @@ from bnas_larq.backend import keras
 from bnas_larq.errors import ZooError
 from bnas_larq.networks.optimizers import latent_kernels
 from bnas_larq.networks.weight_files import save_weights
-from bnas_larq.zoo.rivals import RIVALS
+from bnas_larq.zoo.literature import LITERATURE
 
 #: What schemes add to a network's cost in full precision: ReActNet's and the learned scales have
 #: no MACs, Real-to-Binary's gates two small matrices for each convolution.
@@ -50,22 +50,22 @@ OPS = {
 }
 #: Binary MACs, which BATS' paper prints to four digits.
 BATS_MACS = {"bats-base": 1.1497e9, "bats-2x-wider": 2.1573e9}
-RESIDUAL = [name for name in RIVALS if name not in BATS_MACS]
+RESIDUAL = [name for name in LITERATURE if name not in BATS_MACS]
 
 
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_published_costs(name):
-    costs = planned_costs(None, RIVALS[name].config())
+    costs = planned_costs(None, LITERATURE[name].config())
     assert costs.ops_honest == pytest.approx(OPS[name], rel=4e-4)
 
 
 @pytest.mark.parametrize(("name", "macs"), BATS_MACS.items())
 def test_binary_macs_of_bats(name, macs):
-    rival = RIVALS[name]
-    costs = planned_costs(rival.load_genotype(), rival.config())
+    network = LITERATURE[name]
+    costs = planned_costs(network.load_genotype(), network.config())
     assert costs.binary_macs == pytest.approx(macs, abs=5e4)
     # The CIFAR stem has nothing to group.
-    assert rival.config(input_shape=(32, 32, 3)).stem_groups == 1
+    assert network.config(input_shape=(32, 32, 3)).stem_groups == 1
 
 
 def test_bats_has_its_groups_and_real_stem():
@@ -80,13 +80,13 @@ def test_bats_has_its_groups_and_real_stem():
 
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_the_factory_builds_it(name):
-    rival = RIVALS[name]
-    model = getattr(zoo, rival.factory)(input_shape=(32, 32, 3), num_classes=10)
+    network = LITERATURE[name]
+    model = getattr(zoo, network.factory)(input_shape=(32, 32, 3), num_classes=10)
     assert model.name == name.replace("-", "_") and model.output_shape == (None, 10)
     assert model.get_layer("classifier").activation is keras.activations.softmax
     binary = latent_kernels(model)
-    shortcuts = 3 * (rival.backbone.startswith("resnet"))
-    assert len(binary) == {"18": 16, "34": 32}[rival.backbone[-2:]] + shortcuts
+    shortcuts = 3 * (network.backbone.startswith("resnet"))
+    assert len(binary) == {"18": 16, "34": 32}[network.backbone[-2:]] + shortcuts
 
 
 def test_the_factory_of_binary_duo_is_its_decoupled_network():
@@ -98,12 +98,12 @@ def test_the_factory_of_binary_duo_is_its_decoupled_network():
 
 
 def test_papers_and_costs_count_circulant_kernels_differently():
-    costs = planned_costs(None, RIVALS["cbcn-bireal18"].config())
+    costs = planned_costs(None, LITERATURE["cbcn-bireal18"].config())
     assert costs.binary_macs == 16 * _BI_REAL
     kernels = sum(layer.parameters for layer in costs.layers if layer.binary_macs)
     weights = sum(9 * (first * wide + 3 * wide**2) for _, first, wide in _PLACES)
     assert kernels == 16 * weights // 4  # stored, of 16 times as many that are used
-    published = RIVALS["cbcn-bireal18"].reported.ops
+    published = LITERATURE["cbcn-bireal18"].reported.ops
     assert published == pytest.approx(4 * OPS["bireal18"], rel=1e-3)
 
 
