@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -48,15 +46,6 @@ def full_disk() -> Callable[[int], contextlib.AbstractContextManager[None]]:
     return limited
 
 
-def _sibling(name: str) -> ModuleType:
-    """A module beside this one; `tests` is no package."""
-    path = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def with_statistics():
     """Gives a model weights as after training: no BatchNorm, slope or shift is the identity."""
@@ -75,30 +64,33 @@ def with_statistics():
 
 @pytest.fixture(scope="session")
 def edge_by_edge() -> Callable:
-    """The reference form of the mixed cell, `tests/reference_cell.py`."""
-    return _sibling("reference_cell").edge_by_edge
+    """The reference form of the mixed cell."""
+    from reference_cell import edge_by_edge
+
+    return edge_by_edge
 
 
 @pytest.fixture(scope="session")
 def authors(shared: Path) -> Callable:
     """Opens a fixture of the authors' program by name; skips where ../shared is absent."""
-    opened = _sibling("authors_file").AuthorsFile
+    from authors_file import AuthorsFile
 
     def open_file(name: str):
         path = shared / "fixtures" / f"{name}.npz"
         if not path.is_file():
             pytest.skip(f"the fixture {path} is absent")
-        return opened(path)
+        return AuthorsFile(path)
 
     return open_file
 
 
 @pytest.fixture(scope="session")
 def varied_pictures(tmp_path_factory):
-    """A small ImageNet, `tests/varied_pictures.py`: `load_dataset(**varied_pictures.source(kind))`
-    with the kind "tfds" or "folder".
-    """
-    return _sibling("varied_pictures").VariedPictures(tmp_path_factory.mktemp("varied"))
+    """A small ImageNet: `load_dataset(**varied_pictures.source(kind))` with the kind "tfds" or
+    "folder"."""
+    from varied_pictures import VariedPictures
+
+    return VariedPictures(tmp_path_factory.mktemp("varied"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""SuperNet: the bilevel step by hand, and everything that any Keras model can do."""
+"""SuperNet: everything that any Keras model can do, its structure, and what is pruned."""
 
 from __future__ import annotations
 
@@ -7,47 +7,23 @@ import math
 
 import numpy as np
 import pytest
+from small_supernet import (
+    OPERATIONS,
+    ROWS,
+    SPACE,
+    STEPS,
+    halves,
+    images,
+    labels,
+    plain_batches,
+    supernet,
+)
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError, WeightsError
-from bnas_larq.layers.constraints import centre_and_clip
-from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.spaces import SearchSpace
-from bnas_larq.supernet.architecture import AnnealedEntropy
 from bnas_larq.supernet.search_cell import PartialChannels
 from bnas_larq.supernet.super_net import SuperNet
-
-#: As small as a search can be: every kind of candidate and of cell, few operations in the graph.
-OPERATIONS = ("none", "max_pool_3x3", "bin_conv_3x3")
-SPACE = SearchSpace("small", OPERATIONS, OPERATIONS, nodes=1)
-ROWS = 2  # edges of a cell of one node
-STEPS = 2
-
-
-def supernet(**settings) -> SuperNet:
-    values = {"cells": 3, "channels": 2, "input_shape": (8, 8, 3), **settings}
-    return SuperNet(values.pop("space", SPACE), 3, **values)
-
-
-def images(seed: int) -> tf.Tensor:
-    return tf.random.stateless_normal([4, 8, 8, 3], [seed, 0])
-
-
-def labels(seed: int) -> tf.Tensor:
-    return tf.random.stateless_uniform([4], [seed, 1], maxval=3, dtype=tf.int32)
-
-
-def halves(steps: int = STEPS) -> tf.data.Dataset:
-    """Bilevel batches ((x_train, y_train), (x_val, y_val))."""
-    batches = [((images(i), labels(i)), (images(i + 9), labels(i + 9))) for i in range(steps)]
-    x_train, y_train, x_val, y_val = (
-        tf.stack([batch[half][part] for batch in batches]) for half in (0, 1) for part in (0, 1)
-    )
-    return tf.data.Dataset.from_tensor_slices(((x_train, y_train), (x_val, y_val)))
-
-
-def plain_batches() -> tf.data.Dataset:
-    return tf.data.Dataset.from_tensor_slices((images(30), labels(30))).batch(2)
 
 
 class Recorder(keras.callbacks.Callback):
@@ -232,125 +208,6 @@ def test_alphas_of_another_shape_are_refused_and_nothing_is_assigned():
         np.testing.assert_array_equal(alpha.numpy(), value)
 
 
-# -- the bilevel step ------------------------------------------------------------------------------
-
-
-def one_step(net: SuperNet) -> None:
-    """One step of `fit`, with the same kernels as an eager calculation by hand."""
-    net.fit(halves(1), verbose=0)
-
-
-def copy_of(net: SuperNet) -> SuperNet:
-    other = SuperNet.from_config(net.get_config())
-    other.set_weights(net.get_weights())
-    return other
-
-
-def test_first_order_update_by_hand():
-    """α descend L_val − λ·H at the present weights, then the weights L_train at the new α."""
-    net = supernet()
-    net.compile(
-        optimizer=CoupledSGD(0.1, momentum=0.9, l2=3e-4, clip_norm=0.5),
-        alpha_optimizer=CoupledSGD(2.0, l2=1e-3),
-        diversity=AnnealedEntropy(0.7, 7.7),
-        run_eagerly=True,
-    )
-    other = copy_of(net)
-    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    (x_train, y_train), (x_val, y_val) = next(iter(halves(1)))
-
-    with tf.GradientTape() as tape:
-        entropies = []
-        for alpha in other.alphas:
-            shares = tf.nn.softmax(alpha)
-            entropies.append(-tf.reduce_sum(shares * tf.math.log(shares), -1))
-        entropy = tf.reduce_mean(tf.concat(entropies, 0))
-        objective = cross_entropy(y_val, other(x_val, training=True)) - 0.7 * entropy
-    for alpha, gradient in zip(other.alphas, tape.gradient(objective, other.alphas), strict=True):
-        assert np.any(gradient)
-        alpha.assign(alpha - 2.0 * (gradient + 1e-3 * alpha))
-
-    with tf.GradientTape() as tape:
-        loss = cross_entropy(y_train, other(x_train, training=True))
-    gradients = tape.gradient(loss, other.network_variables)
-    assert not any(gradient is None for gradient in gradients)
-    norm = math.sqrt(sum(float(tf.reduce_sum(gradient**2)) for gradient in gradients))
-    for variable, gradient in zip(other.network_variables, gradients, strict=True):
-        clipped = gradient * min(1.0, 0.5 / norm)
-        moved = variable - 0.1 * (clipped + 3e-4 * variable)
-        variable.assign(centre_and_clip(moved) if is_binary(variable) else moved)
-
-    one_step(net)
-    for one, copy in zip(net.trainable_weights, other.trainable_weights, strict=True):
-        np.testing.assert_allclose(one.numpy(), copy.numpy(), atol=2e-6, err_msg=one.name)
-    # The moving statistics have seen both halves, the validation half first.
-    for one, copy in zip(net.non_trainable_weights, other.non_trainable_weights, strict=True):
-        if "moving" in one.name:
-            np.testing.assert_allclose(one.numpy(), copy.numpy(), atol=1e-5, err_msg=one.name)
-
-
-def is_binary(variable: tf.Variable) -> bool:
-    return "bin_conv" in variable.name
-
-
-def test_the_alpha_step_leaves_the_weights_and_the_weight_step_leaves_alpha():
-    still = CoupledSGD(0.0)
-    for moving in ("alpha", "weights"):
-        net = supernet(cells=1)
-        for variable in net.network_variables:
-            if is_binary(variable):  # as the constraint leaves them
-                variable.assign(centre_and_clip(variable))
-        rates = {"optimizer": still, "alpha_optimizer": CoupledSGD(1.0)}
-        if moving == "weights":
-            rates = {"optimizer": CoupledSGD(0.1), "alpha_optimizer": CoupledSGD(0.0)}
-        net.compile(**rates, run_eagerly=True)
-        groups = {"alpha": net.alphas, "weights": net.network_variables}
-        before = {key: [v.numpy() for v in group] for key, group in groups.items()}
-        one_step(net)
-        for key, group in groups.items():
-            for variable, value in zip(group, before[key], strict=True):
-                if key == moving:
-                    assert np.any(variable.numpy() != value), variable.name
-                else:
-                    np.testing.assert_allclose(variable.numpy(), value, atol=1e-7)
-
-
-def test_default_optimizers_are_the_papers():
-    net = supernet(cells=1)
-    net.compile()
-    assert isinstance(net.optimizer, CoupledSGD) and isinstance(net.alpha_optimizer, CoupledAdam)
-    first, second = net.optimizer.get_config(), net.alpha_optimizer.get_config()
-    assert (first["learning_rate"], first["momentum"], first["l2"]) == pytest.approx(
-        (0.025, 0.9, 3e-4)
-    )
-    assert (second["learning_rate"], second["beta_1"], second["beta_2"], second["l2"]) == (
-        pytest.approx((3e-4, 0.5, 0.999, 1e-3))
-    )
-    assert net.diversity.get_config() == {"weight": 1.0, "tau": 7.7}
-
-
-def test_weight_0_switches_the_entropy_off():
-    net = supernet(cells=1)
-    net.compile(diversity=AnnealedEntropy(weight=0))
-    task, objective, _ = net.alpha_loss(images(0), labels(0))
-    assert float(task) == float(objective)
-    net.compile(diversity=AnnealedEntropy(weight=0.5))
-    net.epoch.assign(3.0)
-    task, objective, _ = net.alpha_loss(images(0), labels(0))
-    expected = 0.5 * math.exp(-3 / 7.7) * math.log(len(OPERATIONS))
-    assert float(task - objective) == pytest.approx(expected, rel=1e-3)
-
-
-def test_a_loss_function_counts_as_its_mean_over_the_batch():
-    """A function gives one loss for each example; its gradient must not grow with the batch."""
-    net, losses = supernet(cells=1), keras.losses
-    net.compile(loss=lambda y, z: losses.sparse_categorical_crossentropy(y, z, from_logits=True))
-    by_function, *_ = net.alpha_loss(images(0), labels(0))
-    net.compile(loss=losses.SparseCategoricalCrossentropy(from_logits=True))
-    by_object, *_ = net.alpha_loss(images(0), labels(0))
-    assert by_function.shape == () and float(by_function) == pytest.approx(float(by_object))
-
-
 # -- structure -------------------------------------------------------------------------------------
 
 
@@ -448,11 +305,3 @@ def test_partial_channels_come_back_from_the_config():
 def test_the_precision_is_a_known_one():
     with pytest.raises(BnasLarqError, match="'float32' or 'bfloat16'"):
         SuperNet(SearchSpace.bnas(), 3, cells=1, channels=2, mixed_precision="auto")
-
-
-def test_batches_without_halves_are_refused():
-    net = SuperNet(SearchSpace.bnas(), 3, cells=1, channels=2, input_shape=(8, 8, 3))
-    net.compile()
-    plain = tf.data.Dataset.from_tensors((tf.zeros([2, 8, 8, 3]), tf.zeros([2], tf.int32)))
-    with pytest.raises(BnasLarqError, match="batches of both halves"):
-        net.fit(plain)

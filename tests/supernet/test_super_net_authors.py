@@ -4,7 +4,7 @@ About every tenth sum in front of a ReLU is zero in mathematics (an even number 
 1e-9 in floating point, where the last bits of a and the order of addition decide whether ReLU
 passes the gradient. Gradients of two programs therefore agree closely only if they round alike: the
 strict test computes centring and scale in PyTorch's order of summation, BatchNorm in plain float32,
-and the cells in the reference form with the scale inside (`tests/reference_cell.py`). The product
+and the cells in the reference form with the scale inside (`reference_cell.py`). The product
 convolves ±1 and multiplies by the scale afterwards: there these sums are 0, and pass nothing.
 """
 
