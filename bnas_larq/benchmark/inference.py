@@ -9,7 +9,7 @@ from typing import Any
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.benchmark.timing import StepLoop
-from bnas_larq.training.batch_norm_statistics import reestimate
+from bnas_larq.fitting.batch_norm_statistics import reestimate
 
 
 def inference_times(model: keras.Model, loop: StepLoop, steps: int) -> dict[str, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.data import EvaluationPipeline
+from bnas_larq.fitting.batch_norm_statistics import ReestimateBatchNorm
 from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.layers.activations import AnnealedSign
@@ -18,7 +19,6 @@ from bnas_larq.precision import recorded_precision
 from bnas_larq.strategies import mean_loss
 from bnas_larq.train_settings import StageSettings, WeightDecay
 from bnas_larq.training.accumulation import accumulated
-from bnas_larq.training.batch_norm_statistics import ReestimateBatchNorm
 from bnas_larq.training.schedules import OneCycleMomentum, learning_rate
 from bnas_larq.training.teachers import Distilled, Teacher
 
