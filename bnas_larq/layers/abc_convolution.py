@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from bnas_larq.backend import keras, lq, register, tf
+from bnas_larq.backend import keras, lq, only_infers_shape, register, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers.abc_net import ABCKernel, ABCSign, shifted_sign, weight_bases
 from bnas_larq.layers.binary_convolution import pixels_read
@@ -137,6 +137,9 @@ class ABCConv2D(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        if only_infers_shape(self):  # for which M·N products would be many operations
+            shape = self.compute_output_shape(inputs.shape)
+            return tf.compat.v1.placeholder(self.compute_dtype, shape)
         kernels, strides = [tf.convert_to_tensor(self.kernel)], self.strides
         if training:
             inputs, strides = pixels_read(inputs, self.kernel.shape, strides)
