@@ -44,8 +44,13 @@ IMAGENET = tuple(
     for name in (*PRINTED, *HONEST, "teacher-imagenet", *LITERATURE_RECIPES)
     if name not in SIZES
 )
-#: A network of the same parts that is built in seconds.
-SMALL = {"network.cells": 3, "network.channels": 8}
+#: Networks of the same parts that are built in seconds. Of the blocks at a resolution all are alike
+#: but for the first one, and the first resolution's has no strides.
+SMALL = {
+    "cells": {"network.cells": 3, "network.channels": 8},
+    "residual": {"network.widths": [4, 8, 8, 8], "network.blocks": [1, 1, 1, 1]},
+}
+SMALL["binary-duo"] = SMALL["residual"]
 STEPS = {
     "train.epochs": 1,
     "train.batch_size": 4,
@@ -147,15 +152,17 @@ def test_two_steps_of_the_search_on_imagenet(varied_pictures, tmp_path):
 def test_two_steps_on_images_in_imagenets_format(name, varied_pictures, teacher, tmp_path):
     """Random resized crops, the ImageNet stem at 224 pixels, all stages of the plan."""
     source = varied_pictures.source("imagenet")
-    size = SMALL if load_recipe(name).network.kind == "cells" else {"network.widths": [4, 8, 8, 8]}
-    overrides = {**STEPS, **size, "data.data_dir": source["data_dir"]}
-    for number, stage in enumerate(load_recipe(name).train.stages):
+    recipe = load_recipe(name)
+    overrides = {**STEPS, **SMALL[recipe.network.kind], "data.data_dir": source["data_dir"]}
+    for number, stage in enumerate(recipe.train.stages):
         changes = {"epochs": 1, "batch_size": 4}
         overrides |= {
             f"train.stages.{number}.{key}": value
             for key, value in changes.items()
             if key in stage.own_keys
         }
+        if stage.teacher is not None and stage.teacher.layers:
+            overrides.pop("network.blocks", None)  # of which some are named
         if stage.learns_elsewhere:
             overrides[f"train.stages.{number}.teacher.model"] = str(teacher)
     with Run.create(name, tmp_path / "run", overrides=overrides, stages=("train",)) as run:

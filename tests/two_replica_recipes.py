@@ -3,6 +3,8 @@ CPUs: `python two_replica_recipes.py FOLDER RECIPE…` prints the name of each t
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.files import read_lines
 from bnas_larq.networks.residual_network import build_residual_network
 from bnas_larq.recipe import load_recipe
+from bnas_larq.spaces import SPACES
 
 # Before anything is computed.
 tf.config.set_logical_device_configuration(
@@ -45,6 +48,8 @@ def overrides_of(name, teacher, side):
     if recipe.network.kind != "cells":
         overrides = {k: v for k, v in overrides.items() if not k.startswith("network.")}
         overrides["network.widths"] = [4] * len(recipe.network.widths)
+        if not any(stage.teacher and stage.teacher.layers for stage in recipe.train.stages):
+            overrides["network.blocks"] = [min(blocks, 1) for blocks in recipe.network.blocks]
     if recipe.data.image_size:
         overrides["data.image_size"] = side
     if recipe.search.searcher == "progressive" and not recipe.genotype:
@@ -61,6 +66,9 @@ def overrides_of(name, teacher, side):
 
 
 def main(folder, names):
+    # Cells of one node, with all kinds of candidates: others take minutes to trace.
+    for space, make in list(SPACES.items()):
+        SPACES[space] = functools.partial(dataclasses.replace, make(), nodes=1)
     side = 32
     size = {"input_shape": (side, side, 3), "num_classes": 10, "widths": (4, 4, 4, 4)}
     template = {"blocks": (4, 4, 4, 4), "transition": "pool-conv", "kernels": "real"}

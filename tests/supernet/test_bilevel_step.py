@@ -12,7 +12,6 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers.constraints import centre_and_clip
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
-from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.architecture import AnnealedEntropy
 from bnas_larq.supernet.super_net import SuperNet
 
@@ -134,7 +133,7 @@ def test_a_loss_function_counts_as_its_mean_over_the_batch():
 
 
 def test_batches_without_halves_are_refused():
-    net = SuperNet(SearchSpace.bnas(), 3, cells=1, channels=2, input_shape=(8, 8, 3))
+    net = supernet(cells=1)
     net.compile()
     plain = tf.data.Dataset.from_tensors((tf.zeros([2, 8, 8, 3]), tf.zeros([2], tf.int32)))
     with pytest.raises(BnasLarqError, match="batches of both halves"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -256,16 +257,20 @@ def test_impossible_settings_are_refused(settings, message):
 # -- pruning, channels, precision ------------------------------------------------------------------
 
 
+#: Node 1 also reads node 0.
+TWO_NODES = dataclasses.replace(SearchSpace.bnas(), nodes=2)
+
+
 def kept_only(*operations: str) -> np.ndarray:
     """Booleans [edges, operations] that keep these on every edge."""
-    space = SearchSpace.bnas()
-    return np.tile([name in operations for name in space.normal], (len(space.edges), 1))
+    kept = [name in operations for name in TWO_NODES.normal]
+    return np.tile(kept, (len(TWO_NODES.edges), 1))
 
 
 def test_pruned_candidates_do_not_compete_and_come_back_from_the_config():
     alive = kept_only("bin_conv_3x3", "max_pool_3x3"), kept_only("none", "avg_pool_3x3")
-    net = SuperNet(SearchSpace.bnas(), 3, cells=3, channels=2, input_shape=(8, 8, 3))
-    net.set_alphas(np.tile(np.arange(7.0), (14, 1)), np.tile(np.arange(7.0), (14, 1)))
+    net = SuperNet(TWO_NODES, 3, cells=3, channels=2, input_shape=(8, 8, 3))
+    net.set_alphas(*2 * [np.tile(np.arange(7.0), (len(TWO_NODES.edges), 1))])
     net.prune(*alive)
     shares = {name: float(share) for name, share in net.shares().items()}
     assert shares["bin_dil_conv_5x5"] == 0.0 and shares["bin_conv_3x3"] > 0.0
@@ -282,7 +287,7 @@ def test_pruned_candidates_do_not_compete_and_come_back_from_the_config():
 
 
 def test_a_refused_pruning_changes_nothing():
-    net = SuperNet(SearchSpace.bnas(), 3, cells=1, channels=2, input_shape=(8, 8, 3))
+    net = SuperNet(TWO_NODES, 3, cells=1, channels=2, input_shape=(8, 8, 3))
     with pytest.raises(BnasLarqError, match="keeps at least one"):
         net.prune(kept_only("none"), kept_only())
     assert all(kept.all() for kept in net.alive)
@@ -290,7 +295,7 @@ def test_a_refused_pruning_changes_nothing():
 
 def test_partial_channels_come_back_from_the_config():
     net = SuperNet(
-        SearchSpace.bnas(),
+        TWO_NODES,
         3,
         cells=1,
         channels=8,
@@ -304,4 +309,4 @@ def test_partial_channels_come_back_from_the_config():
 
 def test_the_precision_is_a_known_one():
     with pytest.raises(BnasLarqError, match="'float32' or 'bfloat16'"):
-        SuperNet(SearchSpace.bnas(), 3, cells=1, channels=2, mixed_precision="auto")
+        SuperNet(TWO_NODES, 3, cells=1, channels=2, mixed_precision="auto")
