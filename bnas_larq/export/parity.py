@@ -18,6 +18,8 @@ TOLERATED = 0.05
 #: The same where kernels are stored as another type: every rounded kernel moves all values in front
 #: of signs a little, and so turns more of them, above all in images unlike those of training.
 TOLERATED_ROUNDED = 0.15
+#: Probabilities below are not told apart.
+_LEAST = 1e-7
 #: Images of a Keras call; the file takes one at a time.
 _BATCH = 32
 
@@ -30,7 +32,10 @@ class Parity:
         images: number of images compared.
         max_abs_difference: largest difference of any output.
         mean_abs_difference: mean difference over all outputs.
-        max_abs_output: largest output of Keras, to judge the differences by.
+        max_abs_output: largest output of Keras.
+        judged_difference: mean difference as a share of the largest output, by which the file is
+            judged. Probabilities are judged by their logits, whose size does not depend on the
+            number of classes.
         equal_predictions: share of images, 0 to 1, with the same argmax.
         accuracy, keras_accuracy: share of images that the file, and Keras, classify as labelled;
             None without labels.
@@ -40,6 +45,7 @@ class Parity:
     max_abs_difference: float
     mean_abs_difference: float
     max_abs_output: float
+    judged_difference: float
     equal_predictions: float
     accuracy: float | None = None
     keras_accuracy: float | None = None
@@ -48,7 +54,7 @@ class Parity:
 def check_agreement(parity: Parity, float_storage: str = FLOAT32) -> None:
     """Raise ExportError if a file computes a different function from its Keras model."""
     tolerated = TOLERATED if float_storage == FLOAT32 else TOLERATED_ROUNDED
-    if parity.mean_abs_difference > tolerated * parity.max_abs_output:
+    if parity.judged_difference > tolerated:
         way_out = "Larq Compute Engine converts a layer wrongly. Nothing is written; replace "
         way_out += "unusual layers, such as uncommon paddings."
         if float_storage != FLOAT32:
@@ -56,9 +62,19 @@ def check_agreement(parity: Parity, float_storage: str = FLOAT32) -> None:
             way_out += "converts a layer wrongly. Nothing is written; store them as float32."
         raise ExportError(
             "An exported file must compute what its Keras model does. "
-            f"Received: outputs that differ by {parity.mean_abs_difference:.2g} on average, the "
-            f"largest being {parity.max_abs_output:.2g}: {way_out}"
+            f"Received: outputs that differ by {parity.judged_difference:.0%} of the largest on "
+            f"average: {way_out}"
         )
+
+
+def _judged(outputs: np.ndarray) -> np.ndarray:
+    """What a comparison is judged by: outputs, or the logits behind probabilities, which are known
+    up to a number for each image."""
+    sums = outputs.sum(axis=-1)
+    if outputs.shape[-1] == 1 or outputs.min() < 0 or np.abs(sums - 1).max() > 1e-3:
+        return outputs
+    logits = np.log(np.maximum(outputs, _LEAST))
+    return logits - logits.mean(axis=-1, keepdims=True)
 
 
 def check_parity(
@@ -100,7 +116,10 @@ def check_parity(
             f"A comparison needs finite outputs. Received: NaN or infinity from {source}. "
             "Train the network again."
         )
-    difference = np.abs(keras_outputs.astype(np.float64) - file_outputs)
+    keras_outputs = keras_outputs.astype(np.float64)
+    difference = np.abs(keras_outputs - file_outputs)
+    judged = _judged(keras_outputs)
+    largest = np.abs(judged).max() or 1.0
     flat = (len(images), -1)
     keras_classes, file_classes = (
         outputs.reshape(flat).argmax(1) for outputs in (keras_outputs, file_outputs)
@@ -114,6 +133,7 @@ def check_parity(
         max_abs_difference=float(difference.max()),
         mean_abs_difference=float(difference.mean()),
         max_abs_output=float(np.abs(keras_outputs).max()),
+        judged_difference=float(np.abs(judged - _judged(file_outputs)).mean() / largest),
         equal_predictions=float((keras_classes == file_classes).mean()),
         **accuracies,
     )

@@ -219,3 +219,19 @@ def test_a_file_of_another_function_is_refused(small_network, exported, pictures
     other.get_layer("stem").set_weights([-small_network.get_layer("stem").get_weights()[0]])
     with pytest.raises(ExportError, match="must compute what its Keras model does"):
         check_agreement(check_parity(other, exported, pictures))
+
+
+def test_another_functions_probabilities_of_many_classes_are_refused(pictures):
+    """Whose mean difference is at most 2 % for a hundred classes."""
+
+    def network(seed):
+        keras.utils.set_random_seed(seed)
+        image = keras.Input((8, 8, 3))
+        features = keras.layers.Flatten()(keras.layers.Conv2D(4, 3)(image))
+        return keras.Model(image, keras.layers.Dense(100, activation="softmax")(features))
+
+    model = network(0)
+    content = convert(model)
+    check_agreement(check_parity(model, content, pictures))
+    with pytest.raises(ExportError, match="must compute what its Keras model does"):
+        check_agreement(check_parity(network(1), content, pictures), "int8")
