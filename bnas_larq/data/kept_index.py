@@ -5,6 +5,7 @@ Reading the headers of a million pictures, or all records of ImageNet, takes man
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -17,6 +18,7 @@ import numpy as np
 
 from bnas_larq.data.decoding import Header
 from bnas_larq.data.images import THREADS, image_header
+from bnas_larq.errors import RunError
 from bnas_larq.files import write_atomic
 from bnas_larq.resources import index_dir
 
@@ -38,10 +40,8 @@ def keep_arrays(source: str, **arrays: np.ndarray) -> None:
     """Keep arrays for the next start, unless the disk refuses."""
     content = io.BytesIO()
     np.savez(content, **arrays)
-    try:
+    with contextlib.suppress(RunError):
         write_atomic(_path(source), content.getvalue())
-    except OSError:
-        return
 
 
 def _path(source: str) -> Path:

@@ -73,6 +73,12 @@ def test_what_has_changed_is_read_again(keeping, read, folder):
     assert read == []
 
 
+def test_a_home_that_takes_no_files_stops_nothing(keeping, read, folder, tmp_path):
+    (tmp_path / "keras").write_text("a file")
+    assert len(load(folder).train.labels) and len(load(folder).train.labels)
+    assert len(read) == 20
+
+
 def test_a_damaged_index_is_made_anew(keeping, read, folder):
     load(folder)
     (path,) = index_dir().iterdir()
