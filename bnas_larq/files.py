@@ -58,12 +58,13 @@ def write_atomic(path: str | Path, content: str | bytes | Iterable[bytes]) -> Pa
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise RunError(
             f"A result must be written to disk. Received: {one_line(error)}. "
             "Free space or choose another folder, then resume; progress is kept."
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return path
 
 
@@ -71,10 +72,11 @@ def temporary_folder(target: Path) -> Path:
     """A new empty folder beside `target`, to be filled and passed to `replace_folder`.
 
     First cleans up after killed processes: a `target` that one had moved away comes back, and
-    half-filled folders are deleted once they are a day old (younger ones may be another machine's,
-    on a shared disk). OSError if the new one cannot be made.
+    half-filled folders with this process' number, or a day old, are deleted (younger ones may be
+    another machine's, on a shared disk). OSError if the new one cannot be made.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     pattern = re.compile(rf"\.{re.escape(target.name)}\.\d+\.tmp(\.old)?")
     for leftover in sorted(target.parent.iterdir()):
         match = pattern.fullmatch(leftover.name)
@@ -82,10 +84,8 @@ def temporary_folder(target: Path) -> Path:
             continue
         if match[1] and not os.path.lexists(target):
             os.replace(leftover, target)
-        elif time.time() - leftover.stat().st_mtime > _DAY:
+        elif match[0].startswith(temporary.name) or time.time() - leftover.stat().st_mtime > _DAY:
             shutil.rmtree(leftover, ignore_errors=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     return temporary
 

@@ -148,6 +148,19 @@ def test_a_folder_is_replaced_whole(tmp_path):
     assert (target / "file").read_text() == "second"
 
 
+def test_what_a_killed_process_of_the_same_number_left_is_no_obstacle(tmp_path):
+    """In containers, processes often have the same number."""
+    target = tmp_path / "entry"
+    for folder in (target, tmp_path / f".entry.{os.getpid()}.tmp.old"):
+        folder.mkdir()
+        (folder / "file").write_text("earlier")
+    new = temporary_folder(target)
+    (new / "file").write_text("new")
+    replace_folder(new, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["entry"]
+    assert (target / "file").read_text() == "new"
+
+
 def test_what_a_kill_between_the_two_renames_moved_away_comes_back(tmp_path):
     old, half = tmp_path / ".entry.12345.tmp.old", tmp_path / ".entry.12345.tmp"
     ancient, other = tmp_path / ".entry.999.tmp", tmp_path / ".entrance.999.tmp"

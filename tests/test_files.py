@@ -64,6 +64,16 @@ def test_a_sound_file_becomes_the_model(tmp_path):
 # -- places ----------------------------------------------------------------------------------------
 
 
+def test_an_interrupt_leaves_no_temporary_file(tmp_path):
+    def interrupted():
+        yield b"half"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "a.bin", interrupted())
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_link_at_the_temporary_name_is_not_followed(tmp_path):
     (tmp_path / "precious").write_text("years of work")
     (tmp_path / f".a.txt.{os.getpid()}.tmp").symlink_to(tmp_path / "precious")

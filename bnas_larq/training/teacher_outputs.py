@@ -84,6 +84,8 @@ class TeacherOutputs:
         for view in views:
             self.folder.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(self.folder / ".lock", thread_local=False):
+                for leftover in self.folder.glob(".view-*.tmp"):  # of a killed process
+                    leftover.unlink()
                 if not self._intact(view):
                     self._compute(view)
 

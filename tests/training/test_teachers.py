@@ -248,9 +248,11 @@ def test_a_damaged_view_is_computed_again(tmp_path, digits, expert):
     path = next(tmp_path.glob("*/view-00000.npy"))
     intact = path.read_bytes()
     path.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
+    (path.parent / ".view-00000.npy.12345.tmp").write_bytes(b"of a killed process")
     with pytest.warns(UserWarning, match="was changed since it was written"):
         outputs_of(tmp_path, digits, expert).fill([0])
     assert path.read_bytes() == intact
+    assert not list(path.parent.glob(".*.tmp"))
 
 
 def test_a_training_with_kept_logits_is_the_same(tmp_path, digits, expert):
