@@ -13,8 +13,7 @@ A network's layers run depth-first, in the order in which each reads its inputs.
 operations that Larq Compute Engine makes of them: BatchNorm is folded into a convolution in front
 of it, elsewhere it is a multiplication and an addition; ReLU is fused into what is in front of it,
 but for binary convolutions with zero padding; ABC-Net's convolutions of bases are added one by one.
-A file may order independent branches differently, so
-that its peak differs, too.
+A file may order independent branches differently, so that its peak differs, too.
 """
 
 from __future__ import annotations
@@ -30,8 +29,10 @@ from bnas_larq.layers.abc_convolution import ABCConv2D
 from bnas_larq.layers.convolutions import Zeroise
 from bnas_larq.layers.operations import FactorizedReduction
 
-#: Channels in a packed word, and its bytes, which are those of a float32 value, too.
-_WORD, _BYTES = 32, 4
+#: Channels in a packed word.
+WORD_BITS = 32
+#: Of a packed word, and of a float32 value.
+_BYTES = 4
 _IDENTICAL = (keras.layers.Dropout, keras.layers.SpatialDropout2D, keras.layers.GaussianNoise)
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
 
@@ -107,8 +108,11 @@ def _kind(layer: keras.layers.Layer, input_bits: int) -> str:
     if isinstance(layer, keras.layers.ReLU) or activation is keras.activations.relu:
         if isinstance(layer, (keras.layers.ReLU, keras.layers.Activation)):
             return "relu"
-    if isinstance(layer, keras.layers.Activation) and activation is keras.activations.linear:
-        return "identical"
+    if isinstance(layer, keras.layers.Activation):
+        if activation is keras.activations.linear:
+            return "identical"
+        if getattr(activation, "precision", None) == 1:
+            return "sign"
     if isinstance(layer, keras.layers.Add):
         return "sum"
     if isinstance(layer, FactorizedReduction):
@@ -279,7 +283,7 @@ class _Deployed:
         if (number, packed) not in self.computed:
             source = number if packed else self._signs_of(number, packed=True)
             shape = self.shapes[number]
-            result = self._new((*shape[:-1], -(-shape[-1] // _WORD)) if packed else shape)
+            result = self._new((*shape[:-1], -(-shape[-1] // WORD_BITS)) if packed else shape)
             self.steps.append(([source], [result]))
             self.computed[number, packed] = result
         return self.computed[number, packed]

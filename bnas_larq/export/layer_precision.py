@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from bnas_larq.backend import keras, lq, tf
+from bnas_larq.costs.peak_memory import WORD_BITS
 from bnas_larq.export.nested_models import calls, flattened
 from bnas_larq.export.tensor_facts import DROPPED, TensorFacts, common_facts, is_sign, trace
 from bnas_larq.layers.activations import RealActivation
@@ -52,8 +53,6 @@ _UNUSUAL = (
     keras.layers.LocallyConnected1D,
     keras.layers.LocallyConnected2D,
 )
-#: Channels in a packed word of Larq Compute Engine.
-WORD_BITS = 32
 #: Convolutions defined elsewhere may compute anything.
 _KNOWN_PACKAGES = ("keras", "tf_keras", "larq", "bnas_larq", "tensorflow")
 

@@ -70,6 +70,14 @@ def test_tensors_live_from_the_writer_to_the_last_reader():
         ([wide(), abc((3, 3), real_kernel=True)], IMAGE + 4 * WIDE),
         ([wide(), abc((1, 1))], IMAGE + 2 * WIDE),
         ([wide(), lq.quantizers.SteSign(), binary(input_quantizer=None)], IMAGE + WIDE + SIGNS),
+        (
+            [
+                wide(),
+                keras.layers.Activation(lq.quantizers.SteSign()),
+                binary(input_quantizer=None),
+            ],
+            IMAGE + WIDE + SIGNS,
+        ),
     ],
 )
 def test_one_chain(layers, expected):
