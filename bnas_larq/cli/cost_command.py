@@ -55,13 +55,13 @@ SHOWN = 12
 @click.option(
     "--convention",
     type=click.Choice(["paper", "honest"]),
-    default="paper",
-    help="How the budget's operations are counted.",
+    show_default="paper",
+    help="With --budget: how its operations are counted.",
 )
 @click.option(
     "--multiple",
     type=click.IntRange(min=1),
-    default=2,
+    show_default="2",
     help="With --budget: channels are a multiple of it. 32 fills packed words.",
 )
 @click.option(
@@ -76,8 +76,8 @@ def command(
     cells: list[int] | None,
     channels: list[int] | None,
     budget: str | None,
-    convention: str,
-    multiple: int,
+    convention: str | None,
+    multiple: int | None,
     reported: bool,
     layers: bool,
     as_json: bool,
@@ -103,12 +103,16 @@ def command(
 
     if reported and (layers or budget is not None):
         raise click.UsageError("--reported is a table of its own, without --layers and --budget.")
+    if budget is None and (convention or multiple):
+        raise click.UsageError("--convention and --multiple are of a --budget, which is missing.")
     if budget is not None:
+        if layers:
+            raise click.UsageError("--budget lists sizes, not layers. Received: --layers with it.")
         if len(targets) != 1:
             raise click.UsageError(f"--budget needs one TARGET. Received: {len(targets)}.")
         target = find_target(targets[0], OF_CELLS, "`bnas-larq cost --budget`")
-        sizes = {"cells": cells, "channels": channels, "multiple": multiple, "size": size}
-        answer = sizes_in_budget(target, budget, convention=convention, **sizes)
+        sizes = {"cells": cells, "channels": channels, "multiple": multiple or 2, "size": size}
+        answer = sizes_in_budget(target, budget, convention=convention or "paper", **sizes)
         if as_json:
             answer["candidates"] = [candidate.to_dict() for candidate in answer["candidates"]]
             print_result(json.dumps(answer, indent=1))

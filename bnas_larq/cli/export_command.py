@@ -64,10 +64,12 @@ def command(target: str, lint: bool, as_json: bool, **options: Any) -> None:
             "Received: --data-dir with another TARGET, or with --lint, --out or --images."
         )
     if lint:
-        if options["float_storage"]:
-            raise click.UsageError("--lint lists all storages. Received: --float-storage with it.")
-        if writes:
-            raise click.UsageError("--lint writes nothing. Received: --out or --bundle with it.")
+        given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+        if given:
+            raise click.UsageError(
+                "--lint lists all storages, compares no images and writes nothing. "
+                f"Received: {', '.join(given)} with it."
+            )
         from bnas_larq.export.lint_text import lint_text
 
         findings = lint_target(network)

@@ -70,7 +70,15 @@ def run(
     Killed at any moment, it continues with --resume and ends with the same network.
     """
     recipe = resolve(**options)
+    settings = {"resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
     if dry_run:
+        places = {"out": out, "strategy": strategy, "gpu-memory": gpu_memory}
+        given = [f"--{name}" for name, value in {**settings, **places}.items() if value]
+        if given:
+            raise click.UsageError(
+                f"--dry-run runs nothing. Received: {', '.join(given)} with it. Remove the one or "
+                "the other."
+            )
         from bnas_larq.benchmark.forecast import Device, forecast, forecast_text
 
         print_result(forecast_text(forecast(recipe, [*map(Device.parse, devices)], images)))
@@ -80,7 +88,6 @@ def run(
             "Devices and images are of a forecast. Received: --device or --images without "
             "--dry-run. Add it."
         )
-    settings = {"resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
     settings |= device_settings(strategy, gpu_memory)
     if recipe.study is None:
         from bnas_larq.run.recipe_run import Run

@@ -220,12 +220,13 @@ def test_the_input_alone_and_a_dry_run(in_one_process, tmp_path):
     recipe.write_text(f"data: {{name: cifar10}}{CHAIN}")
     small = "--image-size 16 --batch-size 4 --batches 2".split()
     dry = ["run", recipe, "--dry-run", "--device", "4xA=1e12"]
-    measured, text, forecast, refused = in_one_process(
+    measured, text, forecast, refused, nothing = in_one_process(
         [
             ["benchmark", "input", tmp_path / "images", *small, "--json"],
             ["benchmark", "input", tmp_path / "images", *small],
             dry,
             ["run", recipe, "--images", "3"],
+            [*dry, "--resume", "--out", tmp_path / "run", "--strategy", "mirrored"],
         ]
     )
     record = json.loads(measured.out)
@@ -234,3 +235,4 @@ def test_the_input_alone_and_a_dry_run(in_one_process, tmp_path):
     assert "images a second (folder, 10 pictures, 16×16, batches of 4)" in text.out
     assert "45,000 images of cifar10" in forecast.out and "4 × A at 1.000e12" in forecast.out
     assert refused.code == 2 and "without --dry-run" in refused.err
+    assert nothing.code == 2 and "Received: --resume, --out, --strategy with it." in nothing.err

@@ -175,6 +175,9 @@ def test_a_budget(cost):
         (["larq_zoo:QuickNet", "--cells", "3"], "Only networks made of cells"),
         (["gone.h5"], "does not exist"),
         (["bnas-d", "--convention", "honset"], "'honset' is not one of"),
+        (["bnas-d", "--convention", "honest"], "are of a --budget, which is missing"),
+        (["bnas-d", "--multiple", "32"], "are of a --budget, which is missing"),
+        (["bnas-d", "--budget", "1e8", "--layers"], "--budget lists sizes, not layers"),
     ],
 )
 def test_mistakes_end_with_one_sentence(cost, args, message):
