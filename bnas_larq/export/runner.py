@@ -74,6 +74,7 @@ def described(content: bytes) -> dict:
         sound &= len(settings["mean"]) == len(settings["std"]) == 3 and min(settings["std"]) > 0
         sound &= all(abs(float(value)) < 1e6 for value in colours)
         sound &= settings["output"] in ("logits", "probabilities")
+        sound &= settings["evaluation"] == "resize" or 0 < settings["crop_share"] <= 1
         sound &= all(value in range(256) for value in settings["background"])
     except (KeyError, TypeError, OverflowError):
         sound = False
