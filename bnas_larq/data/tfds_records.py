@@ -16,14 +16,13 @@ from bnas_larq.backend import tf
 from bnas_larq.data.decoding import WHITE
 from bnas_larq.data.examples import outside_graphs
 from bnas_larq.data.geometry import Geometry
-from bnas_larq.data.images import composite
+from bnas_larq.data.images import THREADS, composite
 from bnas_larq.data.jpeg_crops import DEFAULT, decode_window, window_around
 from bnas_larq.data.kept_index import INDEXED_FROM, keep_arrays, kept_arrays
 from bnas_larq.data.streams import StreamedExamples
 from bnas_larq.errors import DataError
 
 PEEK = 64  # pictures to look at if a data set does not declare their size
-THREADS = 8
 FRAME = 8 + 4 + 4  # bytes that TFRecord files put around a record: its length and two checksums
 
 

@@ -112,8 +112,8 @@ def finetune_recipe(
     """The recipe of a fine-tuning, before its weights are pinned.
 
     Images get the size, the evaluation and the augmentation that the network was trained with,
-    unless `values` or `overrides` say otherwise; `bnas_larq.settings.FINE_TUNING` is the section
-    `train`.
+    unless `values` or `overrides` say otherwise; the section `train` is
+    `bnas_larq.train_settings.FINE_TUNING`.
 
     Args:
         entry: name or folder of a zoo entry, or a run's folder; paths become absolute.

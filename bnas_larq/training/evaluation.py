@@ -45,11 +45,14 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """Accuracy, top-5 accuracy (with more than five classes), cross-entropy in nats."""
-        shifted = self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True)
-        log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        loss = -log_probabilities[np.arange(len(self.labels)), self.labels].mean()
+        loss = -self._log_probabilities[np.arange(len(self.labels)), self.labels].mean()
         top5 = {"top5_accuracy": self.top(5)} if self.logits.shape[1] > 5 else {}
         return {"accuracy": self.top(1), **top5, "loss": float(loss), "examples": len(self.labels)}
+
+    @property
+    def _log_probabilities(self) -> np.ndarray:
+        shifted = self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
     def write_predictions(
         self, path: Path, class_names: Sequence[str], files: Sequence[str] | None = None
@@ -57,8 +60,7 @@ class Evaluation:
         """CSV in stored order: index, label, prediction, confidence (softmax), correct, and with
         `files` the file of each example.
         """
-        shifted = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
-        confidence = (shifted / shifted.sum(axis=1, keepdims=True)).max(axis=1)
+        confidence = np.exp(self._log_probabilities.max(axis=1))
         rows: list[tuple[object, ...]] = [("index", "label", "prediction", "confidence", "correct")]
         rows += [
             (index, class_names[label], class_names[guess], f"{share:.6f}", int(label == guess))
