@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from bnas_larq.data.dataset import ImageDataset
+from bnas_larq.data.examples import InMemoryExamples
+from bnas_larq.data.geometry import Geometry
 from bnas_larq.files import read_lines
 from bnas_larq.recipe import load_recipe
-from bnas_larq.run.ablation import row_recipes
+from bnas_larq.run.ablation import Ablation, row_recipes
 from bnas_larq.run.recipe_run import Run
 
 SMALL = (
@@ -37,6 +42,19 @@ def test_two_steps_of_every_row(rows, name, tmp_path):
         assert run.cost["binary_macs"] > 0
     epochs = read_lines(tmp_path / "run" / "train" / "metrics.jsonl")
     assert len(epochs) == len(recipe.plan)
+
+
+@pytest.mark.parametrize("name", ["binarisations-cifar10", "gap-cifar10"])
+def test_the_rows_of_shipped_studies_find_their_sizes(name, tmp_path):
+    """In images of CIFAR-10's size."""
+    part = InMemoryExamples(np.zeros((256, 32, 32, 3), np.uint8), np.arange(256) % 10)
+    data = ImageDataset(
+        "toys", tuple("abcdefghij"), (32, 32, 3), part, None, part, Geometry((32, 32))
+    )
+    recipe = load_recipe(name)
+    with contextlib.closing(Ablation.create(recipe, tmp_path / "out", data=data)):
+        sizes = {path.stem for path in (tmp_path / "out" / "recipes").iterdir()}
+    assert sizes == {row.name for row in recipe.ablation.rows}
 
 
 def test_the_rows_of_procedures_have_their_stages(rows):
