@@ -173,7 +173,7 @@ def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def _remarks(rows: Sequence[Row], runs: Sequence[Row]) -> list[str]:
     """Genotypes of each method; failures and alarms of single runs."""
     lines = [
-        f"Genotypes of {row['method']}: {', '.join(row['genotypes'])}"
+        f"Genotypes of {row['method']}: {', '.join(dict.fromkeys(row['genotypes']))}"
         for row in rows
         if row["genotypes"]
     ]

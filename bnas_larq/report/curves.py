@@ -271,11 +271,13 @@ def save_study_curves(networks: Sequence[tuple[str, Rows]], path: Path, title: s
     networks = [(label, metrics) for label, metrics in networks if metrics]
     if not networks:
         return None
-    figure = style.new_figure(11, 3.8)
     labels = list(dict.fromkeys(label for label, _ in networks))
     longest = np.arange(1, max(len(metrics) for _, metrics in networks) + 1)
-    measures = {"accuracy": "Accuracy, training", "val_accuracy": "Accuracy, validation"}
-    panels = figure.subplots(1, 2)
+    measures = {"accuracy": "Accuracy, training"}
+    if any(np.isfinite(style.values_of(rows, "val_accuracy")).any() for _, rows in networks):
+        measures["val_accuracy"] = "Accuracy, validation"
+    figure = style.new_figure(1.5 + 5 * len(measures), 3.8)
+    (panels,) = figure.subplots(1, len(measures), squeeze=False)
     for axes, (key, heading) in zip(panels, measures.items(), strict=True):
         drawn = set()
         for label, metrics in networks:
@@ -284,7 +286,9 @@ def save_study_curves(networks: Sequence[tuple[str, Rows]], path: Path, title: s
             style.draw_curve(axes, longest[: len(values)], values, colour, shown)
             drawn.add(label)
         style.style_epoch_axes(axes, heading, longest, legend=False)
-    panels[0].legend(frameon=False, fontsize=8, loc="lower right")
+    panels[-1].legend(
+        frameon=False, fontsize=7, labelspacing=0.3, loc="upper left", bbox_to_anchor=(1, 1.05)
+    )
     figure.suptitle(title, fontsize=9, color=style.INK, x=0.01, ha="left")
     figure.tight_layout()
     return style.save_figure(figure, path)

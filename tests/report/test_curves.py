@@ -114,6 +114,9 @@ def test_trainings_of_any_length_share_a_picture(tmp_path):
     both = imread(save_study_curves([*trainings, ("c", [])], tmp_path / "both.png", "two rows"))
     one = imread(save_study_curves(trainings[:1], tmp_path / "one.png", "two rows"))
     assert both.shape == one.shape and not np.array_equal(both, one)
+    plain = [{k: v for k, v in row.items() if k != "val_accuracy"} for row in training_rows(3)]
+    narrow = imread(save_study_curves([("a", plain)], tmp_path / "narrow.png", "no validation"))
+    assert narrow.shape[1] < one.shape[1]
 
 
 def test_nothing_to_draw_draws_nothing(tmp_path):
