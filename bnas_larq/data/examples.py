@@ -141,12 +141,10 @@ class Examples(abc.ABC):
         following: int = 0,
     ) -> tf.data.Dataset:
         """One epoch in batches, from the batch `first` on: (uint8 [batch, height, width, 3], int64
-        labels, int64 indices). With `shard`, its parts of all full batches, see `Shard.order`; no
-        others are read."""
-        order = self.order(seed, epoch, shuffle)
-        if shard is None:
-            order = order[first * batch_size :]
-        else:
+        labels, int64 indices). With `shard`, its parts of the full batches among them, see
+        `Shard.order`; no others are read."""
+        order = self.order(seed, epoch, shuffle)[first * batch_size :]
+        if shard is not None:
             order = shard.order(order, batch_size, following)
             batch_size, drop_remainder = shard.rows(batch_size) + following, True
         return self._batches(tf.data.Dataset.from_tensor_slices(order), batch_size, drop_remainder)

@@ -28,8 +28,8 @@ class EpochPipeline:
 
     Args:
         epoch: makes one epoch of at least `steps_per_epoch` batches, without the first few, from
-            its number and theirs, scalar int64 tensors; with a `Shard` as third argument the whole
-            epoch, of so many batches for each replica that the shard feeds.
+            its number and theirs, scalar int64 tensors; with a `Shard` as third argument its parts
+            of them, a batch for each replica that the shard feeds.
         steps_per_epoch: batches per epoch.
         batch_size: examples per batch.
     """
@@ -45,28 +45,26 @@ class EpochPipeline:
         self, epoch: int | tf.Tensor, first: int | tf.Tensor = 0, shard: Shard | None = None
     ) -> tf.data.Dataset:
         """The `steps_per_epoch` batches of one epoch, from the batch `first` on; those before it
-        are not read. With `shard`, its parts of all of them."""
+        are not read. With `shard`, its parts of them."""
         epoch, first = tf.cast(epoch, tf.int64), tf.cast(first, tf.int64)
+        left = self.steps_per_epoch - first
         if shard is None:
-            return self._epoch(epoch, first).take(self.steps_per_epoch - first)
-        return self._epoch(epoch, first, shard).take(self.steps_per_epoch * shard.fed)
+            return self._epoch(epoch, first).take(left)
+        return self._epoch(epoch, first, shard).take(left * shard.fed)
 
     def dataset(
         self, start_epoch: int = 0, start_step: int = 0, shard: Shard | None = None
     ) -> tf.data.Dataset:
         """The endless stream from the batch `start_step` of `start_epoch` on; with `shard`, its
-        parts from the epoch's first batch on."""
-        epochs = tf.data.Dataset.range(start_epoch, tf.int64.max)
-        if shard is None:
-            return _finish(
-                epochs.flat_map(
-                    lambda epoch: self.epoch(epoch, tf.where(epoch == start_epoch, start_step, 0))
-                )
-            )
-        batches = epochs.flat_map(lambda epoch: self.epoch(epoch, shard=shard))
-        # Else the processes of a strategy would ask each other in every step whether it ends.
-        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-        return _finish(batches.apply(endless))
+        parts of it."""
+        batches = tf.data.Dataset.range(start_epoch, tf.int64.max).flat_map(
+            lambda epoch: self.epoch(epoch, tf.where(epoch == start_epoch, start_step, 0), shard)
+        )
+        if shard is not None:
+            # Else the processes of a strategy would ask each other in every step whether it ends.
+            endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+            batches = batches.apply(endless)
+        return _finish(batches)
 
 
 def training_pipeline(
@@ -126,12 +124,9 @@ def training_pipeline(
 
     def epoch(number: tf.Tensor, first: tf.Tensor, shard: Shard | None = None) -> tf.data.Dataset:
         view = number if views is None else number % views
-        order = {"epoch": number, "shuffle": True, "drop_remainder": True}
-        parts = 1
-        if shard is None:
-            parts = _parts(batch_size, examples.image_shape)
-            order["first"] = first * parts
-        else:
+        parts = 1 if shard else _parts(batch_size, examples.image_shape)
+        order = {"epoch": number, "shuffle": True, "drop_remainder": True, "first": first * parts}
+        if shard is not None:
             # Mixup needs the image that follows the shard's last.
             order |= {"shard": shard, "following": int(bool(mixup))}
         size = batch_size // parts

@@ -51,7 +51,7 @@ class Shard:
             >>> Shard(1, 2, replicas=2).order(tf.range(9), 4, following=1).numpy().tolist()
             [2, 3, 0, 6, 7, 4]
         """
-        steps = indices.shape[0] // batch_size
+        steps = tf.shape(indices)[0] // batch_size
         batches = tf.reshape(indices[: steps * batch_size], [steps, batch_size])
         rows, replicas = self.rows(batch_size), np.arange(self.fed) + self.number * self.fed
         first = replicas[:, None] * rows

@@ -44,13 +44,14 @@ def together(pipelines, replicas, dataset, steps):
 
 
 @pytest.mark.parametrize(("pipelines", "replicas"), TEAMS)
-@pytest.mark.parametrize("mixup", [0.0, 0.3])
-def test_the_union_is_the_batch_of_one_process(digits, pipelines, replicas, mixup):
-    """Image by image, over the end of an epoch; mixup's partners stand in others' parts, too."""
+@pytest.mark.parametrize(("mixup", "first"), [(0.0, 0), (0.3, 0), (0.3, 2)])
+def test_the_union_is_the_batch_of_one_process(digits, pipelines, replicas, mixup, first):
+    """Image by image, from any batch over the end of an epoch; mixup's partners stand in others'
+    parts, too."""
     stream = pipeline(digits, mixup=mixup)
     steps = stream.steps_per_epoch + 2
-    whole = stream.dataset(1).take(steps).as_numpy_iterator()
-    dataset = lambda shard: stream.dataset(1, shard=shard)  # noqa: E731
+    whole = stream.dataset(1, first).take(steps).as_numpy_iterator()
+    dataset = lambda shard: stream.dataset(1, first, shard)  # noqa: E731
     for one, union in zip(whole, together(pipelines, replicas, dataset, steps), strict=True):
         assert len(one[0]) == BATCH
         for ours, theirs in zip(one, union, strict=True):
@@ -59,8 +60,8 @@ def test_the_union_is_the_batch_of_one_process(digits, pipelines, replicas, mixu
 
 def test_both_halves_of_a_search_are_shared(digits):
     halves = bilevel_pipeline(pipeline(digits), pipeline(digits, seed=1))
-    whole = halves.dataset().take(3).as_numpy_iterator()
-    dataset = lambda shard: halves.dataset(shard=shard)  # noqa: E731
+    whole = halves.dataset(0, 1).take(3).as_numpy_iterator()
+    dataset = lambda shard: halves.dataset(0, 1, shard)  # noqa: E731
     for one, union in zip(whole, together(2, 2, dataset, 3), strict=True):
         tf.nest.map_structure(np.testing.assert_array_equal, one, union)
 
