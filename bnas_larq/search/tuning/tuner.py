@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import keras_tuner
+from filelock import FileLock
 from keras_tuner.errors import FailedTrialError, FatalError
 
 from bnas_larq.checkpoints import Checkpoints
@@ -52,11 +53,15 @@ class GenotypeTuner(keras_tuner.Tuner):
         values = trial.hyperparameters.values
         decoded = Trial.of(trial.trial_id, values, self.encoding, self.epochs, self.folder)
         try:
-            if not decoded.outcome.is_file():
-                write_json(decoded.outcome, self._measure(decoded))
-            outcome = read_record(decoded.outcome, Outcome)
-            if not self.may_continue:
-                Checkpoints(decoded.folder / "checkpoints").clear()
+            decoded.folder.mkdir(parents=True, exist_ok=True)
+            # A second process gets the trial when the chief is started again, or when two workers
+            # have one name: it waits for the first one's result, or goes on if that one is lost.
+            with FileLock(decoded.folder / ".lock"):
+                if not decoded.outcome.is_file():
+                    write_json(decoded.outcome, self._measure(decoded))
+                outcome = read_record(decoded.outcome, Outcome)
+                if not self.may_continue:
+                    Checkpoints(decoded.folder / "checkpoints").clear()
         except Exception as error:
             # keras-tuner would record any error as a failed trial and continue.
             raise FatalError(one_line(error)) from error
@@ -65,7 +70,6 @@ class GenotypeTuner(keras_tuner.Tuner):
         return {"accuracy": outcome["accuracy"]}
 
     def _measure(self, trial: Trial) -> dict[str, Any]:
-        trial.folder.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         try:
             result = self.run(
