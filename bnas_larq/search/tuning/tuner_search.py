@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -41,6 +42,20 @@ def role_of_process() -> str | None:
             f"Received: {', '.join(given)} alone. Set the others too, or none."
         )
     return "chief" if "chief" in os.environ[TUNER_ID] else "worker"
+
+
+def _chief_address() -> str:
+    """Where this process, the chief, listens; RunError if it cannot. gRPC itself would share a port
+    with another chief silently."""
+    ip, port = os.environ[ORACLE_IP], os.environ[ORACLE_PORT]
+    try:
+        socket.create_server((ip, int(port))).close()
+    except (OSError, OverflowError, ValueError) as error:
+        raise RunError(
+            "A chief listens at an address of its own machine, on a free port. "
+            f"Received: {ip}:{port} ({one_line(error)}). Change {ORACLE_IP} or {ORACLE_PORT}."
+        ) from error
+    return f"{ip}:{port}"
 
 
 class TunerSearch(Searcher):
@@ -89,7 +104,8 @@ class TunerSearch(Searcher):
 
         Raises:
             TrainingStopped: no trial could be measured.
-            RunError: a worker calls this, or a process of a parallel search failed.
+            RunError: a worker calls this, a chief's address is not this machine's or taken, or a
+                process of a parallel search failed.
         """
         role = role_of_process()
         if role == "worker":
@@ -97,12 +113,11 @@ class TunerSearch(Searcher):
                 f"A search runs in its chief. Received: {TUNER_ID}={os.environ[TUNER_ID]}. "
                 "Set it to chief here, and start workers with `bnas-larq worker FOLDER`."
             )
+        if role == "chief":
+            worker = f"bnas-larq worker {folder.parent}"
+            say(f"search: chief at {_chief_address()}, waits for `{worker}`")
         if self.prepare is not None:
             self.prepare()
-        if role == "chief":
-            where = f"{os.environ[ORACLE_IP]}:{os.environ[ORACLE_PORT]}"
-            worker = f"bnas-larq worker {folder.parent}"
-            say(f"search: chief at {where}, waits for `{worker}`")
         if role is None and self.settings.workers > 1 and self.launch is not None:
             self.launch()
         else:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from bnas_larq.errors import RunError, TrainingStopped
 from bnas_larq.files import append_line, read_json, read_lines
@@ -325,6 +327,43 @@ def test_a_worker_does_not_own_a_search(found, monkeypatch, tmp_path):
     monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "1")
     with pytest.raises(RunError, match="Received: KERASTUNER_TUNER_ID=worker-1. Set it to chief"):
         found(tmp_path, oracle="random", trials=2)
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1:9", "127.0.0.1:99999", "127.0.0.1:http"])
+def test_a_chief_listens_on_its_own_machine(found, monkeypatch, tmp_path, address):
+    """192.0.2.1 is nobody's: RFC 5737."""
+    ip, port = address.split(":")
+    set_role(monkeypatch, "chief", ip, port)
+    with pytest.raises(RunError, match=f"of its own machine, on a free port. Received: {address}"):
+        found(tmp_path, oracle="random", trials=2)
+
+
+def test_a_second_chief_does_not_take_the_workers_of_the_first(found, monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        set_role(monkeypatch, "chief", "127.0.0.1", str(server.getsockname()[1]))
+        with pytest.raises(RunError, match="on a free port"):
+            found(tmp_path, oracle="random", trials=2)
+
+
+def set_role(monkeypatch, name, ip, port):
+    monkeypatch.setenv(TUNER_ID, name)
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", ip)
+    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", port)
+
+
+def test_no_two_processes_train_a_trial_at_once(search, tmp_path):
+    """Two workers of one name get the same trial, as do an old and a new one of a chief that was
+    started again: the second waits for the first one's result."""
+    refused = []
+
+    def trial(genotype, train_overrides, epochs, folder, seed):
+        with pytest.raises(Timeout), FileLock(folder / ".lock", timeout=0):
+            pass
+        refused.append(folder)
+        return TrialResult(0.25, 1.0)
+
+    search(trial, trials=2, oracle="random").run(folder=tmp_path, provenance={})
+    assert len(refused) == 2
 
 
 def test_without_a_chief_there_is_a_sentence(found, monkeypatch, tmp_path):
