@@ -10,6 +10,7 @@ part's own statistics; a moving average is the mean of the replicas'.
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -92,8 +93,8 @@ def _tpu() -> Strategy:
 
 
 def set_gpu_memory(memory: str | int) -> None:
-    """How much memory TensorFlow takes of each GPU, otherwise all of it; to be set before it has
-    computed anything.
+    """How much memory this process takes of each GPU, otherwise all of it; to be set before
+    TensorFlow has computed anything.
 
     Args:
         memory: `"growth"`: as much as is needed, more and more; or a limit in MB (10⁶ bytes).
@@ -124,6 +125,35 @@ def set_gpu_memory(memory: str | int) -> None:
             "The memory of GPUs is set before TensorFlow computes anything. "
             f"Received: {one_line(error)}. Set it first, in a new process."
         ) from error
+
+
+def gpu_of_worker(name: str, count: int) -> int:
+    """The number, from 0 on, of the GPU among `count` that a worker of this name takes: workers
+    numbered one after the other take one each, and more of them share in turn.
+
+    Raises:
+        BnasLarqError: several GPUs, and no number at the end of the name.
+
+    Example:
+        >>> [gpu_of_worker(f"worker-{number}", 2) for number in (1, 2, 3)]
+        [0, 1, 0]
+    """
+    number = re.search("[0-9]{1,9}$", name)
+    if count > 1 and number is None:
+        raise BnasLarqError(
+            "The number at the end of a worker's name chooses its GPU. "
+            f"Received: {name!r} for {count} GPUs. "
+            "Name workers worker-1, worker-2, …, or set CUDA_VISIBLE_DEVICES to one GPU."
+        )
+    return (int(number[0]) - 1) % count if number else 0
+
+
+def use_gpu_of_worker(name: str | None) -> None:
+    """From now on use only the GPU of a worker, see `gpu_of_worker`, of those that
+    CUDA_VISIBLE_DEVICES leaves; with None no GPU. Before TensorFlow has computed anything."""
+    gpus = tf.config.list_physical_devices("GPU")
+    own = [] if name is None or not gpus else [gpus[gpu_of_worker(name, len(gpus))]]
+    tf.config.set_visible_devices(own, "GPU")
 
 
 def scope_of(strategy: Strategy | None) -> contextlib.AbstractContextManager[Any]:

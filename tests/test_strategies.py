@@ -21,10 +21,12 @@ from bnas_larq.errors import BnasLarqError
 from bnas_larq.strategies import (
     STRATEGIES,
     check_batch,
+    gpu_of_worker,
     is_chief,
     make_strategy,
     mean_loss,
     set_gpu_memory,
+    use_gpu_of_worker,
     wait_for_all,
 )
 
@@ -128,6 +130,38 @@ def test_another_memory_of_gpus_is_refused(memory):
 def test_without_a_gpu_its_memory_is_not_set(memory):
     with pytest.raises(BnasLarqError, match="no GPU that TensorFlow sees"):
         set_gpu_memory(memory)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "count", "gpus"),
+    [
+        ((1, 2, 3), 3, [0, 1, 2]),
+        ((1, 2, 3, 4, 5), 2, [0, 1, 0, 1, 0]),
+        # The workers of a second machine, with fewer GPUs than the first.
+        ((9, 10), 2, [0, 1]),
+        ((7, 8, 9, 10), 4, [2, 3, 0, 1]),
+        ((0, 1), 2, [1, 0]),
+    ],
+)
+def test_workers_numbered_one_after_the_other_take_a_gpu_each(numbers, count, gpus):
+    assert [gpu_of_worker(f"host2-worker{number}", count) for number in numbers] == gpus
+
+
+def test_a_worker_without_a_number_takes_an_only_gpu():
+    assert gpu_of_worker("anna", 1) == 0
+    with pytest.raises(BnasLarqError, match="Received: 'worker-1a' for 2 GPUs."):
+        gpu_of_worker("worker-1a", 2)
+
+
+def test_tensorflow_sees_a_workers_gpu_alone(monkeypatch):
+    seen, gpus = [], ["GPU:0", "GPU:1"]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *args: seen.append(args))
+    for name in ("worker-1", "worker-2", None):
+        use_gpu_of_worker(name)
+    gpus.clear()
+    use_gpu_of_worker("worker-1")
+    assert seen == [(["GPU:0"], "GPU"), (["GPU:1"], "GPU"), ([], "GPU"), ([], "GPU")]
 
 
 def test_a_single_process_is_its_own_chief():

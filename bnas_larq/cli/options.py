@@ -61,6 +61,12 @@ run_options = with_options(
     click.option("--overwrite", is_flag=True, help="Replace an earlier run in --out."),
     click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs."),
 )
+gpu_memory_option = click.option(
+    "--gpu-memory",
+    metavar="growth|MB",
+    help="Take memory of GPUs as it is needed, or at most so much of each. Default: all; as needed "
+    "in a search by keras-tuner.",
+)
 #: Adds the options of commands that search and train on devices of the user's choice.
 device_options = with_options(
     click.option(
@@ -69,11 +75,7 @@ device_options = with_options(
         help="Search and train on all GPUs of this machine, on the machines that TF_CONFIG names "
         "(the same command on each), or on a TPU. batch_size is that of all together.",
     ),
-    click.option(
-        "--gpu-memory",
-        metavar="growth|MB",
-        help="Take memory of GPUs as it is needed, or at most so much of each. Default: all.",
-    ),
+    gpu_memory_option,
 )
 #: Adds the argument RECIPE and the options of every command that starts a run from one.
 recipe_options = with_options(

@@ -14,6 +14,7 @@ from bnas_larq.cli.options import (
     closed_at_the_end,
     device_options,
     device_settings,
+    gpu_memory_option,
     open_run,
     recipe_options,
     resolve,
@@ -267,17 +268,20 @@ def report(folder: str) -> None:
 
 @click.command()
 @click.argument("folder", type=NAME_OR_PATH)
+@gpu_memory_option
 @click.option("--with-parent", is_flag=True, hidden=True)
-def worker(folder: str, with_parent: bool) -> None:
+def worker(folder: str, gpu_memory: str | None, with_parent: bool) -> None:
     """Run trials for the search by keras-tuner in the run FOLDER, until its chief has no more.
 
     Needs the variables KERASTUNER_TUNER_ID (another name for each worker), KERASTUNER_ORACLE_IP and
     KERASTUNER_ORACLE_PORT. The chief is `bnas-larq search` or `run` itself, started with
-    KERASTUNER_TUNER_ID=chief and the same address; all of them see the same FOLDER.
+    KERASTUNER_TUNER_ID=chief and the same address; all of them see the same FOLDER. The number at
+    the end of a worker's name chooses one of its machine's GPUs, unless CUDA_VISIBLE_DEVICES does.
     """
     from bnas_larq.run.processes import end_with_parent
     from bnas_larq.run.searchers import take_part
 
     if with_parent:
         end_with_parent()
+    device_settings(None, gpu_memory)
     take_part(open_run(folder).inputs, own_chief=with_parent)

@@ -25,7 +25,7 @@ from bnas_larq.recipe import Recipe, load_recipe, parse_recipe
 from bnas_larq.run.comparison_plan import PlannedRun, searcher_notes
 from bnas_larq.run.comparison_request import OPTIONS, ComparisonRequest, Options
 from bnas_larq.run.creation import check_same_recipe, environment, one_precision, recipe_of
-from bnas_larq.run.processes import ProcessCrash, run_command
+from bnas_larq.run.processes import ProcessCrash, run_command, share_gpu_memory
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.run_records import Failures, Plan, Result
 from bnas_larq.text_files import read_yaml
@@ -167,6 +167,7 @@ class Comparison:
             KeyboardInterrupt: a run was interrupted.
         """
         planned = self.plan()
+        share_gpu_memory()  # costs and precisions are computed here, between the runs
         for number, entry in enumerate(planned, 1):
             name = entry["name"]
             path = self.run_path(name) / "result.json"

@@ -31,6 +31,7 @@ from bnas_larq.precision import recorded_precision
 from bnas_larq.recipe import Recipe
 from bnas_larq.run.creation import needs_search
 from bnas_larq.run.finetune_source import load_source, with_new_head
+from bnas_larq.run.processes import share_gpu_memory
 from bnas_larq.run.stage_sources import load_start, load_teacher
 from bnas_larq.run.stages import Stages
 from bnas_larq.run_folder import RunFolder
@@ -58,6 +59,8 @@ class RunInputs:
     def __init__(self, folder: RunFolder, recipe: Recipe, data: ImageDataset | None = None) -> None:
         self.folder = folder
         self.recipe = recipe
+        if needs_search(recipe) and recipe.search.searcher == "tuner":
+            share_gpu_memory()  # with the search's workers
         if data is not None:
             self.data = data
 

@@ -48,6 +48,20 @@ def own_command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "bnas_larq.cli.main", *options, *map(str, arguments)]
 
 
+def share_gpu_memory() -> None:
+    """Have this process and those that it starts take memory of GPUs only as they need it, which
+    leaves some to each other; before TensorFlow has computed anything. Otherwise the first takes
+    all. What TensorFlow's own variable says stays."""
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
+
+def own_gpu_memory() -> list[str]:
+    """This command's option --gpu-memory, for its workers."""
+    context = click.get_current_context(silent=True)
+    memory = context.params.get("gpu_memory") if context else None
+    return [] if memory is None else ["--gpu-memory", memory]
+
+
 def own_environment(**more: str) -> dict[str, str]:
     """The environment for `own_command`: imports this package, wherever it was imported from."""
     paths = (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))

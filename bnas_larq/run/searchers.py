@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from bnas_larq.precision import recorded_precision
 from bnas_larq.recipe import Recipe
 from bnas_larq.run.creation import needs_search
 from bnas_larq.run.inputs import RunInputs
-from bnas_larq.run.processes import own_command, run_chief_and_workers
+from bnas_larq.run.processes import own_command, own_gpu_memory, run_chief_and_workers
 from bnas_larq.search import (
     BanditSearch,
     GradientSearch,
@@ -35,10 +36,10 @@ from bnas_larq.search.one_shot_search import drawn_space, make_evolution
 from bnas_larq.search.progressive_search import check_stages as check_search_stages
 from bnas_larq.search.progressive_search import stage_settings
 from bnas_larq.search.tuning import TrialResult, TunerSearch
-from bnas_larq.search.tuning.tuner_search import role_of_process
+from bnas_larq.search.tuning.tuner_search import TUNER_ID, role_of_process
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import SearchSpace
-from bnas_larq.strategies import Strategy
+from bnas_larq.strategies import Strategy, use_gpu_of_worker
 from bnas_larq.train_settings import TrainSettings, TrainStage, training_plan
 from bnas_larq.training import (
     check_stages,
@@ -271,7 +272,7 @@ class NetworkTrial:
 def tuner_search(inputs: RunInputs) -> TunerSearch:
     """The search of a recipe whose `search.searcher` is `tuner`."""
     recipe, trial = inputs.recipe, NetworkTrial(inputs)
-    command = own_command("worker", "--with-parent", inputs.folder.path)
+    command = own_command("worker", *own_gpu_memory(), "--with-parent", inputs.folder.path)
     return TunerSearch(
         recipe.search.tuner,
         drawn_space(recipe.search),
@@ -283,13 +284,15 @@ def tuner_search(inputs: RunInputs) -> TunerSearch:
 
 
 def take_part(inputs: RunInputs, own_chief: bool = False) -> None:
-    """Run trials of a run's search by keras-tuner until its chief has no more.
+    """Run trials of a run's search by keras-tuner until its chief has no more, on one GPU if there
+    are any; see `gpu_of_worker`.
 
     Args:
         own_chief: whether the run itself started this process, together with its chief.
 
     Raises:
         RunError: the recipe searches otherwise, or the chief's address is not set.
+        BnasLarqError: a worker's name does not tell its GPU.
     """
     searcher = inputs.recipe.search.searcher
     if searcher != "tuner":
@@ -304,5 +307,6 @@ def take_part(inputs: RunInputs, own_chief: bool = False) -> None:
             "Set KERASTUNER_TUNER_ID to a name of its own, such as worker-1, and "
             "KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT as for the chief."
         )
+    use_gpu_of_worker(os.environ[TUNER_ID] if role == "worker" else None)
     with data_errors():
         tuner_search(inputs).take_part(inputs.folder / "search")

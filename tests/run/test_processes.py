@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
+import click
 import pytest
 
 from bnas_larq.errors import RunError
+from bnas_larq.recipe import parse_recipe
 from bnas_larq.run import processes
+from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.processes import ProcessCrash, run_command
+from bnas_larq.run.searchers import tuner_search
+from bnas_larq.run_folder import RunFolder
 
 
 def test_a_commands_own_error_is_raised():
@@ -49,3 +55,41 @@ def test_an_interrupted_command_interrupts(monkeypatch, end):
     monkeypatch.setattr(processes, "own_command", lambda *arguments: [sys.executable, "-c", code])
     with pytest.raises(KeyboardInterrupt):
         run_command("run", on_message=lambda line: None)
+
+
+# -- GPUs of a search's workers --------------------------------------------------------------------
+
+GROWTH = "TF_FORCE_GPU_ALLOW_GROWTH"
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch):
+    """Makes the inputs of a run with a searcher."""
+    monkeypatch.setenv(GROWTH, "")  # so that it is restored
+    monkeypatch.delenv(GROWTH)
+
+    def make(searcher):
+        return RunInputs(RunFolder(tmp_path), parse_recipe({"search": {"searcher": searcher}}))
+
+    return make
+
+
+def test_a_search_leaves_memory_of_gpus_to_its_workers(inputs, monkeypatch):
+    inputs("gradient")
+    assert GROWTH not in os.environ
+    inputs("tuner")
+    assert os.environ[GROWTH] == "true"
+    monkeypatch.setenv(GROWTH, "false")
+    inputs("tuner")
+    assert os.environ[GROWTH] == "false"
+
+
+def test_workers_get_the_memory_of_gpus_that_their_search_was_given(inputs):
+    def worker():
+        (command, _) = tuner_search(inputs("tuner")).launch.args
+        return command[command.index("worker") :]
+
+    assert "--gpu-memory" not in worker()
+    with click.Context(click.Command("search")) as context:
+        context.params["gpu_memory"] = "4000"
+        assert worker()[:3] == ["worker", "--gpu-memory", "4000"]
