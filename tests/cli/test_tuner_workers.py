@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -107,6 +108,40 @@ def test_a_worker_is_killed_and_the_search_resumed(script, tmp_path):
     until(lambda: not any(map(alive, second)), "no process is left")
 
 
+def test_the_chief_is_killed_and_started_again(script, tmp_path):
+    """Its workers, in a trial each, go on with the new one, which hands out both trials again."""
+    (tmp_path / "wait").touch()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    address = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port)}
+    environment = {**os.environ, **address, "PYTHONPATH": str(ROOT), "no_grpc_proxy": "127.0.0.1"}
+
+    def start(name):
+        return subprocess.Popen(
+            script.entry(tmp_path),
+            env={**environment, "KERASTUNER_TUNER_ID": name},
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    chief, *workers = parts = [start(name) for name in NAMES]
+    try:
+        until(lambda: len(list(tmp_path.glob("entered-*"))) == 2, "both workers in a trial")
+        chief.kill()
+        chief.wait()
+        parts.append(start("chief"))
+        (tmp_path / "wait").unlink()
+        assert [worker.wait() for worker in workers] == [0, 0]
+    finally:
+        for part in parts:
+            part.kill()
+            part.communicate()
+    rows = read_lines(tmp_path / "search" / "trials.jsonl")
+    assert sorted(int(row["trial"]) for row in rows) == list(range(8))
+    works = [path.read_text().split() for path in tmp_path.rglob("by")]
+    assert len(works) == 8 and all(len(workers) == 1 for workers in works)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_nothing_outlives_the_parent(sent, tmp_path):
     parent = subprocess.Popen(
@@ -151,6 +186,11 @@ def test_workers_are_for_searches_by_keras_tuner(run_of, refuse):
 
 def test_a_worker_needs_a_run(refuse, tmp_path):
     assert "takes a run's folder" in refuse("worker", tmp_path / "none")
+
+
+def test_memory_of_gpus_that_are_not_there_is_refused(run_of, refuse):
+    err = refuse("worker", run_of("tuner"), "--gpu-memory", "growth")
+    assert "no GPU that TensorFlow sees" in err
 
 
 def test_a_worker_needs_to_know_its_chief(run_of, refuse, monkeypatch):
