@@ -18,6 +18,7 @@ from typing import Any
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.determinism import functions_read_once
+from bnas_larq.machine import usable_cores
 from bnas_larq.precision import matmul_rate
 
 
@@ -120,11 +121,10 @@ def machine() -> dict[str, Any]:
     info = _cpu_info()
     flags = info.get("flags", "").split()
     threads = tf.config.threading
-    affinity = getattr(os, "sched_getaffinity", None)
     return {
         "cpu": info.get("model name") or platform.processor() or platform.machine(),
         "instructions": [name for name in INSTRUCTIONS if name in flags],
-        "cores": len(affinity(0)) if affinity else os.cpu_count() or 1,
+        "cores": usable_cores(),
         "inter_op_threads": threads.get_inter_op_parallelism_threads(),
         "intra_op_threads": threads.get_intra_op_parallelism_threads(),
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),

@@ -17,6 +17,7 @@ import click
 
 from bnas_larq.console import print_result
 from bnas_larq.errors import BnasLarqError, one_line
+from bnas_larq.machine import usable_cores
 
 #: Shown even when bnas-larq itself is not installed (a plain checkout).
 SHOWN = (
@@ -73,8 +74,7 @@ def command() -> None:
     line("patches", _patches(problems))
     line("LCE", _compute_engine(problems))
     line("system", f"{platform.system()} {platform.release()} {platform.machine()}")
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    line("cores", f"{usable} of {os.cpu_count()} usable")
+    line("cores", f"{usable_cores()} of {os.cpu_count()} usable")
     line("memory", _memory())
     line("free disk here", f"{shutil.disk_usage(os.curdir).free / 1e9:.1f} GB")
     if problems:

@@ -19,6 +19,7 @@ import click
 
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype, genotype_file
+from bnas_larq.machine import usable_cores
 from bnas_larq.recipe import (
     Recipe,
     load_recipe,
@@ -232,12 +233,8 @@ def environment(seed: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
-        "cores": _cores(),
+        "cores": usable_cores(),
         "seed": seed,
         "command": ["python"] if context is None else ["bnas-larq", *sys.argv[1:]],
         "packages": versions,
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,6 +21,7 @@ import click
 
 from bnas_larq.console import exit_at_once, say, stderr_of_children
 from bnas_larq.errors import RunError
+from bnas_larq.machine import usable_cores
 
 #: Exit codes of `bnas-larq`: an error that the user can fix, and Ctrl-C.
 _USER_ERROR, _INTERRUPTED = 2, 130
@@ -141,7 +142,7 @@ def run_chief_and_workers(command: Sequence[str], workers: int) -> None:
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         port = probe.getsockname()[1]
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, usable_cores() // workers)
     environment = own_environment(
         KERASTUNER_ORACLE_IP=_HOST,
         KERASTUNER_ORACLE_PORT=str(port),
