@@ -5,6 +5,7 @@ Its folder holds `recipes/<row>.yaml`, the complete recipe of each row, beside t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from bnas_larq.files import read_rows, write_atomic, write_json
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.quantizers import get_scheme
 from bnas_larq.networks.base_config import BaseConfig
-from bnas_larq.networks.network import config_of_kind
 from bnas_larq.recipe import Recipe, load_recipe, merge_values, parse_recipe
 from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.report import comparison_report as report
@@ -24,7 +24,6 @@ from bnas_larq.run.creation import pin_source, resolve_recipe
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.searchers import check_inputs
 from bnas_larq.run.study import Study
-from bnas_larq.run_folder import RunFolder
 from bnas_larq.run_records import Epoch
 from bnas_larq.spaces import check_operation
 from bnas_larq.tables import scientific
@@ -103,18 +102,49 @@ def _replaced(genotype: Genotype | None, operations: dict[str, str]) -> Genotype
     return Genotype(*cells, genotype.name, genotype.provenance)
 
 
+def _sized_rows(inputs: RunInputs) -> Iterator[tuple[str, Recipe, Genotype | None]]:
+    """`row_recipes` with the size that each row gets."""
+    budget, tolerance = None, inputs.recipe.ablation.tolerance
+    for name, recipe, genotype in row_recipes(inputs.recipe, inputs.folder.path):
+        config = RunInputs(inputs.folder, recipe, inputs.data).network_config
+        size = {}
+        if budget is None:
+            budget = planned_costs(genotype, config).ops_honest
+        elif tolerance is not None:
+            size = _size(name, genotype, config, budget, tolerance)
+        network = recipe.network.model_copy(update=size)
+        yield name, recipe.model_copy(update={"network": network}), genotype
+
+
+def _size(
+    name: str, genotype: Genotype | None, config: BaseConfig, budget: float, tolerance: float
+) -> dict[str, Any]:
+    """The channels, or widths, whose operations differ least from the budget."""
+    multiple = get_scheme(config.scheme).channel_multiple
+    limits = {"convention": "honest", "multiple": multiple, "tolerance": tolerance}
+    if genotype is None:
+        scaled = scale_widths(config, budget, **limits)
+        size, operations = {"widths": scaled.widths}, planned_costs(None, scaled).ops_honest
+    else:
+        settings = {k: v for k, v in config.to_dict().items() if k not in ("cells", "channels")}
+        (best,) = solve_budget(genotype, budget, cells=config.cells, **limits, **settings)
+        size, operations = {"channels": best.channels}, best.ops_honest
+    if operations < budget * (1 - tolerance):
+        ((key, value),) = size.items()
+        raise BnasLarqError(
+            f"The rows of an ablation have equal operations. Received: no {key} of row "
+            f"{name!r} within {tolerance:.0%} of {scientific(budget)}; {value} give "
+            f"{scientific(operations)}. Raise ablation.tolerance, or change the size."
+        )
+    return size
+
+
 class Ablation(Study):
     """The networks of the section `ablation`."""
 
     @classmethod
     def create(cls, recipe: Recipe, out: str | Path | None = None, **settings: Any) -> Ablation:
-        path = Path(out) if out is not None else Path("runs") / recipe.name
-        data = settings.pop("data", None)
-        for _, row_recipe, _ in row_recipes(recipe, path):
-            inputs = RunInputs(RunFolder(path), row_recipe, data)
-            check_inputs(inputs, ("train",))
-            data = inputs.data
-        ablation = super().create(recipe, out, data=data, **settings)
+        ablation = super().create(recipe, out, **settings)
         try:
             ablation._plan()
         except BaseException:
@@ -122,53 +152,24 @@ class Ablation(Study):
             raise
         return ablation
 
+    @staticmethod
+    def check(inputs: RunInputs) -> None:
+        for _, recipe, genotype in _sized_rows(inputs):
+            own = RunInputs(inputs.folder, recipe, inputs.data)
+            own.given_genotype = genotype
+            check_inputs(own, ("train",))
+
     def _plan(self) -> None:
-        """Write the recipes of rows that have none yet, with the size that they get."""
-        budget = None
-        for name, recipe, genotype in row_recipes(self.recipe, self.folder.path):
-            settings = {
-                "input_shape": self.study.inputs.data.image_shape,
-                "num_classes": self.study.inputs.data.num_classes,
-                **recipe.network.model_dump(),
-            }
-            config = config_of_kind(recipe.network.kind, settings)
-            size = {}
-            if budget is None:
-                budget = planned_costs(genotype, config).ops_honest
-            elif self.recipe.ablation.tolerance is not None:
-                size = self._size(name, genotype, config, budget)
-            path = self._row_path(name)
-            if path.is_file():
-                continue
-            changes: dict[str, Any] = {"network": recipe.network.model_copy(update=size)}
+        """Write the recipes of all rows, if they are not there yet."""
+        rows = self.recipe.ablation.rows
+        if all(self._row_path(row.name).is_file() for row in rows):
+            return
+        for name, recipe, genotype in _sized_rows(self.study.inputs):
             if genotype is not None:
                 file = self.folder / "genotypes" / f"{name}.json"
                 genotype.save(file)
-                changes["genotype"] = str(file.resolve())
-            write_atomic(path, recipe.model_copy(update=changes).to_yaml())
-
-    def _size(
-        self, name: str, genotype: Genotype | None, config: BaseConfig, budget: float
-    ) -> dict[str, Any]:
-        """The channels, or widths, whose operations differ least from the budget."""
-        tolerance = self.recipe.ablation.tolerance
-        multiple = get_scheme(config.scheme).channel_multiple
-        limits = {"convention": "honest", "multiple": multiple, "tolerance": tolerance}
-        if genotype is None:
-            scaled = scale_widths(config, budget, **limits)
-            size, operations = {"widths": scaled.widths}, planned_costs(None, scaled).ops_honest
-        else:
-            settings = {k: v for k, v in config.to_dict().items() if k not in ("cells", "channels")}
-            (best,) = solve_budget(genotype, budget, cells=config.cells, **limits, **settings)
-            size, operations = {"channels": best.channels}, best.ops_honest
-        if operations < budget * (1 - tolerance):
-            ((key, value),) = size.items()
-            raise BnasLarqError(
-                f"The rows of an ablation have equal operations. Received: no {key} of row "
-                f"{name!r} within {tolerance:.0%} of {scientific(budget)}; {value} give "
-                f"{scientific(operations)}. Raise ablation.tolerance, or change the size."
-            )
-        return size
+                recipe = recipe.model_copy(update={"genotype": str(file.resolve())})
+            write_atomic(self._row_path(name), recipe.to_yaml())
 
     def _row_path(self, row: str) -> Path:
         return self.folder / "recipes" / f"{row}.yaml"

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnas_larq.console import say
-from bnas_larq.data import Augmentation, Normalization, data_errors
-from bnas_larq.data.people import load_images, split_people
+from bnas_larq.data import Normalization, data_errors
+from bnas_larq.data.face_pairs import generate_pairs
+from bnas_larq.data.people import load_images
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.files import read_record
 from bnas_larq.genotype import Genotype
@@ -22,6 +23,7 @@ from bnas_larq.precision import recorded_precision
 from bnas_larq.recipe import Recipe
 from bnas_larq.run.creation import needs_search, recipe_of
 from bnas_larq.run.face_verification import NETWORKS, VERIFICATION, compare_precisions
+from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.recipe_run import Run
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.run_records import Verified
@@ -66,7 +68,7 @@ class FaceStudy:
     """
 
     def __init__(self, study: Run) -> None:
-        self.recipe, self.folder = study.recipe, study.folder
+        self.inputs, self.recipe, self.folder = study.inputs, study.recipe, study.folder
         self.close = study.close
 
     @classmethod
@@ -80,7 +82,7 @@ class FaceStudy:
                     "Networks of faces write no TensorBoard logs, and call no callbacks. "
                     f"Received: {key}. Omit it."
                 )
-        return cls(Run.create(recipe, out, stages=("study",), **settings))
+        return cls(Run.create(recipe, out, stages=("study",), check=_check_networks, **settings))
 
     def run(self) -> tuple[str, Path]:
         """Train, verify and export both networks.
@@ -102,13 +104,7 @@ class FaceStudy:
         return "\n".join(align(rows, 1)), folder / VERIFICATION
 
     def _compare(self, folder: Path) -> None:
-        recipe, data = self.recipe, self.recipe.data
-        people = split_people(
-            data.data_dir,
-            recipe.faces.train_people,
-            image_size=data.image_size,
-            memory_limit_mb=data.memory_limit_mb,
-        )
+        recipe, people = self.recipe, self.inputs.people
         precision = recorded_precision(self.folder.path, recipe.train.mixed_precision).name
         compare_precisions(
             people,
@@ -117,7 +113,7 @@ class FaceStudy:
             recipe.faces,
             folder,
             genotype=_genotype(recipe),
-            augmentation=Augmentation(**data.augmentation.model_dump()),
+            augmentation=self.inputs.augmentation,
             parity_images=recipe.export.parity_images,
             float_storage=recipe.export.float_storage,
             seed=recipe.seed,
@@ -165,6 +161,22 @@ def compare_images(run: str | Path, first: str | Path, second: str | Path) -> di
         distance = float(np.sum(np.square(one - other)))
         verdicts[name] = Verdict(distance, facts["threshold"])
     return verdicts
+
+
+def _check_networks(inputs: RunInputs) -> None:
+    """Raise BnasLarqError unless both networks can be trained on some people and verified on the
+    others."""
+    recipe = inputs.recipe
+    with data_errors():
+        train, test = inputs.people
+        generate_pairs(test.files, test.examples.labels, folds=recipe.faces.folds, seed=recipe.seed)
+        # Only sizes matter here: a neutral normalisation saves a pass over all images.
+        batch_size = recipe.train.batch_size
+        inputs.training_batches(train.examples, batch_size, normalization=Normalization())
+    config = _config(recipe, train.examples.image_shape)
+    for changes in NETWORKS.values():
+        form = {"features": recipe.faces.features, "drop_path": recipe.train.drop_path > 0}
+        build_embedding_network(_genotype(recipe), config.replace(**changes), **form)
 
 
 def _genotype(recipe: Recipe) -> Genotype | None:

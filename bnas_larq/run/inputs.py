@@ -22,6 +22,7 @@ from bnas_larq.data import (
     load_moved,
     training_pipeline,
 )
+from bnas_larq.data.people import People, split_people
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.base_config import BaseConfig
 from bnas_larq.networks.network import config_of_kind
@@ -77,7 +78,18 @@ class RunInputs:
         """The network that a fine-tuning starts from."""
         return load_source(self.recipe)
 
-    @property
+    @cached_property
+    def people(self) -> tuple[People, People]:
+        """Of a recipe with the section `faces`: those to train on, and those to verify."""
+        data = self.recipe.data
+        return split_people(
+            data.data_dir,
+            self.recipe.faces.train_people,
+            image_size=data.image_size,
+            memory_limit_mb=data.memory_limit_mb,
+        )
+
+    @cached_property
     def given_genotype(self) -> Genotype:
         """The genotype that the recipe names, or its source has."""
         given = self.recipe.genotype

@@ -16,6 +16,8 @@ from bnas_larq.genotype import Edge, Genotype
 from bnas_larq.recipe import Recipe
 from bnas_larq.report import layer_study_report as report
 from bnas_larq.report.pictures import read_confusion
+from bnas_larq.run.inputs import RunInputs
+from bnas_larq.run.searchers import check_inputs
 from bnas_larq.run.study import Study
 from bnas_larq.settings import NetworkSettings
 from bnas_larq.spaces import check_operation
@@ -107,6 +109,21 @@ def members(recipe: Recipe) -> list[Member]:
     ]
 
 
+def _member_recipe(recipe: Recipe, member: Member, folder: Path) -> Recipe:
+    """The recipe of one network of the study in `folder`, which is to hold its genotype."""
+    network = recipe.network
+    if member.precision == "full":
+        network = network.model_copy(update=_UNBINARISED)
+    return recipe.model_copy(
+        update={
+            "name": f"{recipe.name}-{member.name}",
+            "genotype": str((folder / "genotypes" / f"{member.layer}.json").resolve()),
+            "layer_study": None,
+            "network": network.model_copy(update={"scheme": SCHEMES[member.precision]}),
+        }
+    )
+
+
 class LayerStudy(Study):
     """The networks of the section `layer_study`."""
 
@@ -115,25 +132,22 @@ class LayerStudy(Study):
         check_study(recipe)
         return super().create(recipe, out, **settings)
 
+    @staticmethod
+    def check(inputs: RunInputs) -> None:
+        for member in members(inputs.recipe):
+            recipe = _member_recipe(inputs.recipe, member, inputs.folder.path)
+            own = RunInputs(inputs.folder, recipe, inputs.data)
+            own.given_genotype = member.genotype()
+            check_inputs(own, ("train",))
+
     def names(self) -> list[str]:
         return [member.name for member in members(self.recipe)]
 
     def recipe_of(self, name: str) -> Recipe:
         (member,) = (member for member in members(self.recipe) if member.name == name)
-        genotype = self.folder / "genotypes" / f"{member.layer}.json"
-        member.genotype().save(genotype)
-        network = self.recipe.network
-        if member.precision == "full":
-            network = network.model_copy(update=_UNBINARISED)
-        scheme = SCHEMES[member.precision]
-        return self.recipe.model_copy(
-            update={
-                "name": f"{self.recipe.name}-{member.name}",
-                "genotype": str(genotype.resolve()),
-                "layer_study": None,
-                "network": network.model_copy(update={"scheme": scheme}),
-            }
-        )
+        recipe = _member_recipe(self.recipe, member, self.folder.path)
+        member.genotype().save(recipe.genotype)
+        return recipe
 
     def write(self) -> tuple[str, Path]:
         networks = [self._facts(member) for member in members(self.recipe)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,7 @@ class Run:
         *,
         overrides: Mapping[str, Any] | Iterable[str] = (),
         stages: Collection[str] = ("search", "train"),
+        check: Callable[[RunInputs], None] | None = None,
         resume: bool = False,
         overwrite: bool = False,
         data: ImageDataset | None = None,
@@ -108,8 +109,9 @@ class Run:
             recipe: a shipped name (`bnas-larq recipes list`), a YAML file, or a recipe.
             out: the run's folder. Default: `runs/` and the recipe's name.
             overrides: keys of the recipe, `{"train.epochs": 5}` or `["train.epochs=5"]`.
-            stages: what will be done, of `search` and `train` (`study`: the networks of a layer
-                study): decides what must fit the data.
+            stages: what will be done, of `search` and `train` (`study`: the networks of a study).
+            check: raises BnasLarqError unless all that will be done fits the data. Default: checks
+                `stages`.
             resume: continue the run in `out`, which must have the same recipe.
             overwrite: replace an earlier run in `out`.
             data: the recipe's data set, if it is loaded already.
@@ -136,7 +138,7 @@ class Run:
         if resume:
             say(f"nothing to resume in {path}: a new run begins")
         inputs = RunInputs(RunFolder(path), recipe, data)
-        check_inputs(inputs, stages)
+        (check or partial(check_inputs, stages=stages))(inputs)
         inputs.folder = RunFolder.create(path, recipe.to_yaml(), overwrite=overwrite)
         write_json(inputs.folder / "environment.json", environment(recipe.seed))
         team.share()

@@ -10,6 +10,7 @@ from bnas_larq.data import ImageDataset, load_described
 from bnas_larq.files import read_record
 from bnas_larq.recipe import Recipe
 from bnas_larq.run.creation import one_precision
+from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.recipe_run import Run
 from bnas_larq.run_records import Result
 
@@ -37,13 +38,18 @@ class Study:
             recipe: has the study's section.
             out, settings: as for `Run.create`, which lists what is raised.
         """
-        return cls(Run.create(recipe, out, stages=("train", "study"), **settings))
+        return cls(Run.create(recipe, out, stages=("train", "study"), check=cls.check, **settings))
 
     def close(self) -> None:
         """Let other processes work in the folder."""
         self.study.close()
 
     # -- of each kind of study ---------------------------------------------------------------------
+
+    @staticmethod
+    def check(inputs: RunInputs) -> None:
+        """Raise BnasLarqError unless every network fits the data."""
+        raise NotImplementedError
 
     def names(self) -> list[str]:
         """Names of all networks, in the order of training."""

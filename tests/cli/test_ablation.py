@@ -125,6 +125,7 @@ def test_no_width_with_equal_operations(tmp_path):
     )
     with pytest.raises(BnasLarqError, match="have equal operations.*Raise ablation.tolerance"):
         Ablation.create(recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_row_is_checked_before_the_first_one_trains(tmp_path):

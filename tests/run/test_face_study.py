@@ -162,6 +162,26 @@ def test_what_a_recipe_of_faces_refuses(people, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.data_dir": "/nowhere"}, "Received: /nowhere"),
+        ({"faces.train_people": 8}, "Received: train=8 of 8 people"),
+        ({"faces.folds": 3}, "Received: 4 people for 3 folds"),
+        ({"train.batch_size": 17}, "batch size 17 for 16"),
+        ({"network.scheme": "full-precision"}, "binarises nothing has no activations"),
+    ],
+)
+def test_a_study_that_does_not_fit_its_people_replaces_nothing(people, tmp_path, changes, message):
+    old, new = tmp_path / "old", tmp_path / "new"
+    FaceStudy.create(recipe(people), old).close()
+    (old / "networks").mkdir()
+    for path, overwrite in ((old, True), (new, False)):
+        with pytest.raises(BnasLarqError, match=message):
+            FaceStudy.create(recipe(people, **changes), path, overwrite=overwrite)
+    assert (old / "networks").exists() and not new.exists()
+
+
 def test_other_runs_compare_no_faces(tmp_path, people):
     path = tmp_path / "run"
     FaceStudy.create(recipe(people), path).close()
