@@ -90,10 +90,11 @@ class RunInputs:
         )
 
     @cached_property
-    def given_genotype(self) -> Genotype:
-        """The genotype that the recipe names, or its source has."""
-        given = self.recipe.genotype
-        return self.source.genotype if given is None else Genotype.load(given)
+    def given_genotype(self) -> Genotype | None:
+        """The genotype that the recipe names, or its source has; None without cells."""
+        if self.recipe.finetune is not None:
+            return self.source.genotype
+        return Genotype.load(self.recipe.genotype) if self.recipe.has_genotype else None
 
     @cached_property
     def normalization(self) -> Normalization:

@@ -11,7 +11,7 @@ from typing import Any
 from bnas_larq.backend import keras
 from bnas_larq.costs.accounting import count_costs
 from bnas_larq.costs.expected_cost import ExpectedCost
-from bnas_larq.data import ImageDataset, Normalization, data_errors
+from bnas_larq.data import ImageDataset, data_errors
 from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype
@@ -23,6 +23,7 @@ from bnas_larq.recipe import Recipe
 from bnas_larq.run.creation import needs_search
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.processes import own_command, own_gpu_memory, run_chief_and_workers
+from bnas_larq.run.training_checks import check_batches, check_training
 from bnas_larq.search import (
     BanditSearch,
     GradientSearch,
@@ -40,7 +41,7 @@ from bnas_larq.search.tuning.tuner_search import TUNER_ID, role_of_process
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.strategies import Strategy, use_gpu_of_worker
-from bnas_larq.train_settings import TrainSettings, TrainStage, training_plan
+from bnas_larq.train_settings import TrainSettings, training_plan
 from bnas_larq.training import (
     check_stages,
     evaluate_network,
@@ -132,18 +133,7 @@ def check_inputs(inputs: RunInputs, stages: Collection[str]) -> None:
         if "search" in stages and needs_search(inputs.recipe):
             _check_search(inputs)
         if "train" in stages:
-            plan = inputs.recipe.plan
-            check_stages(plan, inputs.network_config)
-            for stage in plan:
-                _check_batches(inputs, stage)
-                if stage.learns_elsewhere:
-                    inputs.load_teacher(stage.teacher, Normalization())
-
-
-def _check_batches(inputs: RunInputs, stage: TrainStage) -> None:
-    data = inputs.data
-    # Only sizes matter here: a neutral normalisation saves a pass over all images.
-    stage_pipeline(stage, inputs.recipe, data.train, Normalization(), data.num_classes)
+            check_training(inputs)
 
 
 def _check_search(inputs: RunInputs) -> None:
@@ -266,7 +256,7 @@ class NetworkTrial:
         largest = sizes["max"] if isinstance(sizes, Mapping) else max(sizes)
         stage = recipe.plan[0].model_copy(update={"batch_size": largest})
         check_stages([stage], self.inputs.network_config)
-        _check_batches(self.inputs, stage)
+        check_batches(self.inputs, stage)
 
 
 def tuner_search(inputs: RunInputs) -> TunerSearch:

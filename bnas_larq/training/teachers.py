@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -118,7 +118,9 @@ class _Lesson:
         self, student: keras.Model, teacher: Teacher, loss: Callable[..., tf.Tensor]
     ) -> None:
         settings = teacher.settings
-        pairs = paired_layers(student, teacher.model, settings.layers) if settings.attention else {}
+        pairs = {}
+        if settings.attention:
+            pairs = paired_layers(student.layers, teacher.model.layers, settings.layers)
         outputs = [student.get_layer(name).output for name in pairs]
         self.student = keras.Model(student.inputs, [student.output, *outputs])
         outputs = [teacher.model.get_layer(name).output for name in pairs.values()]
@@ -180,11 +182,14 @@ def attention_distance(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
 
 
 def paired_layers(
-    student: keras.Model, teacher: keras.Model, names: Mapping[str, str] | None
+    student: Sequence[keras.layers.Layer],
+    teacher: Sequence[keras.layers.Layer],
+    names: Mapping[str, str] | None,
 ) -> dict[str, str]:
     """Names of the layers whose attention is compared, the student's to the teacher's.
 
     Args:
+        student, teacher: all their layers.
         names: those of the recipe; None: by resolution, see `TeacherSettings`.
 
     Raises:
@@ -194,7 +199,7 @@ def paired_layers(
         own, other = _by_resolution(student), _by_resolution(teacher)
         names = {own[size]: other[size] for size in own if size in other}
     for pair in names.items():
-        sizes = [_size(model, name) for model, name in zip((student, teacher), pair, strict=True)]
+        sizes = [_size(layers, name) for layers, name in zip((student, teacher), pair, strict=True)]
         if None in sizes or sizes[0] != sizes[1]:
             raise RecipeError(
                 "Attention compares layers of images of one size. Received: "
@@ -209,21 +214,21 @@ def paired_layers(
     return dict(names)
 
 
-def _size(model: keras.Model, name: str) -> tuple[int, int] | None:
+def _size(layers: Sequence[keras.layers.Layer], name: str) -> tuple[int, int] | None:
     """Height and width of a layer's output; None without such a layer, or for other outputs."""
-    layer = next((layer for layer in model.layers if layer.name == name), None)
+    layer = next((layer for layer in layers if layer.name == name), None)
     shape = getattr(layer, "output_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:3]:
         return None
     return shape[1:3]
 
 
-def _by_resolution(model: keras.Model) -> dict[tuple[int, int], str]:
+def _by_resolution(layers: Sequence[keras.layers.Layer]) -> dict[tuple[int, int], str]:
     """The layer that ends each resolution: the last that adds or concatenates, or the last."""
     merging = (keras.layers.Add, keras.layers.Concatenate)
     last, merged = {}, {}
-    for layer in model.layers:
-        size = None if isinstance(layer, keras.layers.InputLayer) else _size(model, layer.name)
+    for layer in layers:
+        size = None if isinstance(layer, keras.layers.InputLayer) else _size(layers, layer.name)
         if size is not None and min(size) > 1:
             last[size] = layer.name
             if isinstance(layer, merging):

@@ -57,13 +57,7 @@ def train_plan(
     first = begun[-1] if begun else 0
     # A mistake in a later stage shows at once.
     doubtful = [s for s in plan[first + 1 :] if s.freeze or s.starts_elsewhere or _attends(s)]
-    for stage in doubtful:
-        model = network(stage)
-        freeze(model, stage)
-        if _attends(stage):
-            before = plan[plan.index(stage) - 1]
-            known = teacher(stage).model if stage.learns_elsewhere else network(before)
-            paired_layers(model, known, stage.teacher.layers)
+    check_networks(plan, doubtful, lambda stage: network(stage).layers, teacher)
     for number in range(first, len(plan)):
         stage, place, decoupled = plan[number], places[number], None
         begins = number > first or not begun
@@ -79,7 +73,7 @@ def train_plan(
         for layer in model.layers if decoupled else ():
             if layer.weights:
                 layer.set_weights(decoupled.get_layer(layer.name).get_weights())
-        freeze(model, stage)
+        freeze(model.layers, stage)
         pipeline = batches(stage)
         train_network(
             model,
@@ -103,6 +97,30 @@ def train_plan(
     return model
 
 
+def check_networks(
+    plan: Sequence[TrainStage],
+    stages: Sequence[TrainStage],
+    layers: Callable[[TrainStage], Sequence[keras.layers.Layer]],
+    teacher: Callable[[TrainStage], Teacher | None],
+) -> None:
+    """Check what some stages of a plan freeze and attend to.
+
+    Args:
+        layers: those of a stage's network.
+        teacher: as of `train_plan`.
+
+    Raises:
+        RecipeError: as of `freeze` and `paired_layers`.
+    """
+    for stage in stages:
+        own = layers(stage)
+        freeze(own, stage)
+        if _attends(stage):
+            before = plan[plan.index(stage) - 1]
+            known = teacher(stage).model.layers if stage.learns_elsewhere else layers(before)
+            paired_layers(own, known, stage.teacher.layers)
+
+
 def _attends(stage: TrainStage) -> bool:
     return stage.teacher is not None and stage.teacher.attention > 0
 
@@ -113,14 +131,14 @@ def stage_weights(folder: Path, stage: TrainStage) -> Path:
     return folder / "checkpoints" / stage.name / WEIGHTS
 
 
-def freeze(model: keras.Model, stage: TrainStage) -> None:
-    """Freeze the layers that the stage names, their BatchNorm in inference mode.
+def freeze(layers: Sequence[keras.layers.Layer], stage: TrainStage) -> None:
+    """Freeze those layers of a network that the stage names, their BatchNorm in inference mode.
 
     Raises:
         RecipeError: a pattern that names no layer, or patterns that leave nothing to train.
     """
     for pattern in stage.freeze:
-        chosen = [x for x in model.layers if fnmatchcase(x.name, pattern.removeprefix("!"))]
+        chosen = [x for x in layers if fnmatchcase(x.name, pattern.removeprefix("!"))]
         if not chosen:
             raise RecipeError(
                 "A pattern of layers to freeze names some. "
@@ -129,7 +147,7 @@ def freeze(model: keras.Model, stage: TrainStage) -> None:
             )
         for layer in chosen:
             layer.trainable = pattern.startswith("!")
-    if not model.trainable_weights:
+    if not any(layer.trainable_weights for layer in layers):
         raise RecipeError(
             "A stage trains some layers. "
             f"Received: freeze {list(stage.freeze)} in the stage {stage.name!r}, which is all of "

@@ -140,6 +140,7 @@ def test_a_study_that_cannot_be_built(values, error, part):
         (("--set", "layer_study.layers=[conv_7x7]"), "'conv_7x7'"),
         (("--set", "layer_study.layer=[]"), "did you mean 'layers'"),
         (("--set", "train.batch_size=201"), "batch size 201 for 200 examples"),
+        (("--set", "network.groups=2"), "Only BATS' operations"),
         (("--genotype", "bnas_cifar"), "genotype with layer_study"),
     ],
 )

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bnas_larq import Run
-from bnas_larq.errors import DataError, RecipeError, RunError
+from bnas_larq.errors import DataError, RecipeError, RunError, WeightsError
 from bnas_larq.files import read_json, read_lines, sha256
 from bnas_larq.networks.optimizers import latent_kernels
 from bnas_larq.recipe import load_recipe
@@ -26,7 +26,7 @@ TINY = {
     "train.epochs": 1,
     "export.enabled": False,
 }
-
+ATTENDING = {"teacher": {"model": "previous", "attention": 1.0, "layers": {"gone": "stem_conv"}}}
 
 pytestmark = pytest.mark.usefixtures("tiny_space")
 
@@ -105,12 +105,34 @@ def test_it_resumes_with_its_own_recipe_only(finished):
         ({"train.momentum": 0.5}, {}, RecipeError, "Received: train.momentum 0.5. Adam has none"),
         ({"train.epochs": 1}, {"stages": ("train",)}, RunError, "Training needs a genotype"),
         ({}, {"resume": True, "overwrite": True}, RunError, "Give one of them"),
+        ({"train.stages": [{"freeze": ["konv*"]}]}, {}, RecipeError, "'stage1', which names none"),
+        ({"train.stages": [{"freeze": ["*"]}]}, {}, RecipeError, "which is all of them"),
+        ({"train.stages": [{}, ATTENDING]}, {}, RecipeError, "Received: 'gone' with None"),
     ],
 )
 def test_what_cannot_be_run_writes_nothing(tmp_path, overrides, settings, error, message):
     with pytest.raises(error, match=message):
         Run.create("quickstart", tmp_path / "run", overrides={**TINY, **overrides}, **settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_fit_no_genotype_of_the_size_write_nothing(finished, tmp_path):
+    overrides = {
+        **TINY,
+        "network.channels": 6,
+        "train.stages": [{"start": str(finished.folder.path)}],
+    }
+    with pytest.raises(WeightsError, match="Use the size they were trained with"):
+        Run.create("quickstart", tmp_path / "run", overrides=overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_search_may_still_find_is_not_refused(finished, tmp_path):
+    """No genotype has both operations on an edge: whichever a check draws lacks one."""
+    patterns = ["*node0_from0_max_pool_3x3_pool", "*node0_from0_bin_conv_3x3_conv"]
+    stages = [{"start": str(finished.folder.path)}, {"freeze": patterns}]
+    overrides = {**TINY, "train.stages": stages}
+    Run.create("quickstart", tmp_path / "run", overrides=overrides).close()
 
 
 def test_training_waits_for_a_search(tmp_path):

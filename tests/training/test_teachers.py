@@ -164,7 +164,7 @@ def test_a_softmax_is_undone():
 
 
 def test_layers_that_do_not_fit_are_refused():
-    student, teacher = network(2), network(4)
+    student, teacher = network(2).layers, network(4).layers
     assert paired_layers(student, teacher, {"whole": "whole"}) == {"whole": "whole"}
     for names in ({"whole": "half"}, {"gone": "half"}, {"whole": "classifier"}):
         with pytest.raises(RecipeError, match="Attention compares layers of images of one size"):

@@ -189,7 +189,7 @@ def test_frozen_layers_stay_as_they_are(tmp_path):
 def test_patterns_that_make_no_sense_are_refused(patterns, message):
     (stage,) = training_plan(TrainSettings(stages=[{"freeze": patterns}]))
     with pytest.raises(RecipeError, match=message):
-        freeze(network(), stage)
+        freeze(network().layers, stage)
 
 
 def test_a_later_stage_is_checked_before_the_first_trains(tmp_path):
