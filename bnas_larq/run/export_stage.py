@@ -28,11 +28,13 @@ def export_trained(
     test = inputs.data.test
     count = min(count, test.num_examples)
     raw = test.images_at(np.arange(count))
-    # What a killed export left behind is this run's own file.
+    images = np.asarray(inputs.normalization.apply(tf.constant(raw)))
+    # Killed between its two files, it is done again: what it left behind is this run's own.
+    folder.mark_undone("export")
     report = export_network(
         network,
         folder / "model.tflite",
-        np.asarray(inputs.normalization.apply(tf.constant(raw))),
+        images,
         labels=test.labels[:count],
         float_storage=float_storage,
         overwrite=True,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from bnas_larq import Run
-from bnas_larq.errors import DataError, RecipeError, RunError, WeightsError
+from bnas_larq.errors import DataError, ExportError, RecipeError, RunError, WeightsError
 from bnas_larq.files import read_json, read_lines, sha256
 from bnas_larq.networks.optimizers import latent_kernels
 from bnas_larq.recipe import load_recipe
+from bnas_larq.run import export_stage
+from bnas_larq.run.deployment import exported_file
 from bnas_larq.zoo.published_run import origins
 
 TINY = {
@@ -57,6 +60,23 @@ def test_single_steps_of_an_opened_run_are_done_once(finished, capsys):
             step()
         assert (again.folder / "weights.h5").read_bytes() == before
         assert again.result == finished.result
+
+
+def test_an_export_that_is_killed_between_its_files_is_done_again(finished, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    folder = shutil.copytree(finished.folder.path, tmp_path / "run")
+    with Run.open(folder) as run:
+        run.export()
+        with monkeypatch.context() as patch:
+            patch.setattr(export_stage, "write_json", stop)
+            with pytest.raises(KeyboardInterrupt):
+                run.export(again=True, float_storage="float16")
+        with pytest.raises(ExportError, match="which was changed since"):
+            exported_file(folder)
+        run.export()
+        assert exported_file(folder)[1]["float_storage"] == "float32"
 
 
 def test_stages_start_and_learn_from_other_runs(finished, tmp_path, caplog):
