@@ -25,6 +25,7 @@ from bnas_larq.run.creation import needs_search, recipe_of
 from bnas_larq.run.face_verification import NETWORKS, VERIFICATION, compare_precisions
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.recipe_run import Run
+from bnas_larq.run.stages import stage_errors
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.run_records import Verified
 from bnas_larq.tables import align
@@ -94,7 +95,7 @@ class FaceStudy:
         if (folder / VERIFICATION).is_file():
             say("networks: already done")
         else:
-            with data_errors():
+            with stage_errors():
                 self._compare(folder)
         networks = read_record(folder / VERIFICATION, Verified)["networks"]
         rows = [("network", "accuracy", "±", "TAR at FAR 0.001", "threshold")]

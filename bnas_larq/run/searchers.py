@@ -23,6 +23,7 @@ from bnas_larq.recipe import Recipe
 from bnas_larq.run.creation import needs_search
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.processes import own_command, own_gpu_memory, run_chief_and_workers
+from bnas_larq.run.stages import stage_errors
 from bnas_larq.run.training_checks import check_batches, check_training
 from bnas_larq.search import (
     BanditSearch,
@@ -298,5 +299,5 @@ def take_part(inputs: RunInputs, own_chief: bool = False) -> None:
             "KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT as for the chief."
         )
     use_gpu_of_worker(os.environ[TUNER_ID] if role == "worker" else None)
-    with data_errors():
+    with stage_errors():
         tuner_search(inputs).take_part(inputs.folder / "search")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from bnas_larq.backend import keras
+from bnas_larq.backend import keras, tf
 from bnas_larq.console import say
 from bnas_larq.data import data_errors
 from bnas_larq.determinism import make_deterministic
+from bnas_larq.errors import RunError, one_line
 from bnas_larq.files import read_record, read_rows, visible_files
 from bnas_larq.recipe import Recipe
 from bnas_larq.run_folder import RunFolder
@@ -22,6 +25,22 @@ RESULTS = {
     "train": ("network.json", "weights.h5"),
     "export": ("export.json", "model.tflite"),
 }
+
+
+@contextlib.contextmanager
+def stage_errors() -> Iterator[None]:
+    """Turn TensorFlow's errors about images into DataErrors, and about memory into a RunError."""
+    try:
+        with data_errors():
+            yield
+    except tf.errors.ResourceExhaustedError as error:
+        if not re.search("OOM|out of memory|allocat", str(error.message), re.IGNORECASE):
+            raise  # such as a full disk
+        raise RunError(
+            "A batch must fit into the memory of the device. "
+            f"Received: {one_line(error.message)[:200]}. Lower batch_size, or use "
+            "train.accumulate, in a new run."
+        ) from error
 
 
 class Stages:
@@ -56,7 +75,7 @@ class Stages:
         keras.backend.clear_session()
         make_deterministic(self.seed)
         start = time.monotonic()
-        with data_errors():
+        with stage_errors():
             facts = work() or {}
         earlier = facts.pop("earlier_seconds", 0.0)
         seconds = time.monotonic() - start + earlier

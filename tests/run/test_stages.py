@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from bnas_larq.backend import tf
+from bnas_larq.errors import RunError
 from bnas_larq.genotype import Genotype
 from bnas_larq.run.stages import Stages
 from bnas_larq.run_folder import RunFolder
@@ -49,3 +51,15 @@ def test_a_network_without_cells_has_no_genotype_to_lose(tmp_path):
     folder = RunFolder.create(tmp_path / "run", "name: test\n")
     folder.mark_done("search", searched=False)
     assert Stages(folder, seed=0).is_done("search")
+
+
+def test_a_batch_that_memory_does_not_hold_is_a_sentence(tmp_path):
+    stages = Stages(RunFolder.create(tmp_path / "run", "name: test\n"), seed=0)
+    with pytest.raises(RunError, match="OOM when allocating .* Lower batch_size, or use train.acc"):
+        stages.do("train", lambda: tf.random.normal([10**5, 10**5, 10**5]))
+
+    def full_disk():
+        raise tf.errors.ResourceExhaustedError(None, None, "events; No space left on device")
+
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        stages.do("train", full_disk)
