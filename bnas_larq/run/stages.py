@@ -25,6 +25,8 @@ RESULTS = {
     "train": ("network.json", "weights.h5"),
     "export": ("export.json", "model.tflite"),
 }
+#: Series of what a stage did, with the seconds of each row.
+_LOGS = ("metrics.jsonl", "draws.jsonl", "perturbation.jsonl", "trials.jsonl")
 
 
 @contextlib.contextmanager
@@ -70,6 +72,9 @@ class Stages:
         if self.folder.stage_done(name) and not self.is_done(name):
             # Its files were lost: what came from them must come from the new ones.
             for stage in STAGES[STAGES.index(name) :]:
+                if not (self.folder / stage / "tuner").exists():  # keras-tuner repeats no trial
+                    for log in _LOGS:
+                        (self.folder / stage / log).unlink(missing_ok=True)
                 self.folder.mark_undone(stage)
         # Every stage starts from the seed: it does not matter which ones ran in this process.
         keras.backend.clear_session()
@@ -85,12 +90,10 @@ class Stages:
         """Time of what earlier processes did of a stage: epochs, draws, decisions, and trials, of
         which `workers` ran at a time."""
         folder = self.folder / name
-        shares = {"metrics.jsonl": 1, "draws.jsonl": 1, "perturbation.jsonl": 1}
-        shares["trials.jsonl"] = workers
         return sum(
-            (row.get("seconds") or 0.0) / share
-            for file, share in shares.items()
-            for row in read_rows(folder / file, Timed)
+            (row.get("seconds") or 0.0) / (workers if log == "trials.jsonl" else 1)
+            for log in _LOGS
+            for row in read_rows(folder / log, Timed)
         )
 
 

@@ -41,9 +41,12 @@ def test_a_search_whose_genotype_is_lost_is_done_again(tmp_path):
         stages.do("search", search)
     folder.mark_done("train")
     assert len(found) == 1 and stages.is_done("search")
+    (folder / "search").mkdir()
+    (folder / "search" / "metrics.jsonl").write_text('{"seconds": 1.5}\n')
     (folder / "genotype.json").unlink()
     assert not stages.is_done("search")
     stages.do("search", search)
+    assert stages.recorded_seconds("search") == 0, "it began with the first epoch"
     assert len(found) == 2 and stages.is_done("search") and not folder.stage_done("train")
 
 
