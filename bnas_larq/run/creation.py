@@ -152,8 +152,10 @@ def check_new(recipe: Recipe, path: Path, *, overwrite: bool) -> None:
     RunFolder.check_new(path, overwrite=overwrite)
 
 
-def pin_source(recipe: Recipe, path: Path) -> Recipe:
-    """The recipe with the SHA-256 of all weights that its training starts or learns from.
+def pin_source(recipe: Recipe, path: Path, resumed: bool = False) -> Recipe:
+    """The recipe with the SHA-256 of all weights that its training starts or learns from: of those
+    that are there now, or that the run `resumed` in `path` began with, once it is trained. A
+    study's networks check theirs themselves.
 
     Raises:
         ZooError, RunError: there is no such network, or the run's folder `path` would replace it.
@@ -161,6 +163,8 @@ def pin_source(recipe: Recipe, path: Path) -> Recipe:
     named = any(stage.starts_elsewhere or stage.learns_elsewhere for stage in recipe.plan)
     if recipe.finetune is None and not named:
         return recipe
+    if resumed and (recipe.study or RunFolder(path).stage_done("train")):
+        return _pinned_as(recipe, recipe_of(RunFolder(path)))
     from bnas_larq.run.finetune_source import check_out, pin_weights
     from bnas_larq.run.stage_sources import pinned
 
@@ -168,6 +172,25 @@ def pin_source(recipe: Recipe, path: Path) -> Recipe:
     train = with_sources(recipe.train, pinned, str)
     finetune = recipe.finetune and pin_weights(recipe.finetune)
     return recipe.model_copy(update={"train": train, "finetune": finetune})
+
+
+def _pinned_as(recipe: Recipe, begun: Recipe) -> Recipe:
+    """The recipe with each SHA-256 that `begun` has."""
+    known: dict[str, str | None] = {}
+    with_sources(begun.train, lambda *source: (source[0], known.setdefault(*source)), str)
+    if begun.finetune is not None:
+        known[begun.finetune.entry] = begun.finetune.sha256
+
+    def pin(text: str, digest: str | None) -> tuple[str, str | None]:
+        # A path to what is gone was not recognised as one.
+        text = text if text in known else os.path.abspath(text)
+        return text, digest or known.get(text)
+
+    changes: dict[str, Any] = {"train": with_sources(recipe.train, pin, str)}
+    if tuning := recipe.finetune:
+        entry, digest = pin(tuning.entry, tuning.sha256)
+        changes["finetune"] = tuning.model_copy(update={"entry": entry, "sha256": digest})
+    return recipe.model_copy(update=changes)
 
 
 def one_precision(recipe: Recipe, folder: Path) -> dict[str, str]:

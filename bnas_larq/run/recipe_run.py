@@ -110,8 +110,7 @@ class Run:
             out: the run's folder. Default: `runs/` and the recipe's name.
             overrides: keys of the recipe, `{"train.epochs": 5}` or `["train.epochs=5"]`.
             stages: what will be done, of `search` and `train` (`study`: the networks of a study).
-            check: raises BnasLarqError unless all that will be done fits the data. Default: checks
-                `stages`.
+            check: of a study: raises BnasLarqError unless all of its networks fit the data.
             resume: continue the run in `out`, which must have the same recipe.
             overwrite: replace an earlier run in `out`.
             data: the recipe's data set, if it is loaded already.
@@ -129,7 +128,7 @@ class Run:
         resumed = resume and (path / "recipe.yaml").is_file()
         check_request(recipe, path, stages, resume=resume, overwrite=overwrite)
         team = settings["team"] = Team.of(strategy, recipe, stages)
-        recipe = pin_source(recipe, path)
+        recipe = pin_source(recipe, path, resumed)
         if resumed or not team.is_chief:
             run = cls._resumed(recipe, team.home(path), data, settings)
             team.share()

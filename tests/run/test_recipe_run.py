@@ -79,14 +79,15 @@ def test_an_export_that_is_killed_between_its_files_is_done_again(finished, tmp_
         assert exported_file(folder)[1]["float_storage"] == "float32"
 
 
-def test_stages_start_and_learn_from_other_runs(finished, tmp_path, caplog):
+def test_stages_start_and_learn_from_other_runs(finished, tmp_path, caplog, monkeypatch):
     caplog.set_level("INFO", logger="bnas_larq")
-    source = finished.folder.path
+    source = shutil.copytree(finished.folder.path, tmp_path / "source" / "run")
+    monkeypatch.chdir(source.parent)
     cache = tmp_path / "cache"
-    teacher = {"model": str(source), "views": 1, "cache": str(cache)}
-    real = {"start": str(source), "kernels": "real", "activations": "tanh"}
+    teacher = {"model": "run", "views": 1, "cache": str(cache)}
+    real = {"start": "run", "kernels": "real", "activations": "tanh"}
     stages = [real, {"teacher": teacher, "name": "taught"}]
-    genotype = {"genotype": str(source / "genotype.json"), "train.stages": stages}
+    genotype = {"genotype": str(finished.folder / "genotype.json"), "train.stages": stages}
     overrides = {key: TINY[key] for key in TINY if not key.startswith("search.")} | genotype
     with Run.create("quickstart", tmp_path / "run", overrides=overrides) as run:
         run.train()
@@ -102,6 +103,10 @@ def test_stages_start_and_learn_from_other_runs(finished, tmp_path, caplog):
     assert first.start_sha256 == second.teacher.sha256 == sha256(source / "weights.h5")
     (origin,) = origins(recipe)
     assert (origin.name, origin.source, origin.redistributable) == ("run", "run", True)
+    shutil.rmtree(source)
+    with Run.create("quickstart", tmp_path / "run", overrides=overrides, resume=True) as run:
+        run.run()  # a trained run no longer needs them
+        assert run.result["finished"]
 
 
 def test_it_resumes_with_its_own_recipe_only(finished):
