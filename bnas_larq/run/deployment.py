@@ -311,6 +311,7 @@ def _write_bundle(
 def _card(network: _Network) -> str:
     from bnas_larq.costs.accounting import count_costs
     from bnas_larq.export.bundle import deployment_card
+    from bnas_larq.zoo.published_run import origins
 
     facts, recipe = {}, network.recipe
     if stored := network.stored:
@@ -324,7 +325,7 @@ def _card(network: _Network) -> str:
             images = (data.get("sizes") or {}).get("train", "?")
             seed = f"recipe {recipe.name}, seed {recipe.seed}"
             facts["Training"] = f"{_epochs(recipe)} of {images} images, {seed}"
-            facts["Starting point"] = recipe.finetune and recipe.finetune.entry
+            facts["Starting point"] = ", ".join(origin.name for origin in origins(recipe))
     return deployment_card(
         recipe.name if recipe else network.name,
         costs=count_costs(network.model),
