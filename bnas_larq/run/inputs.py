@@ -201,10 +201,8 @@ class RunInputs:
 
     def _path_pipeline(self, normalization: Normalization) -> EpochPipeline:
         """The training part, cut to the recipe's `search.limit`."""
-        examples, search = (
-            self._at_most(self.data.train, self.recipe.search.limit),
-            self.recipe.search,
-        )
+        search = self.recipe.search
+        examples = self._at_most(self.data.train, search.limit)
         return self.training_batches(examples, search.batch_size, normalization=normalization)
 
     def _credit(self, examples: Examples) -> tf.data.Dataset:
