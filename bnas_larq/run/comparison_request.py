@@ -16,7 +16,7 @@ from bnas_larq.files import expand_home, read_json
 from bnas_larq.recipe import Recipe
 from bnas_larq.run.comparison_plan import PlannedRun, plan, plan_text
 from bnas_larq.run.creation import override_texts
-from bnas_larq.run.processes import ProcessCrash, run_command
+from bnas_larq.run.processes import ProcessCrash, run_command, share_gpu_memory
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.setting_types import Section
 
@@ -117,6 +117,7 @@ class ComparisonRequest:
 
     def plan(self) -> tuple[Recipe, list[PlannedRun]]:
         """The budget and all runs; see `bnas_larq.run.comparison_plan.plan`."""
+        share_gpu_memory()  # before the images are counted, with TensorFlow
         options = self.options
         located = {"data.data_dir": options.data_dir} if options.data_dir is not None else {}
         overrides = [*options.overrides, *override_texts(located)]
@@ -146,7 +147,7 @@ class ComparisonRequest:
         return plan_text(budget, runs)
 
     def check(self) -> None:
-        """`dry_run` in a child process: TensorFlow and the data would stay in this one."""
+        """`dry_run` in a child process: the images and networks would stay in this one."""
         options, messages = self.options, []
         arguments = ["--budget", self.budget or BUDGET, "--random", options.random]
         arguments += ["--seeds", ",".join(map(str, options.seeds))]

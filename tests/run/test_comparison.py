@@ -6,6 +6,7 @@ import pytest
 
 from bnas_larq.errors import BnasLarqError, RunError
 from bnas_larq.files import read_json
+from bnas_larq.run import comparison_plan, comparison_request
 from bnas_larq.run.comparison import Comparison
 from bnas_larq.run.comparison_request import ComparisonRequest
 
@@ -91,3 +92,12 @@ def test_a_damaged_comparison_is_a_sentence(
             comparison.write()
     after = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert before == after
+
+
+def test_memory_of_gpus_is_shared_before_images_are_counted(methods, settings, monkeypatch):
+    """TensorFlow counts them, and reads the variable when it first computes."""
+    done = []
+    monkeypatch.setattr(comparison_request, "share_gpu_memory", lambda: done.append("share"))
+    monkeypatch.setattr(comparison_plan, "_training_images", lambda data: done.append("count"))
+    ComparisonRequest(methods, **settings).plan()
+    assert done == ["share", "count"]
