@@ -31,7 +31,6 @@ from bnas_larq.strategies import (
 )
 
 ROOT = Path(__file__).parents[1]
-#: With several threads, a busy machine now and then rounds otherwise, which may turn a sign.
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 EQUAL = (
     *("one-cycle SGD", "drop-path", "mixup, smoothed labels, clipping, decay by kind"),
@@ -40,21 +39,34 @@ EQUAL = (
     *("projection losses", "projection loss", "Bayesian losses", "annealed signs"),
     *("learnt scales", "estimated statistics"),
 )
+RESUMED = ("trained, resumed", "searched, resumed")
 
 
-@pytest.fixture(scope="module")
-def figures(tmp_path_factory):
-    """Case → figures."""
+def figures_of(folder, threads, *cases):
+    """Case → figures, of so many threads; without cases, of all but resumed runs."""
     command = [sys.executable, Path(__file__).with_name("two_replicas.py")]
     done = subprocess.run(
-        [*command, tmp_path_factory.mktemp("replicas")],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **dict.fromkeys(THREADS, "1")},
+        [*command, folder, *cases],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **dict.fromkeys(THREADS, str(threads))},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(map(json.loads, done.stdout.splitlines()))
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory):
+    """Of one thread: with several, a difference of 5e-4 to 3e-3 was seen now and then, which is not
+    explained. It is not thread timing in the cases of `resumed`."""
+    return figures_of(tmp_path_factory.mktemp("replicas"), 1)
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    """More threads than cores: what depended on their timing would not repeat its bits."""
+    return figures_of(tmp_path_factory.mktemp("resumed"), 4, *RESUMED)
 
 
 @pytest.mark.parametrize("case", EQUAL)
@@ -65,16 +77,17 @@ def test_two_replicas_reach_the_weights_of_one_device(figures, case):
     assert figures[case]["metrics"] < 1e-5
 
 
-@pytest.mark.parametrize("work", ["trained", "searched"])
-def test_a_resumed_run_has_the_same_bits(figures, work):
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_resumed_run_has_the_same_bits(resumed, case):
     """With BatchNorm's statistics, whose moving averages differ between replicas in an epoch."""
-    found = figures[f"{work}, resumed"]
+    assert resumed["replicas"] == 2
+    found = resumed[case]
     assert found["weights"] == 0.0 and found["metrics"] is True
     assert found["moved"] > 1e-3
 
 
 def test_every_case_is_judged(figures):
-    assert set(figures) == {"replicas", *EQUAL, "trained, resumed", "searched, resumed"}
+    assert set(figures) == {"replicas", *EQUAL}
 
 
 # -- making one ------------------------------------------------------------------------------------

@@ -222,7 +222,8 @@ def resumed(work, strategy, folder):
 
 
 def main(folder, *wanted):
-    """Print the figures of all cases, or of those wanted, one JSON line each."""
+    """Print the figures of all cases that are compared, or of those wanted, one JSON line each;
+    those of resumed runs only if they are wanted."""
     strategy = make_strategy("mirrored")
     print(json.dumps(["replicas", strategy.num_replicas_in_sync]), flush=True)
     for work, cases in ((trained, TRAININGS), (searched, SEARCHES)):
@@ -231,7 +232,7 @@ def main(folder, *wanted):
                 figures = compared(work, strategy, folder / work.__name__ / str(number), settings)
                 print(json.dumps([name, figures]), flush=True)
         name = f"{work.__name__}, resumed"
-        if not wanted or name in wanted:
+        if name in wanted:
             figures = resumed(work, strategy, folder / work.__name__)
             print(json.dumps([name, figures]), flush=True)
 
