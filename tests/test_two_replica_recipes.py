@@ -8,8 +8,42 @@ import subprocess
 import sys
 from pathlib import Path
 
-#: A search and its network, and a residual network.
-RECIPES = ("quickstart", "bireal18")
+import pytest
+
+from bnas_larq.cli.main import main
+from bnas_larq.recipe import load_recipe
+from bnas_larq.resources import recipe_names
+from bnas_larq.run.creation import needs_search
+
+#: Together they go every way that a shipped recipe goes under a strategy, see `ways`.
+RECIPES = ("quickstart", "bats", "bnas-nano", "real-to-bin18", "binary-duo18")
+#: What a strategy refuses, and the part of its message that says why.
+REFUSED = {
+    "bnas-ucb": "search.searcher bandit",
+    "one-shot": "search.searcher one-shot",
+    "search-imagenet": "checkpoint_minutes 15. Set it to 0",
+    **dict.fromkeys(("binarisations-cifar10", "gap-cifar10"), "a recipe with ablation"),
+    **dict.fromkeys(("pretrained-or-scratch", "v2-ablation"), "a recipe with ablation"),
+    "faces-orl": "a recipe with faces",
+    "layer-study": "a recipe with layer_study",
+}
+
+
+def ways(name):
+    """What a recipe uses of the code that has a part of its own under a strategy. Losses,
+    relaxations and optimizers are test_strategies.py's."""
+    recipe = load_recipe(name)
+    used = {f"a network of kind {recipe.network.kind}"}
+    if needs_search(recipe):
+        used.add(f"a {recipe.search.searcher} search")
+    for stage in recipe.train.stages:
+        used.add("stages")
+        used |= {f"start {stage.start}"} if stage.start else set()
+        used |= {"crops"} if stage.crop_size else set()
+        if (teacher := stage.teacher) is not None:
+            used.add("the previous teacher" if teacher.is_previous else "a teacher")
+            used |= {key for key in ("attention", "views", "cache") if getattr(teacher, key)}
+    return used
 
 
 def test_recipes_search_and_train_on_two_replicas(tmp_path):
@@ -23,3 +57,18 @@ def test_recipes_search_and_train_on_two_replicas(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == [*RECIPES]
+
+
+@pytest.mark.parametrize("name", sorted({*recipe_names()} - {*REFUSED, *RECIPES}))
+def test_every_other_recipe_goes_ways_that_those_go(name):
+    assert ways(name) <= set().union(*map(ways, RECIPES))
+
+
+@pytest.mark.parametrize(("name", "reason"), REFUSED.items())
+def test_the_rest_is_refused_before_anything_is_written(capsys, tmp_path, name, reason):
+    folder = tmp_path / "run"
+    assert main(["run", name, "--strategy", "mirrored", "--out", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert f"Received: {reason}" in error
+    assert "mit --strategy." in error and error.count("\n") == 1
+    assert not folder.exists()

@@ -26,58 +26,76 @@ tf.config.set_logical_device_configuration(
 SIZES = {
     "data.name": "digits",
     "data.limit": 20,
-    "search.epochs": 1,
-    "search.batch_size": 4,
-    "search.cells": 3,
-    "search.channels": 8,
-    "search.mixed_precision": "float32",
-    "network.cells": 3,
-    "network.channels": 8,
     "train.epochs": 1,
     "train.batch_size": 8,
     "train.on": "train",
     "train.mixed_precision": "float32",
     "train.reestimate_batch_norm": 0,
 }
+SEARCH = {
+    "search.epochs": 1,
+    "search.batch_size": 4,
+    "search.cells": 3,
+    "search.channels": 8,
+    "search.alpha_start_epoch": 0,
+    "search.checkpoint_minutes": 0,
+    "search.mixed_precision": "float32",
+}
+SIDE, WIDTH = 32, 4
 
 
-def overrides_of(name, teacher, side):
+def overrides_of(name, folder):
+    """What makes a recipe small; a teacher from elsewhere is `folder/teacher.keras`."""
     recipe, overrides = load_recipe(name), dict(SIZES)
-    if recipe.network.kind != "cells" or recipe.genotype or recipe.search.searcher != "gradient":
-        overrides = {key: value for key, value in overrides.items() if "search." not in key}
-    if recipe.network.kind != "cells":
-        overrides = {k: v for k, v in overrides.items() if not k.startswith("network.")}
-        overrides["network.widths"] = [4] * len(recipe.network.widths)
-        if not any(stage.teacher and stage.teacher.layers for stage in recipe.train.stages):
-            overrides["network.blocks"] = [min(blocks, 1) for blocks in recipe.network.blocks]
-    if recipe.data.image_size:
-        overrides["data.image_size"] = side
-    if recipe.search.searcher == "progressive" and not recipe.genotype:
-        stages = len(recipe.search.progressive.cells)
-        overrides |= {"search.epochs": stages, "search.progressive.cells": [2] * stages}
-        overrides |= {"search.batch_size": 4, "search.channels": 16, "search.alpha_start_epoch": 0}
-    for number, stage in enumerate(recipe.train.stages):
+    network, stages = recipe.network, recipe.train.stages
+    if network.kind == "cells":
+        # Groups are of two channels at least.
+        overrides |= {"network.cells": 3, "network.channels": max(8, 2 * network.groups)}
+    else:
+        overrides["network.widths"] = [WIDTH] * len(network.widths)
+        overrides["network.blocks"] = [min(1, count) for count in network.blocks]
+    if network.kind == "cells" and not recipe.genotype:
+        overrides |= SEARCH
+        if recipe.search.searcher == "progressive":
+            count = len(recipe.search.progressive.cells)
+            overrides |= {"search.epochs": count, "search.progressive.cells": [2] * count}
+            overrides |= {"search.channels": recipe.search.channels}
+            del overrides["search.cells"]
+    if recipe.data.image_size or any(stage.crop_size for stage in stages):
+        overrides["data.image_size"] = SIDE
+        if network.kind == "cells":
+            overrides["network.stem"] = "imagenet"
+    for number, stage in enumerate(stages):
+        place = f"train.stages.{number}"
         for key, value in {"epochs": 1, "batch_size": 8}.items():
             if key in stage.own_keys:
-                overrides[f"train.stages.{number}.{key}"] = value
+                overrides[f"{place}.{key}"] = value
         if stage.learns_elsewhere:
-            overrides[f"train.stages.{number}.teacher.model"] = teacher
+            overrides[f"{place}.teacher.model"] = str(folder / "teacher.keras")
+        if stage.teacher and stage.teacher.cache:
+            overrides[f"{place}.teacher.cache"] = str(folder / "outputs")
+        if stage.teacher and stage.teacher.layers:
+            pairs = {f"block{part}_0_out": f"block{part}_0_out" for part in range(4)}
+            overrides[f"{place}.teacher.layers"] = pairs
     return overrides
 
 
+def save_teacher(folder):
+    """A residual network with a block of each resolution, saved as a Keras model."""
+    size = {"input_shape": (SIDE, SIDE, 3), "num_classes": 10, "widths": (WIDTH,) * 4}
+    template = {"blocks": (1,) * 4, "transition": "pool-conv", "kernels": "real"}
+    build_residual_network(**size, **template).save(folder / "teacher.keras")
+
+
 def main(folder, names):
-    # Cells of one node, with all kinds of candidates: others take minutes to trace.
+    # Cells of two nodes, with all kinds of candidates: others take minutes to trace.
     for space, make in list(SPACES.items()):
-        SPACES[space] = functools.partial(dataclasses.replace, make(), nodes=1)
-    side = 32
-    size = {"input_shape": (side, side, 3), "num_classes": 10, "widths": (4, 4, 4, 4)}
-    template = {"blocks": (4, 4, 4, 4), "transition": "pool-conv", "kernels": "real"}
-    teacher = folder / "teacher.keras"
-    build_residual_network(**size, **template).save(teacher)
+        SPACES[space] = functools.partial(dataclasses.replace, make(), nodes=2)
+    save_teacher(folder)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     for name in names:
         keras.backend.clear_session()
-        settings = {"overrides": overrides_of(name, str(teacher), side), "strategy": strategy}
+        settings = {"overrides": overrides_of(name, folder), "strategy": strategy}
         with Run.create(name, folder / name, **settings) as run:
             run.search()
             run.train()
