@@ -102,7 +102,7 @@ def _replaced(genotype: Genotype | None, operations: dict[str, str]) -> Genotype
     return Genotype(*cells, genotype.name, genotype.provenance)
 
 
-def _sized_rows(inputs: RunInputs) -> Iterator[tuple[str, Recipe, Genotype | None]]:
+def sized_rows(inputs: RunInputs) -> Iterator[tuple[str, Recipe, Genotype | None]]:
     """`row_recipes` with the size that each row gets."""
     budget, tolerance = None, inputs.recipe.ablation.tolerance
     for name, recipe, genotype in row_recipes(inputs.recipe, inputs.folder.path):
@@ -154,7 +154,7 @@ class Ablation(Study):
 
     @staticmethod
     def check(inputs: RunInputs) -> None:
-        for _, recipe, genotype in _sized_rows(inputs):
+        for _, recipe, genotype in sized_rows(inputs):
             own = RunInputs(inputs.folder, recipe, inputs.data)
             own.given_genotype = genotype
             check_inputs(own, ("train",))
@@ -164,7 +164,7 @@ class Ablation(Study):
         rows = self.recipe.ablation.rows
         if all(self._row_path(row.name).is_file() for row in rows):
             return
-        for name, recipe, genotype in _sized_rows(self.study.inputs):
+        for name, recipe, genotype in sized_rows(self.study.inputs):
             if genotype is not None:
                 file = self.folder / "genotypes" / f"{name}.json"
                 genotype.save(file)

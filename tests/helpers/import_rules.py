@@ -34,7 +34,7 @@ _ROOMS = (
             "study_settings",
             *("recipe", "recipe_checks"),
         ),
-        *("resources", "run_folder", "checkpoints", "tables", "console", "pages"),
+        *("resources", "run_folder", "checkpoints", "tables", "console", "pages", "machine"),
     ),
     ("backend", "determinism", "precision", "strategies"),
     ("data",),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,10 @@ from bnas_larq.data.examples import InMemoryExamples
 from bnas_larq.data.geometry import Geometry
 from bnas_larq.files import read_lines
 from bnas_larq.recipe import load_recipe
-from bnas_larq.run.ablation import Ablation, row_recipes
+from bnas_larq.run.ablation import row_recipes, sized_rows
+from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.recipe_run import Run
+from bnas_larq.run_folder import RunFolder
 
 SMALL = (
     *("data.name=digits", "data.limit=16", "data.validation_fraction=0.0"),
@@ -52,9 +53,8 @@ def test_the_rows_of_shipped_studies_find_their_sizes(name, tmp_path):
         "toys", tuple("abcdefghij"), (32, 32, 3), part, None, part, Geometry((32, 32))
     )
     recipe = load_recipe(name)
-    with contextlib.closing(Ablation.create(recipe, tmp_path / "out", data=data)):
-        sizes = {path.stem for path in (tmp_path / "out" / "recipes").iterdir()}
-    assert sizes == {row.name for row in recipe.ablation.rows}
+    sized = sized_rows(RunInputs(RunFolder(tmp_path), recipe, data))
+    assert [name for name, _, _ in sized] == [row.name for row in recipe.ablation.rows]
 
 
 def test_the_rows_of_procedures_have_their_stages(rows):
