@@ -203,7 +203,7 @@ def paired_layers(
         if None in sizes or sizes[0] != sizes[1]:
             raise RecipeError(
                 "Attention compares layers of images of one size. Received: "
-                f"{pair[0]!r} with {sizes[0]} and the teacher's {pair[1]!r} with {sizes[1]}. "
+                f"{_words(pair[0], sizes[0])} and the teacher's {_words(pair[1], sizes[1])}. "
                 "Correct teacher.layers."
             )
     if not names:
@@ -212,6 +212,10 @@ def paired_layers(
             "none in common. Set teacher.attention to 0."
         )
     return dict(names)
+
+
+def _words(name: str, size: tuple[int, int] | None) -> str:
+    return f"{name!r}, " + (f"{size[0]}×{size[1]}" if size else "which is no layer of images")
 
 
 def _size(layers: Sequence[keras.layers.Layer], name: str) -> tuple[int, int] | None:

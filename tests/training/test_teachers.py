@@ -166,8 +166,12 @@ def test_a_softmax_is_undone():
 def test_layers_that_do_not_fit_are_refused():
     student, teacher = network(2).layers, network(4).layers
     assert paired_layers(student, teacher, {"whole": "whole"}) == {"whole": "whole"}
-    for names in ({"whole": "half"}, {"gone": "half"}, {"whole": "classifier"}):
-        with pytest.raises(RecipeError, match="Attention compares layers of images of one size"):
+    for names, received in (
+        ({"whole": "half"}, "'whole', 8×8 and the teacher's 'half', 4×4"),
+        ({"gone": "half"}, "'gone', which is no layer of images and"),
+        ({"whole": "classifier"}, "the teacher's 'classifier', which is no layer of images"),
+    ):
+        with pytest.raises(RecipeError, match=f"layers of images of one size.*{received}"):
             paired_layers(student, teacher, names)
 
 
