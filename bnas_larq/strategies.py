@@ -237,10 +237,20 @@ def shares_of_mean(
 
 def means(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """The means of tensors over all replicas, on each of them."""
-    if replicas() == 1:
-        return list(values)
+    return _reduced(tf.distribute.ReduceOp.MEAN, values)
+
+
+def sums(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The sums of tensors over all replicas, on each of them."""
+    return _reduced(tf.distribute.ReduceOp.SUM, values)
+
+
+def _reduced(operation: tf.distribute.ReduceOp, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     context = tf.distribute.get_replica_context()
-    return list(context.all_reduce(tf.distribute.ReduceOp.MEAN, list(values)))
+    # There is none while a model is made.
+    if replicas() == 1 or context is None:
+        return list(values)
+    return list(context.all_reduce(operation, list(values)))
 
 
 def own_rows(make: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor) -> tf.Tensor:

@@ -37,7 +37,7 @@ EQUAL = (
     *("Adam, slower binary kernels", "teacher", "first order, α from epoch 1", "second order"),
     *("single level, concrete", "drawn paths, edge weights", "partial channels"),
     *("projection losses", "projection loss", "Bayesian losses", "annealed signs"),
-    *("learnt scales", "estimated statistics"),
+    *("learnt scales", "estimated statistics", "centre loss", "Bayesian feature loss"),
 )
 RESUMED = ("trained, resumed", "searched, resumed")
 

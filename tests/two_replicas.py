@@ -27,6 +27,8 @@ from bnas_larq.data.examples import InMemoryExamples
 from bnas_larq.determinism import make_deterministic
 from bnas_larq.fitting.resume import resumable_fit
 from bnas_larq.genotype import Genotype
+from bnas_larq.layers.bayesian import BayesianFeatureLoss
+from bnas_larq.layers.margin_head import CenterLoss
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
 from bnas_larq.spaces import SearchSpace
@@ -156,6 +158,27 @@ def searched(strategy, folder, frozen=True, epochs=2, order=1, start=0, relaxati
         return result(supernet), last_line(folder)
 
 
+def centred(strategy, folder, layer, epochs=1):
+    """The centres, of each replica, that a layer has after a batch."""
+    strategy = strategy or tf.distribute.get_strategy()
+    generator = np.random.default_rng(1)
+    features, labels = generator.normal(size=(BATCH, 2)).astype(np.float32), np.arange(BATCH) % 3
+    with strategy.scope():
+        made = layer(3)
+        made.build([(None, 2), (None,)])
+
+    @tf.function
+    def step(*batch):
+        strategy.run(lambda *part: made(part, training=True), batch)
+
+    batches = tf.data.Dataset.from_tensors((features, labels)).unbatch().batch(BATCH)
+    for batch in strategy.experimental_distribute_dataset(batches):
+        step(*batch)
+    (centres,) = made.non_trainable_weights
+    copies = strategy.experimental_local_results(centres)
+    return {"centres": np.stack([copy.numpy() for copy in copies])}, {}
+
+
 def last_line(folder):
     row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return {key: value for key, value in row.items() if key != "seconds"}
@@ -198,6 +221,11 @@ SEARCHES = {
     "projection losses": {"scheme": "pcnn"},
 }
 
+CENTRES = {
+    "centre loss": {"layer": CenterLoss},
+    "Bayesian feature loss": {"layer": BayesianFeatureLoss},
+}
+
 
 def compared(work, strategy, folder, settings):
     """How far weights and metrics of two replicas are from those of one device, after one epoch of
@@ -208,7 +236,7 @@ def compared(work, strategy, folder, settings):
     # In training each replica normalises its own part.
     same = [key for key in metrics if settings.get("frozen", True) or key.startswith("val_")]
     differences = [abs(metrics[key] - of_two[key]) for key in same]
-    return {"weights": distance(one, two), "metrics": max(differences)}
+    return {"weights": distance(one, two), "metrics": max(differences, default=0.0)}
 
 
 def resumed(work, strategy, folder):
@@ -226,7 +254,7 @@ def main(folder, *wanted):
     those of resumed runs only if they are wanted."""
     strategy = make_strategy("mirrored")
     print(json.dumps(["replicas", strategy.num_replicas_in_sync]), flush=True)
-    for work, cases in ((trained, TRAININGS), (searched, SEARCHES)):
+    for work, cases in ((trained, TRAININGS), (searched, SEARCHES), (centred, CENTRES)):
         for number, (name, settings) in enumerate(cases.items()):
             if not wanted or name in wanted:
                 figures = compared(work, strategy, folder / work.__name__ / str(number), settings)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 
 from bnas_larq.backend import keras, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
+from bnas_larq.strategies import sums
 
 #: Below it the sine is held constant: its slope at θ = 0 is infinite.
 _LEAST_SQUARED_SINE = 1e-12
@@ -173,7 +174,7 @@ def moved_centers(
     centers: tf.Tensor, embeddings: tf.Tensor, labels: tf.Tensor, rate: float = 0.5
 ) -> tf.Tensor:
     """Class centres after a batch: c_j ← c_j − α·Σ_{y=j}(c_j − x) / (1 + n_j), with the n_j
-    embeddings x of class j in the batch.
+    embeddings x of class j in the batch, under a strategy in those of all replicas.
 
     Args:
         centers: c, [classes, features].
@@ -189,6 +190,7 @@ def moved_centers(
     classes = centers.shape[0]
     total = tf.math.unsorted_segment_sum(away, labels, classes)
     count = tf.math.unsorted_segment_sum(tf.ones_like(labels, centers.dtype), labels, classes)
+    total, count = sums([total, count])
     return centers - rate * total / (1.0 + count[:, None])
 
 
