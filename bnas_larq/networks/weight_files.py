@@ -28,7 +28,8 @@ def save_weights(model: keras.Model, path: str | Path, *, half: bool = False) ->
     """Write `model`'s weights atomically, in the layout of Keras' own `save_weights`.
 
     Args:
-        half: round them to float16, and compress the large ones.
+        half: round them to float16, and compress the large ones. Weights with a value beyond its
+            65,504, as variances may have, stay as they are.
 
     Raises:
         RunError: the file cannot be written; an earlier one is untouched.
@@ -51,7 +52,8 @@ def save_weights(model: keras.Model, path: str | Path, *, half: bool = False) ->
             for weight, value in zip(layer.weights, layer.get_weights(), strict=True):
                 packed: dict[str, Any] = {}
                 if half:
-                    value = value.astype(np.float16)
+                    if np.abs(value).max(initial=0) <= np.finfo(np.float16).max:
+                        value = value.astype(np.float16)
                     if value.size >= _WORTH_PACKING:
                         packed = {"compression": "gzip", "shuffle": True}
                 group.create_dataset(weight.name, data=value, **packed)

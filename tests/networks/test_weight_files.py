@@ -82,6 +82,17 @@ def test_files_fit_the_stages_of_one_network_both_ways(scheme, last, tmp_path):
                 np.testing.assert_array_equal(value, other, err_msg=layer.name)
 
 
+def test_half_precision_keeps_what_it_cannot_hold(tmp_path):
+    """Variances behind a convolution of ±1 without scales are large."""
+    norm = keras.layers.BatchNormalization(name="norm")
+    model = filled(keras.Sequential([keras.Input((2,)), norm]))
+    norm.moving_mean.assign([65504.0, 0.1])
+    norm.moving_variance.assign([65505.0, 0.1])
+    load_weights(model, save_weights(model, tmp_path / "weights.h5", half=True))
+    assert norm.moving_mean.numpy().tolist() == [65504.0, np.float16(0.1)]
+    assert norm.moving_variance.numpy().tolist() == [65505.0, np.float32(0.1)]
+
+
 @pytest.mark.parametrize("saved_with", [False, True])
 def test_networks_with_and_without_drop_path_share_files(tmp_path, saved_with):
     saved = filled(network(drop_path=saved_with))
