@@ -274,10 +274,14 @@ class SearchSpace:
         )
 
     def without_operations(self, names: Iterable[str]) -> SearchSpace:
-        """This space with fewer candidates."""
+        """This space with fewer candidates; GenotypeError for an operation that is none."""
         removed = set(names)
-        for name in removed:
+        for name in sorted(removed - {*self.normal, *self.reduce}):
             check_operation(name)
+            raise GenotypeError(
+                "Only a space's own operations are taken away. "
+                f"Received: {name!r} in space {self.name!r}. Omit it."
+            )
         return dataclasses.replace(
             self,
             name="-".join([self.name, *sorted(removed)]),

@@ -119,6 +119,8 @@ def test_an_unknown_operation_is_answered_with_the_nearest():
         spaces.describe("bin_conv_3x4")
     with pytest.raises(GenotypeError, match="did you mean 'max_pool_3x3'"):
         SearchSpace.bnas().without_operations(["maxpool_3x3"])
+    with pytest.raises(GenotypeError, match="Received: 'identity' in space 'bnas'. Omit it."):
+        SearchSpace.bnas().without_operations(["none", "identity"])
 
 
 def test_an_unknown_space_is_answered_with_the_nearest():
