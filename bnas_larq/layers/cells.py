@@ -132,7 +132,9 @@ def final_cell(
             # DARTS' program: `if not isinstance(op1, Identity): h1 = drop_path(h1, drop_prob)`; the
             # factorised reduction is no Identity.
             if drop_path is not None and (edge.op, edge_settings.strides) != ("identity", 1):
-                seed = (plan.index * len(cell) + index) * 16 + edge.state
+                # A node of a cell of n reads states up to n.
+                states = max(16, len(cell) + 1)
+                seed = (plan.index * len(cell) + index) * states + edge.state
                 term = DropPath(seed, drop_path, name=f"{edge_settings.name}_drop")(term)
             terms.append(term)
         if not terms:

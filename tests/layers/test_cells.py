@@ -11,6 +11,7 @@ from bnas_larq.genotype import Cell, Edge, Genotype
 from bnas_larq.layers.cells import DropPath, DropPathControl, final_cell
 from bnas_larq.layers.operations import Context
 from bnas_larq.layers.template import CellPlan
+from bnas_larq.spaces import MAX_NODES
 
 NORMAL = CellPlan(index=1, filters=2, reduction=False, after_reduction=False)
 REDUCE = CellPlan(index=1, filters=2, reduction=True, after_reduction=False)
@@ -128,6 +129,11 @@ def test_drop_path_stands_on_every_edge_but_zeroise_with_a_seed_of_its_own():
     assert len(drops) == 4 * 2
     assert len({layer.seed for layer in drops}) == 4 * 2
     assert all(layer.control is control for layer in drops)
+    largest = tuple(
+        tuple(Edge("max_pool_3x3", state) for state in {0, 1 + node}) for node in range(MAX_NODES)
+    )
+    model = cell_model(largest, drop_path=control)
+    assert len({layer.seed for layer in model.layers if isinstance(layer, DropPath)}) == 2 * 32
     zeroise = Genotype.published("bnas_cifar")
     model = cell_model(zeroise.normal, drop_path=control)
     drops = [layer.name for layer in model.layers if isinstance(layer, DropPath)]
