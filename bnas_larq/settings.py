@@ -183,7 +183,8 @@ class SearchSettings(Section):
             without a validation part always of the last.
         limit: number of training examples to search on, both halves together; None for all.
             `one-shot` has no halves: all of them train its weights.
-        checkpoint_minutes: as in the section `train`; a bandit's draws are saved every minute.
+        checkpoint_minutes: as in the section `train`; a bandit's draws are saved every 30
+            seconds.
     """
 
     searcher: Literal["gradient", "bandit", "progressive", "one-shot", "tuner"] = "gradient"
