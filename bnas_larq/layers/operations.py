@@ -41,7 +41,7 @@ def register_operation(
         sharing: one of `SHARINGS`, or a pair of them, for edges with stride 1 and with stride 2.
 
     Raises:
-        BnasLarqError: an unknown sharing.
+        BnasLarqError: an unknown sharing, or not one or two of them.
         GenotypeError: the name is not an identifier.
 
     Example:
@@ -53,6 +53,11 @@ def register_operation(
         'bin_conv_1x1'
     """
     both = (sharing, sharing) if isinstance(sharing, str) else tuple(sharing)
+    if len(both) != 2:
+        raise BnasLarqError(
+            "An operation's sharing is one name, or a pair: for stride 1 and for stride 2. "
+            f"Received: {sharing!r}."
+        )
     for strided_or_not in both:
         if strided_or_not not in SHARINGS:
             raise BnasLarqError(

@@ -265,6 +265,8 @@ def test_bad_registrations(registry):
         register_operation("own", sharing="chanels")
     with pytest.raises(BnasLarqError, match="Received: 'egde'; did you mean 'edge'"):
         register_operation("own", sharing=("state", "egde"))
+    with pytest.raises(BnasLarqError, match=r"or a pair: .* Received: \('edge',\)"):
+        register_operation("own", sharing=("edge",))
     with pytest.raises(GenotypeError, match="Python identifier. Received: '3x3'"):
         register_operation("3x3")(user_operation)
 
