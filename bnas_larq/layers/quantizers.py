@@ -69,7 +69,7 @@ def _traced_sign_scale(gradient: str, centred: bool, centre: bool) -> tuple[Call
     """Value and gradient, traced once for each shape."""
 
     def parts(latent):
-        latent = latent + (centre_and_clip(latent) - latent) if centre else latent
+        latent = centre_and_clip(latent) if centre else latent
         axes = list(range(len(latent.shape) - 1))
         scale = tf.reduce_mean(tf.abs(latent), axis=axes, keepdims=True)
         return latent, axes, lq.math.sign(latent), scale

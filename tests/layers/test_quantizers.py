@@ -143,6 +143,14 @@ def test_quantizer_binarises_the_centred_kernel_and_passes_the_gradient_to_the_l
     np.testing.assert_allclose(received, by_hand, rtol=1e-4, atol=1e-5 * np.abs(by_hand).max())
 
 
+def test_the_gradient_of_clamped_weights_passes_whatever_they_were():
+    """Centred −1.4 and −5 are 1.8 and −1.8, clamped to exactly ±1."""
+    kernel, upstream = (np.array(values, np.float32) for values in ([[-1.4], [-5]], [[2], [3]]))
+    outputs, received = value_and_gradient(SignScale("plain"), kernel, upstream)
+    assert outputs.tolist() == [[1], [-1]]
+    assert received.tolist() == [[2], [3]]
+
+
 def test_quantizer_without_centring():
     """XNOR-Net's kernel. The factor 1 − 1/in is the derivative of the centring, so it goes too."""
     kernel = latent_kernel((3, 3, 4, 5)) + 0.3
