@@ -12,7 +12,7 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.layers import template
 from bnas_larq.layers.cells import DropPathControl, final_cell
 from bnas_larq.layers.convolutions import check_padding
-from bnas_larq.layers.operations import Context, chain
+from bnas_larq.layers.operations import Context, build_operation, chain
 from bnas_larq.networks.base_config import BaseConfig, functional_model
 from bnas_larq.networks.binary_duo import BinaryDuoConfig
 from bnas_larq.networks.residual_network import ResidualConfig, build_residual_network
@@ -124,6 +124,17 @@ def check_operations(groups: int, operations: Iterable[str]) -> None:
             "Only BATS' operations (bin_group_…) have groups. "
             f"Received: groups={groups} with {', '.join(others)}. Give 1."
         )
+
+
+def check_candidates(config: NetworkConfig, operations: Iterable[str]) -> None:
+    """Raise BnasLarqError unless a network of this size and scheme can have each of these
+    operations, in all of its cells, and as `NetworkConfig.preprocessing`."""
+    operations = frozenset(operations)
+    config.preprocessing(operations)
+    reduces = any(plan.reduction for plan in config.plan_cells())
+    for name in sorted(operations):
+        for strides in (1, 2) if reduces else (1,):
+            build_operation(name, config.context().at(name, config.channels, strides))
 
 
 #: The configuration of each kind of network.

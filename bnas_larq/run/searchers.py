@@ -17,7 +17,7 @@ from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.activations import SchemeOptions
 from bnas_larq.layers.quantizers import check_searchable
-from bnas_larq.networks.network import build_network
+from bnas_larq.networks.network import build_network, check_candidates
 from bnas_larq.precision import recorded_precision
 from bnas_larq.recipe import Recipe
 from bnas_larq.run.creation import needs_search
@@ -141,6 +141,7 @@ def _check_search(inputs: RunInputs) -> None:
     settings = inputs.recipe.search
     space = SearchSpace.named(settings.space)
     check_searchable(settings.scheme, SchemeOptions(kernels=settings.kernels))
+    check_candidates(inputs.network_config, {*space.normal, *space.reduce})
     if not in_supernet(settings):
         NetworkTrial(inputs).check()
         return
@@ -149,7 +150,6 @@ def _check_search(inputs: RunInputs) -> None:
     check_epochs(settings)
     make_relaxation(settings)
     network = inputs.network_config
-    network.preprocessing({*space.normal, *space.reduce})
     if settings.cost is not None:
         gamma, competes = settings.gamma, settings.zeroise_competes
         ExpectedCost.from_settings(

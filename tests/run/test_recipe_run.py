@@ -8,8 +8,15 @@ import sys
 
 import pytest
 
-from bnas_larq import Run
-from bnas_larq.errors import DataError, ExportError, RecipeError, RunError, WeightsError
+from bnas_larq import Genotype, Run, SearchSpace
+from bnas_larq.errors import (
+    BnasLarqError,
+    DataError,
+    ExportError,
+    RecipeError,
+    RunError,
+    WeightsError,
+)
 from bnas_larq.files import read_json, read_lines, sha256
 from bnas_larq.networks.optimizers import latent_kernels
 from bnas_larq.recipe import load_recipe
@@ -138,6 +145,16 @@ def test_it_resumes_with_its_own_recipe_only(finished):
 def test_what_cannot_be_run_writes_nothing(tmp_path, overrides, settings, error, message):
     with pytest.raises(error, match=message):
         Run.create("quickstart", tmp_path / "run", overrides={**TINY, **overrides}, **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_scheme_without_a_candidate_of_the_search_writes_nothing(tmp_path):
+    """The genotype that is drawn for the check has no dilated convolution, but the search may."""
+    drawn = Genotype.random(SearchSpace.bnas(), 19).operations
+    assert not any("dil" in operation for operation in drawn)
+    overrides = {"search.space": "bnas", "network.scheme": "abc-net-3x1", "seed": 19}
+    with pytest.raises(BnasLarqError, match="not dilated. Received: dilation=2 of bin_dil_conv"):
+        Run.create("quickstart", tmp_path / "run", overrides=overrides)
     assert not (tmp_path / "run").exists()
 
 
