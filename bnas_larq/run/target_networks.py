@@ -127,14 +127,21 @@ def target_costs(target: Target, **size: Any) -> TargetCosts:
             `channels`, `stem_groups`, `groups` and `shortcut`. None leaves its own.
 
     Raises:
-        BnasLarqError: a genotype without cells and channels, an impossible size, or a Keras model
-            with cells or with a graph that cannot be followed.
+        BnasLarqError: a genotype without cells and channels, an impossible size, cells and channels
+            of a network without, or a Keras model with a graph that cannot be followed.
     """
     given = {key: value for key, value in size.items() if value is not None}
-    if target.kind in SIZED:
+    network = sized_network(target) if target.kind in SIZED else None
+    of_cells = network is not None and network.genotype is not None
+    if not of_cells and {"cells", "channels", "stem_groups", "groups", "shortcut"} & set(given):
+        raise BnasLarqError(
+            "Only networks made of cells have cells and channels. "
+            "Received: --cells, --channels, --stem-groups, --groups or --shortcut with "
+            f"{target.text}. Omit them."
+        )
+    if network is not None:
         from bnas_larq.costs.cost_walk import planned_costs
 
-        network = sized_network(target)
         if network.own is None and not {"cells", "channels"} <= set(given):
             raise BnasLarqError(
                 "A genotype has no size of its own. "
@@ -145,12 +152,6 @@ def target_costs(target: Target, **size: Any) -> TargetCosts:
         text = f"{config.size}, {config.num_classes} classes"
         costs = planned_costs(network.genotype, config)
         return TargetCosts(network.name, (config.input_shape,), costs, text)
-    if {"cells", "channels", "stem_groups", "groups", "shortcut"} & set(given):
-        raise BnasLarqError(
-            "Only networks made of cells have cells and channels. "
-            "Received: --cells, --channels, --stem-groups, --groups or --shortcut with "
-            f"{target.text}. Omit them."
-        )
     from bnas_larq.costs.accounting import count_costs
 
     model = _keras_model(target, **given)

@@ -99,9 +99,9 @@ class LiteratureNetwork:
         if self.backbone in BACKBONES:
             backbone = BACKBONES[self.backbone]
             settings = {"kind": "residual", **backbone, **self.network, **overrides}
-            return KINDS[settings.pop("kind")](**settings)
+            return KINDS[settings.pop("kind")].from_dict(settings)
         settings = {**_IMAGES, **self.network, **overrides}
-        config = NetworkConfig(**{**settings, "stem_groups": 1})
+        config = NetworkConfig.from_dict({**settings, "stem_groups": 1})
         groups = settings["stem_groups"]
         grouped = config.stem == "imagenet" or "stem_groups" in overrides
         return config.replace(stem_groups=groups) if grouped else config

@@ -78,7 +78,7 @@ class Variant:
 
         names = ("input_shape", "num_classes", "channels", "cells", "shortcut")
         own = {name: getattr(self, name) for name in names}
-        config = NetworkConfig(**{**own, **overrides})
+        config = NetworkConfig.from_dict({**own, **overrides})
         if config.stem == "imagenet" and "stem_groups" not in overrides:
             return config.replace(stem_groups=self.stem_groups)
         return config
