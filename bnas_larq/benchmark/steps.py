@@ -64,12 +64,12 @@ class Feed:
     def open(cls, name: str, data_dir: str | None, image_size: tuple[int, int]) -> Feed:
         """Load a data set as `bnas_larq.data.load_dataset` does, with images of this size;
         DataError if it cannot be read, or a folder is given for data that have none."""
-        if data_dir is not None and name in (SYNTHETIC, "digits"):
-            raise DataError(
-                "Noise and the embedded digits are not read from a folder. "
-                f"Received: {name!r} with a data folder. Name a TFDS data set, or `folder`."
-            )
         if name == SYNTHETIC:
+            if data_dir is not None:
+                raise DataError(
+                    "Noise is not read from a folder. "
+                    f"Received: {name!r} with a data folder. Name a TFDS data set, or `folder`."
+                )
             return cls(name, (*image_size, 3), SYNTHETIC_CLASSES)
         data = load_dataset(name, data_dir=data_dir, image_size=image_size)
         return cls(name, data.image_shape, data.num_classes, data)

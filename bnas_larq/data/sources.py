@@ -83,6 +83,11 @@ def load_dataset(
     geometry = Geometry(size, evaluation, crop_share, tuple(background))
     options = {"geometry": geometry, "limit": limit, "seed": seed}
     if name == "digits":
+        if data_dir is not None:
+            raise DataError(
+                "The embedded digits are in no folder. "
+                f"Received: the data set digits with the folder {data_dir}. Omit one of them."
+            )
         splits = load_digits(**options)
     elif name == "folder":
         splits = load_folder(data_dir, **options)
