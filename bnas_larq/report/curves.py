@@ -241,7 +241,7 @@ def save_training_curves(metrics: Rows, folder: str | Path) -> Path | None:
     if not metrics:
         return None
     # Rows are counted, so that no stage is drawn over another.
-    epochs = np.arange(len(metrics))
+    epochs = np.arange(1, len(metrics) + 1)
     figure = style.new_figure(12, 3.4)
     loss, accuracy, rate = figure.subplots(1, 3)
     labels = {"": "training", "val_": "validation"}
@@ -253,9 +253,9 @@ def save_training_curves(metrics: Rows, folder: str | Path) -> Path | None:
         rate.tick_params(which="minor", labelsize=7)
     style.style_epoch_axes(rate, "Learning rate at the epoch's end", epochs, legend=False)
     stages = [row.get("stage") for row in metrics]
-    for epoch in (n for n in epochs[1:] if stages[n] != stages[n - 1]):
+    for before in (n for n in epochs[:-1] if stages[n] != stages[n - 1]):
         for axes in (loss, accuracy, rate):
-            axes.axvline(epoch - 0.5, color=style.GREY, linewidth=0.8, linestyle=":")
+            axes.axvline(before + 0.5, color=style.GREY, linewidth=0.8, linestyle=":")
     figure.tight_layout()
     return style.save_figure(figure, Path(folder) / "train_curves.png")
 

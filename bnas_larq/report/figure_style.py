@@ -124,8 +124,8 @@ def draw_curve(
 
 
 def epochs_of(rows: Rows) -> np.ndarray:
-    """Epochs of the rows, which are numbered from 0 where they do not say."""
-    return np.array([row.get("epoch", number) for number, row in enumerate(rows)])
+    """Epochs of the rows, counted from 1 as in all texts; files count from 0."""
+    return np.array([row.get("epoch", number) + 1 for number, row in enumerate(rows)])
 
 
 def values_of(rows: Rows, key: str) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from bnas_larq.report import figure_style as style
 from bnas_larq.report.curves import (
     save_alpha_history,
     save_confusion,
@@ -117,6 +118,22 @@ def test_trainings_of_any_length_share_a_picture(tmp_path):
     plain = [{k: v for k, v in row.items() if k != "val_accuracy"} for row in training_rows(3)]
     narrow = imread(save_study_curves([("a", plain)], tmp_path / "narrow.png", "no validation"))
     assert narrow.shape[1] < one.shape[1]
+
+
+def test_epochs_are_counted_from_1(tmp_path, monkeypatch):
+    """As on the terminal, in alarms and on cards; the rows count from 0."""
+    monkeypatch.setattr(style, "save_figure", lambda figure, path: figure)
+    stages = [{**row, "stage": "ab"[number > 1]} for number, row in enumerate(training_rows(4))]
+    search = save_search_curves(search_rows(4), tmp_path, alarm_rows(4))
+    crosses = next(line for line in search.axes[4].lines if line.get_marker() == "x")
+    assert search.axes[0].lines[0].get_xdata().tolist() == [1, 2, 3, 4]
+    assert crosses.get_xdata().tolist() == [3, 4]  # the rows 2 and 3
+    means = save_alpha_history(alpha_rows(4), OPERATIONS, tmp_path).axes
+    assert means[0].lines[0].get_xdata().tolist() == [1, 2, 3, 4]
+    assert means[2].images[0].get_extent()[:2] == [0.5, 4.5]
+    accuracy = save_training_curves(stages, tmp_path).axes[1]
+    assert accuracy.lines[0].get_xdata().tolist() == [1, 2, 3, 4]
+    assert accuracy.lines[-1].get_xdata() == [2.5, 2.5]  # behind the second epoch
 
 
 def test_nothing_to_draw_draws_nothing(tmp_path):
