@@ -47,6 +47,7 @@ def model_card(
         notes=notes,
         recipe=recipe,
         stages=_stages(recipe),
+        sources=_sources(recipe),
         finetune=recipe.finetune,
         began_with=run.began_with,
         variant=variant,
@@ -131,6 +132,17 @@ def _stages(recipe: Recipe) -> list[str]:
             f"label smoothing {stage.label_smoothing:g}"
         )
     return lines
+
+
+def _sources(recipe: Recipe) -> str:
+    """The weights that stages start and learn from, without which a run cannot be repeated."""
+    weights = [(stage.start, stage.start_sha256) for stage in recipe.plan if stage.starts_elsewhere]
+    teachers = [stage.teacher for stage in recipe.plan if stage.teacher]
+    weights += [(one.model, one.sha256) for one in teachers if not one.is_previous]
+    return ", ".join(
+        f"`{Path(name).name}`" + (f" (SHA-256 {digest[:12]}…)" if digest else "")
+        for name, digest in dict.fromkeys(weights)
+    )
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
