@@ -35,11 +35,10 @@ _OPERATIONS = {
     "bin_dil_conv_3x3": "#34a877",
     "bin_dil_conv_5x5": "#0b6e4f",
     "identity": "#8f5fbf",
-    "skip_connect": "#8f5fbf",
-    "sep_conv_3x3": "#d081b5",
-    "sep_conv_5x5": "#a8457f",
-    "dil_conv_3x3": "#a2a53a",
-    "dil_conv_5x5": "#6b6e12",
+    "bin_sep_conv_3x3": "#d081b5",
+    "bin_sep_conv_5x5": "#a8457f",
+    "bin_dil_sep_conv_3x3": "#a2a53a",
+    "bin_dil_sep_conv_5x5": "#6b6e12",
 }
 #: For operations that users register, chosen by a checksum of the name.
 _USERS = ("#7a6f5d", "#b2593b", "#4d6a8a", "#9c3f5c", "#5c7a3a", "#7652a0", "#2a8a8a", "#8a6d1f")
@@ -52,7 +51,7 @@ _RC = {"svg.hashsalt": "bnas_larq", "svg.fonttype": "path"}
 def operation_colour(name: str) -> str:
     """The colour of an operation in all pictures, as `#rrggbb`."""
     # Convolutions look alike, whatever stands around them.
-    plain = name.replace("bin_res_", "bin_").replace("bin_group_", "bin_")
+    plain = name.replace("bin_res_", "bin_").replace("bin_group_", "bin_").removesuffix("_linear")
     return _OPERATIONS.get(plain) or _USERS[zlib.crc32(name.encode()) % len(_USERS)]
 
 

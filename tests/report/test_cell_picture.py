@@ -11,7 +11,7 @@ from matplotlib.patches import PathPatch
 from bnas_larq.genotype import Genotype
 from bnas_larq.report.cell_picture import draw_cell, save_cell_pictures
 from bnas_larq.report.figure_style import operation_colour
-from bnas_larq.spaces import operation_names
+from bnas_larq.spaces import SPACES
 
 GENOTYPES = ["bnas_cifar", "bnas_imagenet", "random:1", "random:2", "random:5"]
 
@@ -54,8 +54,9 @@ def test_zeroise_edges_are_dashed_and_operations_keep_their_colour():
     dashed = [patch for patch in edges if patch.get_linestyle() != "-"]
     zeros = sum(edge.op == "none" for node in cell for edge in node)
     assert len(dashed) == 2 * zeros  # before and behind the label
-    names = operation_names()
-    assert len({operation_colour(name) for name in names[:7]}) == 7
+    for space in SPACES.values():
+        names = space().normal
+        assert len({operation_colour(name) for name in names}) == len(names)
     assert operation_colour("a_users_own") == operation_colour("a_users_own")
 
 
