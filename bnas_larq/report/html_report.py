@@ -32,17 +32,15 @@ _PICTURES = (
     *("train_curves.png", "confusion.png"),
 )
 _MIME = {".png": "image/png", ".svg": "image/svg+xml"}
-#: Figures in large type, if the result has them: (last part of the key, caption).
-_HEADLINES = (
-    ("test_accuracy", "test accuracy"),
-    ("test_top5_accuracy", "test accuracy, top 5"),
-    ("val_accuracy", "validation accuracy"),
-    ("validation_accuracy", "validation accuracy"),
-    ("ops_paper", "operations (papers' convention)"),
-    ("ops_honest", "operations (shortcuts in full precision)"),
-    ("wall_seconds", "wall time"),
-    ("seconds", "wall time"),
-)
+#: Figures in large type, if the result has them: dotted key → caption.
+_HEADLINES = {
+    "test_accuracy": "test accuracy",
+    "test.top5_accuracy": "test accuracy, top 5",
+    "validation_accuracy": "validation accuracy",
+    "cost.ops_paper": "operations (papers' convention)",
+    "cost.ops_honest": "operations (shortcuts in full precision)",
+    "wall_seconds": "wall time",
+}
 
 
 def write_report(run_path: str | Path) -> Path:
@@ -125,14 +123,12 @@ def _status(result: Mapping[str, Any], state: Mapping[str, Any], genotype: Genot
 
 def _headlines(result: Mapping[str, Any]) -> dict[str, str]:
     """Caption → figure."""
-    values = {key.rsplit(".", 1)[-1]: value for key, value in _flattened(result).items()}
-    headlines: dict[str, str] = {}
-    for key, caption in _HEADLINES:
-        value = values.get(key)
-        if isinstance(value, (int, float)) and caption not in headlines:
-            operations = key.startswith("ops")
-            headlines[caption] = f"{value:.3g}" if operations else number_text(key, value)
-    return headlines
+    values = _flattened(result)
+    return {
+        caption: f"{value:.3g}" if key.startswith("cost.") else number_text(key, value)
+        for key, caption in _HEADLINES.items()
+        if isinstance(value := values.get(key), (int, float))
+    }
 
 
 def _pictures(paths: Iterable[Path]) -> dict[str, str]:

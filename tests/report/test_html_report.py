@@ -69,6 +69,7 @@ def run(tmp_path):
         folder / "result.json",
         {
             "test_accuracy": 0.9625,
+            "test": {"accuracy": 0.9625, "top5_accuracy": 0.9875},
             "cost": {
                 "ops_paper": 1.48e8,
                 "bytes": 1_500_000,
@@ -99,6 +100,7 @@ def test_a_finished_run_is_reported_in_one_file(run):
     page = _Reader(path.read_text(encoding="utf-8"))
     for words in (
         "96.25 %",
+        "98.75 %\ntest accuracy, top 5",
         "1.48e+08",
         "1.5 MB",
         "100.00 %",
