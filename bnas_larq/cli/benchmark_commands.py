@@ -242,6 +242,8 @@ def _measure(
         measure_in_processes,
     )
 
+    if overwrite and output is None:
+        raise click.UsageError("--overwrite replaces an earlier --output, which is missing.")
     wanted = configurations(cells, channels, batch_sizes, mixed_precision, table)
     baseline = read_baseline(against) if against else []
     if output is not None:

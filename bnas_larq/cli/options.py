@@ -167,7 +167,10 @@ class Numbers(click.ParamType):
             match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
             numbers = match and range(int(match[1]), int(match[2] or match[1]) + 1)
             if not numbers or numbers[0] < self.minimum:
-                self.fail(f"{value!r} is no number, list such as 8,12 or range such as 8-20.")
+                self.fail(
+                    f"{value!r} is no number, list such as 8,12 or range such as 8-20, from "
+                    f"{self.minimum} to 9999."
+                )
             found.update(numbers)
         return sorted(found)
 

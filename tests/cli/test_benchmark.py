@@ -186,7 +186,9 @@ def test_a_table_varies_cells_and_batch_one_at_a_time():
     ("args", "message"),
     [
         (["search-step", "--space", "bnsa"], "Received: 'bnsa'; did you mean 'bnas'"),
-        (["search-step", "--cells", "0"], "'0' is no number"),
+        (["search-step", "--cells", "0"], "range such as 8-20, from 1 to 9999."),
+        (["search-step", "--batch-size", "10000"], "range such as 8-20, from 1 to 9999."),
+        (["search-step", "--overwrite"], "replaces an earlier --output, which is missing"),
         (["search-step", "--channels", "1"], "at least two channels"),
         (["search-step", "--batch-size", "x"], "'x' is no number"),
         (["search-step", "--steps", "0"], "--steps"),
