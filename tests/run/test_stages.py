@@ -9,7 +9,8 @@ import pytest
 from bnas_larq.backend import tf
 from bnas_larq.errors import RunError
 from bnas_larq.genotype import Genotype
-from bnas_larq.run.stages import Stages
+from bnas_larq.recipe import load_recipe
+from bnas_larq.run.stages import Stages, collect_result
 from bnas_larq.run_folder import RunFolder
 
 
@@ -54,6 +55,16 @@ def test_a_network_without_cells_has_no_genotype_to_lose(tmp_path):
     folder = RunFolder.create(tmp_path / "run", "name: test\n")
     folder.mark_done("search", searched=False)
     assert Stages(folder, seed=0).is_done("search")
+
+
+@pytest.mark.parametrize("several", ["study", "comparison"])
+def test_a_study_has_no_result_of_a_single_run(tmp_path, several):
+    recipe = load_recipe("layer-study" if several == "study" else "compare-cifar10")
+    folder = RunFolder.create(tmp_path / "run", recipe.to_yaml())
+    if several == "comparison":
+        (folder / "plan.json").write_text("{}")
+    with pytest.raises(RunError, match="run, a study or comparison. Name one of the runs inside"):
+        collect_result(Stages(folder, seed=0), recipe, None)
 
 
 def test_a_batch_that_memory_does_not_hold_is_a_sentence(tmp_path):
