@@ -117,7 +117,7 @@ Shares = Sequence[float | None]
 def _draw_bars(
     axes: Axes, x: np.ndarray, shares: Shares, width: float, colour: str, label: str
 ) -> None:
-    bars = [(middle, 100 * share) for middle, share in zip(x, shares, strict=True) if share]
+    bars = _percents(x, shares)
     if bars:
         axes.bar(*np.array(bars).T, width, color=colour, label=label)
     for middle, height in bars:
@@ -127,11 +127,17 @@ def _draw_bars(
 def _draw_published(
     axes: Axes, x: np.ndarray, shares: Shares, half: float, label: str | None
 ) -> None:
-    lines = [(middle, 100 * share) for middle, share in zip(x, shares, strict=True) if share]
+    lines = _percents(x, shares)
     if lines:
         middles, y = np.array(lines).T
         left, right = middles - half, middles + half
         axes.hlines(y, left, right, color=style.INK, linewidth=1.6, label=label)
+
+
+def _percents(x: np.ndarray, shares: Shares) -> list[tuple[float, float]]:
+    """Places and percents of the shares that are known."""
+    pairs = zip(x, shares, strict=True)
+    return [(middle, 100 * share) for middle, share in pairs if share is not None]
 
 
 def _each_once(networks: Rows, key: str) -> list[str]:

@@ -7,6 +7,7 @@ import io
 
 import pytest
 
+from bnas_larq.report import figure_style as style
 from bnas_larq.report.layer_study_report import (
     PUBLISHED,
     layer_table,
@@ -75,6 +76,13 @@ def test_the_csv_file_has_a_line_for_each_network(networks, tmp_path):
     ]
     assert float(rows[0]["test_accuracy"]) == 0.5 and rows[1]["test_accuracy"] == ""
     assert float(rows[3]["published_accuracy"]) == 0.1 and rows[3]["classes_predicted"] == "1"
+
+
+def test_an_accuracy_of_zero_is_drawn_as_one(networks, monkeypatch, tmp_path):
+    monkeypatch.setattr(style, "save_figure", lambda figure, path: figure)
+    networks[2]["test_accuracy"] = 0.0
+    (axes,) = save_layer_picture(networks, tmp_path / "a.png", "A title").axes
+    assert [text.get_text() for text in axes.texts] == ["50.0", "0.0", "10.0", "25.0"]
 
 
 @pytest.mark.parametrize("done", [0, 1, 5])
