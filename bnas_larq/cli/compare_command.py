@@ -69,6 +69,8 @@ def command(methods: tuple[str, ...], dry_run: bool, **settings: Any) -> None:
             "them: it continues what is there."
         )
     if dry_run:
+        if request.overwrite:
+            raise click.UsageError("--dry-run replaces nothing. Received: --overwrite with it.")
         print_result(request.dry_run())
         return
     comparison = (

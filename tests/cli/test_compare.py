@@ -179,6 +179,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(methods, tmp_path, capsys):
         (("quickstart", "--seeds", "x"), "is no number"),
         (("quickstart", "--random", "0"), "--random"),
         (("quickstart", "--resume", "--overwrite"), "resumed or replaced"),
+        (("quickstart", "--dry-run", "--overwrite"), "--dry-run replaces nothing"),
         (("quickstart", "--set", "search.epochs"), "KEY=VALUE"),
     ],
 )
