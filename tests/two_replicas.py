@@ -30,7 +30,7 @@ from bnas_larq.genotype import Genotype
 from bnas_larq.layers.bayesian import BayesianFeatureLoss
 from bnas_larq.layers.margin_head import CenterLoss
 from bnas_larq.networks.network import build_network
-from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD
+from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD, latent_kernels
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.strategies import make_strategy, scope_of
 from bnas_larq.supernet import alpha_gradients, relaxations
@@ -54,7 +54,7 @@ DECAY = {"binary": 0.01, "kernels": 0.1, "batch_norm": 0.0, "head": 0.3, "other"
 BATCH = 8
 SPACE = SearchSpace("small", *[("none", "max_pool_3x3", "bin_conv_3x3", "identity")] * 2, nodes=1)
 HEAT = TemperatureSchedule(5.0, 1.0, epochs=2)
-NORM = Normalization((128.0,) * 3, (64.0,) * 3)
+NORM = Normalization((0.5,) * 3, (0.25,) * 3)
 
 
 def examples(count, seed):
@@ -86,6 +86,18 @@ def with_statistics(model, frozen):
     return model
 
 
+def check_learning(model):
+    """Assert that pixels vary and that every binary kernel has a gradient: what does not learn is
+    equal on any devices. Not for searches, whose paths may leave kernels out."""
+    images, *_ = next(iter(pipeline(0).dataset(0)))
+    assert 0.5 < np.std(images) < 2.0, f"normalised pixels with a deviation of {np.std(images)}"
+    kernels = latent_kernels(model)
+    with tf.GradientTape() as tape:
+        outputs = model(images, training=False)
+    for kernel, gradient in zip(kernels, tape.gradient(outputs, kernels), strict=True):
+        assert np.any(gradient), f"no gradient of {kernel.name}"
+
+
 def result(model):
     """Weights by name; of moving averages that of all replicas."""
     return {f"{number} {w.name}": w.numpy() for number, w in enumerate(model.weights)}
@@ -99,14 +111,16 @@ def trained(strategy, folder, frozen=True, epochs=None, attention=0.0, **setting
     keras.backend.clear_session()
     make_deterministic(1)
     with scope_of(strategy):
-        size = {"input_shape": (8, 8, 3), "num_classes": 2, "channels": 2, "cells": 1}
+        size = {"input_shape": (8, 8, 3), "num_classes": 2, "channels": 4, "cells": 1}
         size |= {"drop_path": settings.drop_path > 0}
         model = build_network(Genotype(CELL, CELL), **size, **options)
         with_statistics(model, frozen)
+        if strategy is None:
+            check_learning(model)
         teacher = None
         if attention:
             known = build_network(
-                Genotype(CELL, CELL), **{**size, "channels": 4, "drop_path": False}
+                Genotype(CELL, CELL), **{**size, "channels": 6, "drop_path": False}
             )
             known.trainable = False
             teacher = Teacher(known, TeacherSettings(model="unnamed", attention=attention))
