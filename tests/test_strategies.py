@@ -58,8 +58,7 @@ def figures_of(folder, threads, *cases):
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory):
-    """Of one thread: with several, a difference of 5e-4 to 3e-3 was seen now and then, which is not
-    explained. It is not thread timing in the cases of `resumed`."""
+    """Of one thread, so that rounding repeats: Adam may turn it into 1e-3, see docs/scale.md."""
     return figures_of(tmp_path_factory.mktemp("replicas"), 1)
 
 
