@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,13 +108,7 @@ def registry() -> Iterator[None]:
         book.update(content)
 
 
-@pytest.fixture(scope="module")
-def tiny_space() -> Iterator[None]:
-    """A space of one node and three candidates, known to recipes as `tiny`: its graphs are built
-    quickly."""
-    from bnas_larq.spaces import SPACES, SearchSpace
-
-    names = ("none", "max_pool_3x3", "bin_conv_3x3")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SPACES, "tiny", lambda: SearchSpace("tiny", names, names, nodes=1))
-        yield
+@pytest.fixture(scope="session")
+def small_spaces() -> None:
+    """From here on recipes may name the spaces of small_spaces.py."""
+    importlib.import_module("small_spaces")

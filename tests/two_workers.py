@@ -12,9 +12,10 @@ import os
 import signal
 import sys
 
+import small_spaces  # noqa: F401 - the recipe names one
+
 from bnas_larq import Run
 from bnas_larq.backend import keras, tf
-from bnas_larq.spaces import SPACES, SearchSpace
 from bnas_larq.supernet.super_net import SuperNet
 
 
@@ -30,8 +31,6 @@ class Killed(keras.callbacks.Callback):
 
 
 def main(out, strategy, overrides, stage=None):
-    names = ("none", "max_pool_3x3", "bin_conv_3x3")
-    SPACES["tiny"] = lambda: SearchSpace("tiny", names, names, nodes=1)
     if strategy == "two":
         cpus = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], cpus)

@@ -21,6 +21,9 @@ from filelock import FileLock
 from bnas_larq.cli.main import main
 
 ROOT = Path(__file__).parents[2]
+#: What every command line begins with, and where its processes look for that module.
+PLUGIN = ("--plugin", "small_spaces")
+SEARCH_PATH = os.pathsep.join((str(ROOT), str(ROOT / "tests" / "helpers")))
 
 #: Everything that draws random numbers is switched on, so that a resumed run has to repeat it.
 TINY = """\
@@ -55,22 +58,24 @@ class Run(NamedTuple):
     folder: Path
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+@pytest.fixture(scope="session", autouse=True)
+def every_recipe_may_name_small_spaces(small_spaces) -> None:
+    """As in the processes that `start` starts."""
 
 
 @pytest.fixture(scope="session")
 def start() -> Callable[..., subprocess.Popen]:
-    """Starts `bnas-larq ARGS` and does not wait for it."""
+    """Starts `bnas-larq ARGS`, which knows the small spaces, and does not wait for it."""
     # A suite that a script put in the background ignores Ctrl-C, and its processes inherit that.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, "-m", "bnas_larq.cli.main", *PLUGIN]
 
     def start(*args: object) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-m", "bnas_larq.cli.main", *map(str, args)],
+            [*command, *map(str, args)],
             cwd=ROOT,
-            env=_environment(),
+            env={**os.environ, "PYTHONPATH": SEARCH_PATH},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -97,11 +102,13 @@ def in_one_process() -> Callable[[Sequence[Sequence[object]]], list[Done]]:
 
     def run(lines: Sequence[Sequence[object]]) -> list[Done]:
         ends = []
-        for line in lines:
-            out, err = io.StringIO(), io.StringIO()
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                code = main([str(arg) for arg in line])
-            ends.append(Done(code, out.getvalue(), err.getvalue()))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", SEARCH_PATH)
+            for line in lines:
+                out, err = io.StringIO(), io.StringIO()
+                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                    code = main([*PLUGIN, *map(str, line)])
+                ends.append(Done(code, out.getvalue(), err.getvalue()))
         return ends
 
     return run
@@ -131,11 +138,12 @@ def finished(bnas_larq, tiny, tmp_path_factory) -> Run:
 
 
 @pytest.fixture
-def refuse(capsys):
+def refuse(capsys, monkeypatch):
     """Runs a command in this process, demands one line of error, and returns it."""
+    monkeypatch.setenv("PYTHONPATH", SEARCH_PATH)
 
     def refuse(*args: object) -> str:
-        code = main([str(arg) for arg in args])
+        code = main([*PLUGIN, *map(str, args)])
         err = capsys.readouterr().err
         assert code == 2, err
         assert err.startswith("Error: ") and err.count("\n") == 1, err

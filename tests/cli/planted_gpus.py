@@ -1,6 +1,5 @@
 """A plugin for processes of a search on machines with two GPUs each, which are not there: which of
-them TensorFlow was to use is written to the file `gpus` in the current directory. Also a space of
-one node, `tiny`, whose graphs are built quickly.
+them TensorFlow was to use is written to the file `gpus` in the current directory.
 """
 
 from __future__ import annotations
@@ -8,10 +7,6 @@ from __future__ import annotations
 import os
 
 from bnas_larq.backend import tf
-from bnas_larq.spaces import SPACES, SearchSpace
-
-NAMES = ("none", "max_pool_3x3", "bin_conv_3x3")
-SPACES["tiny"] = lambda: SearchSpace("tiny", NAMES, NAMES, nodes=1)
 
 _listed = tf.config.list_physical_devices
 

@@ -8,7 +8,7 @@ from bnas_larq.files import read_lines
 
 
 @pytest.fixture(scope="module")
-def searches(in_one_process, tiny, tiny_space, tmp_path_factory):
+def searches(in_one_process, tiny, tmp_path_factory):
     """Stopped, resumed as it was, and resumed with a warning."""
     folder = tmp_path_factory.mktemp("alarms") / "run"
     # Any α that has moved at all is an alarm, in the first of two epochs.

@@ -37,7 +37,7 @@ SECONDS = 600
 class Host:
     """A machine: its own home and temporary files, and the shared folder under a name of its own.
 
-    Its processes import planted_gpus.py.
+    Its processes import planted_gpus.py and small_spaces.py.
     """
 
     def __init__(self, home: Path, shared: Path, mount: str, port: int) -> None:
@@ -48,7 +48,7 @@ class Host:
             **os.environ,
             **dict.fromkeys(("HOME", "KERAS_HOME", "XDG_CACHE_HOME"), str(home)),
             "TMPDIR": str(home / "tmp"),
-            "PYTHONPATH": os.pathsep.join((str(ROOT), str(HERE))),
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, HERE, ROOT / "tests" / "helpers"))),
             "KERASTUNER_ORACLE_IP": ADDRESS,
             "KERASTUNER_ORACLE_PORT": str(port),
             "no_grpc_proxy": ADDRESS,
@@ -56,8 +56,9 @@ class Host:
 
     def start(self, name: str, *args: object) -> subprocess.Popen:
         """`bnas-larq ARGS` as the part of the search with this name."""
+        plugins = ("--plugin", "planted_gpus", "--plugin", "small_spaces")
         return subprocess.Popen(
-            [sys.executable, "-m", "bnas_larq.cli.main", "--plugin", "planted_gpus", *args],
+            [sys.executable, "-m", "bnas_larq.cli.main", *plugins, *args],
             cwd=self.home,
             env={**self.environment, "KERASTUNER_TUNER_ID": name},
             stdout=subprocess.PIPE,

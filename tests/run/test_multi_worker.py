@@ -43,7 +43,8 @@ SECONDS = 300
 
 def start(out, strategy, stage=None, worker=None, ports=()):
     """A process of a run; `stage` is where it kills itself."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    path = os.pathsep.join((str(ROOT), str(ROOT / "tests" / "helpers")))
+    environment = {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"}
     if worker is not None:
         cluster = {"worker": [f"localhost:{port}" for port in ports]}
         task = {"type": "worker", "index": worker}

@@ -13,7 +13,7 @@ from bnas_larq.run.recipe_run import Run
 from bnas_larq.run.searchers import check_inputs
 from bnas_larq.run_folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("tiny_space")
+pytestmark = pytest.mark.usefixtures("small_spaces")
 SEARCH = {
     **{"searcher": "one-shot", "space": "tiny", "cells": 1, "channels": 4, "epochs": 1},
     **{"batch_size": 40, "one_shot": {"population": 3, "generations": 1, "parents": 2}},

@@ -38,11 +38,11 @@ TINY = {
 }
 ATTENDING = {"teacher": {"model": "previous", "attention": 1.0, "layers": {"gone": "stem_conv"}}}
 
-pytestmark = pytest.mark.usefixtures("tiny_space")
+pytestmark = pytest.mark.usefixtures("small_spaces")
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_space, tmp_path_factory):
+def finished(small_spaces, tmp_path_factory):
     """A run from images to its result."""
     folder = tmp_path_factory.mktemp("python") / "run"
     with Run.create("quickstart", folder, overrides=TINY) as run:

@@ -24,7 +24,7 @@ TINY = {
     "export.enabled": False,
 }
 
-pytestmark = pytest.mark.usefixtures("tiny_space")
+pytestmark = pytest.mark.usefixtures("small_spaces")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from bnas_larq.search.gradient_search import GradientSearch, check_epochs, searc
 from bnas_larq.settings import SearchSettings
 
 OPERATIONS = ("none", "max_pool_3x3", "bin_conv_3x3")
-pytestmark = pytest.mark.usefixtures("tiny_space")
+pytestmark = pytest.mark.usefixtures("small_spaces")
 
 
 def make(seed=1, **settings):
@@ -50,7 +50,7 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def searcher(tiny_space):
+def searcher(small_spaces):
     return make()
 
 
@@ -306,7 +306,7 @@ def supernet_state(supernet, state):
     return tuple(shape)
 
 
-def test_a_search_may_have_another_template_than_its_space(tiny_space):
+def test_a_search_may_have_another_template_than_its_space(small_spaces):
     settings = SearchSettings(space="tiny", shortcut=False)
     assert search_space(SearchSettings(space="tiny")).shortcut == "conv"
     assert (search_space(settings).shortcut, search_space(settings).name) == ("none", "tiny")

@@ -12,7 +12,7 @@ from bnas_larq.settings import SearchSettings
 from bnas_larq.supernet.alpha_gradients import FirstOrder, SecondOrder, SingleLevel
 from bnas_larq.supernet.relaxations import Concrete, GumbelHard, Softmax
 
-pytestmark = pytest.mark.usefixtures("tiny_space")
+pytestmark = pytest.mark.usefixtures("small_spaces")
 
 #: What the published methods differ in.
 METHODS = {

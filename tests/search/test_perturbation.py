@@ -115,7 +115,7 @@ def test_neither_pruned_candidates_nor_an_excluded_zeroise_are_kept(tmp_path):
     assert "none" not in {edge.op for node in reduce for edge in node}
 
 
-@pytest.mark.usefixtures("tiny_space")
+@pytest.mark.usefixtures("small_spaces")
 def test_of_a_trained_supernet(search_data, tmp_path, caplog):
     """Without Zeroise the mixture is as it was: its accuracy is that of softmax(α)."""
     keras.utils.set_random_seed(1)
