@@ -31,7 +31,8 @@ data:
   name: digits
   limit: 200
   augmentation: {crop_padding: 1, flip: true, color_jitter: [0.1, 0.1, 0.1, 0.1]}
-search: {cells: 1, channels: 2, epochs: 12, batch_size: 32, limit: 160, alpha_learning_rate: 0.01}
+search: {space: two-nodes, cells: 1, channels: 2, epochs: 12, batch_size: 32, limit: 160,
+  alpha_learning_rate: 0.01}
 network: {cells: 1, channels: 4}
 train: {epochs: 12, batch_size: 64, drop_path: 0.3, label_smoothing: 0.1}
 export: {parity_images: 8}

@@ -21,7 +21,7 @@ from bnas_larq.run.face_study import FaceStudy
 
 ABLATION = """\
 data: {name: digits, limit: 100, validation_fraction: 0.0}
-genotype: bnas_imagenet
+genotype: random:two-nodes:8
 network: {cells: 1, channels: 4}
 train: {epochs: 1, batch_size: 50, optimizer: adam, schedule: cosine, drop_path: 0.1,
         mixed_precision: auto}

@@ -150,8 +150,8 @@ def test_several_configurations_make_a_table_of_separate_processes(in_one_proces
     path = tmp_path / "table.json"
     path.write_text("earlier")
     sizes = "--cells 1,2 --channels 2 --batch-size 4 --image-size 8 --steps 1".split()
-    line = ["benchmark", "train-step", "random:3", *sizes, "--output", path, "--overwrite"]
-    (done,) = in_one_process([line])
+    line = ["benchmark", "train-step", "random:two-nodes:3", *sizes]
+    (done,) = in_one_process([[*line, "--output", path, "--overwrite"]])
     assert done.code == 0, done.err
     records = json.loads(path.read_text())
     assert [record["settings"]["cells"] for record in records] == [1, 2]

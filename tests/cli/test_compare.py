@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from bnas_larq.cli.main import main
+from bnas_larq.errors import RunError
 from bnas_larq.files import read_json, read_lines
 from bnas_larq.run.comparison import Comparison
 from bnas_larq.run.comparison_plan import load_budget
@@ -25,7 +26,8 @@ network: {cells: 1, channels: 2}
 train: {epochs: 6, batch_size: 60, optimizer: adam, schedule: cosine, drop_path: 0.0}
 export: {enabled: false}
 """
-RUNS = ["given-seed3", "searched-seed3", "random-bnas-0"]
+SEARCHED = "space: two-nodes, epochs: 10, batch_size: 32"
+RUNS = ["given-seed3", "searched-seed3", "random-two-nodes-0"]
 
 
 class Compared(NamedTuple):
@@ -42,8 +44,8 @@ class Compared(NamedTuple):
 def methods(tmp_path_factory):
     """Arguments: two methods and a budget. A given genotype takes no search, and so little time."""
     root = tmp_path_factory.mktemp("methods")
-    (root / "given.yaml").write_text("genotype: random:3\n")
-    (root / "searched.yaml").write_text("search: {epochs: 10, batch_size: 32}\n")
+    (root / "given.yaml").write_text("genotype: random:two-nodes:3\n")
+    (root / "searched.yaml").write_text(f"search: {{{SEARCHED}}}\n")
     (root / "budget.yaml").write_text(BUDGET)
     return (root / "given.yaml", root / "searched.yaml", "--budget", root / "budget.yaml")
 
@@ -75,8 +77,6 @@ def compared(start, in_one_process, methods, tmp_path_factory):
 
 def wait_for_lock(path: Path) -> None:
     """Lock a run folder as soon as nobody else does, and give it free again."""
-    from bnas_larq.errors import RunError
-
     end = time.monotonic() + 30
     while True:
         folder = RunFolder(path)
@@ -114,19 +114,18 @@ def test_a_failed_run_is_recorded_with_its_sentence_and_tried_again(compared):
 
 
 def test_the_table_has_a_row_for_each_method_and_one_for_chance(compared):
-    result = read_json(compared.folder / "comparison.json")
-    assert [row["method"] for row in result["methods"]] == ["given", "searched", "random (bnas)"]
-    given, searched, random = result["methods"]
+    given, searched, random = rows = read_json(compared.folder / "comparison.json")["methods"]
+    assert [row["method"] for row in rows] == ["given", "searched", "random (two-nodes)"]
     assert given["search_seconds"]["n"] == random["search_seconds"]["n"] == 0
     assert searched["search_seconds"]["mean"] > 0
-    for row, name in zip(result["methods"], RUNS, strict=True):
+    for row, name in zip(rows, RUNS, strict=True):
         own = read_json(compared.folder / "runs" / name / "result.json")
         assert row["test_accuracy"] == {"mean": own["test_accuracy"], "std": None, "n": 1}
         assert row["bytes"]["mean"] == own["cost"]["bytes"] > 0
         assert row["genotypes"] == [own["genotype"]]
     lines = compared.done.out.splitlines()
     assert lines[-1] == str(compared.folder / "comparison.json")
-    assert any(line.startswith("random (bnas)") for line in lines)
+    assert any(line.startswith("random (two-nodes)") for line in lines)
     for suffix in ("csv", "md", "png"):
         assert (compared.folder / f"comparison.{suffix}").stat().st_size > 200
 
@@ -146,7 +145,7 @@ def test_another_recipe_for_the_same_run_is_refused(refuse, compared, methods, t
     before = (compared.folder / "plan.json").read_bytes()
     given, searched, option, budget = methods
     other = tmp_path / searched.name
-    other.write_text("search: {epochs: 10, batch_size: 32, alpha_learning_rate: 0.5}\n")
+    other.write_text(f"search: {{{SEARCHED}, alpha_learning_rate: 0.5}}\n")
     where = ("--out", compared.folder, "--resume")
     message = refuse("compare", given, other, option, budget, *where)
     assert f"another recipe for {RUNS[1]}" in message
@@ -228,7 +227,10 @@ def planned(monkeypatch):
 def test_a_further_method_gets_the_options_that_the_comparison_began_with(
     refuse, planned, methods, tmp_path
 ):
-    given, searched, *budget = methods
+    given, _, *budget = methods
+    # In `bnas`, which random genotypes are drawn from until something is searched.
+    searched = tmp_path / "searched.yaml"
+    searched.write_text("search: {epochs: 10, batch_size: 32}\n")
     out, override = tmp_path / "out", ("--set", "search.order=2")
     first = planned(given, *budget, "--seeds", "5,7", "--random", "3", *override, out=out)
     assert read_json(out / "options.json") == {

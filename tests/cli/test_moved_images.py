@@ -15,7 +15,7 @@ from bnas_larq.cli.main import main
 from bnas_larq.files import read_json
 
 RECIPE = """\
-genotype: bnas_cifar
+genotype: random:two-nodes:3
 data: {name: folder, validation_fraction: 0.2, background: [9, 8, 7]}
 network: {cells: 1, channels: 4}
 train: {epochs: 1, batch_size: 8}

@@ -7,7 +7,7 @@ from bnas_larq.files import read_json, write_json
 
 def test_auto_says_what_it_took_and_keeps_it(in_one_process, tiny, tmp_path):
     out = tmp_path / "run"
-    line = ["train", tiny, "--genotype", "random:3", "--out", out]
+    line = ["train", tiny, "--genotype", "random:two-nodes:3", "--out", out]
     line += ["--set", "train.epochs=1", "--set", "train.mixed_precision=auto"]
     other = "another machine measured it"
     first = in_one_process([line])[0]

@@ -109,7 +109,7 @@ def test_metrics_hold_one_line_per_epoch_with_what_the_search_logs(finished):
     )
     assert {"loss", "accuracy", "val_loss", "val_accuracy", "lr", "seconds"} <= set(train[0])
     for kind in ("normal", "reduce"):
-        assert len(alphas[0][kind]) == 2 + 3 + 4 + 5 and len(alphas[0][kind][0]) == 7
+        assert len(alphas[0][kind]) == 2 + 3 and len(alphas[0][kind][0]) == 7
     # λ·exp(−t/τ) falls, and α move.
     assert search[-1]["diversity_weight"] < search[0]["diversity_weight"] == 1.0
     assert alphas[-1]["normal"] != alphas[0]["normal"]
