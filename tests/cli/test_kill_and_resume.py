@@ -50,7 +50,7 @@ def without_times(rows: list[dict]) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def resumed(start, tiny, tmp_path_factory):
+def resumed(start, in_one_process, tiny, tmp_path_factory):
     """The folder of a run that was killed twice, and what the resuming processes said."""
     folder = tmp_path_factory.mktemp("killed") / "run"
     arguments = ("run", tiny, "--set", "export.enabled=false", "--out", folder)
@@ -78,10 +78,9 @@ def resumed(start, tiny, tmp_path_factory):
             stream.write('{"epoch": 99, "los')
 
     second = kill_at("train", 1, "--resume")
-    process = start(*arguments, "--resume")
-    _, third = process.communicate()
-    assert process.returncode == 0, third
-    return folder, newest, second, third
+    (third,) = in_one_process([[*arguments, "--resume"]])
+    assert third.code == 0, third.err
+    return folder, newest, second, third.err
 
 
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(resumed):
