@@ -19,6 +19,9 @@ from bnas_larq.run.searchers import make_searcher
 from bnas_larq.zoo.preprocessing import preprocess_input
 
 SIZE = 96
+GENOTYPE = "random:two-nodes:3"
+
+pytestmark = pytest.mark.usefixtures("small_spaces")
 
 
 @pytest.fixture(scope="module", params=["tfds", "folder"])
@@ -27,7 +30,7 @@ def run(request, varied_pictures, tmp_path_factory) -> Run:
     recipe = parse_recipe(
         {
             "name": "varied",
-            "genotype": "bnas_imagenet",
+            "genotype": GENOTYPE,
             "data": {
                 **varied_pictures.source(request.param),
                 "image_size": SIZE,
@@ -94,7 +97,7 @@ def test_a_training_killed_inside_an_epoch_goes_on_to_the_same_bits(
     """Random resized crops, colours and drop-path; a checkpoint behind every step."""
     recipe = parse_recipe(
         {
-            "genotype": "bnas_imagenet",
+            "genotype": GENOTYPE,
             "data": {
                 **varied_pictures.source(kind),
                 "image_size": SIZE,
@@ -150,7 +153,10 @@ def test_a_small_imagenet_is_searched_with_its_stem(kind, varied_pictures, tmp_p
                 "validation_fraction": 0,
                 "augmentation": {"random_resized_crop": True},
             },
-            "search": {"cells": 1, "channels": 4, "epochs": 1, "batch_size": 8},
+            "search": {
+                **{"space": "two-nodes", "cells": 1, "channels": 4},
+                **{"epochs": 1, "batch_size": 8},
+            },
         }
     )
     with Run.create(recipe, tmp_path / "run", stages=("search",)) as run:
