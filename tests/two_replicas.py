@@ -255,9 +255,8 @@ def compared(work, strategy, folder, settings):
 
 def resumed(work, strategy, folder):
     """Two epochs at once and with an end between them, BatchNorm not frozen."""
-    begin, _ = work(strategy, folder / "begin", epochs=1, frozen=False)
     whole, metrics = work(strategy, folder / "whole", frozen=False)
-    work(strategy, folder / "parts", epochs=1, frozen=False)
+    begin, _ = work(strategy, folder / "parts", epochs=1, frozen=False)
     again, of_again = work(strategy, folder / "parts", frozen=False)
     same = metrics == of_again
     return {"weights": distance(whole, again), "metrics": same, "moved": distance(begin, whole)}
