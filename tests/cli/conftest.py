@@ -25,8 +25,10 @@ ROOT = Path(__file__).parents[2]
 PLUGIN = ("--plugin", "small_spaces")
 SEARCH_PATH = os.pathsep.join((str(ROOT), str(ROOT / "tests" / "helpers")))
 
-#: Everything that draws random numbers is switched on, so that a resumed run has to repeat it.
+#: Everything that draws random numbers is switched on, so that a resumed run has to repeat it. With
+#: this seed, Zeroise and a convolution are found in the normal cell, the only one of the network.
 TINY = """\
+seed: 6
 data:
   name: digits
   limit: 200
