@@ -69,6 +69,9 @@ class TunerSearch(Searcher):
         prepare: called before any trial by the process that owns the search.
         launch: starts the chief and `settings.workers` workers as processes, each of which calls
             `take_part`, and waits for them.
+
+    Raises:
+        RunError: several workers, but neither `launch` nor a role in the environment.
     """
 
     def __init__(
@@ -81,6 +84,12 @@ class TunerSearch(Searcher):
         prepare: Callable[[], None] | None = None,
         launch: Callable[[], None] | None = None,
     ) -> None:
+        if settings.workers > 1 and launch is None and role_of_process() is None:
+            raise RunError(
+                "Several workers are processes that `launch` starts, or that the user does. "
+                f"Received: workers={settings.workers} without launch. Give it, set workers=1, or "
+                "start them as docs/scale.md says."
+            )
         self.settings, self.trial, self.seed = settings, trial, seed
         self.prepare, self.launch = prepare, launch
         self.encoding = Encoding(space, settings.hyperparameters)
@@ -118,7 +127,7 @@ class TunerSearch(Searcher):
             say(f"search: chief at {_chief_address()}, waits for `{worker}`")
         if self.prepare is not None:
             self.prepare()
-        if role is None and self.settings.workers > 1 and self.launch is not None:
+        if role is None and self.settings.workers > 1:
             self.launch()
         else:
             self.take_part(folder)

@@ -329,6 +329,13 @@ def test_a_worker_does_not_own_a_search(found, monkeypatch, tmp_path):
         found(tmp_path, oracle="random", trials=2)
 
 
+def test_several_workers_need_someone_who_starts_them(search, monkeypatch):
+    with pytest.raises(RunError, match="Received: workers=2 without launch. Give it, set workers"):
+        search(workers=2, oracle="random", trials=2)
+    set_role(monkeypatch, "worker-1", "127.0.0.1", "9")
+    assert search(workers=2, oracle="random", trials=2).settings.workers == 2
+
+
 @pytest.mark.parametrize("address", ["192.0.2.1:9", "127.0.0.1:99999", "127.0.0.1:http"])
 def test_a_chief_listens_on_its_own_machine(found, monkeypatch, tmp_path, address):
     """192.0.2.1 is nobody's: RFC 5737."""
