@@ -50,9 +50,15 @@ class CellPlan:
 
 
 def resolve_stem(stem: str, input_shape: Sequence[int] | None) -> str:
-    """The stem that `"auto"` means for images (height, width, channels); CIFAR's without a size."""
+    """The stem that `"auto"` means for images (height, width, channels); CIFAR's without a size.
+    BnasLarqError if only a part of the size is known."""
     if stem != "auto":
         return stem
+    if input_shape is not None and None in input_shape[:2]:
+        raise BnasLarqError(
+            "The stem 'auto' goes by the height and width of the images. Received: "
+            f"input_shape={tuple(input_shape)}. Give both, or the stem 'cifar' or 'imagenet'."
+        )
     large = input_shape is not None and min(input_shape[:2]) >= IMAGENET_STEM_FROM
     return "imagenet" if large else "cifar"
 

@@ -243,6 +243,10 @@ def test_different_candidates_in_normal_and_reduction_cells():
         ({"cells": 0}, "at least one cell .* Received: cells=0"),
         ({"channels": 1}, "two channels .* Received: cells=3, channels=1"),
         ({"stem": "cifra"}, "Received: 'cifra'; did you mean 'cifar'"),
+        (
+            {"stem": "auto", "input_shape": (None, None, 3)},
+            r"Received: input_shape=\(None, None, 3\). Give both, or the stem 'cifar'",
+        ),
         ({"padding": "symetric"}, "Received: 'symetric'; did you mean 'symmetric'"),
         ({"scheme": "sign-scal"}, "Received: 'sign-scal'; did you mean 'sign-scale'"),
     ],
