@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.errors import RunError, one_line
 from bnas_larq.files import check_plain_tree, read_record, write_atomic, write_json
+from bnas_larq.recipe import Recipe, parse_recipe
 from bnas_larq.run_records import State
-from bnas_larq.text_files import is_text
+from bnas_larq.text_files import is_text, read_yaml
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -135,6 +136,15 @@ class RunFolder:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
+    def check_single(self) -> None:
+        """Raise RunError for the folder of a study or comparison, which has several networks."""
+        recipe = (self / "recipe.yaml").is_file() and recipe_of(self)
+        if (recipe and recipe.study) or (self / "plan.json").exists():
+            raise RunError(
+                "Network, results and report are of one network's run. "
+                f"Received: {self.path}, a study or comparison. Name one of the runs inside it."
+            )
+
     def checkpoints(self, stage: str) -> Checkpoints:
         """Checkpoints of the stage `search` or `train`."""
         return Checkpoints(self.path / stage / "checkpoints")
@@ -158,3 +168,16 @@ class RunFolder:
     def _state(self) -> dict[str, Any]:
         path = self.path / "state.json"
         return read_record(path, State) if path.exists() else {}
+
+
+def recipe_of(folder: RunFolder) -> Recipe:
+    """The recipe that a run began with; RunError or RecipeError when it cannot be read."""
+    path = folder / "recipe.yaml"
+    try:
+        values = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"A run's recipe.yaml must be readable. Received: {path}. "
+            "Restore it or start a new run."
+        ) from error
+    return parse_recipe(values)

@@ -22,6 +22,7 @@ from bnas_larq.layers.template import is_activation
 from bnas_larq.networks.base_config import BaseConfig
 from bnas_larq.networks.network import build_network, config_of_kind
 from bnas_larq.networks.weight_files import load_weights
+from bnas_larq.run_folder import RunFolder
 from bnas_larq.setting_types import Channels, ColorValue, Natural
 from bnas_larq.settings import NetworkSettings
 
@@ -121,12 +122,13 @@ class StoredNetwork:
         """Read the description of a folder's network; the weights stay on disk.
 
         Raises:
-            RunError: the folder holds no network, or network.json is damaged.
+            RunError: the folder holds no network, or those of a study, or network.json is damaged.
             GenotypeError: genotype.json is damaged.
             BnasLarqError: impossible sizes.
         """
         path = Path(folder) / NETWORK
         if not path.is_file():
+            RunFolder(folder).check_single()
             raise _untrained(f"{folder} without them")
         described = read_model(
             path, _Description, _Config, _Data, subject=f"A {NETWORK}", remedy="Restore it."

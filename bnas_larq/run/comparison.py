@@ -24,9 +24,9 @@ from bnas_larq.files import read_json, read_record, write_atomic, write_json
 from bnas_larq.recipe import Recipe, load_recipe, parse_recipe
 from bnas_larq.run.comparison_plan import PlannedRun, searcher_notes
 from bnas_larq.run.comparison_request import OPTIONS, ComparisonRequest, Options
-from bnas_larq.run.creation import check_same_recipe, environment, one_precision, recipe_of
+from bnas_larq.run.creation import check_same_recipe, environment, one_precision
 from bnas_larq.run.processes import ProcessCrash, run_command, share_gpu_memory
-from bnas_larq.run_folder import RunFolder
+from bnas_larq.run_folder import RunFolder, recipe_of
 from bnas_larq.run_records import Failures, Plan, Result
 from bnas_larq.text_files import read_yaml
 

@@ -24,14 +24,12 @@ from bnas_larq.recipe import (
     Recipe,
     load_recipe,
     override_recipe,
-    parse_recipe,
 )
 from bnas_larq.recipe_checks import check_keys_are_read, check_plan
 from bnas_larq.run.targets import STAGE, WEIGHT_KINDS, find_source, find_target
-from bnas_larq.run_folder import RunFolder
+from bnas_larq.run_folder import RunFolder, recipe_of
 from bnas_larq.setting_types import Section
 from bnas_larq.spaces import SearchSpace
-from bnas_larq.text_files import read_yaml
 from bnas_larq.train_settings import with_sources
 
 PACKAGES = (
@@ -210,19 +208,6 @@ def one_precision(recipe: Recipe, folder: Path) -> dict[str, str]:
     from bnas_larq.precision import recorded_precision
 
     return dict.fromkeys(keys, recorded_precision(folder, "auto").name)
-
-
-def recipe_of(folder: RunFolder) -> Recipe:
-    """The recipe that a run began with; RunError or RecipeError when it cannot be read."""
-    path = folder / "recipe.yaml"
-    try:
-        values = read_yaml(path)
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"A run's recipe.yaml must be readable. Received: {path}. "
-            "Restore it or start a new run."
-        ) from error
-    return parse_recipe(values)
 
 
 def check_same_recipe(recipe: Recipe, begun: Recipe, path: Path) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnas_larq.errors import ExportError
-from bnas_larq.run.creation import recipe_of
 from bnas_larq.run.targets import Kind, Target
-from bnas_larq.run_folder import RunFolder
+from bnas_larq.run_folder import RunFolder, recipe_of
 from bnas_larq.text_files import read_text
 
 if TYPE_CHECKING:

@@ -21,12 +21,12 @@ from bnas_larq.networks.network_files import WEIGHTS
 from bnas_larq.networks.weight_files import load_weights
 from bnas_larq.precision import recorded_precision
 from bnas_larq.recipe import Recipe
-from bnas_larq.run.creation import needs_search, recipe_of
+from bnas_larq.run.creation import needs_search
 from bnas_larq.run.face_verification import NETWORKS, VERIFICATION, compare_precisions
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.recipe_run import Run
 from bnas_larq.run.stages import stage_errors
-from bnas_larq.run_folder import RunFolder
+from bnas_larq.run_folder import RunFolder, recipe_of
 from bnas_larq.run_records import Verified
 from bnas_larq.tables import align
 from bnas_larq.training.verification import embed_images

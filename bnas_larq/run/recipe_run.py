@@ -25,7 +25,6 @@ from bnas_larq.run.creation import (
     environment,
     needs_search,
     pin_source,
-    recipe_of,
     resolve_recipe,
 )
 from bnas_larq.run.export_stage import check_exported, export_trained
@@ -40,7 +39,7 @@ from bnas_larq.run.searchers import (
 )
 from bnas_larq.run.stages import Stages, collect_result
 from bnas_larq.run.team import Team
-from bnas_larq.run_folder import RunFolder
+from bnas_larq.run_folder import RunFolder, recipe_of
 from bnas_larq.strategies import Strategy
 from bnas_larq.training import evaluate_network, train_stored
 

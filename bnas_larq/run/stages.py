@@ -110,11 +110,7 @@ def collect_result(
     """A run's results so far, for its result.json; `cost` is None before a network is trained.
     RunError for the folder of a study or comparison, which has other results."""
     folder = stages.folder
-    if recipe.study or (folder / "plan.json").exists():
-        raise RunError(
-            "Results and report are of one network's run. "
-            f"Received: {folder.path}, a study or comparison. Name one of the runs inside it."
-        )
+    folder.check_single()
     facts = {stage: folder.facts(stage) for stage in STAGES}
     wanted = STAGES if recipe.export.enabled else STAGES[:-1]
     result: dict[str, Any] = {

@@ -44,6 +44,7 @@ def evaluate_target(
     """
     if target.kind is Kind.RUN:
         with Run.open(target.path) as run:
+            run.folder.check_single()
             content = exported_file(run.folder.path)[0] if tflite else b""
             run.inputs.data_dir = data_dir
             run.evaluate()

@@ -53,6 +53,7 @@ class FinishedRun:
         """Read a run folder. RunError or RecipeError if it holds no run or a damaged one, ZooError
         if the run is not finished or its files contradict each other."""
         run = RunFolder.open(folder)
+        run.check_single()
         facts = {stage: run.facts(stage) for stage in ("search", "train", "evaluate")}
         for stage in ("train", "evaluate"):
             if not facts[stage].get("done"):

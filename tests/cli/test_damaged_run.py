@@ -21,8 +21,7 @@ from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.report.comparison_report import run_facts
 from bnas_larq.report.html_report import write_report
 from bnas_larq.report.pictures import read_confusion
-from bnas_larq.run.creation import recipe_of
-from bnas_larq.run_folder import RunFolder
+from bnas_larq.run_folder import RunFolder, recipe_of
 from bnas_larq.run_records import Alphas, Epoch, Export
 from bnas_larq.zoo.published_run import FinishedRun
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from bnas_larq.backend import tf
+from bnas_larq.cli.main import main
 from bnas_larq.errors import RunError
 from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import load_recipe
@@ -58,13 +59,18 @@ def test_a_network_without_cells_has_no_genotype_to_lose(tmp_path):
 
 
 @pytest.mark.parametrize("several", ["study", "comparison"])
-def test_a_study_has_no_result_of_a_single_run(tmp_path, several):
+def test_a_study_has_no_result_of_a_single_run(tmp_path, capsys, several):
     recipe = load_recipe("layer-study" if several == "study" else "compare-cifar10")
     folder = RunFolder.create(tmp_path / "run", recipe.to_yaml())
     if several == "comparison":
         (folder / "plan.json").write_text("{}")
     with pytest.raises(RunError, match="run, a study or comparison. Name one of the runs inside"):
         collect_result(Stages(folder, seed=0), recipe, None)
+    folder.unlock()
+    publish = ("zoo", "publish", "--name", "one")
+    for command in (["evaluate"], ["evaluate", "--tflite"], ["export"], ["cost"], publish):
+        assert main([*command, str(folder.path)]) == 2
+        assert "study or comparison. Name one of the runs inside" in capsys.readouterr().err
 
 
 def test_a_batch_that_memory_does_not_hold_is_a_sentence(tmp_path):
