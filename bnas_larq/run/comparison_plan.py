@@ -141,6 +141,9 @@ def plan(
                 f"Received: {name!r}{' twice' if name in named else ''}. Set its key `name`."
             )
         named[name] = values
+    # With any number of images, to refuse a wrong recipe or override before they are counted.
+    for name, values in named.items():
+        resolve_recipe(_method_run(name, values, shared, seeds[0], overrides, 10**6).recipe)
     images = _training_images(shared.data)
     runs: list[PlannedRun] = []
     for index, seed in enumerate(seeds):

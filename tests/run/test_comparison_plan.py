@@ -289,9 +289,15 @@ def test_a_budget_is_what_all_methods_share(write, text, part):
         (["search: {epochz: 1}\n"], (), RecipeError, "did you mean 'epochs'"),
         (["{}\n"], ("seed=3",), RecipeError, "Received: --set seed"),
         (["{}\n"], ("search.epochs=0",), RecipeError, "search.epochs"),
+        (["{}\n"], ("search.momentun=0",), RecipeError, "did you mean 'momentum'"),
+        (["{}\n"], ("serach.momentum=0",), RecipeError, "did you mean 'search'"),
     ],
 )
-def test_methods_that_cannot_be_compared(write, budget, methods, overrides, error, part):
+def test_methods_that_cannot_be_compared(
+    write, budget, methods, overrides, error, part, monkeypatch
+):
+    """And that before any image is counted."""
+    monkeypatch.setattr("bnas_larq.run.comparison_plan._training_images", None)
     paths = [write(f"m{number}", text) for number, text in enumerate(methods)]
     with pytest.raises(error, match=part):
         plan(paths, budget, [0], 1, overrides)
