@@ -27,6 +27,8 @@ KNOWN = {
     "cifar10": (50_000, 10, 32),
     "cifar100": (50_000, 100, 32),
 }
+#: Classes that other data sets are taken to have.
+CLASSES = 1000
 
 
 class Device(NamedTuple):
@@ -90,8 +92,9 @@ def forecast(
         images: training images; None for those of a data set in `KNOWN`.
 
     Returns:
-        For JSON: `stages` with epochs, steps, bytes of memory and FLOPs of an image; `devices` with
-        seconds and the images a second that the input must deliver. Teachers are not counted.
+        For JSON: `classes`, and whether they are known (else 1,000); `stages` with epochs, steps,
+        bytes of memory and FLOPs of an image; `devices` with seconds and the images a second that
+        the input must deliver. Teachers are not counted.
 
     Raises:
         RecipeError: the network or the number of images is unknown.
@@ -117,7 +120,7 @@ def forecast(
             "--set data.image_size=224."
         )
     height, width = (side, side) if isinstance(side, int) else side
-    shape = {"input_shape": (height, width, 3), "num_classes": classes or 1000}
+    shape = {"input_shape": (height, width, 3), "num_classes": classes or CLASSES}
     config = config_of_kind(recipe.network.kind, {**recipe.network.model_dump(), **shape})
     genotype = Genotype.load(recipe.genotype) if recipe.has_genotype else None
     stages, computes = [], set()
@@ -149,6 +152,8 @@ def forecast(
         "data": recipe.data.name,
         "images": count,
         "input_shape": [height, width, 3],
+        "classes": config.num_classes,
+        "classes_known": classes is not None,
         "stages": stages,
         "devices": [_on(device, stages) for device in devices],
     }
@@ -194,8 +199,10 @@ def forecast_text(record: dict[str, Any]) -> str:
                 f"{device['images_per_second']:,.0f} images/s",
             )
         )
+    assumed = "" if record["classes_known"] else " (assumed: those of the images are unknown)"
     lines = [
-        f"{record['recipe']}: {record['images']:,} images of {record['data']}, {side}",
+        f"{record['recipe']}: {record['images']:,} images of {record['data']}, {side}, "
+        f"{record['classes']:,} classes{assumed}",
         *align(rows, 1),
         "",
         *align(times, 1),

@@ -42,6 +42,15 @@ def test_a_forecast_counts_what_the_recipe_says():
     assert "64 in 4 parts, float32" in text and "2 × A at 1.000e9 FLOP/s" in text
 
 
+def test_classes_that_nobody_knows_are_told():
+    data = {"name": "folder", "data_dir": "x", "image_size": 8}
+    stages = {"epochs": 1, "batch_size": 8}
+    for name, told in (("folder", "1,000 classes (assumed: those"), ("cifar10", "8×8, 10 classes")):
+        recipe = parse_recipe({**RECIPE, "data": {**data, "name": name}, "train": stages})
+        record = forecast(recipe, [Device.parse("A=1e9")], images=64)
+        assert told in forecast_text(record).splitlines()[0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
