@@ -103,6 +103,13 @@ def command(
 
     if reported and (layers or budget is not None):
         raise click.UsageError("--reported is a table of its own, without --layers and --budget.")
+    own = {"cells": cells, "channels": channels, **size}
+    if reported and (given := [key for key, value in own.items() if value is not None]):
+        options = ", ".join(f"--{key.removeprefix('num_').replace('_', '-')}" for key in given)
+        raise click.UsageError(
+            "--reported shows networks at the size that papers have results of. "
+            f"Received: {options} with it."
+        )
     if budget is None and (convention or multiple):
         raise click.UsageError("--convention and --multiple are of a --budget, which is missing.")
     if budget is not None:

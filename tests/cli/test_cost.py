@@ -97,7 +97,7 @@ def test_what_papers_report_stands_beside_what_is_counted(cost):
         ("bnas-d", "No-Reg", 61.60),
         ("reactnet18", "", 65.9),
     ]
-    assert "None of these" in cost("bnas_imagenet", *SMALL, "--reported")[1]
+    assert "None of these" in cost("bnas-b", "--reported")[1]
 
 
 def test_genotypes_files_and_models_of_one_network_cost_the_same(cost, stored, tmp_path):
@@ -165,6 +165,10 @@ def test_a_budget(cost):
         (["bnas-dd"], "Received: 'bnas-dd'; did you mean 'bnas-d'"),
         ([Path(__file__).parent], "takes a variant (bnas-d), a network that papers compare with"),
         (["bnas_cifar"], "A genotype has no size of its own"),
+        (
+            ["bnas-d", *SMALL, "--reported"],
+            "papers have results of. Received: --cells, --channels, --input-size, --classes with",
+        ),
         (["bnas-d", "--cells", "2,3"], "--cells is one number"),
         (["bnas-d", "--cells", "x"], "'x' is no number, list such as 8,12"),
         (["bnas-d", "--cells", "9-3"], "'9-3' is no number"),
