@@ -220,10 +220,12 @@ def save_comparison_picture(rows: Rows, runs: Rows, path: Path, title: str) -> P
         axes.xaxis.set_major_locator(MaxNLocator(5))
         if measure != "test_accuracy":
             axes.set_xlim(left=0)
-    axes.set_yticks(heights, [f"{row['method']} ({row['finished']})" for row in rows])
+    axes.set_yticks(
+        heights, [style.literal(f"{row['method']} ({row['finished']})") for row in rows]
+    )
     axes.set_ylim(-0.6, len(rows) - 0.4)
     caption = f"{title}. Dots: runs; line: mean ± sample standard deviation; (n) finished runs"
-    figure.suptitle(caption, fontsize=9, color=style.INK, x=0.01, ha="left")
+    figure.suptitle(style.literal(caption), fontsize=9, color=style.INK, x=0.01, ha="left")
     figure.tight_layout()
     return style.save_figure(figure, path)
 

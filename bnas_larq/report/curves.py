@@ -102,7 +102,7 @@ def _draw_shares(axes: Axes, metrics: Rows) -> None:
     if len(epochs) == 1:  # an area needs two ends
         shares, epochs = np.repeat(shares, 2, axis=1), epochs[0] + np.array([-0.4, 0.4])
     colours = [style.operation_colour(name) for name in names]
-    axes.stackplot(epochs, shares, colors=colours, labels=names, linewidth=0)
+    axes.stackplot(epochs, shares, colors=colours, labels=map(style.literal, names), linewidth=0)
     axes.set_ylim(0, max(1.0, float(shares.sum(axis=0).max())))
     handles, labels = axes.get_legend_handles_labels()
     right = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
@@ -225,7 +225,9 @@ def _draw_edge_maps(
         axes.set_yticks([])
         axes.set_xticks([])
         if edge % grid.shape[1] == 0:
-            axes.set_yticks(range(len(operations)), list(map(_literal, operations)), fontsize=5.5)
+            axes.set_yticks(
+                range(len(operations)), list(map(style.literal, operations)), fontsize=5.5
+            )
         if edge + grid.shape[1] >= edges:
             axes.set_xticks(sorted({int(epochs[0]), int(epochs[-1])}))
 
@@ -289,7 +291,7 @@ def save_study_curves(networks: Sequence[tuple[str, Rows]], path: Path, title: s
     panels[-1].legend(
         frameon=False, fontsize=7, labelspacing=0.3, loc="upper left", bbox_to_anchor=(1, 1.05)
     )
-    figure.suptitle(title, fontsize=9, color=style.INK, x=0.01, ha="left")
+    figure.suptitle(style.literal(title), fontsize=9, color=style.INK, x=0.01, ha="left")
     figure.tight_layout()
     return style.save_figure(figure, path)
 
@@ -317,7 +319,7 @@ def save_confusion(matrix: Any, class_names: Sequence[str], folder: str | Path) 
             middle = {"ha": "center", "va": "center"}
             axes.text(column, row, f"{count:.0f}", fontsize=8, color=colour, **middle)
     ticks = np.arange(0, classes, 1 if written else math.ceil(classes / 40))
-    names = [_literal(str(class_names[tick])) for tick in ticks]
+    names = [style.literal(str(class_names[tick])) for tick in ticks]
     axes.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=8)
     axes.set_yticks(ticks, names, fontsize=8)
     axes.set_xlabel("predicted", fontsize=9, color=style.INK)
@@ -325,8 +327,3 @@ def save_confusion(matrix: Any, class_names: Sequence[str], folder: str | Path) 
     axes.set_title("Confusion matrix (test images)", fontsize=10, color=style.INK, loc="left")
     figure.tight_layout()
     return style.save_figure(figure, Path(folder) / "confusion.png")
-
-
-def _literal(name: str) -> str:
-    """A name that matplotlib does not read as mathematics."""
-    return name.replace("$", r"\$")

@@ -73,9 +73,14 @@ def save_figure(figure: Figure, path: Path) -> Path:
     return write_atomic(path, stream.getvalue())
 
 
+def literal(text: str) -> str:
+    """A text that matplotlib does not read as mathematics: users' names may hold two `$`."""
+    return text.replace("$", r"\$")
+
+
 def style_axes(axes: Axes, title: str, *, fontsize: float = 10, grid: str = "both") -> None:
     """Title, ticks, grid (`"both"`, `"x"` or `""`) and spines that all plots have in common."""
-    axes.set_title(title, fontsize=fontsize, color=INK, loc="left")
+    axes.set_title(literal(title), fontsize=fontsize, color=INK, loc="left")
     axes.tick_params(labelsize=8, colors=INK)
     axes.spines[["top", "right"]].set_visible(False)
     if grid:
@@ -119,6 +124,7 @@ def draw_curve(
     if finite.any():
         marker = "o" if finite.sum() == 1 else None
         style = {"linewidth": 1.6, "linestyle": (0, (4, 2)) if dashed else "-", "markersize": 4}
+        label = label and literal(label)
         axes.plot(x[finite], y[finite], color=colour, label=label, marker=marker, **style)
 
 

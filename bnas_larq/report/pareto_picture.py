@@ -49,7 +49,7 @@ def save_pareto(search: str | Path, folder: str | Path) -> list[Path]:
     figure = style.new_figure(7.4, 4.6)
     axes = figure.subplots()
     _draw(axes, trials, sorted(front, key=lambda row: row["cost"]))
-    axes.set_xlabel(_COSTS.get(measure, str(measure)), fontsize=9, color=style.INK)
+    axes.set_xlabel(_COSTS.get(measure) or style.literal(str(measure)), fontsize=9, color=style.INK)
     axes.set_ylabel("validation accuracy", fontsize=9, color=style.INK)
     style.style_axes(axes, f"{len(trials)} trials, {len(front)} of them on the Pareto front")
     figure.tight_layout()
@@ -65,7 +65,7 @@ def _draw(axes: Axes, trials: Rows, front: Rows) -> None:
     axes.scatter(*points, s=30, color=style.SECOND, linewidths=0, zorder=3)
     for row in front if len(front) <= _MAX_NAMED else ():
         axes.annotate(
-            str(row.get("genotype", "")),
+            style.literal(str(row.get("genotype", ""))),
             (row["cost"], row["accuracy"]),
             xytext=(4, -9),
             textcoords="offset points",

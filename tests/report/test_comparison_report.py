@@ -11,6 +11,7 @@ import pytest
 
 from bnas_larq.files import append_line, write_json
 from bnas_larq.genotype import Genotype
+from bnas_larq.report import figure_style as style
 from bnas_larq.report.comparison_report import (
     comparison_csv,
     comparison_markdown,
@@ -19,6 +20,7 @@ from bnas_larq.report.comparison_report import (
     run_facts,
     save_comparison_picture,
 )
+from bnas_larq.report.curves import save_study_curves
 
 PLANNED = {
     "name": "a-seed0",
@@ -108,6 +110,17 @@ def test_the_csv_file_has_every_measure_with_its_spread(runs):
     assert float(rows[0]["test_accuracy_mean"]) == pytest.approx(0.55)
     assert rows[1]["test_accuracy_std"] == "" and rows[1]["test_accuracy_n"] == "1"
     assert rows[0]["genotypes"] == "g-0 g-1" and rows[3]["failed"] == "1"
+
+
+def test_dollars_in_names_are_no_mathematics(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(style, "save_figure", lambda figure, path: figure)
+    for run in runs:
+        run["method"] = f"{run['method']} $x^$"
+    figure = save_comparison_picture(method_rows(runs), runs, tmp_path / "a.png", "$5 and $^")
+    drawn = [figure.get_suptitle(), *(tick.get_text() for tick in figure.axes[0].get_yticklabels())]
+    assert drawn[0].startswith(r"\$5 and \$^.") and r"a \$x^\$ (2)" in drawn
+    curves = [("$x^$", [{"accuracy": 0.5}])]
+    assert save_study_curves(curves, tmp_path / "b.png", "$x^$").get_suptitle() == r"\$x^\$"
 
 
 def test_the_picture_is_the_same_each_time_also_without_a_finished_run(runs, tmp_path):
