@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bnas_larq.data_settings import AugmentationSettings
 from bnas_larq.networks.base_config import BaseConfig
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.pages import render
@@ -62,7 +63,8 @@ def model_card(
             key: [round(float(value), 4) for value in values]
             for key, values in network.normalization.items()
         },
-        augmentation=_pairs(recipe.data.augmentation.model_dump(exclude_defaults=True)) or "none",
+        augmentation=_augmentation(recipe.data.augmentation),
+        own_augmentation=any(stage.augmentation for stage in recipe.plan),
         training_images=sum(sizes.get(part) or 0 for part in parts),
         search=run.facts["search"],
         search_time=_time(run.facts["search"]),
@@ -130,8 +132,18 @@ def _stages(recipe: Recipe) -> list[str]:
             f"batch {stage.batch_size}, {stage.optimizer}, learning rate {stage.learning_rate:g} "
             f"({stage.schedule}), weight decay {decay}, drop-path {stage.drop_path:g}, "
             f"label smoothing {stage.label_smoothing:g}"
+            + (
+                f", its own augmentation ({_augmentation(own)})"
+                if (own := stage.augmentation)
+                else ""
+            )
         )
     return lines
+
+
+def _augmentation(settings: AugmentationSettings) -> str:
+    """What is changed about training images, or `none`."""
+    return _pairs(settings.model_dump(exclude_defaults=True)) or "none"
 
 
 def _sources(recipe: Recipe) -> str:

@@ -10,11 +10,12 @@ import pytest
 
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import NetworkConfig
-from bnas_larq.recipe import load_recipe
+from bnas_larq.recipe import load_recipe, parse_recipe
 from bnas_larq.resources import zoo_dir
 from bnas_larq.zoo.entries import Entry
 from bnas_larq.zoo.model_card import difference, model_card, unusual
 from bnas_larq.zoo.published_run import Origin
+from bnas_larq.zoo.registry import find_entry
 from bnas_larq.zoo.variants import variant
 
 SHIPPED = sorted(path.parent for path in zoo_dir().glob("*/entry.json"))
@@ -42,14 +43,32 @@ def run_of(entry: Entry) -> SimpleNamespace:
     )
 
 
-@pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: path.name)
-def test_shipped_cards_are_made_again(folder):
-    entry = Entry.load(folder)
+def card_of(entry: Entry, run: SimpleNamespace) -> str:
+    """The card of an entry as publishing makes it."""
     facts = {key: getattr(entry, key) for key in ("variant", "dataset", "license", "description")}
     facts |= {"metrics": entry.metrics, "cost": entry.cost, "deployed": entry.deployed}
     facts["redistributable"] = entry.redistributable
-    notes = entry.provenance["notes"]
-    assert model_card(entry.name, facts, run_of(entry), notes) == entry.card
+    return model_card(entry.name, facts, run, entry.provenance["notes"])
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: path.name)
+def test_shipped_cards_are_made_again(folder):
+    entry = Entry.load(folder)
+    assert card_of(entry, run_of(entry)) == entry.card
+
+
+def test_a_stages_own_augmentation_is_told():
+    entry = find_entry("bnasd-digits-small")
+    run = run_of(entry)
+    stages = [{"name": "a", "augmentation": {"flip": True}}, {"name": "b", "augmentation": {}}]
+    values = {**run.recipe.model_dump(), "data": {"augmentation": {"cutout": 2}}}
+    run.recipe = parse_recipe({**values, "train": {"stages": [*stages, {"name": "c"}]}})
+    card = card_of(entry, run)
+    assert "- Augmentation: cutout 2, but for stages with their own.\n" in card
+    lines = [line for line in card.splitlines() if line.startswith("- Training (stage")]
+    own = [line.partition("label smoothing 0")[2] for line in lines]
+    assert own[:2] == [", its own augmentation (flip True).", ", its own augmentation (none)."]
+    assert len(own) == 3 and "augmentation" not in own[2]
 
 
 def test_a_network_of_the_papers_size_with_another_stem(small_network):
