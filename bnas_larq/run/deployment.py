@@ -96,7 +96,7 @@ def _export_run(
     from bnas_larq.run.recipe_run import Run
 
     with Run.open(folder) as run:
-        run.inputs.data_dir = data_dir
+        run.inputs.load_moved(data_dir)
         run.export(again=overwrite, float_storage=float_storage)
         run.report()
         tflite, report = exported_file(run.folder.path)

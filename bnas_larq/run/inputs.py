@@ -34,7 +34,7 @@ from bnas_larq.run.creation import needs_search
 from bnas_larq.run.finetune_source import load_source, with_new_head
 from bnas_larq.run.processes import share_gpu_memory
 from bnas_larq.run.stage_sources import load_start, load_teacher
-from bnas_larq.run.stages import Stages
+from bnas_larq.run.stages import Stages, stage_errors
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.search import SearchData
 from bnas_larq.search.single_path import equal_batch_size
@@ -50,12 +50,7 @@ class RunInputs:
         folder: the run's folder.
         recipe: the resolved recipe.
         data: the recipe's data set, if it is loaded already.
-
-    Attributes:
-        data_dir: where the images are now; set it if they were moved after the training.
     """
-
-    data_dir: str | Path | None = None
 
     def __init__(self, folder: RunFolder, recipe: Recipe, data: ImageDataset | None = None) -> None:
         self.folder = folder
@@ -68,10 +63,16 @@ class RunInputs:
     @cached_property
     def data(self) -> ImageDataset:
         """The recipe's data set."""
-        if self.data_dir is None:
-            return load_described(self.recipe.data, self.recipe.seed)
-        trained = StoredNetwork.load(self.folder.path)
-        return load_moved(self.recipe.data, self.recipe.seed, self.data_dir, trained.data)
+        return load_described(self.recipe.data, self.recipe.seed)
+
+    def load_moved(self, data_dir: str | Path | None) -> None:
+        """Take the images of a trained run from where they are now; None: they were not moved.
+        DataError if they are not there, or the test images are others."""
+        if data_dir is not None:
+            trained = StoredNetwork.load(self.folder.path)
+            with stage_errors():
+                recipe = self.recipe
+                self.data = load_moved(recipe.data, recipe.seed, data_dir, trained.data)
 
     @cached_property
     def source(self) -> StoredNetwork:

@@ -28,7 +28,8 @@ def evaluate_target(
     Args:
         target: a run, which is evaluated once and then answers with its stored result, or a zoo
             entry, which is evaluated each time.
-        data_dir: where the images are, if not where the recipe says.
+        data_dir: where the images are, if not where the recipe says; a run's own, also if it was
+            evaluated before.
         tflite: evaluate the file, too: a run's model.tflite, or the one that an entry's card
             describes.
 
@@ -46,7 +47,7 @@ def evaluate_target(
         with Run.open(target.path) as run:
             run.folder.check_single()
             content = exported_file(run.folder.path)[0] if tflite else b""
-            run.inputs.data_dir = data_dir
+            run.inputs.load_moved(data_dir)
             run.evaluate()
             run.report()
             metrics = dict(run.folder.facts("evaluate")["test"])

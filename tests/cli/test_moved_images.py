@@ -88,11 +88,15 @@ def test_the_file_of_a_run_is_evaluated_once_there_is_one(run, moved, refuse, ca
     assert metrics["tflite"]["bytes"] == (run / "model.tflite").stat().st_size
 
 
-def test_other_images_are_refused(run, refuse, tmp_path):
+def test_other_images_are_refused(run, moved, refuse, tmp_path):
     other = draw(tmp_path / "other", prefix="x")
     message = refuse("evaluate", run, "--data-dir", other)
     assert f"other test images in {other}" in message
     assert not (run / "predictions.csv").exists()
+    for command in ("evaluate", "export"):
+        assert main([command, str(run), "--data-dir", str(moved[1])]) == 0
+        # Also where the stored result would answer.
+        assert "other test images in" in refuse(command, run, "--data-dir", other)
 
 
 @pytest.mark.parametrize("option", ["--lint", "--out=model.tflite"])
