@@ -13,6 +13,7 @@ from bnas_larq.errors import ExportError
 from bnas_larq.files import read_record
 from bnas_larq.run.deployable import Deployable, load_deployable
 from bnas_larq.run.targets import Kind, Target
+from bnas_larq.run_folder import RunFolder
 from bnas_larq.run_records import Export
 
 if TYPE_CHECKING:
@@ -105,11 +106,13 @@ def _export_run(
 
 
 def exported_file(folder: Path) -> tuple[bytes, dict[str, Any]]:
-    """A run's model.tflite and its report; ExportError if there is none, or it was changed."""
+    """A run's model.tflite and its report; ExportError if there is none, its export was killed, or
+    it was changed."""
     path = folder / "model.tflite"
-    if not path.is_file():
+    if not path.is_file() or not RunFolder(folder).stage_done("export"):
+        state = f"whose {path.name} is not finished" if path.is_file() else f"without {path.name}"
         raise ExportError(
-            f"A run's file is used once there is one. Received: {folder} without {path.name}. "
+            f"A run's file is used once there is one. Received: {folder} {state}. "
             f"Export it first: bnas-larq export {folder}."
         )
     tflite, report = path.read_bytes(), read_record(folder / "export.json", Export)

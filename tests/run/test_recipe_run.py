@@ -80,7 +80,7 @@ def test_an_export_that_is_killed_between_its_files_is_done_again(finished, tmp_
             patch.setattr(export_stage, "write_json", stop)
             with pytest.raises(KeyboardInterrupt):
                 run.export(again=True, float_storage="float16")
-        with pytest.raises(ExportError, match="which was changed since"):
+        with pytest.raises(ExportError, match="is not finished. Export it first: bnas-larq export"):
             exported_file(folder)
         run.export()
         assert exported_file(folder)[1]["float_storage"] == "float32"
