@@ -55,8 +55,6 @@ class RunInputs:
     def __init__(self, folder: RunFolder, recipe: Recipe, data: ImageDataset | None = None) -> None:
         self.folder = folder
         self.recipe = recipe
-        if needs_search(recipe) and recipe.search.searcher == "tuner":
-            share_gpu_memory()  # with the search's workers
         if data is not None:
             self.data = data
 
@@ -260,3 +258,11 @@ class RunInputs:
         if asked != "float32":
             say(f"{stage}: convolutions in {choice.name}, {choice.reason}")
         return settings.model_copy(update={"mixed_precision": choice.name})
+
+
+def inputs_to_run(folder: RunFolder, recipe: Recipe, data: ImageDataset | None = None) -> RunInputs:
+    """The inputs of a run that this process will carry out, see `RunInputs`. The process shares the
+    memory of GPUs with the workers of the run's search, if it has some."""
+    if needs_search(recipe) and recipe.search.searcher == "tuner":
+        share_gpu_memory()
+    return RunInputs(folder, recipe, data)

@@ -28,7 +28,7 @@ from bnas_larq.run.creation import (
     resolve_recipe,
 )
 from bnas_larq.run.export_stage import check_exported, export_trained
-from bnas_larq.run.inputs import RunInputs
+from bnas_larq.run.inputs import RunInputs, inputs_to_run
 from bnas_larq.run.searchers import (
     check_inputs,
     describe_search,
@@ -135,7 +135,7 @@ class Run:
         check_new(recipe, path, overwrite=overwrite)
         if resume:
             say(f"nothing to resume in {path}: a new run begins")
-        inputs = RunInputs(RunFolder(path), recipe, data)
+        inputs = inputs_to_run(RunFolder(path), recipe, data)
         (check or partial(check_inputs, stages=stages))(inputs)
         inputs.folder = RunFolder.create(path, recipe.to_yaml(), overwrite=overwrite)
         write_json(inputs.folder / "environment.json", environment(recipe.seed))
@@ -186,7 +186,7 @@ class Run:
             RunError: no run's folder, its recipe cannot be read, or another process is at work.
         """
         opened = RunFolder.open(folder, lock=lock)
-        return cls(RunInputs(opened, recipe_of(opened), data), **settings)
+        return cls(inputs_to_run(opened, recipe_of(opened), data), **settings)
 
     def close(self) -> None:
         """Let other processes work in the folder."""

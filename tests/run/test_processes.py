@@ -12,7 +12,7 @@ import pytest
 from bnas_larq.errors import RunError
 from bnas_larq.recipe import parse_recipe
 from bnas_larq.run import processes
-from bnas_larq.run.inputs import RunInputs
+from bnas_larq.run.inputs import RunInputs, inputs_to_run
 from bnas_larq.run.processes import ProcessCrash, run_command
 from bnas_larq.run.searchers import tuner_search
 from bnas_larq.run_folder import RunFolder
@@ -68,14 +68,15 @@ def inputs(tmp_path, monkeypatch):
     monkeypatch.setenv(GROWTH, "")  # so that it is restored
     monkeypatch.delenv(GROWTH)
 
-    def make(searcher):
-        return RunInputs(RunFolder(tmp_path), parse_recipe({"search": {"searcher": searcher}}))
+    def make(searcher, of=inputs_to_run):
+        return of(RunFolder(tmp_path), parse_recipe({"search": {"searcher": searcher}}))
 
     return make
 
 
 def test_a_search_leaves_memory_of_gpus_to_its_workers(inputs, monkeypatch):
     inputs("gradient")
+    inputs("tuner", of=RunInputs)  # to look at
     assert GROWTH not in os.environ
     inputs("tuner")
     assert os.environ[GROWTH] == "true"
