@@ -16,11 +16,7 @@ AUGMENTATION = Augmentation(random_resized_crop=True, flip=True, color_jitter=(0
 
 
 def input_rate(
-    name: str,
-    data_dir: str | None,
-    image_size: tuple[int, int],
-    batch_size: int,
-    batches: int,
+    name: str, data_dir: str | None, image_size: tuple[int, int], batch_size: int, batches: int
 ) -> dict[str, Any]:
     """Read batches of the training part of a data set, which `load_dataset` finds by name and
     folder, with `AUGMENTATION`, as fast as the machine can.

@@ -33,12 +33,7 @@ from bnas_larq.spaces import SearchSpace
 from bnas_larq.supernet.super_net import SuperNet
 from bnas_larq.train_settings import StageSettings, TrainSettings
 from bnas_larq.training.accumulation import accumulated
-from bnas_larq.training.trainer import (
-    DropPathSchedule,
-    make_accuracy,
-    make_loss,
-    make_optimizer,
-)
+from bnas_larq.training.trainer import DropPathSchedule, make_accuracy, make_loss, make_optimizer
 
 #: Steps of an epoch, for schedules; no measured step depends on it.
 STEPS_PER_EPOCH = 1000

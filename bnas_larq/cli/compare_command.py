@@ -34,10 +34,7 @@ from bnas_larq.console import print_result
     "--data-dir", type=NAME_OR_PATH, help="Where the data set is, as for `bnas-larq run`."
 )
 @click.option(
-    "-o",
-    "--out",
-    type=PATH,
-    help="The comparison's folder. Default: runs/ and the budget's name.",
+    "-o", "--out", type=PATH, help="The comparison's folder. Default: runs/ and the budget's name."
 )
 @click.option("--resume", is_flag=True, help="Continue the comparison in --out.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier comparison in --out.")

@@ -181,9 +181,7 @@ def verify(entries: tuple[str, ...]) -> None:
 @click.option("--dataset", help="What `weights=` finds it by. Default: the data set's name.")
 @click.option("--out", type=PATH, help="Folder of entries. Default: yours.")
 @click.option(
-    "--data-dir",
-    type=NAME_OR_PATH,
-    help="Where the data set is now, if not where the run had it.",
+    "--data-dir", type=NAME_OR_PATH, help="Where the data set is now, if not where the run had it."
 )
 @click.option("--license", default="Apache-2.0", show_default=True, help="Of the weights.")
 @click.option("--description", default="", help="One line for lists. Default: from the facts.")

@@ -26,13 +26,7 @@ from typing import Any
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.costs.float_kernels import FLOAT32
-from bnas_larq.costs.multiplications import (
-    Multiplications,
-    check_graph,
-    multiplies,
-    resized,
-    size,
-)
+from bnas_larq.costs.multiplications import Multiplications, check_graph, multiplies, resized, size
 from bnas_larq.costs.peak_memory import peak_of_calls
 from bnas_larq.costs.weight_memory import Memory, bytes_by_kind, kinds_table, total, weight_memory
 from bnas_larq.errors import BnasLarqError, nearest

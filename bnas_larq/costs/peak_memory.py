@@ -161,9 +161,7 @@ def depth_first(calls: Sequence[Call], outputs: Sequence[Hashable]) -> Iterator[
 
 
 def peak_of_calls(
-    calls: Sequence[Call],
-    images: Mapping[Hashable, tuple[int, ...]],
-    outputs: Sequence[Hashable],
+    calls: Sequence[Call], images: Mapping[Hashable, tuple[int, ...]], outputs: Sequence[Hashable]
 ) -> int | None:
     """Peak activation memory of a network in bytes; None if a size is open.
 

@@ -112,11 +112,7 @@ class Examples(abc.ABC):
         return self.subset(np.flatnonzero(chosen)), self.subset(np.flatnonzero(~chosen))
 
     def epoch(
-        self,
-        seed: int,
-        epoch: int | tf.Tensor,
-        shuffle: bool = True,
-        first: int | tf.Tensor = 0,
+        self, seed: int, epoch: int | tf.Tensor, shuffle: bool = True, first: int | tf.Tensor = 0
     ) -> tf.data.Dataset:
         """All examples once: (uint8 image [height, width, 3], int64 label, int64 stable index).
 

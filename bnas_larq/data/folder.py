@@ -63,11 +63,7 @@ class FileExamples(StreamedExamples):
 
 
 def load_folder(
-    data_dir: str | None,
-    *,
-    geometry: Geometry,
-    limit: int | None,
-    seed: int,
+    data_dir: str | None, *, geometry: Geometry, limit: int | None, seed: int
 ) -> Splits:
     """Read a folder of class folders.
 

@@ -26,12 +26,7 @@ OWN_NAMES = ("digits", "folder")
 
 
 def load_tfds(
-    name: str,
-    *,
-    data_dir: str | None,
-    geometry: Geometry,
-    limit: int | None,
-    seed: int,
+    name: str, *, data_dir: str | None, geometry: Geometry, limit: int | None, seed: int
 ) -> Splits:
     """Read a TFDS data set by its name (`cifar10`, `imagenet2012`, `my_set/config:1.0.0`).
 

@@ -50,9 +50,7 @@ class _StepConv2D(lq.layers.QuantConv2D):
         return super().call(0.5 - inputs)
 
 
-def _ordinary(
-    layer: keras.layers.Layer,
-) -> tuple[lq.layers.QuantConv2D, list[np.ndarray]] | None:
+def _ordinary(layer: keras.layers.Layer) -> tuple[lq.layers.QuantConv2D, list[np.ndarray]] | None:
     """The layer that takes another one's place, and its weights; None for one that may stay."""
     turns, steps = isinstance(layer, CirculantQuantConv2D), _reads_steps(layer)
     projects = isinstance(layer, ProjectedConv2D)

@@ -78,11 +78,7 @@ def _judged(outputs: np.ndarray) -> np.ndarray:
 
 
 def check_parity(
-    model: keras.Model,
-    tflite: bytes,
-    images: np.ndarray,
-    *,
-    labels: np.ndarray | None = None,
+    model: keras.Model, tflite: bytes, images: np.ndarray, *, labels: np.ndarray | None = None
 ) -> Parity:
     """Run images through the file, see `FileNetwork`, and through Keras, and compare the outputs.
 

@@ -20,11 +20,7 @@ import click
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype, genotype_file
 from bnas_larq.machine import usable_cores
-from bnas_larq.recipe import (
-    Recipe,
-    load_recipe,
-    override_recipe,
-)
+from bnas_larq.recipe import Recipe, load_recipe, override_recipe
 from bnas_larq.recipe_checks import check_keys_are_read, check_plan
 from bnas_larq.run.targets import STAGE, WEIGHT_KINDS, find_source, find_target
 from bnas_larq.run_folder import RunFolder, recipe_of

@@ -125,9 +125,7 @@ def _data_settings(
                 f"Received: image_size={image_size} for {data.image_shape[:2]}. Omit it."
             )
         settings.update(
-            name=data.name,
-            image_size=list(data.image_shape[:2]),
-            **data.geometry.describe(),
+            name=data.name, image_size=list(data.image_shape[:2]), **data.geometry.describe()
         )
     else:
         settings.update(name="folder", data_dir=str(Path(expand_home(data)).resolve()))

@@ -43,12 +43,7 @@ from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.strategies import Strategy, use_gpu_of_worker
 from bnas_larq.train_settings import TrainSettings, training_plan
-from bnas_larq.training import (
-    check_stages,
-    evaluate_network,
-    stage_pipeline,
-    train_network,
-)
+from bnas_larq.training import check_stages, evaluate_network, stage_pipeline, train_network
 
 
 def in_supernet(settings: SearchSettings) -> bool:

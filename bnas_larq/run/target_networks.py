@@ -78,9 +78,7 @@ def sized_network(target: Target) -> SizedNetwork:
     return SizedNetwork(target.text, stored.genotype, stored.config, stored.config.replace)
 
 
-def recipe_network(
-    source: str,
-) -> tuple[SizedNetwork, TrainStage, tuple[int | None, int | None]]:
+def recipe_network(source: str) -> tuple[SizedNetwork, TrainStage, tuple[int | None, int | None]]:
     """The network that a recipe trains, how its last stage trains it, and its cells and channels,
     None for a residual network. RecipeError if its genotype is still to be searched."""
     from bnas_larq.networks.network import config_of_kind
