@@ -55,14 +55,12 @@ class Examples(abc.ABC):
 
     Args:
         labels: int64 [all], the labels of the whole store.
-        indices: int64 [num_examples], the examples of the store that belong here, and their stable
-            indices; all when None.
         origin: identifies the store; part of the fingerprint.
 
     Attributes:
         num_examples: their number.
         image_shape: `(height, width, 3)`.
-        labels: int64 [num_examples] in stored order.
+        indices, labels: int64 [num_examples] in stored order; indices are those in the store.
         streamed: whether images are read from disk and decoded in every epoch.
         resized: whether the pictures had other sizes before they got `image_shape`.
     """
@@ -71,12 +69,12 @@ class Examples(abc.ABC):
     streamed: bool = False
     resized: bool = False
 
-    def __init__(self, labels: np.ndarray, indices: np.ndarray | None = None, origin: str = ""):
+    def __init__(self, labels: np.ndarray, origin: str = ""):
         self._origin = origin
         self._all_labels = np.asarray(labels, np.int64)
         with outside_graphs():
             self._label_tensor = tf.convert_to_tensor(self._all_labels)
-        self._select(np.arange(len(self._all_labels)) if indices is None else indices)
+        self._select(np.arange(len(self._all_labels)))
 
     def _select(self, indices: np.ndarray) -> None:
         self.indices = np.asarray(indices, np.int64)
@@ -191,18 +189,13 @@ class InMemoryExamples(Examples):
 
     Args:
         images: uint8 [all, height, width, 3].
-        labels, indices, origin, resized: see `Examples`.
+        labels, origin, resized: see `Examples`.
     """
 
     def __init__(
-        self,
-        images: np.ndarray | tf.Tensor,
-        labels: np.ndarray,
-        indices: np.ndarray | None = None,
-        origin: str = "",
-        resized: bool = False,
+        self, images: np.ndarray, labels: np.ndarray, origin: str = "", resized: bool = False
     ):
-        super().__init__(labels, indices, origin)
+        super().__init__(labels, origin)
         with outside_graphs():
             self._images = tf.convert_to_tensor(images, tf.uint8)
         self.image_shape = tuple(int(size) for size in self._images.shape[1:])
