@@ -1,9 +1,11 @@
-"""Figures as text for people: aligned tables, operations, durations, sizes and shares."""
+"""Figures as text: aligned tables and CSV, operations, durations, sizes and shares."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
@@ -16,6 +18,13 @@ def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as CSV; None is an empty cell."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    return stream.getvalue()
 
 
 def scientific(number: float) -> str:

@@ -5,8 +5,6 @@ The table has one row for each method, with means and spreads over its finished 
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +22,7 @@ from bnas_larq.report.html_report import alarm_epochs, spans
 from bnas_larq.report.pictures import genotype_or_error
 from bnas_larq.run_records import AlarmRow, Result
 from bnas_larq.spaces import PARAMETER_FREE, ZEROISE
-from bnas_larq.tables import align, duration, scientific, size
+from bnas_larq.tables import align, csv_text, duration, scientific, size
 
 #: What is averaged over a method's runs.
 MEASURES = (
@@ -151,15 +149,13 @@ def comparison_markdown(
 
 def comparison_csv(rows: Sequence[Row]) -> str:
     """The table with mean, standard deviation and number of runs of every measure."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     plain = ("method", "space", "runs", "finished", "failed")
     summaries = [(measure, part) for measure in MEASURES for part in ("mean", "std", "n")]
-    writer.writerow([*plain, *map("_".join, summaries), "genotypes"])
+    lines = [[*plain, *map("_".join, summaries), "genotypes"]]
     for row in rows:
         numbers = [row[measure][part] for measure, part in summaries]
-        writer.writerow([*(row[key] for key in plain), *numbers, " ".join(row["genotypes"])])
-    return stream.getvalue()
+        lines.append([*(row[key] for key in plain), *numbers, " ".join(row["genotypes"])])
+    return csv_text(lines)
 
 
 def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from matplotlib.axes import Axes
 from bnas_larq.files import write_atomic
 from bnas_larq.report import figure_style as style
 from bnas_larq.report.figure_style import Rows
-from bnas_larq.tables import align
+from bnas_larq.tables import align, csv_text
 
 _LAYERS = ("conv_3x3", "conv_5x5", "dil_3x3", "dil_5x5", "sep_3x3", "sep_5x5")
 #: Test accuracy on CIFAR-10 in percent, as the authors report it ("BNAS-v2: A Summary with
@@ -71,11 +69,8 @@ def layer_table(networks: Rows) -> str:
 
 def save_layer_csv(networks: Rows, path: Path) -> Path:
     """Write a line for each network; RunError if it cannot be written."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, _CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(networks)
-    return write_atomic(path, stream.getvalue())
+    rows = [[network.get(key) for key in _CSV_COLUMNS] for network in networks]
+    return write_atomic(path, csv_text([_CSV_COLUMNS, *rows]))
 
 
 def save_layer_picture(networks: Rows, path: Path, title: str) -> Path:

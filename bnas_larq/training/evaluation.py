@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.files import write_atomic
+from bnas_larq.tables import csv_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +38,7 @@ class Evaluation:
     def confusion(self) -> np.ndarray:
         """Counts [true class, predicted class]."""
         classes = self.logits.shape[1]
-        matrix = np.zeros((classes, classes), np.int64)
-        np.add.at(matrix, (self.labels, self.predictions), 1)
-        return matrix
+        return tf.math.confusion_matrix(self.labels, self.predictions, classes).numpy()
 
     def metrics(self) -> dict[str, float]:
         """Accuracy, top-5 accuracy (with more than five classes), cross-entropy in nats."""
@@ -70,7 +67,7 @@ class Evaluation:
         ]
         if files is not None:
             rows = [(*row, name) for row, name in zip(rows, ("file", *files), strict=True)]
-        write_atomic(path, _csv(rows))
+        write_atomic(path, csv_text(rows))
 
     def write_confusion(self, path: Path, class_names: Sequence[str]) -> None:
         """CSV of the confusion matrix: true classes in rows, predicted ones in columns."""
@@ -78,13 +75,7 @@ class Evaluation:
             (name, *counts)
             for name, counts in zip(class_names, self.confusion().tolist(), strict=True)
         ]
-        write_atomic(path, _csv([("label", *class_names), *rows]))
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> str:
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(rows)
-    return stream.getvalue()
+        write_atomic(path, csv_text([("label", *class_names), *rows]))
 
 
 def evaluate_network(model: keras.Model, dataset: tf.data.Dataset) -> Evaluation:

@@ -6,9 +6,7 @@ copies.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -32,6 +30,7 @@ from bnas_larq.networks.weight_files import load_weights, save_weights
 from bnas_larq.recipe import Recipe
 from bnas_larq.report.curves import save_training_curves
 from bnas_larq.resources import user_zoo
+from bnas_larq.tables import csv_text
 from bnas_larq.train_settings import with_sources
 from bnas_larq.training import Evaluation, evaluate_network
 from bnas_larq.zoo.deployed_file import deployed_facts
@@ -294,10 +293,8 @@ def _provenance(run: FinishedRun) -> dict[str, Any]:
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """The metrics of all epochs, with a column for each that any epoch has."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        infinite = {k: "" for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
-        writer.writerow({**row, **infinite})
-    return stream.getvalue()
+
+    def cell(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return csv_text([columns, *([cell(row.get(key)) for key in columns] for row in rows)])
