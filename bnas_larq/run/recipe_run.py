@@ -340,7 +340,7 @@ class Run:
             write_json(self.folder / "result.json", self.result)
             write_report(self.folder.path)
             write_json(self.folder / "result.json", self.result)  # with the names of all files
-        self.team.part()
+        self.team.wait()
 
     def _callbacks(self, stage: str) -> tuple[keras.callbacks.Callback, ...]:
         if not self.tensorboard:

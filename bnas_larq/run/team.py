@@ -59,7 +59,7 @@ class Team:
         """The team of a strategy, or of its name, see `make_strategy`.
 
         Args:
-            recipe: what it will do, of it the `stages` search and train.
+            recipe, stages: what it will do: the recipe's `search`, its `train`, or both.
 
         Raises:
             RecipeError: what does not run under a strategy.
@@ -78,24 +78,21 @@ class Team:
 
     def home(self, path: Path) -> Path:
         """Where this process works on the run in a folder: there, or in a copy of its own."""
-        return path if self.is_chief else self.copy_of(path)
+        return path if self.is_chief else self._copy_of(path)
 
     def share(self) -> None:
-        """Of the chief, once the run's folder is ready: let the others copy it."""
-        if not self.is_chief:
-            return
-        with self._together():
-            wait_for_all(self.strategy)
-            wait_for_all(self.strategy)
+        """As the chief, once the run's folder is ready: let the others copy it."""
+        if self.is_chief:
+            self.wait()
+            self.wait()
 
-    def copy_of(self, path: Path) -> Path:
-        """Of another worker: a temporary copy of the run's folder, once the chief shares it.
+    def _copy_of(self, path: Path) -> Path:
+        """As another worker: a temporary copy of the run's folder, once the chief shares it.
 
         Raises:
             RunError: this machine does not see the folder.
         """
-        with self._together():
-            wait_for_all(self.strategy)
+        self.wait()
         if not (path / "recipe.yaml").is_file():
             raise RunError(
                 "All workers see the folder of their run. "
@@ -104,8 +101,7 @@ class Team:
         self._path, self._copy = path, tempfile.TemporaryDirectory(prefix="bnas-larq-worker-")
         copy = Path(self._copy.name) / path.name
         shutil.copytree(path, copy, ignore=shutil.ignore_patterns(".lock", "tensorboard"))
-        with self._together():
-            wait_for_all(self.strategy)
+        self.wait()
         return copy
 
     def with_precision(self, inputs: RunInputs, stage: str, settings: Any) -> Any:
@@ -121,7 +117,7 @@ class Team:
             shutil.copyfile(measured, own)
         return inputs.with_precision(stage, settings)
 
-    def part(self) -> None:
+    def wait(self) -> None:
         """Wait for the others: a cluster fails when one of its processes ends."""
         with self._together():
             wait_for_all(self.strategy)
