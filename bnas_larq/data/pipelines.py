@@ -31,15 +31,11 @@ class EpochPipeline:
             its number and theirs, scalar int64 tensors; with a `Shard` as third argument its parts
             of them, a batch for each replica that the shard feeds.
         steps_per_epoch: batches per epoch.
-        batch_size: examples per batch.
     """
 
-    def __init__(
-        self, epoch: Callable[..., tf.data.Dataset], steps_per_epoch: int, batch_size: int
-    ):
+    def __init__(self, epoch: Callable[..., tf.data.Dataset], steps_per_epoch: int):
         self._epoch = epoch
         self.steps_per_epoch = steps_per_epoch
-        self.batch_size = batch_size
 
     def epoch(
         self, epoch: int | tf.Tensor, first: int | tf.Tensor = 0, shard: Shard | None = None
@@ -146,7 +142,7 @@ def training_pipeline(
 
         return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-    return EpochPipeline(epoch, examples.num_examples // batch_size, batch_size)
+    return EpochPipeline(epoch, examples.num_examples // batch_size)
 
 
 def view_images(
@@ -228,7 +224,7 @@ def bilevel_pipeline(
         halves = weights_pipeline, alpha_pipeline
         return tf.data.Dataset.zip(tuple(half.epoch(number, first, *shard) for half in halves))
 
-    return EpochPipeline(epoch, steps, weights_pipeline.batch_size)
+    return EpochPipeline(epoch, steps)
 
 
 #: Used by every evaluation of a network, because another size may round differently. Larger batches

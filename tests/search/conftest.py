@@ -22,7 +22,7 @@ def half(offset: int) -> EpochPipeline:
     def epoch(number, first):
         return tf.data.Dataset.range(number * STEPS + first, (number + 1) * STEPS).map(batch)
 
-    return EpochPipeline(epoch, STEPS, BATCH)
+    return EpochPipeline(epoch, STEPS)
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def pipeline(offset, broken_at=math.inf, nan_at=math.inf):
 
         return tf.data.Dataset.range(first, STEPS).map(load)
 
-    return EpochPipeline(epoch, STEPS, BATCH)
+    return EpochPipeline(epoch, STEPS)
 
 
 def search_data(**broken):

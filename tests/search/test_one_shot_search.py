@@ -76,7 +76,7 @@ def search_data(broken_at=10**9):
         lambda epoch, first: tf.data.Dataset.range(first, STEPS).map(
             lambda n: load(epoch * STEPS + n)
         ),
-        *(STEPS, BATCH),
+        STEPS,
     )
     held_out = tf.data.Dataset.from_tensor_slices(batch(9, size=32)).batch(16)
     return SearchData(weights, None, held_out, None)
