@@ -78,28 +78,25 @@ class Multiplications:
     def _follow(self, model: keras.Model, prefix: str, inputs: Sequence[Signal]) -> list[Signal]:
         """Add all calls in a model, given its inputs; returns its outputs."""
         signals = dict(zip(map(id, model.inputs), inputs, strict=True))
-        for depth in sorted(model._nodes_by_depth, reverse=True):
-            for node in model._nodes_by_depth[depth]:
-                if node.is_input:
-                    continue
-                layer, path = node.layer, prefix + node.layer.name
-                read = [signals[id(tensor)] for tensor in node.keras_inputs]
-                outputs = tf.nest.flatten(node.outputs)
-                if isinstance(layer, keras.Model):
-                    check_graph(layer)
-                    inner = resized(layer, [tensor.shape for tensor in node.keras_inputs])
-                    written = self._follow(inner, f"{path}/", read)
-                else:
-                    bits, number = [signal.bits for signal in read], self._number()
-                    if outputs:
-                        source, result = node.keras_inputs[0].shape[1:], tuple(outputs[0].shape[1:])
-                        widest = max(bits, default=FULL_PRECISION)
-                        self.add(path, layer, tuple(source), result, widest)
-                        form = layer_form(layer, result, widest)
-                        numbers = tuple(signal.number for signal in read)
-                        self.calls.append(Call(form, numbers, number))
-                    written = [Signal(bits_behind(layer, bits), number)] * len(outputs)
-                signals.update(zip(map(id, outputs), written, strict=True))
+        for node in calls(model):
+            layer, path = node.layer, prefix + node.layer.name
+            read = [signals[id(tensor)] for tensor in node.keras_inputs]
+            outputs = tf.nest.flatten(node.outputs)
+            if isinstance(layer, keras.Model):
+                check_graph(layer)
+                inner = resized(layer, [tensor.shape for tensor in node.keras_inputs])
+                written = self._follow(inner, f"{path}/", read)
+            else:
+                bits, number = [signal.bits for signal in read], self._number()
+                if outputs:
+                    source, result = node.keras_inputs[0].shape[1:], tuple(outputs[0].shape[1:])
+                    widest = max(bits, default=FULL_PRECISION)
+                    self.add(path, layer, tuple(source), result, widest)
+                    form = layer_form(layer, result, widest)
+                    numbers = tuple(signal.number for signal in read)
+                    self.calls.append(Call(form, numbers, number))
+                written = [Signal(bits_behind(layer, bits), number)] * len(outputs)
+            signals.update(zip(map(id, outputs), written, strict=True))
         return [signals[id(tensor)] for tensor in model.outputs]
 
     def add(
@@ -131,6 +128,12 @@ class Multiplications:
             # The second half of a separable convolution reads sums, which are no longer 1-bit.
             operand_bits = input_bits if reads_input else FULL_PRECISION
             counter[max(operand_bits, weight_bits(kernel))] += macs
+
+
+def calls(model: keras.Model) -> Iterator[Any]:
+    """Every call of a layer in the model's graph, as Keras nodes in topological order."""
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
 
 
 def multiplies(layer: keras.layers.Layer) -> bool:

@@ -32,8 +32,9 @@ from typing import Any
 import numpy as np
 
 from bnas_larq.backend import keras, lq, tf
+from bnas_larq.costs.multiplications import calls
 from bnas_larq.costs.peak_memory import WORD_BITS
-from bnas_larq.export.nested_models import calls, flattened
+from bnas_larq.export.nested_models import flattened
 from bnas_larq.export.tensor_facts import DROPPED, TensorFacts, common_facts, is_sign, trace
 from bnas_larq.layers.activations import RealActivation
 from bnas_larq.layers.bayesian import HeldBONNKernel

@@ -15,12 +15,13 @@ from typing import Any
 from bnas_larq.backend import keras, tf
 from bnas_larq.costs.accounting import BINARY_MACS_PER_OP, LayerCost, count_costs
 from bnas_larq.costs.float_kernels import FLOAT32, FLOAT_STORAGES, kernel_bytes
+from bnas_larq.costs.multiplications import calls
 from bnas_larq.costs.peak_memory import WORD_BITS
 from bnas_larq.errors import ExportError
 from bnas_larq.export.converter import check_float32, image_shape
 from bnas_larq.export.dead_branches import DeadBranches, dead_branches
 from bnas_larq.export.layer_precision import Verdict, judge
-from bnas_larq.export.nested_models import calls, flattened
+from bnas_larq.export.nested_models import flattened
 from bnas_larq.export.padding import overhangs
 from bnas_larq.export.tensor_facts import trace
 from bnas_larq.genotype import Genotype

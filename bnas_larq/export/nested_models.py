@@ -6,10 +6,10 @@ to see every layer with its inputs, at the size on which it works.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from bnas_larq.backend import keras, tf, unbounded_kernels
+from bnas_larq.costs.multiplications import calls
 from bnas_larq.errors import ExportError, one_line
 from bnas_larq.export.ordinary_convolutions import with_ordinary_convolutions
 
@@ -41,12 +41,6 @@ def flattened(model: keras.Model) -> keras.Model:
     outputs = copies.follow(model, "", inputs)
     copies.take_weights()
     return with_ordinary_convolutions(keras.Model(inputs, outputs, name=model.name))
-
-
-def calls(model: keras.Model) -> Iterator[Any]:
-    """Every call of a layer in the model's graph, as Keras nodes in topological order."""
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
 
 
 class _Copies:

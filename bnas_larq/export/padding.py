@@ -20,8 +20,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bnas_larq.backend import keras, lq, tf
+from bnas_larq.costs.multiplications import calls
 from bnas_larq.export.layer_precision import reads_whole_words
-from bnas_larq.export.nested_models import calls
 from bnas_larq.export.tensor_facts import gives_signs
 from bnas_larq.layers.activations import RealActivation
 from bnas_larq.layers.binary_convolution import BinaryConv2D, grouped_convolution

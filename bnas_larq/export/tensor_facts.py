@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bnas_larq.backend import keras, lq, tf
-from bnas_larq.export.nested_models import calls
+from bnas_larq.costs.multiplications import calls
 from bnas_larq.layers.convolutions import Zeroise
 
 #: Inputs on which a quantizer is tried out.

@@ -16,8 +16,9 @@ import numpy as np
 
 from bnas_larq.backend import keras, lq
 from bnas_larq.costs.float_kernels import FLOAT32
+from bnas_larq.costs.multiplications import calls
 from bnas_larq.export.flatbuffer import DAMAGE, FileGraph, FileTensor, damaged, read_graph
-from bnas_larq.export.nested_models import calls, flattened
+from bnas_larq.export.nested_models import flattened
 from bnas_larq.layers.operations import FactorizedReduction
 
 _BINARY = "1 bit"

@@ -7,10 +7,11 @@ import pytest
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.costs.accounting import count_costs
+from bnas_larq.costs.multiplications import calls
 from bnas_larq.errors import ExportError
 from bnas_larq.export.exporter import export_network
 from bnas_larq.export.lint import lint
-from bnas_larq.export.nested_models import calls, flattened
+from bnas_larq.export.nested_models import flattened
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import build_network
 
