@@ -104,14 +104,14 @@ def _kind(layer: keras.layers.Layer, input_bits: int) -> str:
         return "zeros"
     if isinstance(layer, keras.layers.BatchNormalization):
         return "norm"
-    activation = getattr(layer, "activation", None)
-    if isinstance(layer, keras.layers.ReLU) or activation is keras.activations.relu:
-        if isinstance(layer, (keras.layers.ReLU, keras.layers.Activation)):
-            return "relu"
+    if isinstance(layer, keras.layers.ReLU):
+        return "relu"
     if isinstance(layer, keras.layers.Activation):
-        if activation is keras.activations.linear:
+        if layer.activation is keras.activations.relu:
+            return "relu"
+        if layer.activation is keras.activations.linear:
             return "identical"
-        if getattr(activation, "precision", None) == 1:
+        if getattr(layer.activation, "precision", None) == 1:
             return "sign"
     if isinstance(layer, keras.layers.Add):
         return "sum"

@@ -8,16 +8,9 @@ from bnas_larq.backend import tf
 from bnas_larq.costs.peak_memory import peak_bytes
 
 #: Operations that hand on the buffer of their first input.
-_ALIASES = frozenset(
-    {
-        "Identity",
-        "Reshape",
-        "Squeeze",
-        "ExpandDims",
-        "StopGradient",
-        "PreventGradient",
-        "EnsureShape",
-    }
+_ALIASES = (
+    *("Identity", "Reshape", "Squeeze", "ExpandDims"),
+    *("StopGradient", "PreventGradient", "EnsureShape"),
 )
 
 
@@ -54,9 +47,8 @@ def traced_peak(graph: tf.Graph) -> int:
 
 
 def _size(tensor: tf.Tensor) -> int:
-    if tensor.dtype in (tf.resource, tf.variant, tf.string) or not tensor.shape.is_fully_defined():
-        return 0
+    shapeless = tensor.dtype in (tf.resource, tf.variant, tf.string)
     # A variable that is read is not copied.
-    if tensor.op.type == "ReadVariableOp":
+    if shapeless or not tensor.shape.is_fully_defined() or tensor.op.type == "ReadVariableOp":
         return 0
     return tensor.dtype.size * math.prod(tensor.shape)
