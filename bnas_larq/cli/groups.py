@@ -43,9 +43,9 @@ class HintingGroup(click.Group):
 class LazyGroup(HintingGroup):
     """A group whose commands are listed in a registry and imported one by one when called."""
 
-    def __init__(self, *args, registry: Mapping[str, LazyCommand] | None = None, **kwargs) -> None:
+    def __init__(self, *args, registry: Mapping[str, LazyCommand], **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.registry = dict(registry or {})
+        self.registry = registry
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order of the registry: the order of work, not of the alphabet."""

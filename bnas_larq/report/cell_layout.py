@@ -20,6 +20,8 @@ _SWEEPS = 8
 _PULLS = 400
 #: The work grows with the square of it. BNAS' cells have some 90.
 _MAX_LINKS = 700
+#: Height that an edge takes where it passes a column.
+_WAYPOINT_HEIGHT = 0.06
 #: How strongly a link is held level, by the number of its ends that are waypoints.
 _WEIGHTS = (1.0, 4.0, 60.0)
 
@@ -53,7 +55,6 @@ def layered_layout(
     edges: Sequence[Link],
     heights: Mapping[Hashable, float],
     gap: float,
-    waypoint_height: float,
 ) -> Layout:
     """Find the heights of vertices whose columns are given.
 
@@ -62,7 +63,6 @@ def layered_layout(
         edges: pairs (from, to), each to a higher column.
         heights: height of each vertex' box.
         gap: free space between two neighbours of a column.
-        waypoint_height: height that an edge takes where it passes a column.
 
     Raises:
         BnasLarqError: the graph is too large to be laid out in seconds.
@@ -72,7 +72,7 @@ def layered_layout(
         between = range(columns[source] + 1, columns[target])
         waypoints = [Waypoint(source, target, number) for number in between]
         columns.update((waypoint, waypoint.column) for waypoint in waypoints)
-        heights.update((waypoint, waypoint_height) for waypoint in waypoints)
+        heights.update((waypoint, _WAYPOINT_HEIGHT) for waypoint in waypoints)
         paths[source, target] = [source, *waypoints, target]
     links = [link for path in paths.values() for link in zip(path, path[1:], strict=False)]
     if len(links) > _MAX_LINKS:

@@ -118,7 +118,7 @@ class _CellGraph:
             vertex: _LABEL_HEIGHT if self.is_label(vertex) else _BOX_HEIGHT
             for vertex in self.labels
         }
-        self.layout = layered_layout(column, edges, self.heights, _VERTICAL_GAP, 0.06)
+        self.layout = layered_layout(column, edges, self.heights, _VERTICAL_GAP)
         #: Left and right end of each column.
         self.columns: list[tuple[float, float]] = []
         left = 0.0
