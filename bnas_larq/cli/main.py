@@ -122,12 +122,12 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run `bnas-larq` with `args` (default: the command line's) and return its exit code.
 
     0: success; 2: an error that the user can fix, in one line on stderr; 130: interrupted. Anything
-    else is a bug and keeps its traceback. Commands return nothing or an exit code.
+    else is a bug and keeps its traceback.
     """
     console.accept_any_text()
     try:
-        result = cli.main(args, prog_name="bnas-larq", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        cli.main(args, prog_name="bnas-larq", standalone_mode=False)
+        return 0
     except BnasLarqError as error:
         return _fail(error)
     except click.UsageError as error:
