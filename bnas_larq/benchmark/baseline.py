@@ -34,7 +34,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """The records, each with the key `against`: of the last earlier one with equal settings its
     `median_seconds`, `ratio` to its floor, `cpu`, whether this is the `same_cpu`, and the
-    `speedup` since; or None without such a one."""
+    `speedup` since; or None if there is none."""
     earlier = {_key(record): record for record in baseline}
     results = []
     for record in records:

@@ -22,17 +22,17 @@ def input_rate(
     folder, with `AUGMENTATION`, as fast as the machine can.
 
     Returns:
-        For JSON: `images_per_second` behind the first batch, `cpu_seconds_per_image` of all cores
+        For JSON: `images_per_second` after the first batch, `cpu_seconds_per_image` of all cores
         (steady where other programs share them), seconds of opening the data set and of the first
         batch, and bytes of the whole process before and at its peak.
 
     Raises:
         DataError: as of `load_dataset` and `training_pipeline`.
-        BnasLarqError: no batch behind the first.
+        BnasLarqError: no batch after the first.
     """
     if batches < 1:
         raise BnasLarqError(
-            f"A rate is of one batch or more behind the first. Received: {batches}. Use 10."
+            f"A rate needs one or more batches after the first. Received: {batches}. Use 10."
         )
     make_deterministic(0)
     start = time.perf_counter()

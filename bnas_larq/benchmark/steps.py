@@ -129,7 +129,7 @@ class Measuring:
 class _CompiledModel:
     """A compiled model, whose weights and optimizers' weights are built, the names of its
     optimizers, what to call before each step, the context in which it trains, and what measures its
-    other passes behind the steps."""
+    other passes after the steps."""
 
     model: keras.Model
     optimizers: tuple[str, ...]

@@ -57,15 +57,15 @@ run_options = with_options(
     ),
     click.option("--out", type=PATH, help="The run's folder. Default: runs/ and the run's name."),
     click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random."),
-    click.option("--resume", is_flag=True, help="Go on with the run in --out where it stopped."),
+    click.option("--resume", is_flag=True, help="Continue the run in --out where it stopped."),
     click.option("--overwrite", is_flag=True, help="Replace an earlier run in --out."),
     click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs."),
 )
 gpu_memory_option = click.option(
     "--gpu-memory",
     metavar="growth|MB",
-    help="Take memory of GPUs as it is needed, or at most so much of each. Default: all; as needed "
-    "in a search by keras-tuner.",
+    help="Allocate GPU memory as it is needed, or at most so many megabytes on each GPU. Default: "
+    "all of it; growth in a search by keras-tuner.",
 )
 #: Adds the options of commands that search and train on devices of the user's choice.
 device_options = with_options(

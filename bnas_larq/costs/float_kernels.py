@@ -17,7 +17,7 @@ MIN_WEIGHTS = 256
 
 
 def is_stored_smaller(weights: int) -> bool:
-    """Whether a kernel of so many weights is stored as float16 or int8 where that is chosen."""
+    """Whether a kernel of this many weights is stored as float16 or int8 where that is chosen."""
     return weights >= MIN_WEIGHTS
 
 

@@ -86,7 +86,7 @@ class LayerForm(NamedTuple):
 
 
 def layer_form(layer: keras.layers.Layer, shape: Sequence[int], input_bits: int) -> LayerForm:
-    """The form of a built layer with this output, whose input has so many bits."""
+    """The form of a built layer with this output, whose input has `input_bits`."""
     kind, fuses, bases = _kind(layer, input_bits), True, getattr(layer, "bases", (None, None))
     if kind == "binary" or None not in bases:
         pad = keras.backend.get_value(getattr(layer, "pad_values", 0.0))
@@ -144,7 +144,7 @@ class Call(NamedTuple):
 
 
 def depth_first(calls: Sequence[Call], outputs: Sequence[Hashable]) -> Iterator[Call]:
-    """The calls that outputs depend on, each behind those whose outputs it reads."""
+    """The calls that outputs depend on, each after those whose outputs it reads."""
     writers, done = {call.output: call for call in calls}, set()
     stack = [(tensor, False) for tensor in reversed(outputs)]
     while stack:

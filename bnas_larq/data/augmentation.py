@@ -36,9 +36,9 @@ class Augmentation:
 
     Args:
         crop_padding: pixels added on every side before a crop.
-        crop_size: side of the crop; None for the old size.
-        crop_mode: they are `"black"` before normalisation, as torchvision's are, or `"reflect"` the
-            image without its border pixels.
+        crop_size: side of the crop; None keeps the images' size.
+        crop_mode: the added pixels are `"black"` before normalisation, as in torchvision, or
+            `"reflect"` the image without repeating its border.
         flip: mirror left to right with probability 0.5; `"alternating"`: an image that is mirrored
             in one epoch is not in the next (airbench, arXiv 2404.00498).
         random_resized_crop: a box of 8 to 100 % of the area and an aspect ratio of 3/4 to 4/3,

@@ -23,9 +23,9 @@ from bnas_larq.files import expand_home
 
 
 class FileExamples(StreamedExamples):
-    """Image files, decoded in Python on the cores that train: small files (32×32) come about thirty
-    times slower than from memory. Pillow decodes them, and TensorFlow, to the same pixels, crops of
-    JPEGs.
+    """Image files, decoded on the cores that train: small ones (32×32) about thirty times slower
+    than reading them from memory. Pillow decodes them; TensorFlow decodes crops of JPEGs, to the
+    same pixels.
 
     Args:
         paths: all files of the store.

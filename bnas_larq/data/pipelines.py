@@ -27,9 +27,9 @@ class EpochPipeline:
     """A training stream for `fit(steps_per_epoch=…, initial_epoch=e)`: epoch e is a function of e.
 
     Args:
-        epoch: makes one epoch of at least `steps_per_epoch` batches, without the first few, from
-            its number and theirs, scalar int64 tensors; with a `Shard` as third argument its parts
-            of them, a batch for each replica that the shard feeds.
+        epoch: makes one epoch of at least `steps_per_epoch` batches from its number and that of the
+            batches to skip, scalar int64 tensors; with a `Shard` as third argument its parts of
+            them, a batch for each replica that the shard feeds.
         steps_per_epoch: batches per epoch.
     """
 

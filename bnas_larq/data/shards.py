@@ -42,8 +42,8 @@ class Shard:
         Args:
             indices: int64 [examples].
             batch_size: of the global batch, a multiple of `replicas`.
-            following: for each replica, also so many rows that follow its own in the batch, whose
-                end is followed by its beginning.
+            following: how many rows each replica also gets of those that follow its own in the
+                batch, which wraps around.
 
         Example:
             >>> Shard(1, 2, replicas=2).order(tf.range(9), batch_size=4).numpy().tolist()

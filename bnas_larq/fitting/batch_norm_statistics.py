@@ -1,4 +1,4 @@
-"""BatchNorm's statistics, estimated again with the weights that a training ends with.
+"""BatchNorm's statistics, estimated again with the final weights of a training.
 
 The moving averages lag behind the weights, and in a binary network a small shift of a mean flips
 signs.
@@ -16,12 +16,12 @@ from bnas_larq.layers.cells import DropPath
 
 
 class ReestimateBatchNorm(keras.callbacks.Callback):
-    """Estimates the statistics behind the last step, so that validation and checkpoint have them.
+    """Estimates the statistics after the last step, so that validation and checkpoint have them.
 
     Args:
         dataset: makes batches (images, …) that the training has not seen.
-        batches: number of them.
-        epoch, step: the last ones of the training, from 0.
+        batches: how many of them to use.
+        epoch, step: the last of the training, from 0.
     """
 
     _supports_tf_logs = True  # reads no metrics

@@ -28,13 +28,14 @@ class Position(pydantic.BaseModel):
 
 
 class SaveInside(keras.callbacks.Callback):
-    """Calls `save` with an epoch and the position in it, every so many minutes.
+    """Calls `save` with an epoch and the position in it, every few minutes.
 
-    Not behind the last two steps: the epoch's own checkpoint follows soon, and a model may report
-    the metrics that its last step computed, when `TakeUp` must have come before. A loss that is not
-    finite stops the training first (TrainingStopped), so that checkpoints before it stay.
+    Not after the last two steps: the epoch's own checkpoint follows soon, and a model may report
+    the metrics of its last step, before which `TakeUp` must have acted. A loss that is not finite
+    stops the training first (TrainingStopped), so that earlier checkpoints stay.
 
     Args:
+        minutes: between two calls.
         steps: of an epoch.
         log: tells the seconds of the epoch.
     """
@@ -64,8 +65,8 @@ class SaveInside(keras.callbacks.Callback):
 
 
 class TakeUp(keras.callbacks.Callback):
-    """Adds what metrics had summed up before the position to those of the first step after it,
-    which makes them; sums of two numbers do not depend on their order."""
+    """Adds the metrics' sums at the position to those of the first step from there, which creates
+    the metrics; the sum of two numbers does not depend on their order."""
 
     def __init__(self, position: Position) -> None:
         super().__init__()

@@ -129,9 +129,9 @@ class TrainingState:
         self._model, self._checkpoints = model, checkpoints
 
     def save(self, number: int, record: Any = None, step: int = 0) -> None:
-        """Write checkpoint `number`, or one `step` steps behind it, with a `record` for JSON.
-        RunError if it cannot be written; earlier ones are kept. Replicas go on with what is
-        written.
+        """Write checkpoint `number`, or one `step` steps after it, with a `record` for JSON.
+        RunError if it cannot be written; earlier ones are kept. Replicas continue with the
+        state that was written.
         """
         level = level_statistics(self._model.variables)
 

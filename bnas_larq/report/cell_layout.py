@@ -18,7 +18,7 @@ from bnas_larq.errors import BnasLarqError
 _STARTS = 8
 _SWEEPS = 8
 _PULLS = 400
-#: The work grows with the square of it. BNAS' cells have some 90.
+#: The work grows with its square. BNAS' cells have some 90.
 _MAX_LINKS = 700
 #: Height that an edge takes where it passes a column.
 _WAYPOINT_HEIGHT = 0.06

@@ -96,7 +96,7 @@ ADAPTED = {
         ),
     ),
     # A step of Adam moves a weight by about its rate: with fewer steps α would stay at its start.
-    # Behind the rules above, which decide on the epochs that train α.
+    # After the rules above, which decide how many epochs train α.
     "alpha_learning_rate": Rule(
         f"rate × steps of α as in the method's own search, at most {MOST_ALPHA_RATE:g}", _alpha_rate
     ),

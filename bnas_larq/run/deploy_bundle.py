@@ -17,7 +17,7 @@ from bnas_larq.zoo.published_run import origins
 def bundle_network(
     folder: Path, network: Deployable, tflite: bytes, report: Mapping[str, Any], overwrite: bool
 ) -> None:
-    """Write a bundle, see `bnas_larq.export.bundle.write_bundle`; ExportError if facts lack."""
+    """Write a bundle, see `bnas_larq.export.bundle.write_bundle`; ExportError for missing facts."""
     network.check_described()
     height, width, _ = image_shape(network.model)
     facts = {"output": output_kind(network.model)}

@@ -26,7 +26,7 @@ class Deployable:
     Attributes:
         name: for messages and cards.
         model: its Keras model, with weights.
-        class_names, mean, std: None where nobody told them.
+        class_names, mean, std: None where they are unknown.
         stored: its description, unless it is a saved Keras model.
         entry: the zoo entry it is.
         recipe, test: of a run, and its metrics on the test split, if it was evaluated.

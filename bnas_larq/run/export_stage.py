@@ -22,7 +22,7 @@ def export_trained(
 
     Args:
         network: the run's, with its weights.
-        count: number of test images to compare on, if there are so many.
+        count: number of test images to compare on, or all if there are fewer.
         float_storage: see `bnas_larq.export.float_storage`.
     """
     test = inputs.data.test

@@ -31,7 +31,7 @@ from bnas_larq.strategies import (
 
 #: Searchers whose steps are right for global batches.
 SEARCHERS = ("gradient", "progressive")
-#: What the others of a cluster fail with when one process is lost.
+#: Errors of a cluster's remaining processes when one is lost.
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,

@@ -12,8 +12,8 @@ from bnas_larq.layers.cells import drop_path_controls
 
 @contextlib.contextmanager
 def accumulated(model: keras.Model, parts: int) -> Iterator[None]:
-    """Inside, a training step of the compiled `model` works on so many equal parts of its batch one
-    after the other, and its optimizer moves once, by the mean of their gradients.
+    """Inside, a training step of the compiled `model` splits its batch into this many equal parts,
+    processes them one after the other, and applies the mean of their gradients once.
 
     Clipping and decay act on that mean. BatchNorm normalises each part by its own statistics, and
     its moving averages take a step with each. The training function is traced anew on entry and

@@ -167,7 +167,7 @@ def train_stored(
                 data.geometry.describe(),
             )
             first = sum(earlier.epochs for earlier in plan[: plan.index(stage)])
-            # Batches are read ahead, and BatchNorm may be estimated with those behind the last.
+            # Batches are read ahead, and BatchNorm may be estimated with those after the last.
             steps = examples.num_examples // stage.batch_size
             last = first + stage.epochs + stage.reestimate_batch_norm // steps
             outputs.fill(sorted({n % stage.teacher.views for n in range(first, last + 1)}))

@@ -42,7 +42,7 @@ class TeacherOutputs:
     Args:
         folder: of all caches; what depends on other facts lies in another folder in it.
         teacher: computes them.
-        examples, augmentation, seed: make the views; their number does not matter.
+        examples, augmentation, seed: make the views, of which there may be any number.
         geometry: how pictures of other sizes became the images.
     """
 

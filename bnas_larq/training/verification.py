@@ -15,7 +15,7 @@ from bnas_larq.data import EVALUATION_BATCH, Examples, Normalization, evaluation
 from bnas_larq.data.face_pairs import FacePairs
 from bnas_larq.errors import BnasLarqError
 
-#: Squared distances of vectors of length 1 end at 4. Of accuracies, and of rates of acceptance.
+#: Of accuracies, and of acceptance rates; squared distances of unit vectors are at most 4.
 ACCURACY_THRESHOLDS = np.arange(400) / 100
 RATE_THRESHOLDS = np.arange(4000) / 1000
 

@@ -140,7 +140,7 @@ def _intact(wanted: str | None = None) -> list[Entry]:
 
 
 def _has_own_size(entry: Entry, wanted: str | None) -> bool:
-    """Whether the entry's network is as large as the wanted variant, by default its own, says."""
+    """Whether the entry's network has the size of the wanted variant, by default of its own."""
     variant = VARIANTS.get(wanted or entry.variant or "")
     if variant is None:
         return False
