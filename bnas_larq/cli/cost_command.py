@@ -186,7 +186,7 @@ def _comparison_text(counts: Sequence[TargetCosts]) -> str:
             "OPs (honest)": scientific(count.costs.ops_honest),
             "bytes": f"{count.costs.bytes:,}",
             "int8": f"{sum(count.costs.bytes_by_kind['int8'].values()):,}",
-            "RAM": _number(count.costs.peak_activation_bytes),
+            "RAM": "–" if (peak := count.costs.peak_activation_bytes) is None else f"{peak:,}",
             "parameters": f"{count.costs.parameters:,}",
         }
         for count in counts
@@ -250,10 +250,6 @@ def _reported_text(rows: Sequence[Mapping[str, Any]]) -> str:
             "papers report it; nobody measured it with this package.",
         ]
     )
-
-
-def _number(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
 
 
 def _sizes_text(candidates: Sequence[Candidate], budget: float, convention: str, **_: Any) -> str:

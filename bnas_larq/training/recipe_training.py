@@ -43,9 +43,8 @@ def stage_config(stage: TrainStage, config: BaseConfig) -> BaseConfig:
     smaller images."""
     settings: dict[str, Any] = dict(stage.network_settings)
     if stage.crop_size:
-        channels = config.input_shape[-1]
-        settings |= {"input_shape": (stage.crop_size, stage.crop_size, channels)}
-        settings |= {"stem": config.stem}
+        shape = (stage.crop_size, stage.crop_size, config.input_shape[-1])
+        settings |= {"input_shape": shape, "stem": config.stem}
     return config.replace(**settings)
 
 
@@ -76,11 +75,6 @@ def _augmentation(stage: TrainStage, recipe: Recipe) -> Augmentation:
     return Augmentation(**settings, crop_size=stage.crop_size)
 
 
-def _differences(stage: TrainStage) -> dict[str, Any]:
-    crops = {"crop_size": stage.crop_size} if stage.crop_size else {}
-    return {**stage.network_settings, **crops}
-
-
 def check_stages(plan: Sequence[TrainStage], config: BaseConfig) -> None:
     """Raise BnasLarqError unless each stage's network can be, and the last one's is `config`."""
     configs = [stage_config(stage, config) for stage in plan]
@@ -91,9 +85,11 @@ def check_stages(plan: Sequence[TrainStage], config: BaseConfig) -> None:
             f"Received: crop_size {crops[0]} with the scheme {config.scheme}. Remove it."
         )
     if configs[-1] != config:
+        last = plan[-1]
+        crop = {"crop_size": last.crop_size} if last.crop_size else {}
         raise RecipeError(
             "The last stage trains the network that is stored. "
-            f"Received: {_differences(plan[-1])} in its stage {plan[-1].name!r}. Remove them, "
+            f"Received: {last.network_settings | crop} in its stage {last.name!r}. Remove them, "
             "or set them in the section network."
         )
 
