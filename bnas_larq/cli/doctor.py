@@ -17,7 +17,7 @@ import click
 
 from bnas_larq.console import print_result
 from bnas_larq.errors import BnasLarqError, one_line
-from bnas_larq.machine import usable_cores
+from bnas_larq.machine import installed_version, usable_cores
 
 #: Shown even when bnas-larq itself is not installed (a plain checkout).
 SHOWN = (
@@ -42,7 +42,7 @@ def misfits(root: str = "bnas-larq") -> list[str]:
         for requirement in map(Requirement, metadata.requires(owner) or []):
             if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
                 continue
-            version = _version(requirement.name)
+            version = installed_version(requirement.name)
             if version is None or not requirement.specifier.contains(version, prereleases=True):
                 wanted = f"{requirement.name}{requirement.specifier}"
                 problems.append(f"{owner} needs {wanted}, found {version or 'nothing'}")
@@ -59,13 +59,13 @@ def command() -> None:
     def line(label: str, value: object) -> None:
         print_result(f"{label:22} {value}")
 
-    line("bnas-larq", _version("bnas-larq") or "not installed (running from a checkout)")
+    line("bnas-larq", installed_version("bnas-larq") or "not installed (running from a checkout)")
     line("Python", f"{platform.python_version()} ({sys.executable})")
     if not (3, 10) <= sys.version_info[:2] < (3, 13):
         problems.append(f"Python {platform.python_version()} is not 3.10 to 3.12")
     for name in SHOWN:
-        line(name, _version(name) or "not installed")
-    if _version("bnas-larq"):
+        line(name, installed_version(name) or "not installed")
+    if installed_version("bnas-larq"):
         problems += misfits()
 
     line("Keras generation", _keras_generation(problems))
@@ -86,13 +86,6 @@ def command() -> None:
     line("verdict", "everything fits together")
 
 
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _keras_generation(problems: list[str]) -> str:
     try:
         from bnas_larq.backend import tf
@@ -101,7 +94,7 @@ def _keras_generation(problems: list[str]) -> str:
         return "none that Larq can use"
     devices = ", ".join(device.device_type for device in tf.config.list_physical_devices())
     # backend.py has just checked that tf.keras is tf-keras.
-    return f"2 (tf-keras {_version('tf-keras')}) on {devices}"
+    return f"2 (tf-keras {installed_version('tf-keras')}) on {devices}"
 
 
 def _devices() -> str:

@@ -51,12 +51,9 @@ _NO_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if not wanted or ctx.resilient_parsing:
         return
-    from importlib import metadata
+    from bnas_larq.machine import installed_version
 
-    try:
-        version = metadata.version("bnas-larq")
-    except metadata.PackageNotFoundError:
-        version = "unknown (not installed: running from a checkout)"
+    version = installed_version("bnas-larq") or "unknown (not installed: running from a checkout)"
     console.print_result(f"bnas-larq {version}")
     ctx.exit()
 

@@ -11,7 +11,6 @@ import os
 import platform
 import sys
 from collections.abc import Collection, Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import click
 
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype, genotype_file
-from bnas_larq.machine import usable_cores
+from bnas_larq.machine import installed_version, usable_cores
 from bnas_larq.recipe import Recipe, load_recipe, override_recipe
 from bnas_larq.recipe_checks import check_keys_are_read, check_plan
 from bnas_larq.run.targets import STAGE, WEIGHT_KINDS, find_source, find_target
@@ -227,12 +226,7 @@ def check_same_recipe(recipe: Recipe, begun: Recipe, path: Path) -> None:
 
 def environment(seed: int) -> dict[str, Any]:
     """Versions and machine, for a run's environment.json."""
-    versions, context = {}, click.get_current_context(silent=True)
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
+    context = click.get_current_context(silent=True)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -240,5 +234,5 @@ def environment(seed: int) -> dict[str, Any]:
         "cores": usable_cores(),
         "seed": seed,
         "command": ["python"] if context is None else ["bnas-larq", *sys.argv[1:]],
-        "packages": versions,
+        "packages": {package: installed_version(package) for package in PACKAGES},
     }
