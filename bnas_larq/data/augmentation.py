@@ -109,10 +109,7 @@ class Augmentation:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary of the arguments."""
-        values = dataclasses.asdict(self)
-        if self.color_jitter is not None:
-            values["color_jitter"] = list(self.color_jitter)
-        return values
+        return dataclasses.asdict(self)
 
     def apply(
         self, images: tf.Tensor, indices: tf.Tensor, *, seed: int, epoch: int | tf.Tensor

@@ -48,8 +48,7 @@ class Evaluation:
 
     @property
     def _log_probabilities(self) -> np.ndarray:
-        shifted = self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True)
-        return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return tf.nn.log_softmax(self.logits.astype(np.float64)).numpy()
 
     def write_predictions(
         self, path: Path, class_names: Sequence[str], files: Sequence[str] | None = None

@@ -35,9 +35,6 @@ def deployed_facts(
         path = Path(folder) / "model.tflite"
         report = export_network(model, path, first.numpy(), float_storage=float_storage)
         evaluation = evaluate_network(FileNetwork(path.read_bytes()), images)
-    facts = ("bytes", "sha256", "float_storage", "memory")
-    numbers = ("binary_convolutions", "float_convolutions")
-    return {
-        **{fact: report[fact] for fact in (*facts, *numbers)},
-        "accuracy": evaluation.metrics()["accuracy"],
-    }
+    keys = ("bytes", "sha256", "float_storage", "memory")
+    keys += ("binary_convolutions", "float_convolutions")
+    return {**{key: report[key] for key in keys}, "accuracy": evaluation.metrics()["accuracy"]}
