@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +38,7 @@ PATH, NAME_OR_PATH = PathType(path_type=Path), NameOrPathType()
 
 def with_options(*options: Callable) -> Callable:
     """A decorator that adds options and arguments in this order."""
-
-    def add(function: Callable) -> Callable:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return add
+    return lambda command: reduce(lambda inner, option: option(inner), reversed(options), command)
 
 
 #: Adds the options of every command that starts a run.

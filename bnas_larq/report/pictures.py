@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,7 @@ def save_pictures(run_path: str | Path, problems: list[str] | None = None) -> li
     run = Path(run_path)
     search, folder = run / "search", run / "pictures"
     problems = [] if problems is None else problems
-
-    def intact(read: Callable, *arguments: Any) -> Any:
-        return intact_or_empty(problems, read, *arguments)
+    intact = partial(intact_or_empty, problems)
 
     metrics = intact(read_rows, search / "metrics.jsonl", Epoch)
     operations = [
