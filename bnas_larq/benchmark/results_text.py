@@ -119,8 +119,7 @@ def table_text(records: Sequence[Mapping[str, Any]]) -> str:
 
 def against_text(records: Sequence[Mapping[str, Any]]) -> str:
     """A line for each measurement that was compared with an earlier one."""
-    header = ("measured", "step", "earlier", "faster", "× floor", "earlier", "CPU")
-    rows = [header]
+    rows = [("measured", "step", "earlier", "faster", "× floor", "earlier", "CPU")]
     for record in records:
         earlier, settings = record["against"], record["settings"]
         if earlier is None:

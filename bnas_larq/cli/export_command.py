@@ -55,7 +55,6 @@ def command(target: str, lint: bool, as_json: bool, **options: Any) -> None:
             "Runs and zoo entries know their labels and normalisation. "
             "Received: --labels, --mean or --std."
         )
-    writes = options["out"] or options["bundle"]
     if options["data_dir"] and (
         network.kind is not Kind.RUN or lint or options["out"] or options["images"]
     ):
@@ -75,6 +74,7 @@ def command(target: str, lint: bool, as_json: bool, **options: Any) -> None:
         findings = lint_target(network)
         print_result(json.dumps(findings.to_dict(), indent=1) if as_json else lint_text(findings))
         return
+    writes = options["out"] or options["bundle"]
     if not writes and (network.kind is not Kind.RUN or options["images"]):
         raise click.UsageError(
             f"An export needs a place to write to. Received: {target} without --out and --bundle."
@@ -86,10 +86,8 @@ def command(target: str, lint: bool, as_json: bool, **options: Any) -> None:
     reasons = report["not_binary_because"]
     width = 7 if report.get("float_storage") == "float16" else 5
     for record in report["convolutions"]:
-        name, stored = (
-            record["name"],
-            record.get("stored", "1 bit" if record["binary"] else "float"),
-        )
+        name = record["name"]
+        stored = record.get("stored", "1 bit" if record["binary"] else "float")
         precision = "float" if stored == "float32" else stored
         reason = "" if record["binary"] else f"  ({reasons.get(name, 'full precision')})"
         print_result(f"{precision:{width}}  {record['kind']:10} {name}{reason}")

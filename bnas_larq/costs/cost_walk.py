@@ -140,8 +140,7 @@ def planned_costs(
             layers += [layer for chain in cell.chains for layer in chain.layers]
     layers += network.classifier.layers
     peak = _peak(genotype, network, config.input_shape)
-    name = f"bnas_{genotype.id.replace('-', '_')}"
-    return Costs(name, tuple(layers), peak_activation_bytes=peak)
+    return Costs(f"bnas_{genotype.id.replace('-', '_')}", tuple(layers), peak_activation_bytes=peak)
 
 
 def _peak(genotype: Genotype, network: NetworkCosts, input_shape: tuple[int, int, int]) -> int:

@@ -135,8 +135,7 @@ class ExpectedCost:
     ) -> ExpectedCost:
         """The term of a recipe; also raises BnasLarqError if the table cannot be read."""
         table = None if settings.table is None else LatencyTable.load(settings.table)
-        values = settings.model_dump(exclude={"table"})
-        return cls(space, network, table=table, **values, **others)
+        return cls(space, network, table=table, **settings.model_dump(exclude={"table"}), **others)
 
     def __call__(
         self, normal: tf.Tensor, reduce: tf.Tensor, edge_weights: _EdgeWeights | None = None

@@ -267,8 +267,7 @@ class _Deployed:
         return self.readers[source] == 1 and (norm if kind == "norm" else relu)
 
     def _read(self, call: Call) -> list[int]:
-        numbers = map(self.tensor, call.inputs)
-        return [number for number in numbers if number is not None]
+        return [number for number in map(self.tensor, call.inputs) if number is not None]
 
     def _operand(self, call: Call, tensor: Hashable) -> int | None:
         number, form = self.values[tensor], call.form

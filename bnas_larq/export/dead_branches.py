@@ -65,8 +65,7 @@ def _dead_branches(kind: str, cell: Cell, config: NetworkConfig | None) -> DeadB
             zero.append(index)
         elif all(edge.state - 2 in zero + constant for edge in live):
             constant.append(index)
-    used = used_states(cell)
-    unread = [state for state in (0, 1) if state not in used]
+    unread = sorted({0, 1} - used_states(cell))
     plans = config.plan_cells() if config else []
     return DeadBranches(
         cell=kind,

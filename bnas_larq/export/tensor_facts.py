@@ -51,8 +51,7 @@ def trace(model: keras.Model) -> dict[int, TensorFacts]:
     """Tensor's id → facts, for every tensor of a model without nested models."""
     facts = {id(tensor): TensorFacts() for tensor in model.inputs}
     for node in calls(model):
-        read = [facts[id(tensor)] for tensor in node.keras_inputs]
-        output = _output_facts(node.layer, read)
+        output = _output_facts(node.layer, [facts[id(tensor)] for tensor in node.keras_inputs])
         facts.update((id(tensor), output) for tensor in tf.nest.flatten(node.outputs))
     return facts
 

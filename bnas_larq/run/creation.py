@@ -87,8 +87,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     changes["train"] = with_sources(recipe.train, _with_absolute_path, os.path.abspath)
     cost = recipe.search.cost
     if cost is not None and cost.table is not None:
-        table = str(Path(cost.table).resolve())
-        pinned = cost.model_copy(update={"table": table})
+        pinned = cost.model_copy(update={"table": str(Path(cost.table).resolve())})
         changes["search"] = recipe.search.model_copy(update={"cost": pinned})
     return recipe.model_copy(update=changes)
 

@@ -69,8 +69,7 @@ def sized_network(target: Target) -> SizedNetwork:
         return SizedNetwork(target.text, Genotype.load(target.text), None, _of_genotype)
     if target.kind is Kind.VARIANT:
         variant = VARIANTS[target.text.lower()]
-        genotype = variant.load_genotype()
-        return SizedNetwork(variant.name, genotype, variant.config(), variant.config)
+        return SizedNetwork(variant.name, variant.load_genotype(), variant.config(), variant.config)
     if target.kind is Kind.LITERATURE:
         network = LITERATURE[target.text.lower()]
         return SizedNetwork(network.name, network.load_genotype(), network.config(), network.config)

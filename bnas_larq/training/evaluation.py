@@ -37,8 +37,7 @@ class Evaluation:
 
     def confusion(self) -> np.ndarray:
         """Counts [true class, predicted class]."""
-        classes = self.logits.shape[1]
-        return tf.math.confusion_matrix(self.labels, self.predictions, classes).numpy()
+        return tf.math.confusion_matrix(self.labels, self.predictions, self.logits.shape[1]).numpy()
 
     def metrics(self) -> dict[str, float]:
         """Accuracy, top-5 accuracy (with more than five classes), cross-entropy in nats."""

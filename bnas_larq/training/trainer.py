@@ -94,8 +94,7 @@ def make_optimizer(
     if isinstance(decay, WeightDecay):
         decay = {name: getattr(decay, kind) for name, kind in weight_kinds(model).items()}
     if settings.binary_multiplier != 1:
-        kernels = latent_kernels(model)
-        multipliers = {kernel.name: settings.binary_multiplier for kernel in kernels}
+        multipliers = {k.name: settings.binary_multiplier for k in latent_kernels(model)}
     shared = {"l2": decay, "clip_norm": settings.clip_norm, "rate_multipliers": multipliers}
     if settings.optimizer == "adam":
         return CoupledAdam(rate, **shared)

@@ -296,8 +296,7 @@ def _literature_factory(network: LiteratureNetwork):
 
     size = network.backbone
     if network.load_genotype():
-        own = network.network
-        size = "{cells} cells of {channels} channels in {groups} groups".format(**own)
+        size = "{cells} cells of {channels} channels in {groups} groups".format(**network.network)
         size += f", genotype `{network.backbone}`"
     accuracy = [f"{network.reported.top1} %"]
     accuracy += [f"top-5 {network.reported.top5} %"] if network.reported.top5 else []
