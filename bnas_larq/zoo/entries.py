@@ -58,7 +58,8 @@ class Entry:
         metrics: on the test split `accuracy`, `top5_accuracy`, `loss`, `examples`; and
             `validation_accuracy`. Empty if nothing was measured.
         cost: `Costs.to_dict` without layers.
-        deployed: what is known of its `.tflite` file, see `bnas_larq.zoo.deployed_file`.
+        deployed: its `.tflite` file's `bytes`, `sha256`, `float_storage`, `memory`, `accuracy` and
+            numbers of `binary_convolutions` and `float_convolutions`. Empty if there was none.
         provenance: recipe, seed, versions, weights it was fine-tuned from.
         files: relative name → `sha256`, `bytes`, and `url` for a file that is downloaded when it is
             first needed.

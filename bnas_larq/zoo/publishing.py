@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bnas_larq.backend import keras, tf
 from bnas_larq.costs.accounting import count_costs
 from bnas_larq.data import (
     EVALUATION_BATCH,
@@ -23,6 +25,8 @@ from bnas_larq.data import (
     load_described,
 )
 from bnas_larq.errors import DataError, ZooError
+from bnas_larq.export.exporter import export_network
+from bnas_larq.export.file_network import FileNetwork
 from bnas_larq.files import write_atomic
 from bnas_larq.genotype import PUBLISHED
 from bnas_larq.networks.network_files import GENOTYPE, NETWORK, WEIGHTS, StoredNetwork
@@ -33,7 +37,6 @@ from bnas_larq.resources import user_zoo
 from bnas_larq.tables import csv_text
 from bnas_larq.train_settings import with_sources
 from bnas_larq.training import Evaluation, evaluate_network
-from bnas_larq.zoo.deployed_file import deployed_facts
 from bnas_larq.zoo.entries import CARD, Entry, check_target, store_entry
 from bnas_larq.zoo.entry_format import DATASET, check_url, is_share
 from bnas_larq.zoo.model_card import model_card
@@ -154,7 +157,7 @@ def publish_run(
             metrics["validation_accuracy"] = validation
         deployed = {}
         if finished.float_storage is not None:
-            deployed = deployed_facts(model, images, finished.float_storage)
+            deployed = _deployed_facts(model, images, finished.float_storage)
         evaluation.write_confusion(folder / CONFUSION, data.class_names)
         write_atomic(folder / RECIPE, _portable(finished.recipe).to_yaml())
         write_atomic(folder / TRAINING, _csv(finished.epochs))
@@ -258,6 +261,22 @@ def _check_accuracy(run: FinishedRun, evaluation: Evaluation, rounded: int) -> N
             f"{now:.4f}, and in {run.folder / 'state.json'} {before}. "
             "Train again, or publish with the weights and images that were evaluated."
         )
+
+
+def _deployed_facts(
+    model: keras.Model, images: tf.data.Dataset, float_storage: str
+) -> dict[str, Any]:
+    """Of a model's `.tflite` file, as of `export_network`, and its accuracy on the test images, the
+    first batch of which is compared with Keras; ExportError for a model that cannot be converted.
+    """
+    first, _ = next(iter(images))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        report = export_network(model, path, first.numpy(), float_storage=float_storage)
+        evaluation = evaluate_network(FileNetwork(path.read_bytes()), images)
+    keys = ("bytes", "sha256", "float_storage", "memory")
+    keys += ("binary_convolutions", "float_convolutions")
+    return {**{key: report[key] for key in keys}, "accuracy": evaluation.metrics()["accuracy"]}
 
 
 def _portable(recipe: Recipe) -> Recipe:
