@@ -197,13 +197,9 @@ def _bytes(batch_size: int, shape: Sequence[int]) -> int:
 
 def _parts(batch_size: int, shape: Sequence[int]) -> int:
     """Equal parts in which a batch is augmented: each core works on one, in several copies."""
-    return next(
-        parts
-        for parts in range(1, batch_size + 1)
-        if not batch_size % parts
-        and _bytes(batch_size // parts, shape) <= PART_BYTES
-        or parts == batch_size
-    )
+    divisors = (parts for parts in range(1, batch_size) if not batch_size % parts)
+    fitting = (n for n in divisors if _bytes(batch_size // n, shape) <= PART_BYTES)
+    return next(fitting, batch_size)
 
 
 def _parallel(batch_size: int, shape: Sequence[int]) -> int:

@@ -103,10 +103,8 @@ def _verified(text: str, digest: str | None) -> tuple[Target, Path]:
 
 
 def _weight_file(target: Target) -> Path:
-    if target.kind is Kind.SAVED_MODEL:
-        path = target.path
-    else:
-        path = target.trained_network().weights
+    saved = target.kind is Kind.SAVED_MODEL
+    path = target.path if saved else target.trained_network().weights
     if not path.is_file():
         raise RunError(
             f"A stage needs trained weights. Received: {target.text} without {path.name}. "
