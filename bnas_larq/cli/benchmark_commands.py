@@ -27,7 +27,7 @@ COMMANDS = {
         "bnas_larq.cli.benchmark_commands:train_step", "A training step of a genotype's network."
     ),
     "input": LazyCommand(
-        "bnas_larq.cli.benchmark_commands:input_rate", "The input pipeline alone, as of ImageNet."
+        "bnas_larq.cli.benchmark_commands:input_rate", "The input pipeline alone, as for ImageNet."
     ),
 }
 #: Of images for a genotype, which has no size of its own.
@@ -67,9 +67,7 @@ _options = with_options(
     click.option("--json", "as_json", is_flag=True, help="Print everything as JSON."),
     click.option("--output", type=PATH, help="Also write the JSON to this file."),
     click.option("--overwrite", is_flag=True, help="Replace an earlier --output."),
-    click.option(
-        "--against", type=PATH, help="An earlier --output, with which each row is compared."
-    ),
+    click.option("--against", type=PATH, help="An earlier --output to compare each row with."),
 )
 
 
@@ -77,7 +75,7 @@ _options = with_options(
 def command() -> None:
     """Time a step of search or training against the machine's limit, or the input alone.
 
-    Of steps, measures the rate of matrix products, the step, and the floor: the seconds that the
+    For steps, measures the rate of matrix products, the step, and the floor: the seconds that the
     step's convolutions would take at that rate. Several configurations, such as --cells 4,8,16,
     make a table; each is measured in a process of its own.
     """

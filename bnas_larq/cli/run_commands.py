@@ -36,8 +36,8 @@ from bnas_larq.errors import BnasLarqError, DataError
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Print memory and time of the training, and the images a second that it asks for; read "
-    "and write nothing.",
+    help="Print the training's memory and time, and the images per second that it needs; read and "
+    "write nothing.",
 )
 @click.option(
     "--device",
@@ -48,7 +48,7 @@ from bnas_larq.errors import BnasLarqError, DataError
     "Default: this machine's matrix products.",
 )
 @click.option(
-    "--images", type=click.IntRange(min=1), help="For --dry-run: how many, if it is not known."
+    "--images", type=click.IntRange(min=1), help="For --dry-run: how many, if that is unknown."
 )
 @device_options
 def run(
@@ -77,8 +77,7 @@ def run(
         given = [f"--{name}" for name, value in {**settings, **places}.items() if value]
         if given:
             raise click.UsageError(
-                f"--dry-run runs nothing. Received: {', '.join(given)} with it. Remove the one or "
-                "the other."
+                f"--dry-run runs nothing. Received: {', '.join(given)} with it. Omit it or them."
             )
         from bnas_larq.benchmark.forecast import Device, forecast, forecast_text
 
@@ -86,8 +85,8 @@ def run(
         return
     if devices or images:
         raise BnasLarqError(
-            "Devices and images are of a forecast. Received: --device or --images without "
-            "--dry-run. Add it."
+            "--device and --images are for a dry run. Received: one of them without --dry-run. "
+            "Add it."
         )
     settings |= device_settings(strategy, gpu_memory)
     if recipe.study is None:
