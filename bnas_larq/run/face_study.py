@@ -155,8 +155,7 @@ def compare_images(run: str | Path, first: str | Path, second: str | Path) -> di
     verdicts = {}
     for name, facts in record["networks"].items():
         config = _config(recipe, shape).replace(**NETWORKS[name])
-        form = {"features": recipe.faces.features}
-        network = build_embedding_network(_genotype(recipe), config, **form)
+        network = build_embedding_network(_genotype(recipe), config, features=recipe.faces.features)
         load_weights(network, networks / name / WEIGHTS)
         one, other = embed_images(network, images, normalization, flip=recipe.faces.flip)
         distance = float(np.sum(np.square(one - other)))

@@ -168,8 +168,9 @@ def train_stored(
             last = first + stage.epochs + stage.reestimate_batch_norm // steps
             outputs.fill(sorted({n % stage.teacher.views for n in range(first, last + 1)}))
             attach = outputs.lookup
-        shapes = examples, normalization, data.num_classes
-        return stage_pipeline(stage, recipe, *shapes, attach=attach)
+        return stage_pipeline(
+            stage, recipe, examples, normalization, data.num_classes, attach=attach
+        )
 
     model = train_plan(
         plan,

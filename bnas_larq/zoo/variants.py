@@ -92,8 +92,7 @@ def _imagenet(
     suffix = "-paper" if template.get("convention") == "paper" else ""
     name, factory = f"bnas-{letter.lower()}{suffix}", f"BNAS{letter.replace('-', '')}"
     reported = tuple(Reported("imagenet", *result, ops=ops) for result in results)
-    size = {"cells": cells, "channels": channels, **template}
-    return Variant(name, factory, "bnas_imagenet", **size, reported=reported)
+    return Variant(name, factory, "bnas_imagenet", cells, channels, reported=reported, **template)
 
 
 _CIFAR = {"input_shape": (32, 32, 3), "num_classes": 10}
