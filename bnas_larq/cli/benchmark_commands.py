@@ -20,15 +20,9 @@ if TYPE_CHECKING:
     from bnas_larq.benchmark.steps import Feed, Measuring
 
 COMMANDS = {
-    "search-step": LazyCommand(
-        "bnas_larq.cli.benchmark_commands:search_step", "A bilevel step of the supernet."
-    ),
-    "train-step": LazyCommand(
-        "bnas_larq.cli.benchmark_commands:train_step", "A training step of a genotype's network."
-    ),
-    "input": LazyCommand(
-        "bnas_larq.cli.benchmark_commands:input_rate", "The input pipeline alone, as for ImageNet."
-    ),
+    "search-step": LazyCommand(f"{__name__}:search_step", "A bilevel step of the supernet."),
+    "train-step": LazyCommand(f"{__name__}:train_step", "A training step of a genotype's network."),
+    "input": LazyCommand(f"{__name__}:input_rate", "The input pipeline alone, as for ImageNet."),
 }
 #: Of images for a genotype, which has no size of its own.
 IMAGE_SIZE = (32, 32)

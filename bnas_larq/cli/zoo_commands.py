@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     from bnas_larq.zoo.entries import Entry
     from bnas_larq.zoo.variants import Variant
 
-_HERE = "bnas_larq.cli.zoo_commands"
 COMMANDS = {
-    "list": LazyCommand(f"{_HERE}:list_zoo", "List all networks."),
-    "show": LazyCommand(f"{_HERE}:show", "Print a network's model card."),
-    "verify": LazyCommand(f"{_HERE}:verify", "Compare files with their SHA-256."),
-    "publish": LazyCommand(f"{_HERE}:publish", "Make an entry of a finished run."),
+    "list": LazyCommand(f"{__name__}:list_zoo", "List all networks."),
+    "show": LazyCommand(f"{__name__}:show", "Print a network's model card."),
+    "verify": LazyCommand(f"{__name__}:verify", "Compare files with their SHA-256."),
+    "publish": LazyCommand(f"{__name__}:publish", "Make an entry of a finished run."),
     "import": LazyCommand(
-        f"{_HERE}:import_checkpoint", "Import a checkpoint of the papers' authors."
+        f"{__name__}:import_checkpoint", "Import a checkpoint of the papers' authors."
     ),
 }
 
