@@ -133,8 +133,8 @@ def final_cell(
             # factorised reduction is no Identity.
             if drop_path is not None and (edge.op, edge_settings.strides) != ("identity", 1):
                 # A node of a cell of n reads states up to n.
-                states = max(16, len(cell) + 1)
-                seed = (plan.index * len(cell) + index) * states + edge.state
+                count = max(16, len(cell) + 1)
+                seed = (plan.index * len(cell) + index) * count + edge.state
                 term = DropPath(seed, drop_path, name=f"{edge_settings.name}_drop")(term)
             terms.append(term)
         if not terms:

@@ -132,7 +132,7 @@ def test_drop_path_stands_on_every_edge_but_zeroise_with_a_seed_of_its_own():
     largest = tuple(
         tuple(Edge("max_pool_3x3", state) for state in {0, 1 + node}) for node in range(MAX_NODES)
     )
-    model = cell_model(largest, drop_path=control)
+    model = cell_model(largest, shortcut="conv", drop_path=control)
     assert len({layer.seed for layer in model.layers if isinstance(layer, DropPath)}) == 2 * 32
     zeroise = Genotype.published("bnas_cifar")
     model = cell_model(zeroise.normal, drop_path=control)
