@@ -59,7 +59,7 @@ run_options = with_options(
 gpu_memory_option = click.option(
     "--gpu-memory",
     metavar="growth|MB",
-    help="Allocate GPU memory as it is needed, or at most so many megabytes on each GPU. Default: "
+    help="Allocate GPU memory as it is needed, or at most this many megabytes on each GPU. Default: "
     "all of it; growth in a search by keras-tuner.",
 )
 #: Adds the options of commands that search and train on devices of the user's choice.
