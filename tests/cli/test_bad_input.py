@@ -254,7 +254,7 @@ BANDIT = (
         ((*BANDIT, "search.bandit.rounds=1", "search.bandit.floor=7"), "floor 7 for 7 candidates"),
         (
             (*BANDIT, "search.bandit.floor=1", "search.zeroise_competes=false"),
-            "search.bandit.floor 1 in space 'bnas' with search.zeroise_competes false",
+            "search.bandit.floor 1 in space 'two-nodes' with search.zeroise_competes false",
         ),
         # Three of four channels, and one of the two that tiny's cells have.
         (("search.channels=4", "search.channel_proportion=3"), "4 channels, proportion 3"),
