@@ -139,7 +139,7 @@ def test_it_resumes_with_its_own_recipe_only(finished):
         ({}, {"resume": True, "overwrite": True}, RunError, "Give one of them"),
         ({"train.stages": [{"freeze": ["konv*"]}]}, {}, RecipeError, "'stage1', which names none"),
         ({"train.stages": [{"freeze": ["*"]}]}, {}, RecipeError, "which is all of them"),
-        ({"train.stages": [{}, ATTENDING]}, {}, RecipeError, "Received: 'gone' with None"),
+        ({"train.stages": [{}, ATTENDING]}, {}, RecipeError, "Received: 'gone', which is no"),
     ],
 )
 def test_what_cannot_be_run_writes_nothing(tmp_path, overrides, settings, error, message):
