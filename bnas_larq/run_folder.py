@@ -175,6 +175,8 @@ def recipe_of(folder: RunFolder) -> Recipe:
     path = folder / "recipe.yaml"
     try:
         values = read_yaml(path)
+        if not isinstance(values, dict):
+            raise ValueError(values)  # such as an empty file's None
     except (OSError, ValueError) as error:
         raise RunError(
             f"A run's recipe.yaml must be readable. Received: {path}. "

@@ -152,8 +152,11 @@ def test_resolve_says_what_it_takes(make_entry, tmp_path, monkeypatch):
         resolve("nothing")
     with pytest.raises(ZooError, match="Received: ''"):
         resolve("")
-    (tmp_path / "recipe.yaml").write_text("")
+    (tmp_path / "recipe.yaml").write_text("{}")
     with pytest.raises(RunError, match="needs network.json"):
+        resolve(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("")
+    with pytest.raises(RunError, match="recipe.yaml must be readable"):
         resolve(tmp_path)
 
 
