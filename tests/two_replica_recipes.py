@@ -48,6 +48,9 @@ def overrides_of(name, folder):
     """What makes a recipe small; a teacher from elsewhere is `folder/teacher.keras`."""
     recipe, overrides = load_recipe(name), dict(SIZES)
     network, stages = recipe.network, recipe.train.stages
+    if recipe.data.validation_fraction:
+        # Some images for each replica.
+        overrides["data.validation_fraction"] = 0.2
     if network.kind == "cells":
         # Groups are of two channels at least.
         overrides |= {"network.cells": 3, "network.channels": max(8, 2 * network.groups)}
