@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
+
+import numpy as np
 
 from bnas_larq.setting_types import FloatStorage
 
@@ -19,6 +22,28 @@ MIN_WEIGHTS = 256
 def is_stored_smaller(weights: int) -> bool:
     """Whether a kernel of this many weights is stored as float16 or int8 where that is chosen."""
     return weights >= MIN_WEIGHTS
+
+
+def int8_codes(kernel: np.ndarray, axes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Codes from −127 to 127 of a kernel, and the scale of each output channel.
+
+    Args:
+        axes: of the output channels.
+
+    Returns:
+        Codes of the kernel's shape; scales of its rank, 1 along all other axes. Their product is
+        the kernel as it is used.
+
+    Example:
+        >>> codes, scales = int8_codes(np.array([[0.5, -1.27], [0.0, 0.0]], np.float32), axes=[0])
+        >>> codes.tolist(), scales.round(6).tolist()
+        ([[50, -127], [0, 0]], [[0.01], [1.0]])
+    """
+    others = tuple(set(range(kernel.ndim)) - {axis % kernel.ndim for axis in axes})
+    largest = np.abs(kernel).max(axis=others, keepdims=True)
+    scales = np.where(largest > 0, largest / np.float32(INT8_LIMIT), np.float32(1))
+    codes = np.clip(np.rint(kernel / scales), -INT8_LIMIT, INT8_LIMIT).astype(np.int8)
+    return codes, scales.astype(np.float32)
 
 
 def kernel_bytes(weights: int, channels: int, storage: str) -> int:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from bnas_larq.backend import keras, tf
 from bnas_larq.costs.float_kernels import FLOAT_STORAGES, kernel_bytes
 from bnas_larq.costs.multiplications import FULL_PRECISION, size, weight_bits
@@ -21,6 +23,7 @@ KINDS = (
     *("binary_kernels", "scales", "stem", "shortcut", "classifier", "other_kernels"),
     *("batch_norm", "bias", "other"),
 )
+_FLOAT_KERNELS = ("stem", "shortcut", "classifier", "other_kernels")
 #: Storage of full-precision kernels → kind → bits.
 Memory = Mapping[str, Counter[str]]
 
@@ -38,7 +41,7 @@ def weight_memory(layer: keras.layers.Layer, weights: Sequence[tf.Variable]) -> 
     memory: dict[str, Counter[str]] = {storage: Counter() for storage in FLOAT_STORAGES}
     for weight in (weight for weight in weights if id(weight) not in of_quantizers):
         bits, kind = weight_bits(weight), _kind(layer, weight)
-        kernel = kind in ("stem", "shortcut", "classifier", "other_kernels")
+        kernel = kind in _FLOAT_KERNELS
         scales = number_of_scales(getattr(weight, "quantizer", None), weight.shape)
         if isinstance(layer, ABCConv2D) and weight is layer.kernel and not layer.real_kernel:
             # One bit and one scale for each base.
@@ -46,7 +49,8 @@ def weight_memory(layer: keras.layers.Layer, weights: Sequence[tf.Variable]) -> 
             scales = bits
         for storage, kinds in memory.items():
             if kernel:
-                kinds[kind] += 8 * kernel_bytes(size(weight), _channels(weight), storage)
+                channels = np.prod([weight.shape[axis] for axis in output_axes(weight)])
+                kinds[kind] += 8 * kernel_bytes(size(weight), int(channels), storage)
             else:
                 kinds[kind] += bits * size(weight)
             if scales:
@@ -96,7 +100,12 @@ def _kind(layer: keras.layers.Layer, weight: tf.Variable) -> str:
     return "classifier" if dense or layer.name == CLASSIFIER else "other_kernels"
 
 
-def _channels(kernel: tf.Variable) -> int:
-    """Output channels of a full-precision kernel, each of which int8 storage gives a scale."""
-    depthwise = "depthwise_kernel" in kernel.name
-    return kernel.shape[-1] * (kernel.shape[-2] if depthwise else 1)
+def is_float_kernel(layer: keras.layers.Layer, weight: tf.Variable) -> bool:
+    """Whether a weight of a layer is a kernel that is deployed in full precision."""
+    return _kind(layer, weight) in _FLOAT_KERNELS
+
+
+def output_axes(kernel: tf.Variable) -> tuple[int, ...]:
+    """The axes of a full-precision kernel's output channels, each of which int8 storage gives a
+    scale."""
+    return (-2, -1) if "depthwise_kernel" in kernel.name else (-1,)

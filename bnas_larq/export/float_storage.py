@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bnas_larq.costs.float_kernels import FLOAT32, FLOAT_STORAGES, INT8_LIMIT, is_stored_smaller
+from bnas_larq.costs.float_kernels import FLOAT32, FLOAT_STORAGES, int8_codes, is_stored_smaller
 from bnas_larq.errors import ExportError, nearest
 from bnas_larq.export.compute_engine import compute_engine
 
@@ -120,11 +120,11 @@ def _stored(model: Any, tensor: Any, axis: int, storage: str, schema: Any) -> An
     constant = schema.TensorT()
     constant.name, constant.shape = tensor.name + f"/{storage}".encode(), tensor.shape
     if storage == "int8":
-        codes, scales = int8_codes(kernel, axis)
+        codes, scales = int8_codes(kernel, (axis,))
         constant.type = schema.TensorType.INT8
         constant.quantization = schema.QuantizationParametersT()
-        constant.quantization.scale = scales
-        constant.quantization.zeroPoint = np.zeros(len(scales), np.int64)
+        constant.quantization.scale = scales.reshape(-1)
+        constant.quantization.zeroPoint = np.zeros(scales.size, np.int64)
         constant.quantization.quantizedDimension = axis
     else:
         with np.errstate(over="ignore"):
@@ -145,21 +145,6 @@ def _stored(model: Any, tensor: Any, axis: int, storage: str, schema: Any) -> An
         constant.buffer = len(buffers) - 1
     tensor.buffer = 0  # by convention the empty one
     return constant
-
-
-def int8_codes(kernel: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes from −127 to 127 of a kernel, and the scale of each output channel along `axis`.
-
-    Example:
-        >>> codes, scales = int8_codes(np.array([[0.5, -1.27], [0.0, 0.0]], np.float32), axis=0)
-        >>> codes.tolist(), scales.round(6).tolist()
-        ([[50, -127], [0, 0]], [0.01, 1.0])
-    """
-    others = tuple(set(range(kernel.ndim)) - {axis})
-    largest = np.abs(kernel).max(axis=others, keepdims=True)
-    scales = np.where(largest > 0, largest / np.float32(INT8_LIMIT), np.float32(1))
-    codes = np.clip(np.rint(kernel / scales), -INT8_LIMIT, INT8_LIMIT).astype(np.int8)
-    return codes, scales.reshape(-1).astype(np.float32)
 
 
 def _packed(model: Any) -> bytes:

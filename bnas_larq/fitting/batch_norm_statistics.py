@@ -15,31 +15,6 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.layers.cells import DropPath
 
 
-class ReestimateBatchNorm(keras.callbacks.Callback):
-    """Estimates the statistics after the last step, so that validation and checkpoint have them.
-
-    Args:
-        dataset: makes batches (images, …) that the training has not seen.
-        batches: how many of them to use.
-        epoch, step: the last of the training, from 0.
-    """
-
-    _supports_tf_logs = True  # reads no metrics
-
-    def __init__(
-        self, dataset: Callable[[], tf.data.Dataset], batches: int, epoch: int, step: int
-    ) -> None:
-        super().__init__()
-        self.dataset, self.batches, self.epoch, self.step = dataset, batches, epoch, step
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._epoch = epoch
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        if (self._epoch, batch) == (self.epoch, self.step):
-            reestimate(self.model, self.dataset().take(self.batches))
-
-
 def reestimate(model: keras.Model, dataset: tf.data.Dataset) -> None:
     """Set moving means and variances of all BatchNorm layers that train to the average over the
     batches of `dataset`, (images, …), without drop-path."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,28 @@ class MetricsLog(keras.callbacks.Callback):
         rate = float(keras.backend.get_value(self.model.optimizer.learning_rate))
         row = {"epoch": epoch, **self.facts, "seconds": seconds, "lr": rate, **plain(logs)}
         append_line(self.path, row)
+
+
+class AfterLastStep(keras.callbacks.Callback):
+    """Does something to the weights after the last step, so that validation and checkpoint have it.
+
+    Args:
+        act: does it.
+        epoch, step: the last of the training, from 0.
+    """
+
+    _supports_tf_logs = True  # reads no metrics
+
+    def __init__(self, act: Callable[[], object], epoch: int, step: int) -> None:
+        super().__init__()
+        self.act, self.epoch, self.step = act, epoch, step
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if (self._epoch, batch) == (self.epoch, self.step):
+            self.act()
 
 
 def stop_unless_finite(name: str, value: float, where: str) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from bnas_larq.backend import keras
+from bnas_larq.costs.float_kernels import FLOAT32
 from bnas_larq.data import (
     EVALUATION_BATCH,
     Augmentation,
@@ -181,6 +182,7 @@ def train_stored(
         folder=folder,
         callbacks=callbacks,
         seed=recipe.seed,
+        float_storage=recipe.export.float_storage if recipe.export.enabled else FLOAT32,
     )
     save_weights(model, target.weights)
     epochs = read_rows(folder / "metrics.jsonl", Epoch)

@@ -8,9 +8,11 @@ from pathlib import Path
 from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.data import EvaluationPipeline
-from bnas_larq.fitting.batch_norm_statistics import ReestimateBatchNorm
-from bnas_larq.fitting.callbacks import Progress
+from bnas_larq.costs.float_kernels import FLOAT32
+from bnas_larq.fitting.batch_norm_statistics import reestimate
+from bnas_larq.fitting.callbacks import AfterLastStep, Progress
 from bnas_larq.fitting.resume import resumable_fit
+from bnas_larq.fitting.rounded_kernels import round_to_int8
 from bnas_larq.layers.activations import AnnealedSign
 from bnas_larq.layers.cells import drop_path_controls
 from bnas_larq.networks.fast_training import fast_training
@@ -154,6 +156,7 @@ def train_network(
     teacher: Teacher | None = None,
     until: int | None = None,
     seed: int = 0,
+    float_storage: str = FLOAT32,
 ) -> None:
     """Train `model` to the last epoch, from the newest checkpoint in `folder` if there is one.
 
@@ -170,6 +173,8 @@ def train_network(
         teacher: what `settings.teacher` names.
         until: stop after this epoch, without changing the schedules; a later call continues.
         seed: of drop-path's masks.
+        float_storage: of full-precision kernels in the deployed file; those that it rounds to int8
+            are rounded after the last step, before BatchNorm's statistics are estimated again.
 
     Trains under the present strategy, see `bnas_larq.strategies`.
 
@@ -178,7 +183,7 @@ def train_network(
     """
     epochs = first_epoch + settings.epochs if until is None else until
     steps = settings.epochs * steps_per_epoch
-    loss = make_loss(settings, model.output_shape[-1])
+    network, loss = model, make_loss(settings, model.output_shape[-1])
     if teacher is not None:
         model = Distilled(model, teacher, loss)
     model.compile(
@@ -186,18 +191,18 @@ def train_network(
         loss=loss,
         metrics=[make_accuracy(settings)],
     )
-    reestimation = []
-    if settings.reestimate_batch_norm:
-        last = first_epoch + settings.epochs - 1, steps_per_epoch - 1
-        batches = settings.reestimate_batch_norm * settings.accumulate
+    last = first_epoch + settings.epochs - 1, steps_per_epoch - 1
 
-        def images() -> tf.data.Dataset:
+    def finish() -> None:
+        if float_storage == "int8":
+            round_to_int8(network)
+        if settings.reestimate_batch_norm:
             # Of the size that training takes the statistics of.
-            whole = dataset(last[0] + 1)
-            parts = settings.batch_size // settings.accumulate
-            return whole.rebatch(parts) if settings.accumulate > 1 else whole
+            images = dataset(last[0] + 1)
+            if settings.accumulate > 1:
+                images = images.rebatch(settings.batch_size // settings.accumulate)
+            reestimate(model, images.take(settings.reestimate_batch_norm * settings.accumulate))
 
-        reestimation = [ReestimateBatchNorm(images, batches, *last)]
     choice = recorded_precision(folder, settings.mixed_precision)
     with fast_training(model, choice.name), accumulated(model, settings.accumulate):
         resumable_fit(
@@ -215,7 +220,7 @@ def train_network(
             callbacks=[
                 DropPathSchedule(settings.drop_path, steps, seed),
                 AnnealingSchedule(steps),
-                *reestimation,
+                AfterLastStep(finish, *last),
                 Progress(title, epochs, steps_per_epoch, SHOWN),
                 *callbacks,
             ],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bnas_larq.backend import keras
 from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.costs.float_kernels import FLOAT32
 from bnas_larq.data import EpochPipeline, EvaluationPipeline
 from bnas_larq.errors import RecipeError
 from bnas_larq.networks.binary_duo import decouple
@@ -29,6 +30,7 @@ def train_plan(
     folder: Path,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     seed: int = 0,
+    float_storage: str = FLOAT32,
 ) -> keras.Model:
     """Train all stages, from the newest checkpoint if there is one; returns the last one's network,
     all of it trainable.
@@ -46,6 +48,7 @@ def train_plan(
         folder, callbacks: as of `train_network`, where the errors are listed, too.
         seed: of drop-path's masks, and of random weights in later stages; the caller has seeded
             those of the first.
+        float_storage: as of `train_network`, of the last stage's network.
 
     Raises:
         RecipeError: as of `freeze` and `paired_layers`, before anything is trained.
@@ -89,6 +92,7 @@ def train_plan(
             stage=stage.name if len(plan) > 1 else None,
             teacher=teacher(stage),
             seed=seed,
+            float_storage=float_storage if place is whole else FLOAT32,
         )
         if place is not whole:
             save_weights(model, place.folder / WEIGHTS)

@@ -9,6 +9,8 @@ import pytest
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
+from bnas_larq.costs import float_kernels
+from bnas_larq.costs.float_kernels import int8_codes
 from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import RecipeError
 from bnas_larq.files import read_lines
@@ -71,7 +73,7 @@ def values(model):
     return {weight.name: weight.numpy() for weight in model.weights}
 
 
-def train(folder, settings, kill_at=None, validation=None):
+def train(folder, settings, kill_at=None, validation=None, **more):
     """The trained network, and its weights at the begin of each epoch."""
     make_deterministic(0)
     watch = Watch(kill_at)
@@ -82,6 +84,7 @@ def train(folder, settings, kill_at=None, validation=None):
         validation=lambda stage: validation,
         folder=folder,
         callbacks=[watch],
+        **more,
     )
     return model, watch.seen
 
@@ -198,11 +201,17 @@ def test_a_later_stage_is_checked_before_the_first_trains(tmp_path):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_statistics_are_estimated_again_with_the_last_weights(tmp_path):
-    """Means of the batches' own: of the convolution's output, with Bessel's correction."""
+@pytest.mark.parametrize("storage", ["float32", "int8"])
+def test_statistics_are_estimated_again_with_the_last_weights(tmp_path, monkeypatch, storage):
+    """Means of the batches' own: of the convolution's output, with Bessel's correction. Kernels
+    that the file has as int8 are rounded before."""
+    monkeypatch.setattr(float_kernels, "MIN_WEIGHTS", 100)
     validation = batches(99).take(1)
     settings = {"reestimate_batch_norm": 2, "epochs": 1}
-    model, _ = train(tmp_path, settings, validation=validation)
+    model, _ = train(tmp_path, settings, validation=validation, float_storage=storage)
+    kernel = model.get_layer("conv").kernel.numpy()
+    codes, scales = int8_codes(kernel, axes=(-1,))
+    assert np.array_equal(codes * scales, kernel) == (storage == "int8")
     conv = keras.Model(model.inputs, model.get_layer("conv").output)
     # The batches of the epoch after the last.
     outputs = [conv(images).numpy() for images, _ in batches(1).take(2)]
