@@ -294,8 +294,8 @@ class ExportSettings(Section):
         parity_images: test images that file and Keras are compared on; as many as the test part has
             give the file's test accuracy.
         float_storage: type of full-precision kernels in the file, which computes in float32 either
-            way: `float16` halves them, `int8` (one scale for each output channel) quarters them, and
-            training ends with kernels rounded so, unless the file is not enabled.
+            way: `float16` halves them, `int8` (one scale for each output channel) quarters them,
+            and a training that is followed by the export ends with kernels rounded so.
     """
 
     enabled: bool = True

@@ -24,6 +24,13 @@ from bnas_larq.console import print_result
     help="Random genotypes from each space that is searched. Default: 2.",
 )
 @click.option(
+    "--random-ops",
+    type=click.FloatRange(min=0),
+    nargs=2,
+    metavar="LEAST MOST",
+    help="Draw random genotypes until their networks have so many operations, counted honestly.",
+)
+@click.option(
     "--set",
     "overrides",
     metavar="KEY=VALUE",

@@ -62,6 +62,7 @@ class Comparison:
                 budget: what all runs share, a partial recipe. Default: compare-cifar10.
                 seeds: of each method. Default: 0 and 1.
                 random: random genotypes from each space that is searched. Default: 2.
+                random_ops: least and most operations of their networks, counted honestly.
                 overrides: keys of every run's recipe, `{"a.b": value}` or texts `a.b=value`.
                 data_dir: where the data set is.
                 resume: continue in `out`. Further methods get the options it began with; `seeds`
@@ -125,7 +126,7 @@ class Comparison:
         check_same_recipe(budget, recipe_of(self.folder), self.folder.path)
         planned = self.plan()
         file = self.folder / OPTIONS
-        grown = file.is_file() and read_json(file) != options.model_dump(mode="json")
+        grown = file.is_file() and Options.parse(read_json(file), file) != options
         missing = {entry["method"] for entry in planned} - {run.method for run in runs}
         if grown and missing:
             raise RunError(
@@ -312,6 +313,7 @@ def table_notes(budget: Recipe, planned: Sequence[Mapping[str, Any]] = ()) -> li
         "OPs, honest: only 1-bit MACs divided by 64; OPs, papers': the full-precision shortcuts "
         "too. Size: 1 bit for each binary weight, 4 bytes for each other weight and each scale.",
         "Zeroise, pools: share of the genotype's edges with Zeroise, and with pooling or identity.",
-        "Random genotypes are uniform draws from a space; `-none`: without Zeroise, which the "
-        "methods in that space may not choose.",
+        "Random genotypes are uniform draws from a space, of those within `random_ops` if "
+        "options.json has such bounds; `-none`: without Zeroise, which the methods in that space "
+        "may not choose.",
     ]

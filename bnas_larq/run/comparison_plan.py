@@ -10,15 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bnas_larq.data_settings import DataSettings
 from bnas_larq.errors import RecipeError, nearest
+from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import Recipe, load_values, override_recipe, parse_recipe
 from bnas_larq.recipe_checks import unread_keys
 from bnas_larq.run.budget_scaling import BUDGET_KEYS, NEEDED_KEYS, Adaptation, adapt
 from bnas_larq.run.creation import override_texts, resolve_recipe
+from bnas_larq.run_folder import RunFolder
 from bnas_larq.spaces import ZEROISE, SearchSpace
+
+if TYPE_CHECKING:
+    from bnas_larq.data import ImageDataset
 
 #: Sections that the budget gives as a whole, so that all networks are trained alike.
 SHARED_SECTIONS = ("data", "network", "train", "export")
@@ -26,6 +31,8 @@ SHARED_SECTIONS = ("data", "network", "train", "export")
 TEMPLATE_KEYS = ("stem", "shortcut", "scheme")
 #: Method of the rows of random genotypes.
 RANDOM = "random"
+#: Draws that are tried to find random genotypes within bounds of operations.
+_TRIED = 2000
 #: Keys that differ between the runs of a comparison.
 _RUN_KEYS = ("name", "seed", "genotype", "finetune", "layer_study", "ablation", "faces")
 #: Keys of a searcher's own section that plan.json repeats: no budget gives them.
@@ -112,6 +119,7 @@ def plan(
     seeds: Sequence[int],
     draws: int,
     overrides: Sequence[str] = (),
+    random_ops: tuple[float, float] | None = None,
 ) -> tuple[Recipe, list[PlannedRun]]:
     """The budget as a recipe, and all runs of a comparison, seed by seed; all recipes resolved.
 
@@ -120,9 +128,11 @@ def plan(
         budget: a partial recipe, likewise.
         draws: random genotypes from each space that some method searches.
         overrides: `a.b=value`, for every run's recipe; they win over methods and budget.
+        random_ops: least and most operations, counted honestly, of the random genotypes' networks.
 
     Raises:
-        RecipeError, GenotypeError: a recipe is wrong, or two methods share a name.
+        RecipeError, GenotypeError: a recipe is wrong, two methods share a name, or random genotypes
+            of a space have other operations than `random_ops`.
     """
     for key in map(_key, overrides):
         if key.partition(".")[0] in _RUN_KEYS:
@@ -144,28 +154,63 @@ def plan(
     # With any number of images, to refuse a wrong recipe or override before they are counted.
     for name, values in named.items():
         resolve_recipe(_method_run(name, values, shared, seeds[0], overrides, 10**6).recipe)
-    images = _training_images(shared.data)
+    data = _described(shared.data)
+    images = data.train.num_examples
+    drawn: dict[str, list[int]] = {}
     runs: list[PlannedRun] = []
     for index, seed in enumerate(seeds):
         runs += [_method_run(name, named[name], shared, seed, overrides, images) for name in named]
         spaces = dict.fromkeys(_drawn_space(run.recipe) for run in runs if not run.recipe.genotype)
         spaces = spaces or ["bnas"]
         last = draws if index == len(seeds) - 1 else min(index + 1, draws)
+        for space in spaces:
+            drawn.setdefault(space, _draws(space, draws, random_ops, shared, data))
         runs += [
-            _random_run(space, draw, shared, seeds[draw % len(seeds)], overrides)
-            for draw in range(index, last)
+            _random_run(space, drawn[space][place], shared, seeds[place % len(seeds)], overrides)
+            for place in range(index, last)
             for space in spaces
         ]
     runs = [run._replace(recipe=resolve_recipe(run.recipe)) for run in runs]
     return resolve_recipe(shared), runs
 
 
-def _training_images(data: DataSettings) -> int:
-    """Number of the data set's training images before a limit; they are not read."""
+def _described(settings: DataSettings) -> ImageDataset:
+    """The data set without a limit; its images are not read."""
     from bnas_larq.data import load_described
 
     unlimited = {"limit": None, "validation_fraction": 0.0, "memory_limit_mb": 1}
-    return load_described(data.model_copy(update=unlimited), seed=0).train.num_examples
+    return load_described(settings.model_copy(update=unlimited), seed=0)
+
+
+def _draws(
+    space: str,
+    count: int,
+    random_ops: tuple[float, float] | None,
+    budget: Recipe,
+    data: ImageDataset,
+) -> list[int]:
+    """Seeds of random genotypes, the first ones within the bounds of operations."""
+    if random_ops is None:
+        return list(range(count))
+    from bnas_larq.costs.cost_walk import planned_costs
+    from bnas_larq.run.inputs import RunInputs
+
+    config = RunInputs(RunFolder(RANDOM), budget, data).network_config
+    least, most = random_ops
+    cache: dict = {}
+    found, counted = [], []
+    for seed in range(_TRIED):
+        genotype = Genotype.random(SearchSpace.named(space), seed)
+        counted.append(planned_costs(genotype, config, cache=cache).ops_honest)
+        if least <= counted[-1] <= most:
+            found.append(seed)
+            if len(found) == count:
+                return found
+    raise RecipeError(
+        f"Random genotypes are looked for among {_TRIED:,} draws of a space. Received: "
+        f"{least:.3g} to {most:.3g} OPs, which {len(found)} of {space} have, not {count}; "
+        f"the draws have {min(counted):.3g} to {max(counted):.3g}. Change --random-ops."
+    )
 
 
 def _drawn_space(recipe: Recipe) -> str:

@@ -32,6 +32,7 @@ class Options(Section):
     random: pydantic.PositiveInt
     overrides: tuple[str, ...]
     data_dir: str | None
+    random_ops: tuple[float, float] | None = None
 
     @classmethod
     def parse(cls, values: Any, source: object) -> Options:
@@ -56,6 +57,7 @@ class Options(Section):
             "--random": self.random <= wanted.random,
             "--set": self.overrides == wanted.overrides,
             "--data-dir": self.data_dir == wanted.data_dir,
+            "--random-ops": self.random_ops == wanted.random_ops,
         }
         differing = [flag for flag, allowed in compatible.items() if not allowed]
         if differing:
@@ -80,6 +82,7 @@ class ComparisonRequest:
     random: int | None = None
     overrides: Mapping[str, Any] | Iterable[str] = ()
     data_dir: str | Path | None = None
+    random_ops: tuple[float, float] | None = None
     resume: bool = False
     overwrite: bool = False
 
@@ -108,6 +111,7 @@ class ComparisonRequest:
             "random": self.random,
             "overrides": override_texts(self.overrides) or None,
             "data_dir": self.data_dir and str(Path(expand_home(self.data_dir)).resolve()),
+            "random_ops": self.random_ops,
         }
         given = {key: value for key, value in given.items() if value is not None}
         file = self.path / OPTIONS
@@ -121,7 +125,14 @@ class ComparisonRequest:
         options = self.options
         located = {"data.data_dir": options.data_dir} if options.data_dir is not None else {}
         overrides = [*options.overrides, *override_texts(located)]
-        return plan(self.methods, self.budget or BUDGET, options.seeds, options.random, overrides)
+        return plan(
+            self.methods,
+            self.budget or BUDGET,
+            options.seeds,
+            options.random,
+            overrides,
+            options.random_ops,
+        )
 
     def dry_run(self) -> str:
         """Check each method's first run against the data; returns the plan as text.
@@ -152,6 +163,7 @@ class ComparisonRequest:
         arguments = ["--budget", self.budget or BUDGET, "--random", options.random]
         arguments += ["--seeds", ",".join(map(str, options.seeds))]
         arguments += ["--data-dir", options.data_dir] if options.data_dir else []
+        arguments += ["--random-ops", *options.random_ops] if options.random_ops else []
         arguments += [text for override in options.overrides for text in ("--set", override)]
         try:
             run_command(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bnas_larq.backend import keras, tf
 from bnas_larq.checkpoints import Checkpoints
-from bnas_larq.data import EvaluationPipeline
 from bnas_larq.costs.float_kernels import FLOAT32
+from bnas_larq.data import EvaluationPipeline
 from bnas_larq.fitting.batch_norm_statistics import reestimate
 from bnas_larq.fitting.callbacks import AfterLastStep, Progress
 from bnas_larq.fitting.resume import resumable_fit

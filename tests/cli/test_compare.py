@@ -238,6 +238,7 @@ def test_a_further_method_gets_the_options_that_the_comparison_began_with(
         "random": 3,
         "overrides": ["search.order=2"],
         "data_dir": None,
+        "random_ops": None,
     }
     both = planned(searched, *budget, "--resume", out=out)
     assert list(both) == [*first, "searched-seed5", "searched-seed7"]
@@ -246,7 +247,8 @@ def test_a_further_method_gets_the_options_that_the_comparison_began_with(
     assert recipe["search"]["order"] == 2
     # The same ones may be said again, others not.
     assert planned(searched, *budget, "--resume", "--seeds", "5,7", *override, out=out) == both
-    for other in (("--seeds", "5"), ("--random", "2"), ("--set", "search.order=1")):
+    bounds = ("--random-ops", "1e6", "2e6")
+    for other in (("--seeds", "5"), ("--random", "2"), ("--set", "search.order=1"), bounds):
         message = refuse("compare", searched, *budget, "--resume", *other, "--out", out)
         assert f"another {other[0]} than in" in message
     # A folder of an earlier version goes on with what is given.

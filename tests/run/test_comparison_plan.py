@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from bnas_larq.costs.cost_walk import planned_costs
 from bnas_larq.errors import GenotypeError, RecipeError
 from bnas_larq.genotype import Genotype
+from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.recipe import Recipe, load_recipe
 from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.run.comparison import table_notes
@@ -17,6 +19,7 @@ from bnas_larq.run.comparison_plan import (
     plan_text,
 )
 from bnas_larq.run_records import Plan
+from bnas_larq.spaces import SearchSpace
 
 BUDGET = """\
 data: {name: digits, limit: 200}
@@ -159,6 +162,22 @@ def test_the_plan_as_text_lists_what_of_a_method_is_not_used(write, budget):
     assert "network.scheme xnor" not in runs[0].unused
 
 
+def test_random_genotypes_within_bounds_of_operations(write, budget):
+    """The first draws of each space whose final networks have so many operations."""
+    given = [write("given", "genotype: bnas_cifar\n")]
+    config = NetworkConfig(input_shape=(8, 8, 3), num_classes=10, cells=2, channels=6)
+    drawn = [Genotype.random(SearchSpace.bnas(), seed) for seed in range(6)]
+    costs = [planned_costs(genotype, config).ops_honest for genotype in drawn]
+    bounds = sorted(costs)[1], sorted(costs)[3]
+    within = [draw for draw, cost in enumerate(costs) if bounds[0] <= cost <= bounds[1]]
+    _, runs = plan(given, budget, [4, 5], 2, random_ops=bounds)
+    randoms = [run for run in runs if run.method.startswith("random")]
+    assert [run.recipe.genotype for run in randoms] == [f"random:bnas:{n}" for n in within[:2]]
+    assert [run.seed for run in randoms] == [4, 5]
+    with pytest.raises(RecipeError, match=r"1 to 2 OPs, which 0 of bnas have, not 2; the draws"):
+        plan(given, budget, [4], 2, random_ops=(1.0, 2.0))
+
+
 def test_random_genotypes_follow_each_methods_rule_for_zeroise(write, budget):
     """A method that may not choose Zeroise is not measured against cells that have it."""
     methods = [
@@ -297,7 +316,7 @@ def test_methods_that_cannot_be_compared(
     write, budget, methods, overrides, error, part, monkeypatch
 ):
     """And that before any image is counted."""
-    monkeypatch.setattr("bnas_larq.run.comparison_plan._training_images", None)
+    monkeypatch.setattr("bnas_larq.run.comparison_plan._described", None)
     paths = [write(f"m{number}", text) for number, text in enumerate(methods)]
     with pytest.raises(error, match=part):
         plan(paths, budget, [0], 1, overrides)
