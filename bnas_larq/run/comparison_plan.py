@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bnas_larq.data_settings import DataSettings
 from bnas_larq.errors import RecipeError, nearest
-from bnas_larq.genotype import Genotype
 from bnas_larq.recipe import Recipe, load_values, override_recipe, parse_recipe
 from bnas_larq.recipe_checks import unread_keys
 from bnas_larq.run.budget_scaling import BUDGET_KEYS, NEEDED_KEYS, Adaptation, adapt
 from bnas_larq.run.creation import override_texts, resolve_recipe
-from bnas_larq.run_folder import RunFolder
-from bnas_larq.spaces import ZEROISE, SearchSpace
+from bnas_larq.run.random_draws import drawn_space, random_seeds
 
 if TYPE_CHECKING:
     from bnas_larq.data import ImageDataset
@@ -31,8 +29,6 @@ SHARED_SECTIONS = ("data", "network", "train", "export")
 TEMPLATE_KEYS = ("stem", "shortcut", "scheme")
 #: Method of the rows of random genotypes.
 RANDOM = "random"
-#: Draws that are tried to find random genotypes within bounds of operations.
-_TRIED = 2000
 #: Keys that differ between the runs of a comparison.
 _RUN_KEYS = ("name", "seed", "genotype", "finetune", "layer_study", "ablation", "faces")
 #: Keys of a searcher's own section that plan.json repeats: no budget gives them.
@@ -160,11 +156,11 @@ def plan(
     runs: list[PlannedRun] = []
     for index, seed in enumerate(seeds):
         runs += [_method_run(name, named[name], shared, seed, overrides, images) for name in named]
-        spaces = dict.fromkeys(_drawn_space(run.recipe) for run in runs if not run.recipe.genotype)
+        spaces = dict.fromkeys(drawn_space(run.recipe) for run in runs if not run.recipe.genotype)
         spaces = spaces or ["bnas"]
         last = draws if index == len(seeds) - 1 else min(index + 1, draws)
         for space in spaces:
-            drawn.setdefault(space, _draws(space, draws, random_ops, shared, data))
+            drawn.setdefault(space, random_seeds(space, draws, random_ops, shared, data))
         runs += [
             _random_run(space, drawn[space][place], shared, seeds[place % len(seeds)], overrides)
             for place in range(index, last)
@@ -180,46 +176,6 @@ def _described(settings: DataSettings) -> ImageDataset:
 
     unlimited = {"limit": None, "validation_fraction": 0.0, "memory_limit_mb": 1}
     return load_described(settings.model_copy(update=unlimited), seed=0)
-
-
-def _draws(
-    space: str,
-    count: int,
-    random_ops: tuple[float, float] | None,
-    budget: Recipe,
-    data: ImageDataset,
-) -> list[int]:
-    """Seeds of random genotypes, the first ones within the bounds of operations."""
-    if random_ops is None:
-        return list(range(count))
-    from bnas_larq.costs.cost_walk import planned_costs
-    from bnas_larq.run.inputs import RunInputs
-
-    config = RunInputs(RunFolder(RANDOM), budget, data).network_config
-    least, most = random_ops
-    cache: dict = {}
-    found, counted = [], []
-    for seed in range(_TRIED):
-        genotype = Genotype.random(SearchSpace.named(space), seed)
-        counted.append(planned_costs(genotype, config, cache=cache).ops_honest)
-        if least <= counted[-1] <= most:
-            found.append(seed)
-            if len(found) == count:
-                return found
-    raise RecipeError(
-        f"Random genotypes are looked for among {_TRIED:,} draws of a space. Received: "
-        f"{least:.3g} to {most:.3g} OPs, which {len(found)} of {space} have, not {count}; "
-        f"the draws have {min(counted):.3g} to {max(counted):.3g}. Change --random-ops."
-    )
-
-
-def _drawn_space(recipe: Recipe) -> str:
-    """The space that a method's random genotypes come from: without Zeroise if the method may not
-    choose it."""
-    space, zeroise = recipe.search.space, f"-{ZEROISE}"
-    operations = SearchSpace.named(space).normal
-    excluded = not recipe.search.zeroise_competes and ZEROISE in operations
-    return space + zeroise if excluded else space
 
 
 def _key(override: str) -> str:

@@ -98,6 +98,8 @@ def test_memory_of_gpus_is_shared_before_images_are_counted(methods, settings, m
     """TensorFlow counts them, and reads the variable when it first computes."""
     done = []
     monkeypatch.setattr(comparison_request, "share_gpu_memory", lambda: done.append("share"))
-    monkeypatch.setattr(comparison_plan, "_training_images", lambda data: done.append("count"))
+    described = comparison_plan._described
+    counted = lambda data: done.append("count") or described(data)  # noqa: E731
+    monkeypatch.setattr(comparison_plan, "_described", counted)
     ComparisonRequest(methods, **settings).plan()
     assert done == ["share", "count"]
