@@ -99,7 +99,11 @@ def test_memory_of_gpus_is_shared_before_images_are_counted(methods, settings, m
     done = []
     monkeypatch.setattr(comparison_request, "share_gpu_memory", lambda: done.append("share"))
     described = comparison_plan._described
-    counted = lambda data: done.append("count") or described(data)  # noqa: E731
+
+    def counted(data):
+        done.append("count")
+        return described(data)
+
     monkeypatch.setattr(comparison_plan, "_described", counted)
     ComparisonRequest(methods, **settings).plan()
     assert done == ["share", "count"]
