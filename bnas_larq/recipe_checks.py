@@ -50,6 +50,7 @@ _CELL_KEYS = (
 )
 _BLOCK_KEYS = (
     *("block_convolutions", "transition", "strided_blocks", "block_order", "nonlinearity"),
+    "pad_values",
 )
 
 #: Keys of the section `search` that every supernet reads.

@@ -284,6 +284,7 @@ class NetworkSettings(Section):
     strided_blocks: bool = False
     block_order: BlockOrder = "sign-conv-act-bn-add"
     nonlinearity: Nonlinearity = "relu"
+    pad_values: Literal[0, 1] = 0
     last_width: Channels | None = None
 
 

@@ -5,7 +5,7 @@ rules for 1-bit convolutions, of any kernel size, dilation, stride and number of
 
 - BatchNorm in front of a sign remains a multiplication and an addition, since it cannot be folded
   through the sign. BatchNorm behind a binary convolution is folded into its scales.
-- ReLU is fused into a convolution with `pad_values=1` only.
+- ReLU is fused into a convolution of ±1 that pads no zeros (`bnas_larq.export.fused_relu`).
 - Zeros (Zeroise) become constants of the output's size. Addition and concatenation are plain TFLite
   operations.
 - Some paddings are converted wrongly, see `bnas_larq.export.padding`.
@@ -19,6 +19,7 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.console import hush
 from bnas_larq.errors import ExportError, one_line
 from bnas_larq.export.compute_engine import compute_engine
+from bnas_larq.export.fused_relu import with_fused_relus
 from bnas_larq.export.nested_models import flattened
 from bnas_larq.export.padding import with_exact_padding, with_trimmed_margins
 from bnas_larq.export.tflite_file import custom_operations
@@ -34,7 +35,7 @@ def convert(model: keras.Model) -> bytes:
 
     The file takes one float32 image [1, height, width, channels] and returns the model's output in
     inference mode. Paddings are rewritten by `bnas_larq.export.padding`, so that every LCE kernel
-    computes the same function.
+    computes the same function, and scales in front of ReLUs by `bnas_larq.export.fused_relu`.
 
     Args:
         model: one input, one output, a static input shape; models may be nested in it. Layers that
@@ -50,6 +51,7 @@ def convert(model: keras.Model) -> bytes:
     check_float32(model)
     with hush():
         model, _ = with_exact_padding(with_trimmed_margins(model))
+        model = with_fused_relus(model)
     # A SavedModel of one function: unlike LCE's convert_keras_model, it does not trace every layer
     # and its gradients, so the same converter is 10 times faster.
     call = tf.function(

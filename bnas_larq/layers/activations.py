@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from bnas_larq.backend import lq, register, tf
+from bnas_larq.backend import keras, lq, register, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers.coupled_activation import ClippedRound
 
@@ -218,3 +218,13 @@ class SchemeOptions:
 
 #: The options of a scheme as it is registered.
 UNCHANGED = SchemeOptions()
+
+
+def is_relu(layer: keras.layers.Layer) -> bool:
+    """Whether a layer is max(0, x) and nothing else."""
+    return (
+        type(layer) is keras.layers.ReLU
+        and layer.max_value is None
+        and not layer.negative_slope
+        and not layer.threshold
+    )

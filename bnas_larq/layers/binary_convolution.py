@@ -39,6 +39,7 @@ def binary_convolution(
     strides: int = 1,
     dilation: int = 1,
     padding: str = "SAME",
+    pad_values: float = 0.0,
     clip_value: float = 1.0,
     norm: BatchNorm2D | None = None,
 ) -> tf.Tensor:
@@ -56,7 +57,8 @@ def binary_convolution(
             8 bits.
         kernel: [h, w, in, out], ±scale with one scale per output channel, float32.
         strides, dilation: of height and width; one of them is 1.
-        padding: `"SAME"` (zeros behind the sign) or `"VALID"`.
+        padding: `"SAME"` or `"VALID"`.
+        pad_values: behind the sign with `"SAME"`, 0 or 1; with 1 height and width are known.
         clip_value: bound b of the straight-through gradient.
         norm: a layer that normalises the inputs in front of the sign, as in training, and moves its
             statistics. Its outputs are not kept, but computed again for the gradient.
@@ -64,7 +66,7 @@ def binary_convolution(
     Returns:
         [batch, height', width', out], of the inputs' type.
     """
-    forward, backward = _traced(strides, dilation, padding)
+    forward, backward = _traced(strides, dilation, padding, pad_values)
     weights = norm.parameters(inputs.shape[-1]) if norm else ()
 
     def evaluate():
@@ -83,14 +85,26 @@ def binary_convolution(
 
 
 @functools.cache
-def _traced(strides: int, dilation: int, padding: str) -> tuple[Callable, Callable]:
+def _traced(
+    strides: int, dilation: int, padding: str, pad_values: float
+) -> tuple[Callable, Callable]:
     """Forward and backward pass, traced once for each shape: tracing is slow Python, and a network
     of a hundred convolutions has only a few shapes."""
     steps, dilations = [1, strides, strides, 1], [1, dilation, dilation, 1]
+    explicit = padding == "SAME" and pad_values != 0
+    padding = "VALID" if explicit else padding
     settings = {"strides": steps, "padding": padding, "dilations": dilations}
+
+    def margins(inputs, kernel):
+        """Before and after, of height and width."""
+        sizes = zip(inputs.shape[1:3], kernel.shape[:2], strict=True)
+        return [same_margins(*size, strides, dilation) for size in sizes]
 
     def forward(inputs, kernel, norm):
         signs = standardised_signs(inputs, *norm[:3]) if norm else signs_of(inputs)
+        if explicit:
+            pads = [[0, 0], *margins(inputs, kernel), [0, 0]]
+            signs = tf.pad(signs, pads, constant_values=pad_values)
         if signs.dtype != tf.float32:
             # A scale of 8 bits times a sum of ±1 is exact, too.
             kernel = tf.cast(kernel, signs.dtype)
@@ -105,20 +119,36 @@ def _traced(strides: int, dilation: int, padding: str) -> tuple[Callable, Callab
             out_backprop=upstream,
             **settings,
         )
-        read, left = pixels_read(signs, kernel.shape, strides)
+        read, step = pixels_read(signs, kernel.shape, strides)
         of_kernel = tf.raw_ops.Conv2DBackpropFilter(
             input=read,
             filter_sizes=tf.shape(kernel),
             out_backprop=upstream,
-            **{**settings, "strides": [1, left, left, 1]},
+            **{**settings, "strides": [1, step, step, 1]},
         )
         of_kernel = tf.cast(of_kernel, tf.float32)
+        if explicit:
+            (top, _), (left, _) = margins(inputs, kernel)
+            height, width = inputs.shape[1:3]
+            of_signs = of_signs[:, top : top + height, left : left + width]
         if norm is None:
             return passed(inputs, of_signs, clip_value), of_kernel
         of_inputs, *others = gradients(inputs, of_signs, norm, clip_value)
         return of_inputs, of_kernel, *others
 
     return traced_by_shape(forward), traced_by_shape(backward)
+
+
+def same_margins(size: int, kernel: int, strides: int, dilation: int) -> tuple[int, int]:
+    """How many pixels SAME padding adds before and after an axis of `size`.
+
+    Example:
+        >>> same_margins(8, kernel=3, strides=2, dilation=1)
+        (0, 1)
+    """
+    missing = (-(-size // strides) - 1) * strides + (kernel - 1) * dilation + 1 - size
+    before = max(missing, 0) // 2
+    return before, max(missing, 0) - before
 
 
 def pixels_read(
@@ -157,7 +187,7 @@ def has_dilated_gradients() -> bool:
     with oneDNN."""
     with tf.init_scope():
         signs, kernel = tf.ones([1, 5, 5, 1]), tf.ones([3, 3, 1, 1])
-        forward, backward = _traced(1, 2, "SAME")
+        forward, backward = _traced(1, 2, "SAME", 0.0)
         try:
             outputs, _ = forward(signs, kernel, None)
             backward(outputs, signs, signs, kernel, None, 1.0)
@@ -193,13 +223,14 @@ def has_grouped_gradients() -> bool:
     return True
 
 
-def only_convolves(layer: lq.layers.QuantConv2D) -> bool:
-    """Whether a layer has no groups or activation, pads zeros, and has channels last."""
+def only_convolves(layer: lq.layers.QuantConv2D, pad_values: Sequence[float] = (0.0,)) -> bool:
+    """Whether a layer has no groups or activation, pads one of these values, and has channels
+    last."""
     return (
         layer.groups == 1
         and layer.activation is keras.activations.linear
         and not tf.is_tensor(layer.pad_values)
-        and layer.pad_values == 0.0
+        and layer.pad_values in pad_values
         and layer.data_format == "channels_last"
     )
 
@@ -269,9 +300,12 @@ class MixedPrecisionConv2D(lq.layers.QuantConv2D):
     @property
     def only_multiplies(self) -> bool:
         """Whether one operation computes this layer and another its gradients, on this machine."""
+        return only_convolves(self) and self._has_gradients
+
+    @property
+    def _has_gradients(self) -> bool:
         return (
-            only_convolves(self)
-            and len(set(self.strides)) == len(set(self.dilation_rate)) == 1
+            len(set(self.strides)) == len(set(self.dilation_rate)) == 1
             and self.compute_dtype == "float32"
             and (self.dilation_rate[0] == 1 or has_dilated_gradients())
         )
@@ -282,8 +316,9 @@ class BinaryConv2D(MixedPrecisionConv2D):
     """`QuantConv2D` with a faster training step; same weights, outputs and configuration.
 
     The fast step covers the input quantizers `SteSign` (with a clip value), `BoundedApproxSign` and
-    `AnnealedSign` with the kernel quantizers `SignScale` and `PCNNProjection`, and no bias, groups,
-    activation, padding with ones or channels first. In all other cases this is its base class.
+    `AnnealedSign` with the kernel quantizers `SignScale` and `PCNNProjection`, padding with zeros or
+    (of images of a known size) ones, and no bias, groups, activation or channels first. In all
+    other cases this is its base class.
 
     Input shape: [batch, height, width, channels]. Output shape: [batch, height', width', filters].
 
@@ -301,7 +336,8 @@ class BinaryConv2D(MixedPrecisionConv2D):
         self.step_kernels: StepKernels | None = None
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        if training is not True or not self.is_plain:
+        known = self.pad_values == 0 or None not in inputs.shape[1:3]
+        if training is not True or not self.is_plain or not known:
             return super().call(inputs, training)
         inputs, norm = tf.cast(inputs, self.compute), self.norm and self.norm()
         clip_value = self.input_quantizer.clip_value
@@ -318,6 +354,7 @@ class BinaryConv2D(MixedPrecisionConv2D):
             strides=self.strides[0],
             dilation=self.dilation_rate[0],
             padding=self.padding.upper(),
+            pad_values=self.pad_values,
             clip_value=clip_value,
             norm=norm if norm and norm.takes_batches else None,
         )
@@ -331,5 +368,6 @@ class BinaryConv2D(MixedPrecisionConv2D):
             and sign.clip_value is not None
             and type(self.kernel_quantizer) in (SignScale, PCNNProjection)
             and not self.use_bias
-            and self.only_multiplies
+            and only_convolves(self, pad_values=(0.0, 1.0))
+            and self._has_gradients
         )

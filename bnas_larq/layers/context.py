@@ -44,6 +44,7 @@ class Context:
         filters: channels in and out.
         strides: 1, or 2 on edges from the inputs of a reduction cell.
         padding: `"same"` or `"symmetric"`.
+        pad_values: of binary convolutions with `"same"`, 0 or 1.
         supernet: candidates of the supernet have BatchNorm without scale and offset, also behind
             each pool, so that their magnitudes stay comparable while they compete.
         scheme: binarisation scheme of binary convolutions, a registered name.
@@ -74,6 +75,7 @@ class Context:
     edges: int = 1
     options: SchemeOptions = UNCHANGED
     groups: int = 1
+    pad_values: float = 0.0
 
     def at(
         self, name: str, filters: int, strides: int = 1, shared: dict | None = None, edges: int = 1
@@ -153,6 +155,7 @@ class Context:
             conv = scheme.convolution(self.filters, kernel_size, **place, **quantizers)
         else:
             place["groups"] = self.groups if grouped else self.edges if apart else 1
+            place["pad_values"] = self.pad_values
             conv = convolutions.convolution(
                 self.filters, kernel_size, **place, **self._quantisation
             )

@@ -263,6 +263,7 @@ def convolution(
     strides: int = 1,
     dilation: int = 1,
     padding: str = "same",
+    pad_values: float = 0.0,
     input_scheme: str | None,
     kernel_scheme: str | None,
     use_bias: bool = False,
@@ -270,9 +271,9 @@ def convolution(
     edges: int = 1,
     options: SchemeOptions = UNCHANGED,
 ) -> lq.layers.QuantConv2D:
-    """A convolution whose input and kernel are quantised, see `quantizers`."""
+    """A convolution whose input and kernel are quantised, see `quantizers`; `pad_values`: what
+    `same` pads."""
     check_padding(padding)
-    # A 1×1 convolution pads nothing.
     symmetric = padding == "symmetric" and strides > 1 and kernel_size % 2 == 1 < kernel_size
     quantisation = quantizers(input_scheme, kernel_scheme, edges, options)
     binary = [quantisation.get(f"{part}_quantizer") for part in ("input", "kernel")]
@@ -291,6 +292,8 @@ def convolution(
         dilation_rate=dilation,
         groups=groups,
         padding="symmetric" if symmetric else "same",
+        # A 1×1 convolution pads nothing.
+        pad_values=pad_values if kernel_size > 1 else 0.0,
         use_bias=use_bias,
         kernel_initializer=initializer(),
         name=name,

@@ -67,6 +67,7 @@ class BinaryDuoConfig(ResidualConfig):
     strided_blocks: bool = dataclasses.field(default=True, init=False)
     block_order: str = dataclasses.field(default="sign-conv-bn-add-act", init=False)
     nonlinearity: str = dataclasses.field(default="none", init=False)
+    pad_values: int = dataclasses.field(default=0, init=False)
     last_width: int | None = None
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from bnas_larq.layers import template
 from bnas_larq.layers.cells import DropPath, DropPathControl
 from bnas_larq.layers.merging import MixedPrecisionAdd
 from bnas_larq.layers.operations import chain
+from bnas_larq.layers.quantizers import get_scheme
 from bnas_larq.layers.residual_blocks import Part, block, stem, transition
 from bnas_larq.networks.base_config import BaseConfig, functional_model
 from bnas_larq.setting_types import (
@@ -57,6 +58,8 @@ class ResidualConfig(BaseConfig):
         block_order: `sign-conv-bn-add-act` (Bi-Real Net, ReActNet; with real convolutions and ReLU
             a ResNet), `sign-conv-act-bn-add` (QuickNet) or `bn-sign-conv-act-add` (Real-to-Binary).
         nonlinearity: the step `act`: `none`, `relu`, `prelu` or `rprelu` (ReActNet).
+        pad_values: what binary convolutions pad behind the sign, 0 or (QuickNet) 1. With 1 Larq
+            Compute Engine computes a ReLU and a BatchNorm behind a convolution together with it.
         stem: `cifar` (3×3), `imagenet` (7×7 with stride 2, max pool) or `quicknet` (3×3, depthwise
             3×3 and 1×1, to a quarter of the resolution), all to widths[0]; or `auto`: by the size
             of the input, see `NetworkConfig`.
@@ -79,6 +82,7 @@ class ResidualConfig(BaseConfig):
     strided_blocks: bool = False
     block_order: str = "sign-conv-act-bn-add"
     nonlinearity: str = "relu"
+    pad_values: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,6 +116,15 @@ class ResidualConfig(BaseConfig):
             raise BnasLarqError(
                 "A residual block has one convolution or two. "
                 f"Received: block_convolutions={self.block_convolutions!r}."
+            )
+        if self.pad_values not in (0, 1):
+            raise BnasLarqError(
+                f"Binary convolutions pad 0 or 1. Received: pad_values={self.pad_values!r}."
+            )
+        if self.pad_values and get_scheme(self.scheme).convolution:
+            raise BnasLarqError(
+                f"The scheme {self.scheme} has convolutions of its own, which pad zeros. "
+                f"Received: pad_values={self.pad_values}. Use 0, or another scheme."
             )
         if (weights := self._weights()) > template.MAX_WEIGHTS:
             raise BnasLarqError(
@@ -162,7 +175,8 @@ class ResidualConfig(BaseConfig):
 
     def parts(self) -> list[Part]:
         """New layers of all parts, from the image to the features that the classifier reads."""
-        context, widths = self.context(), self.widths
+        context = dataclasses.replace(self.context(), pad_values=float(self.pad_values))
+        widths = self.widths
         norm_first = self.block_order.startswith("bn-")
         built = [stem(self.stem, context.at("stem", widths[0]), norm_first)]
         for resolution, (width, blocks) in enumerate(zip(widths, self.blocks, strict=True)):

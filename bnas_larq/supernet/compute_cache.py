@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from bnas_larq.backend import keras, lq, tf
+from bnas_larq.layers.activations import is_relu
 from bnas_larq.layers.binary_convolution import only_convolves
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
 from bnas_larq.layers.kernel_groups import QuantisedKernel, grouped, quantised, settings_of
@@ -57,21 +58,12 @@ class BinaryConvolution:
     def of(cls, layers: Chain) -> tuple[int, BinaryConvolution] | None:
         """(number of layers before it, the convolution) if `layers` end in one, else None; a plain
         ReLU or a residual tail may follow it."""
-        relu = bool(layers) and _is_plain_relu(layers[-1])
+        relu = bool(layers) and is_relu(layers[-1])
         tail = ResidualTail.of(layers)
         index = len(layers) - 1 - relu - 3 * (tail is not None)
         if index < 0 or not _is_binary_convolution(layers[index]):
             return None
         return index, cls(layers[index], relu, tail)
-
-
-def _is_plain_relu(layer: keras.layers.Layer) -> bool:
-    return (
-        type(layer) is keras.layers.ReLU
-        and layer.max_value is None
-        and not layer.negative_slope
-        and not layer.threshold
-    )
 
 
 def _is_binary_convolution(layer: keras.layers.Layer) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,7 @@ SMALL = {"widths": (4, 8), "blocks": (1, 2), "input_shape": (8, 8, 3)}
             7,
             1,
         ),
+        ({"pad_values": 1, "transition": "conv", "strided_blocks": True, "blocks": (1, 1)}, 2, 2),
         (
             {
                 "transition": "blur-conv",
@@ -72,6 +75,29 @@ def test_a_chain_of_eight_convolutions_takes_what_is_counted(with_statistics, tm
     assert (report["binary_convolutions"], report["float_convolutions"]) == (8, 1)
     counted = count_costs(model).bytes
     assert 0.95 * counted < report["bytes"] < 1.15 * counted
+
+
+@pytest.mark.parametrize("transition", ["pool", "blur-conv"])
+def test_padding_with_ones_fuses_relu_and_batch_norm(with_statistics, transition, tmp_path):
+    """The same function in a smaller file, whose shortcuts are the only operations behind binary
+    convolutions."""
+    images = np.random.default_rng(2).normal(size=(8, 8, 8, 3)).astype(np.float32)
+    reports, operations = [], []
+    for pad_values in (0, 1):
+        settings = {**SMALL, "transition": transition, "pad_values": pad_values}
+        model = with_statistics(build_residual_network(**settings))
+        file = tmp_path / f"{pad_values}.tflite"
+        reports.append(export_network(model, file, images))
+        operations.append(
+            Counter(o.custom or o.code for o in read_graph(file.read_bytes()).operations)
+        )
+    before, after = operations
+    assert after["LceBconv2d"] == 3 and sum((after - before).values()) == 0
+    # A ReLU, a multiplication and an addition of each.
+    assert sorted((before - after).values()) == [3, 3, 3]
+    assert reports[1]["bytes"] < reports[0]["bytes"]
+    assert reports[1]["parity"]["equal_predictions"] == 1.0
+    assert reports[1]["parity"]["max_abs_difference"] < 1e-3
 
 
 def test_lint_counts_a_scale_for_each_channel_and_pixel():

@@ -28,7 +28,14 @@ def pictures(*shape: int, seed: int = 0) -> tf.Tensor:
     return tf.constant(x)
 
 
-def pair(kernel_size: int, strides: int, dilation: int, padding: str = "same", options=UNCHANGED):
+def pair(
+    kernel_size: int,
+    strides: int,
+    dilation: int,
+    padding: str = "same",
+    options=UNCHANGED,
+    pad_values: float = 0.0,
+):
     """Our layer and larq's with the same latent kernel, partly beyond ±1."""
     ours = convolution(
         7,
@@ -40,7 +47,7 @@ def pair(kernel_size: int, strides: int, dilation: int, padding: str = "same", o
         kernel_scheme="sign-scale",
         options=options,
     )
-    config = {**ours.get_config(), "padding": padding}
+    config = {**ours.get_config(), "padding": padding, "pad_values": pad_values}
     ours, larqs = BinaryConv2D.from_config(config), lq.layers.QuantConv2D.from_config(config)
     latent = np.random.default_rng(1).normal(0.0, 0.6, (kernel_size, kernel_size, 5, 7))
     for layer in (ours, larqs):
@@ -60,10 +67,10 @@ def results(layer: keras.layers.Layer, x: tf.Tensor, **training: bool) -> list[n
     return [tf.cast(tensor, tf.float32).numpy() for tensor in (y, *gradients)]
 
 
-@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("padding", "pad_values"), [("same", 0.0), ("same", 1.0), ("valid", 0.0)])
 @pytest.mark.parametrize("place", [*PLACES, POINTS])
-def test_outputs_and_gradients_are_those_of_larqs_layer(place, padding):
-    ours, larqs = pair(*place, padding)
+def test_outputs_and_gradients_are_those_of_larqs_layer(place, padding, pad_values):
+    ours, larqs = pair(*place, padding, pad_values=pad_values)
     assert ours.is_plain
     x = pictures(2, 12, 11, 5)
     for own, expected in zip(results(ours, x, training=True), results(larqs, x), strict=True):
@@ -174,7 +181,7 @@ def test_a_kernel_of_zeros_still_learns():
         {"use_bias": True},
         {"activation": "relu"},
         {"groups": 5, "filters": 10},
-        {"pad_values": 1.0},
+        {"pad_values": -1.0},
         {"input_quantizer": "approx_sign"},
         {"kernel_quantizer": "magnitude_aware_sign"},
     ],

@@ -243,6 +243,8 @@ def test_a_sign_with_another_gradient_stands_behind_its_norm():
         {"activations": "relu", "kernels": "real"},
         {"scheme": "full-precision"},
         {"activation_gradient": "annealed"},
+        {"pad_values": 1, "strided_blocks": True, "transition": "conv"},
+        {"pad_values": 1, "kernels": "real"},
     ],
 )
 def test_every_residual_network_trains_in_bfloat16(settings):

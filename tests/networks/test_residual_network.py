@@ -246,6 +246,8 @@ def test_config_round_trip():
         ({"widths": (4, 6)}, "each width is a multiple .* Use pool-conv or blur-conv"),
         ({"transition": "pol"}, "transition is one of .*Received: 'pol'; did you mean 'pool'"),
         ({"block_order": "conv"}, "block_order is one of .*Received: 'conv'"),
+        ({"pad_values": -1}, "pad 0 or 1. Received: pad_values=-1"),
+        ({"pad_values": 1, "scheme": "pcnn-4"}, "pcnn-4 has convolutions of its own"),
         ({"nonlinearity": "gelu"}, "nonlinearity is one of .*Received: 'gelu'"),
         ({"stem": "quicknet", "widths": (6, 12)}, "quarter of the first width"),
         ({"widths": (4,) * 5, "blocks": (1,) * 5}, "half of the one before"),
