@@ -24,7 +24,8 @@ from bnas_larq.costs.multiplications import calls
 from bnas_larq.export.layer_precision import reads_whole_words
 from bnas_larq.export.tensor_facts import gives_signs
 from bnas_larq.layers.activations import RealActivation
-from bnas_larq.layers.binary_convolution import BinaryConv2D, grouped_convolution
+from bnas_larq.layers.binary_convolution import BinaryConv2D
+from bnas_larq.layers.convolution_kernels import grouped_convolution
 
 
 def overhangs(layer: keras.layers.Layer) -> bool:

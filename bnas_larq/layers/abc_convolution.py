@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from bnas_larq.backend import keras, lq, only_infers_shape, register, tf
 from bnas_larq.errors import BnasLarqError
 from bnas_larq.layers.abc_net import ABCKernel, ABCSign, shifted_sign, weight_bases
-from bnas_larq.layers.binary_convolution import pixels_read
+from bnas_larq.layers.convolution_kernels import pixels_read
 from bnas_larq.layers.convolutions import check_own_convolution, initializer
 from bnas_larq.layers.quantizers import get_scheme, register_scheme
 

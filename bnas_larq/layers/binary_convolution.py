@@ -16,6 +16,12 @@ import numpy as np
 from bnas_larq.backend import keras, lq, only_infers_shape, register, tf, with_gradient
 from bnas_larq.layers.activations import AnnealedSign, BoundedApproxSign, RealActivation
 from bnas_larq.layers.batch_norm import BatchNorm2D
+from bnas_larq.layers.convolution_kernels import (
+    grouped_convolution,
+    has_dilated_gradients,
+    pixels_read,
+    same_margins,
+)
 from bnas_larq.layers.kernel_groups import StepKernels
 from bnas_larq.layers.normalisation import gradients, passed, signs_of, standardised_signs
 from bnas_larq.layers.projection import PCNNProjection
@@ -139,32 +145,6 @@ def _traced(
     return traced_by_shape(forward), traced_by_shape(backward)
 
 
-def same_margins(size: int, kernel: int, strides: int, dilation: int) -> tuple[int, int]:
-    """How many pixels SAME padding adds before and after an axis of `size`.
-
-    Example:
-        >>> same_margins(8, kernel=3, strides=2, dilation=1)
-        (0, 1)
-    """
-    missing = (-(-size // strides) - 1) * strides + (kernel - 1) * dilation + 1 - size
-    before = max(missing, 0) // 2
-    return before, max(missing, 0) - before
-
-
-def pixels_read(
-    images: tf.Tensor, kernel_shape: Sequence[int], strides: int
-) -> tuple[tf.Tensor, int]:
-    """Of [batch, height, width, channels] what a convolution reads, and with which strides: one of
-    1×1 only every `strides`-th pixel, and those at stride 1.
-
-    With strides, oneDNN's gradient of a 1×1 kernel with few channels writes behind its own memory
-    (TensorFlow 2.19, most numbers below 16), which ends the process sooner or later.
-    """
-    if strides == 1 or tuple(kernel_shape[:2]) != (1, 1):
-        return images, strides
-    return images[:, ::strides, ::strides], 1
-
-
 def scaled(sums: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """sums·scale per channel, as an inference BatchNorm, which TensorFlow's remapper fuses into the
     convolution, together with a ReLU that follows (oneDNN; elsewhere it is what it says)."""
@@ -179,48 +159,6 @@ def scaled(sums: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
         epsilon=_EPSILON,
         is_training=False,
     ).y
-
-
-@functools.cache
-def has_dilated_gradients() -> bool:
-    """Whether this TensorFlow has kernels for the gradients of dilated convolutions; on CPUs only
-    with oneDNN."""
-    with tf.init_scope():
-        signs, kernel = tf.ones([1, 5, 5, 1]), tf.ones([3, 3, 1, 1])
-        forward, backward = _traced(1, 2, "SAME", 0.0)
-        try:
-            outputs, _ = forward(signs, kernel, None)
-            backward(outputs, signs, signs, kernel, None, 1.0)
-        except tf.errors.OpError:
-            return False
-    return True
-
-
-def grouped_convolution(
-    layer: keras.layers.Conv2D, inputs: tf.Tensor, kernel: tf.Tensor
-) -> tf.Tensor:
-    """The convolution of a layer with groups, without XLA, to which Keras leaves them for CPUs
-    without oneDNN: each shape costs a compilation of seconds."""
-    if has_grouped_gradients():
-        return layer.convolution_op(inputs, kernel)
-    pairs = zip(*(tf.split(x, layer.groups, axis=-1) for x in (inputs, kernel)), strict=True)
-    return tf.concat([layer.convolution_op(*pair) for pair in pairs], axis=-1)
-
-
-@functools.cache
-def has_grouped_gradients() -> bool:
-    """Whether this TensorFlow has kernels for the gradients of grouped convolutions; on CPUs only
-    with oneDNN."""
-    with tf.init_scope():
-        kernel = tf.ones([1, 1, 1, 2])
-        with tf.GradientTape() as tape:
-            tape.watch(kernel)
-            outputs = tf.nn.conv2d(tf.ones([1, 2, 2, 2]), kernel, 1, "SAME")
-        try:
-            tape.gradient(outputs, kernel)
-        except tf.errors.OpError:
-            return False
-    return True
 
 
 def only_convolves(layer: lq.layers.QuantConv2D, pad_values: Sequence[float] = (0.0,)) -> bool:
@@ -316,8 +254,8 @@ class BinaryConv2D(MixedPrecisionConv2D):
     """`QuantConv2D` with a faster training step; same weights, outputs and configuration.
 
     The fast step covers the input quantizers `SteSign` (with a clip value), `BoundedApproxSign` and
-    `AnnealedSign` with the kernel quantizers `SignScale` and `PCNNProjection`, padding with zeros or
-    (of images of a known size) ones, and no bias, groups, activation or channels first. In all
+    `AnnealedSign` with the kernel quantizers `SignScale` and `PCNNProjection`, padding with zeros
+    or (of images of a known size) ones, and no bias, groups, activation or channels first. In all
     other cases this is its base class.
 
     Input shape: [batch, height, width, channels]. Output shape: [batch, height', width', filters].

@@ -10,11 +10,8 @@ from __future__ import annotations
 from bnas_larq.backend import keras, lq, register, tf, unbounded_kernels
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers.activations import UNCHANGED, SchemeOptions
-from bnas_larq.layers.binary_convolution import (
-    BinaryConv2D,
-    MixedPrecisionConv2D,
-    grouped_convolution,
-)
+from bnas_larq.layers.binary_convolution import BinaryConv2D, MixedPrecisionConv2D
+from bnas_larq.layers.convolution_kernels import grouped_convolution
 from bnas_larq.layers.fixed_settings import FixedSettings, check_fixed
 from bnas_larq.layers.quantizers import get_scheme
 

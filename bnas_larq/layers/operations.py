@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from bnas_larq.backend import keras, lq, register, tf, unbounded_kernels
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers import convolutions
-from bnas_larq.layers.binary_convolution import pixels_read
 from bnas_larq.layers.context import Context as Context
 from bnas_larq.layers.context import PlusInput as PlusInput
+from bnas_larq.layers.convolution_kernels import pixels_read
 from bnas_larq.layers.fixed_settings import FixedSettings
 from bnas_larq.spaces import ZEROISE, check_operation, declare_operation, describe
 

@@ -29,7 +29,8 @@ import numpy as np
 
 from bnas_larq.backend import keras, lq, tf, with_gradient
 from bnas_larq.layers.batch_norm import PlainBatchNormalization, moving
-from bnas_larq.layers.binary_convolution import has_dilated_gradients, pixels_read, scaled
+from bnas_larq.layers.binary_convolution import scaled
+from bnas_larq.layers.convolution_kernels import has_dilated_gradients, pixels_read
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
 from bnas_larq.layers.merging import joined
 from bnas_larq.strategies import own_copy
