@@ -34,7 +34,7 @@ def script():
     return module
 
 
-def until(condition, what, seconds=120):
+def until(condition, what, seconds=600):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited in vain: {what}"
@@ -117,12 +117,13 @@ def test_the_chief_is_killed_and_started_again(script, tmp_path):
     environment = {**os.environ, **address, "PYTHONPATH": str(ROOT), "no_grpc_proxy": "127.0.0.1"}
 
     def start(name):
-        return subprocess.Popen(
-            script.entry(tmp_path),
-            env={**environment, "KERASTUNER_TUNER_ID": name},
-            stdin=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        with open(tmp_path / f"stderr-{name}", "a") as stderr:
+            return subprocess.Popen(
+                script.entry(tmp_path),
+                env={**environment, "KERASTUNER_TUNER_ID": name},
+                stdin=subprocess.PIPE,
+                stderr=stderr,
+            )
 
     chief, *workers = parts = [start(name) for name in NAMES]
     try:
@@ -131,7 +132,8 @@ def test_the_chief_is_killed_and_started_again(script, tmp_path):
         chief.wait()
         parts.append(start("chief"))
         (tmp_path / "wait").unlink()
-        assert [worker.wait() for worker in workers] == [0, 0]
+        for worker, name in zip(workers, NAMES[1:], strict=True):
+            assert worker.wait() == 0, (tmp_path / f"stderr-{name}").read_text()
     finally:
         for part in parts:
             part.kill()

@@ -100,6 +100,11 @@ class DurableOracle(keras_tuner.Oracle):
             ongoing = self.ongoing_trials.items()
             self.ongoing_trials = {k: t for k, t in ongoing if t.trial_id != trial.trial_id}
             return
+        known = self.trials[trial.trial_id]
+        if trial.status == "COMPLETED" and not known.metrics.exists(self.objective.name):
+            # The chief that was told the accuracy was killed: the trial is handed out again, and
+            # its result, which is on disk, told again.
+            return
         self._retry_queue = [number for number in self._retry_queue if number != trial.trial_id]
         super().end_trial(trial)
         self.on_end(self._ended())

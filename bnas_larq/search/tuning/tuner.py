@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc
 import keras_tuner
 from filelock import FileLock
 from keras_tuner.errors import FailedTrialError, FatalError
@@ -18,6 +19,45 @@ from bnas_larq.search.tuning.durable import STATE, DurableOracle
 from bnas_larq.search.tuning.records import Trial, TrialFunction
 
 PROJECT = "tuner"
+#: How gRPC's calls end when the connection is lost before the answer.
+LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+#: Seconds before such a call is made again, and between two looks for a chief.
+PAUSE = 1.0
+
+
+class ChiefCalls(grpc.UnaryUnaryClientInterceptor):
+    """A worker's calls to its chief: made again when the chief is lost before it answers.
+
+    gRPC itself waits for a chief that is not there yet. A call may arrive twice, or at a chief that
+    was started again: a worker in a trial is given the same one, and a trial ends once.
+
+    Args:
+        where: address of the chief, `IP:port`.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def channel(self) -> grpc.Channel:
+        """A connection to the chief."""
+        # gRPC itself looks every two minutes: the chief may have come and ended by then.
+        options = [("grpc.max_reconnect_backoff_ms", round(1000 * PAUSE))]
+        return grpc.intercept_channel(grpc.insecure_channel(self.where, options), self)
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        """See `grpc.UnaryUnaryClientInterceptor`; `details.timeout` (s) bounds the repetitions."""
+        end = time.monotonic() + details.timeout
+        while (call := continuation(details, request)).code() in LOST and time.monotonic() < end:
+            time.sleep(PAUSE)
+        if call.code() != grpc.StatusCode.OK:
+            # keras-tuner would take any other error for one of the trial.
+            raise FatalError from RunError(
+                f"The chief and the workers of a search must reach each other at {self.where}. "
+                f"Received: {call.code().name}: {one_line(call.details())}. Check "
+                "KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT; if the chief has ended, start it "
+                "again with --resume, then the workers."
+            )
+        return call
 
 
 class GenotypeTuner(keras_tuner.Tuner):
@@ -30,6 +70,7 @@ class GenotypeTuner(keras_tuner.Tuner):
         epochs: of a trial, unless the oracle sets another number.
         seed: of every trial.
         may_continue: whether a trial may continue an earlier one (Hyperband).
+        chief: `IP:port`, if this process is a worker.
     """
 
     def __init__(
@@ -41,12 +82,15 @@ class GenotypeTuner(keras_tuner.Tuner):
         epochs: int,
         seed: int,
         may_continue: bool,
+        chief: str | None = None,
     ) -> None:
         self.encoding = oracle.encoding
         self.run, self.folder = run, folder
         self.epochs, self.seed, self.may_continue = epochs, seed, may_continue
         self._idle = False
         super().__init__(oracle, directory=str(folder), project_name=PROJECT)
+        if chief is not None:
+            self.oracle.stub = type(self.oracle.stub)(ChiefCalls(chief).channel())
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The validation accuracy of a trial; see `keras_tuner.Tuner.run_trial`."""

@@ -138,24 +138,18 @@ class TunerSearch(Searcher):
     def take_part(self, folder: Path) -> None:
         """Run trials until there are no more: alone, or in the environment's role."""
         # keras-tuner must be loaded after the backend.
-        from grpc import RpcError
         from keras_tuner.errors import FatalError
 
-        where = f"{os.environ.get(ORACLE_IP)}:{os.environ.get(ORACLE_PORT)}"
+        chief = None
         if role_of_process() == "worker":
-            say(f"worker: asks the chief at {where}")
+            chief = f"{os.environ[ORACLE_IP]}:{os.environ[ORACLE_PORT]}"
+            say(f"worker: asks the chief at {chief}")
         try:
-            self._run_trials(folder)
+            self._run_trials(folder, chief)
         except FatalError as error:
             raise error.__cause__ or error from None
-        except RpcError as error:
-            raise RunError(
-                f"The chief and the workers of a search must reach each other at {where}. "
-                f"Received: {one_line(error)}. Check {ORACLE_IP} and {ORACLE_PORT}; if the chief "
-                "has ended, start it again with --resume, then the workers."
-            ) from error
 
-    def _run_trials(self, folder: Path) -> None:
+    def _run_trials(self, folder: Path, chief: str | None) -> None:
         from bnas_larq.search.tuning.oracles import make_oracle
         from bnas_larq.search.tuning.tuner import GenotypeTuner
 
@@ -169,6 +163,7 @@ class TunerSearch(Searcher):
                 epochs=settings.epochs,
                 seed=self.seed,
                 may_continue=settings.oracle == "hyperband",
+                chief=chief,
             )
         with contextlib.redirect_stdout(sys.stderr):
             tuner.search()

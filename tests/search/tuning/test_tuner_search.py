@@ -373,25 +373,6 @@ def test_no_two_processes_train_a_trial_at_once(search, tmp_path):
     assert len(refused) == 2
 
 
-def test_without_a_chief_there_is_a_sentence(found, monkeypatch, tmp_path):
-    import grpc
-
-    class Unavailable(grpc.RpcError):
-        def __str__(self):
-            return "failed to connect"
-
-    def refused(self, folder):
-        raise Unavailable
-
-    monkeypatch.setattr(TunerSearch, "_run_trials", refused)
-    monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker-1")
-    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
-    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "9")
-    settings = TunerSettings(oracle="random", trials=2)
-    with pytest.raises(RunError, match="at 127.0.0.1:9. Received: failed to connect"):
-        TunerSearch(settings, BINARY, lambda *_: None, seed=0).take_part(tmp_path)
-
-
 def test_what_all_must_do_alike_comes_first(planted, tmp_path):
     settings, order = TunerSettings(oracle="random", trials=2), []
 
