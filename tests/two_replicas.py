@@ -208,7 +208,7 @@ def path_trained(strategy, folder, epochs, searcher):
     with scope_of(strategy):
         supernet = SuperNet(SPACE, 2, cells=2, channels=4, relaxation=path, input_shape=(8, 8, 3))
         with_statistics(supernet, frozen=True)
-        supernet.compile(CoupledSGD(0.05, momentum=0.9, l2=1e-3, clip_norm=0.5))
+        supernet.compile(CoupledSGD(0.5, momentum=0.9, l2=1e-3))
         supernet.build_optimizers()
         steps = batches.steps_per_epoch
         if searcher == "one-shot":
