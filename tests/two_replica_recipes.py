@@ -75,7 +75,7 @@ def overrides_of(name, folder):
         for row, changes in enumerate(row.changes for row in rows)
         for number, stage in enumerate(changes.get("train", {}).get("stages", ()))
     }
-    if recipe.data.validation_fraction:
+    if recipe.data.validation_fraction and recipe.study != "faces":
         # Some images for each replica.
         overrides["data.validation_fraction"] = 0.2
     if network.kind == "cells":
