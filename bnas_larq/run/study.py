@@ -94,8 +94,6 @@ class Study:
     def _open(self, name: str) -> Run:
         path, recipe = self.path(name), self.recipe_of(name)
         team = self.study.team.of_network(recipe)
-        record = partial(one_precision, recipe, self.folder.path)
-        overrides = self.study.team.with_record(self.folder.path, record)
         settings = {
             "data": self._loaded(recipe),
             "tensorboard": self.study.tensorboard,
@@ -104,8 +102,10 @@ class Study:
         if (path / "recipe.yaml").is_file():
             run = Run.open(path, **settings)
         else:
+            choose = partial(one_precision, recipe, self.folder.path)
+            overrides = self.study.team.with_record(self.folder.path, choose)
             run = Run.create(recipe, path, overrides=overrides, **settings)
-        # Each process works in its folder of the study: that it is new there was not to be shared.
+        # Only now: each process makes the network's folder in its own folder of the study.
         run.team = team
         return run
 
