@@ -41,7 +41,7 @@ OVERRIDES = {
     "train.drop_path": 0.2,
     "export.enabled": False,
 }
-SECONDS = 300
+SECONDS = 600
 
 
 def start(out, strategy, stage=None, worker=None, ports=()):

@@ -59,7 +59,7 @@ def test_a_given_genotype_trains_whatever_its_search_was():
 
 def test_a_row_of_an_ablation_that_does_not_run_under_a_strategy_is_refused(tmp_path):
     """All rows are looked at before anything is written."""
-    train = {"epochs": 1, "mixed_precision": "float32"}
+    train = {"epochs": 1, "batch_size": 10}
     rows = [{"name": "one"}, {"name": "parts", "changes": {"train": {"accumulate": 2}}}]
     recipe = {"genotype": "random:1", "data": {"name": "digits", "limit": 100}, "train": train}
     recipe = parse_recipe({**recipe, "network": {"cells": 1}, "ablation": {"rows": rows}})
