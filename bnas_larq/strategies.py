@@ -187,14 +187,31 @@ def is_chief(strategy: Strategy | None) -> bool:
 
 def wait_for_all(strategy: Strategy | None) -> None:
     """Return when all processes of the strategy have called this function."""
-    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    of_chief(strategy, lambda: 0.0)
 
-        @tf.function(autograph=False)
-        def present() -> tf.Tensor:
-            ones = strategy.run(lambda: tf.constant(1.0))
-            return strategy.reduce(tf.distribute.ReduceOp.SUM, ones, axis=None)
 
-        present().numpy()
+def of_chief(strategy: Strategy | None, find_out: Callable[[], float]) -> float:
+    """What the chief finds out, in all processes of the strategy, which call this function
+    together; the others find out nothing.
+
+    Example:
+        >>> of_chief(None, lambda: 0.5)
+        0.5
+    """
+    value = find_out() if is_chief(strategy) else 0.0
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return value
+
+    def of_first() -> tf.Tensor:
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
+        # As a double, so that it has the same bits everywhere.
+        return tf.where(tf.equal(number, 0), tf.constant(value, tf.float64), 0.0)
+
+    @tf.function(autograph=False)
+    def shared() -> tf.Tensor:
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(of_first), axis=None)
+
+    return float(shared())
 
 
 # -- in a step -------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ EQUAL = (
     *("single level, concrete", "drawn paths, edge weights", "partial channels"),
     *("projection losses", "projection loss", "Bayesian losses", "annealed signs"),
     *("learnt scales", "estimated statistics", "centre loss", "Bayesian feature loss"),
+    *("paths of a one-shot search", "paths of a bandit search"),
 )
 RESUMED = ("trained, resumed", "searched, resumed")
 

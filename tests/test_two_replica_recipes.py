@@ -19,14 +19,10 @@ from bnas_larq.run.creation import needs_search
 RECIPES = ("quickstart", "bats", "bnas-nano", "real-to-bin18", "binary-duo18")
 #: What a strategy refuses, and the part of its message that says why.
 REFUSED = {
-    "bnas-ucb": "search.searcher bandit",
-    "one-shot": "search.searcher one-shot",
     "search-imagenet": "checkpoint_minutes 15. Set it to 0",
-    **dict.fromkeys(("binarisations-cifar10", "gap-cifar10"), "a recipe with ablation"),
-    **dict.fromkeys(("pretrained-or-scratch", "v2-ablation"), "a recipe with ablation"),
-    "faces-orl": "a recipe with faces",
-    "layer-study": "a recipe with layer_study",
 }
+#: Ways that test_strategies.py and test_multi_worker.py go.
+ELSEWHERE = {"a one-shot search", "a bandit search", "a study"}
 
 
 def ways(name):
@@ -34,7 +30,9 @@ def ways(name):
     relaxations and optimizers are test_strategies.py's."""
     recipe = load_recipe(name)
     used = {f"a network of kind {recipe.network.kind}"}
-    if needs_search(recipe):
+    if recipe.study:
+        used.add("a study")
+    elif needs_search(recipe):
         used.add(f"a {recipe.search.searcher} search")
     for stage in recipe.train.stages:
         used.add("stages")
@@ -61,7 +59,7 @@ def test_recipes_search_and_train_on_two_replicas(tmp_path):
 
 @pytest.mark.parametrize("name", sorted({*recipe_names()} - {*REFUSED, *RECIPES}))
 def test_every_other_recipe_goes_ways_that_those_go(name):
-    assert ways(name) <= set().union(*map(ways, RECIPES))
+    assert ways(name) <= set().union(ELSEWHERE, *map(ways, RECIPES))
 
 
 @pytest.mark.parametrize(("name", "reason"), REFUSED.items())

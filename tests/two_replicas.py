@@ -31,9 +31,14 @@ from bnas_larq.layers.bayesian import BayesianFeatureLoss
 from bnas_larq.layers.margin_head import CenterLoss
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.optimizers import CoupledAdam, CoupledSGD, latent_kernels
+from bnas_larq.search.calibrated_path import CalibratedAccuracy
+from bnas_larq.search.searcher import SearchData
+from bnas_larq.search.single_path import SinglePath
 from bnas_larq.spaces import SearchSpace
 from bnas_larq.strategies import make_strategy, scope_of
 from bnas_larq.supernet import alpha_gradients, relaxations
+from bnas_larq.supernet.fixed_choices import FixedPath
+from bnas_larq.supernet.path_training import DrawPaths, PathTraining
 from bnas_larq.supernet.search_cell import PartialChannels
 from bnas_larq.supernet.super_net import SuperNet
 from bnas_larq.supernet.temperature_schedule import TemperatureSchedule
@@ -193,6 +198,47 @@ def centred(strategy, folder, layer, epochs=1):
     return {"centres": np.stack([copy.numpy() for copy in copies])}, {}
 
 
+def path_trained(strategy, folder, epochs, searcher):
+    """The weights of a supernet that trained drawn paths, or as a bandit one; the metrics of its
+    steps, and the accuracies of paths."""
+    keras.backend.clear_session()
+    make_deterministic(1)
+    path, batches = FixedPath(), pipeline(0)
+    data = SearchData(batches, None, credit=HELD_OUT.dataset(), validation=None)
+    with scope_of(strategy):
+        supernet = SuperNet(SPACE, 2, cells=2, channels=4, relaxation=path, input_shape=(8, 8, 3))
+        with_statistics(supernet, frozen=True)
+        supernet.compile(CoupledSGD(0.5, momentum=0.9, l2=1e-3))
+        supernet.build_optimizers()
+        steps = batches.steps_per_epoch
+        if searcher == "one-shot":
+            resumable_fit(
+                PathTraining(supernet),
+                batches.dataset,
+                steps_per_epoch=steps,
+                epochs=epochs,
+                checkpoints=Checkpoints(folder / "checkpoints"),
+                log=folder / "metrics.jsonl",
+                optimizers={"optimizer": (supernet.optimizer, supernet.network_variables)},
+                callbacks=[DrawPaths(path, partial(Genotype.random, SPACE), steps)],
+            )
+        else:
+            path.assign_genotype(Genotype.random(SPACE, 0), SPACE)
+    if searcher == "one-shot":
+        measured, metrics = CalibratedAccuracy(supernet, data, strategy), last_line(folder)
+    else:
+        measured = SinglePath(supernet, data, 40, strategy)
+        measured.start(0)
+        metrics = measured.train(epochs * steps)
+    weights = result(supernet)
+    # A path is measured with statistics of its own, on one device.
+    with_statistics(supernet, frozen=False)
+    for number in range(3):
+        path.assign_genotype(Genotype.random(SPACE, number), SPACE)
+        metrics[f"path {number}"] = measured.accuracy()
+    return weights, metrics
+
+
 def last_line(folder):
     row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return {key: value for key, value in row.items() if key != "seconds"}
@@ -234,7 +280,7 @@ SEARCHES = {
     "partial channels": {"channel_sampling": PartialChannels(2)},
     "projection losses": {"scheme": "pcnn"},
 }
-
+PATHS = {f"paths of a {name} search": {"searcher": name} for name in ("one-shot", "bandit")}
 CENTRES = {
     "centre loss": {"layer": CenterLoss},
     "Bayesian feature loss": {"layer": BayesianFeatureLoss},
@@ -267,7 +313,8 @@ def main(folder, *wanted):
     those of resumed runs only if they are wanted."""
     strategy = make_strategy("mirrored")
     print(json.dumps(["replicas", strategy.num_replicas_in_sync]), flush=True)
-    for work, cases in ((trained, TRAININGS), (searched, SEARCHES), (centred, CENTRES)):
+    works = (trained, TRAININGS), (searched, SEARCHES), (path_trained, PATHS), (centred, CENTRES)
+    for work, cases in works:
         for number, (name, settings) in enumerate(cases.items()):
             if not wanted or name in wanted:
                 figures = compared(work, strategy, folder / work.__name__ / str(number), settings)

@@ -99,8 +99,9 @@ def run(
     from bnas_larq.run.layer_study import LayerStudy
 
     kinds = {"ablation": Ablation, "layer_study": LayerStudy, "faces": FaceStudy}
-    table, path = closed_at_the_end(kinds[recipe.study].create(recipe, out, **settings)).run()
-    print_result(f"{table}\n\n{path}")
+    results = closed_at_the_end(kinds[recipe.study].create(recipe, out, **settings)).run()
+    if results is not None:
+        print_result("{}\n\n{}".format(*results))
 
 
 @click.command()

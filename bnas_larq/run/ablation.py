@@ -24,6 +24,7 @@ from bnas_larq.run.creation import pin_source, resolve_recipe
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.searchers import check_inputs
 from bnas_larq.run.study import Study
+from bnas_larq.run.team import Team
 from bnas_larq.run_records import Epoch
 from bnas_larq.spaces import check_operation
 from bnas_larq.tables import scientific
@@ -153,8 +154,9 @@ class Ablation(Study):
         return ablation
 
     @staticmethod
-    def check(inputs: RunInputs) -> None:
+    def check(inputs: RunInputs, team: Team) -> None:
         for _, recipe, genotype in sized_rows(inputs):
+            team.check(recipe, ("train",))
             own = RunInputs(inputs.folder, recipe, inputs.data)
             own.given_genotype = genotype
             check_inputs(own, ("train",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from bnas_larq.run.face_verification import NETWORKS, VERIFICATION, compare_prec
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.recipe_run import Run
 from bnas_larq.run.stages import stage_errors
+from bnas_larq.run.team import Team
 from bnas_larq.run_folder import RunFolder, recipe_of
 from bnas_larq.run_records import Verified
 from bnas_larq.tables import align
@@ -70,7 +72,7 @@ class FaceStudy:
 
     def __init__(self, study: Run) -> None:
         self.inputs, self.recipe, self.folder = study.inputs, study.recipe, study.folder
-        self.close = study.close
+        self.close, self.team = study.close, study.team
 
     @classmethod
     def create(cls, recipe: Recipe, out: str | Path | None = None, **settings: Any) -> FaceStudy:
@@ -85,11 +87,12 @@ class FaceStudy:
                 )
         return cls(Run.create(recipe, out, stages=("study",), check=_check_networks, **settings))
 
-    def run(self) -> tuple[str, Path]:
+    def run(self) -> tuple[str, Path] | None:
         """Train, verify and export both networks.
 
         Returns:
-            The table, and the path of verification.json; roc.png lies beside it.
+            The table, and the path of verification.json; roc.png lies beside it. None as another
+            worker than the chief.
         """
         folder = self.folder / "networks"
         if (folder / VERIFICATION).is_file():
@@ -97,6 +100,9 @@ class FaceStudy:
         else:
             with stage_errors():
                 self._compare(folder)
+        self.team.wait()
+        if not self.team.is_chief:
+            return None
         networks = read_record(folder / VERIFICATION, Verified)["networks"]
         rows = [("network", "accuracy", "±", "TAR at FAR 0.001", "threshold")]
         for name, facts in networks.items():
@@ -106,7 +112,8 @@ class FaceStudy:
 
     def _compare(self, folder: Path) -> None:
         recipe, people = self.recipe, self.inputs.people
-        precision = recorded_precision(self.folder.path, recipe.train.mixed_precision).name
+        record = partial(recorded_precision, self.folder.path, recipe.train.mixed_precision)
+        precision = self.team.with_record(self.folder.path, record).name
         compare_precisions(
             people,
             _config(recipe, people[0].examples.image_shape),
@@ -118,6 +125,7 @@ class FaceStudy:
             parity_images=recipe.export.parity_images,
             float_storage=recipe.export.float_storage,
             seed=recipe.seed,
+            team=self.team,
         )
 
 
@@ -163,7 +171,7 @@ def compare_images(run: str | Path, first: str | Path, second: str | Path) -> di
     return verdicts
 
 
-def _check_networks(inputs: RunInputs) -> None:
+def _check_networks(inputs: RunInputs, _: Team) -> None:
     """Raise BnasLarqError unless both networks can be trained on some people and verified on the
     others."""
     recipe = inputs.recipe

@@ -3,6 +3,7 @@ some people apart, and verified on others."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from bnas_larq.layers.margin_head import CenterLoss, MarginHead
 from bnas_larq.networks.base_config import BaseConfig
 from bnas_larq.networks.embedding_network import build_embedding_network
 from bnas_larq.networks.network_files import WEIGHTS
-from bnas_larq.networks.weight_files import save_weights
+from bnas_larq.networks.weight_files import load_weights, save_weights
 from bnas_larq.report.roc_picture import save_roc
+from bnas_larq.run.team import Team
 from bnas_larq.study_settings import FacesSettings
 from bnas_larq.train_settings import StageSettings
 from bnas_larq.training import train_network
@@ -76,8 +78,9 @@ def train_embedding(
         augmentation=augmentation,
     )
 
-    def batches(epoch: int, step: int = 0) -> tf.data.Dataset:
-        return pipeline.dataset(epoch, step).map(lambda images, labels: ((images, labels), labels))
+    def batches(*place: Any, **shard: Any) -> tf.data.Dataset:
+        dataset = pipeline.dataset(*place, **shard)
+        return dataset.map(lambda images, labels: ((images, labels), labels))
 
     train_network(
         with_head(network, len(people.names), faces),
@@ -116,7 +119,8 @@ def compare_precisions(
     parity_images: int = 16,
     float_storage: str = "float32",
     seed: int = 0,
-) -> dict[str, Any]:
+    team: Team | None = None,
+) -> dict[str, Any] | None:
     """Train a binary embedding network and its full-precision twin, verify both and export them
     without their heads.
 
@@ -130,15 +134,17 @@ def compare_precisions(
             `model.tflite`, `export.json` and `metrics.jsonl`.
         parity_images, float_storage: see `bnas_larq.settings.ExportSettings`.
         seed: of weights, batches and pairs.
+        team: the processes of a strategy, which train together; None for one device.
 
     Returns:
         What is written to `verification.json`: `image_shape`, `normalization`, and `networks`, what
-        `Verification.metrics` measured of each.
+        `Verification.metrics` measured of each. None as another worker than the chief, which
+        verifies and exports alone.
 
     Raises:
         BnasLarqError: impossible sizes or settings, or pictures that cannot be read.
     """
-    (train, test), out = people, Path(out)
+    (train, test), out, team = people, Path(out), team or Team()
     normalization = Normalization.measure(train.examples)
     raw = test.examples.images_at(range(min(parity_images, len(test.files))))
     images = np.asarray(normalization.apply(tf.constant(raw)))
@@ -148,10 +154,16 @@ def compare_precisions(
         keras.backend.clear_session()
         make_deterministic(seed)
         form = {"features": faces.features, "drop_path": settings.drop_path > 0}
-        network = build_embedding_network(genotype, config.replace(**changes), **form)
+        build = partial(build_embedding_network, genotype, config.replace(**changes), **form)
         how = {"normalization": normalization, "augmentation": augmentation, "seed": seed}
-        train_embedding(network, train, settings, faces, out / name, **how)
-        save_weights(network, out / name / WEIGHTS)
+        with team.working(scope=True):
+            network = build()
+            train_embedding(network, train, settings, faces, out / name, **how)
+            save_weights(network, out / name / WEIGHTS)
+        if not team.is_chief:
+            continue
+        # On one device.
+        network = load_weights(build(), out / name / WEIGHTS)
         verification = verify_people(network, test, normalization, faces, seed=seed)
         results[name], curves[name] = verification.metrics(), verification.roc()
         storage = {"float_storage": float_storage, "overwrite": True}
@@ -159,10 +171,13 @@ def compare_precisions(
         write_json(out / name / "export.json", report)
         accuracy, deviation = results[name]["accuracy"], results[name]["accuracy_std"]
         say(f"{name}: accuracy {accuracy:.4f} ± {deviation:.4f} on {len(test.names)} other people")
-    save_roc(curves, out)
-    described = {"image_shape": list(config.input_shape), "normalization": normalization.to_dict()}
-    result = {**described, "networks": results}
-    write_json(out / VERIFICATION, result)
+    result = None
+    if team.is_chief:
+        save_roc(curves, out)
+        described = {"image_shape": list(config.input_shape)}
+        described["normalization"] = normalization.to_dict()
+        result = {**described, "networks": results}
+        write_json(out / VERIFICATION, result)
     for name in NETWORKS:
         Checkpoints(out / name / "checkpoints").clear()
     return result

@@ -19,6 +19,7 @@ from bnas_larq.report.pictures import read_confusion
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.searchers import check_inputs
 from bnas_larq.run.study import Study
+from bnas_larq.run.team import Team
 from bnas_larq.settings import NetworkSettings
 from bnas_larq.spaces import check_operation
 
@@ -133,7 +134,7 @@ class LayerStudy(Study):
         return super().create(recipe, out, **settings)
 
     @staticmethod
-    def check(inputs: RunInputs) -> None:
+    def check(inputs: RunInputs, team: Team) -> None:
         for member in members(inputs.recipe):
             recipe = _member_recipe(inputs.recipe, member, inputs.folder.path)
             own = RunInputs(inputs.folder, recipe, inputs.data)

@@ -95,7 +95,7 @@ class Run:
         *,
         overrides: Mapping[str, Any] | Iterable[str] = (),
         stages: Collection[str] = ("search", "train"),
-        check: Callable[[RunInputs], None] | None = None,
+        check: Callable[[RunInputs, Team], None] | None = None,
         resume: bool = False,
         overwrite: bool = False,
         data: ImageDataset | None = None,
@@ -109,7 +109,8 @@ class Run:
             out: the run's folder. Default: `runs/` and the recipe's name.
             overrides: keys of the recipe, `{"train.epochs": 5}` or `["train.epochs=5"]`.
             stages: what will be done, of `search` and `train` (`study`: the networks of a study).
-            check: of a study: raises BnasLarqError unless all of its networks fit the data.
+            check: of a study: raises BnasLarqError unless all of its networks fit the data and the
+                team.
             resume: continue the run in `out`, which must have the same recipe.
             overwrite: replace an earlier run in `out`.
             data: the recipe's data set, if it is loaded already.
@@ -136,7 +137,7 @@ class Run:
         if resume:
             say(f"nothing to resume in {path}: a new run begins")
         inputs = inputs_to_run(RunFolder(path), recipe, data)
-        (check or partial(check_inputs, stages=stages))(inputs)
+        (check or (lambda inputs, _: check_inputs(inputs, stages)))(inputs, team)
         inputs.folder = RunFolder.create(path, recipe.to_yaml(), overwrite=overwrite)
         write_json(inputs.folder / "environment.json", environment(recipe.seed))
         team.share()

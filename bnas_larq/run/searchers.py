@@ -66,8 +66,8 @@ def make_searcher(
     }
     searcher = kinds[settings.searcher]
     data, seed, network = inputs.data, inputs.recipe.seed, inputs.network_config
-    more = {"network": network} | ({} if strategy is None else {"strategy": strategy})
-    return searcher(settings, data.num_classes, data.image_shape, seed, **more)
+    shape, more = data.image_shape, {"network": network, "strategy": strategy}
+    return searcher(settings, data.num_classes, shape, seed, **more)
 
 
 def describe_search(settings: SearchSettings) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bnas_larq.recipe import Recipe
 from bnas_larq.run.creation import one_precision
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.recipe_run import Run
+from bnas_larq.run.team import Team
 from bnas_larq.run_records import Result
 
 
@@ -47,8 +49,8 @@ class Study:
     # -- of each kind of study ---------------------------------------------------------------------
 
     @staticmethod
-    def check(inputs: RunInputs) -> None:
-        """Raise BnasLarqError unless every network fits the data."""
+    def check(inputs: RunInputs, team: Team) -> None:
+        """Raise BnasLarqError unless every network fits the data and the team."""
         raise NotImplementedError
 
     def names(self) -> list[str]:
@@ -65,34 +67,47 @@ class Study:
 
     # -- running -----------------------------------------------------------------------------------
 
-    def run(self) -> tuple[str, Path]:
+    def run(self) -> tuple[str, Path] | None:
         """Train and evaluate every network that is not done yet.
 
         Returns:
-            The table, and the path of its JSON file; a CSV file and a picture lie beside it.
+            The table, and the path of its JSON file; a CSV file and a picture lie beside it. None
+            as another worker than the chief.
         """
-        names = self.names()
+        names, team, results = self.names(), self.study.team, None
+        # Of all, before any is done: other workers have a copy of the folder as it was then.
+        done = [name for name in names if self.result(name).get("finished")]
         for number, name in enumerate(names, 1):
-            if self.result(name).get("finished"):
+            if name in done:
                 say(f"network {number}/{len(names)}, {name}: already done")
                 continue
             say(f"network {number}/{len(names)}, {name}")
             with self._open(name) as run:
                 run.run()
-            self.write()
-        return self.write()
+            if team.is_chief:
+                self.write()
+        if team.is_chief:
+            results = self.write()
+        team.wait()
+        return results
 
     def _open(self, name: str) -> Run:
         path, recipe = self.path(name), self.recipe_of(name)
+        team = self.study.team.of_network(recipe)
         settings = {
             "data": self._loaded(recipe),
             "tensorboard": self.study.tensorboard,
             "callbacks": self.study.callbacks,
         }
         if (path / "recipe.yaml").is_file():
-            return Run.open(path, **settings)
-        overrides = one_precision(recipe, self.folder.path)
-        return Run.create(recipe, path, overrides=overrides, **settings)
+            run = Run.open(path, **settings)
+        else:
+            choose = partial(one_precision, recipe, self.folder.path)
+            overrides = self.study.team.with_record(self.folder.path, choose)
+            run = Run.create(recipe, path, overrides=overrides, **settings)
+        # Only now: each process makes the network's folder in its own folder of the study.
+        run.team = team
+        return run
 
     def _loaded(self, recipe: Recipe) -> ImageDataset:
         """The data set, loaded once for all networks of a seed, which decides the split."""

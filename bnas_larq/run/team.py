@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bnas_larq.backend import tf
 from bnas_larq.errors import RecipeError, RunError
@@ -20,6 +21,7 @@ from bnas_larq.precision import RECORD
 from bnas_larq.recipe import Recipe
 from bnas_larq.run.creation import needs_search
 from bnas_larq.run.inputs import RunInputs
+from bnas_larq.settings import SearchSettings
 from bnas_larq.strategies import (
     Strategy,
     check_batch,
@@ -28,9 +30,10 @@ from bnas_larq.strategies import (
     scope_of,
     wait_for_all,
 )
+from bnas_larq.train_settings import TrainStage
 
-#: Searchers whose steps are right for global batches.
-SEARCHERS = ("gradient", "progressive")
+Found = TypeVar("Found")
+
 #: Errors of a cluster's remaining processes when one is lost.
 _LOST = (
     tf.errors.UnavailableError,
@@ -52,6 +55,7 @@ class Team:
         self.strategy = strategy
         self.is_chief = is_chief(strategy)
         self._path: Path | None = None
+        self._home: Path | None = None
         self._copy: tempfile.TemporaryDirectory | None = None
 
     @classmethod
@@ -69,12 +73,22 @@ class Team:
             return cls()
         _check_recipe(recipe, stages)
         team = cls(make_strategy(strategy) if isinstance(strategy, str) else strategy)
-        if "search" in stages and needs_search(recipe):
-            check_batch(recipe.search.batch_size, team.strategy)
-        if "train" in stages:
-            for stage in recipe.plan:
-                check_batch(stage.batch_size, team.strategy)
+        team.check(recipe, stages)
         return team
+
+    def check(self, recipe: Recipe, stages: Collection[str]) -> None:
+        """Raise what `of` raises for a recipe, if there is a strategy."""
+        if self.strategy is None:
+            return
+        _check_recipe(recipe, stages)
+        for section in _sections(recipe, stages):
+            check_batch(section.batch_size, self.strategy)
+
+    def of_network(self, recipe: Recipe) -> Team:
+        """As the team of a study: that of one of its networks, whose folder is in the study's;
+        errors as of `check`."""
+        self.check(recipe, ("train",))
+        return Team(self.strategy)
 
     def home(self, path: Path) -> Path:
         """Where this process works on the run in a folder: there, or in a copy of its own."""
@@ -99,23 +113,31 @@ class Team:
                 f"Received: {path}, which is not here. Put --out on a shared disk."
             )
         self._path, self._copy = path, tempfile.TemporaryDirectory(prefix="bnas-larq-worker-")
-        copy = Path(self._copy.name) / path.name
-        shutil.copytree(path, copy, ignore=shutil.ignore_patterns(".lock", "tensorboard"))
+        self._home = Path(self._copy.name) / path.name
+        shutil.copytree(path, self._home, ignore=shutil.ignore_patterns(".lock", "tensorboard"))
         self.wait()
-        return copy
+        return self._home
 
     def with_precision(self, inputs: RunInputs, stage: str, settings: Any) -> Any:
-        """As of `RunInputs`, where the chief measures for all what `auto` means."""
+        """As of `RunInputs`, see `with_record`."""
+        choose = partial(inputs.with_precision, stage, settings)
+        return self.with_record(inputs.folder / stage, choose)
+
+    def with_record(self, folder: Path, choose: Callable[[], Found]) -> Found:
+        """What `choose` returns, which reads what the precision `auto` means from the record in a
+        folder of the run, or measures it: the chief measures for all."""
         if self.is_chief:
-            chosen = inputs.with_precision(stage, settings)
-            wait_for_all(self.strategy)
+            chosen = choose()
+            self.wait()
             return chosen
-        wait_for_all(self.strategy)
-        measured, own = self._path / stage / RECORD, inputs.folder / stage / RECORD
-        if measured.is_file():
-            own.parent.mkdir(exist_ok=True)
-            shutil.copyfile(measured, own)
-        return inputs.with_precision(stage, settings)
+        self.wait()
+        # A study's networks measure nothing.
+        if self._home is not None:
+            measured = self._path / folder.relative_to(self._home) / RECORD
+            if measured.is_file():
+                folder.mkdir(exist_ok=True)
+                shutil.copyfile(measured, folder / RECORD)
+        return choose()
 
     def wait(self) -> None:
         """Wait for the others: a cluster fails when one of its processes ends."""
@@ -148,36 +170,29 @@ class Team:
             ) from error
 
 
+def _sections(recipe: Recipe, stages: Collection[str]) -> list[SearchSettings | TrainStage]:
+    """The settings of what will be done: of the search, and of each stage of the training."""
+    searches = "search" in stages and needs_search(recipe)
+    trains = "train" in stages or "study" in stages
+    return [recipe.search] * searches + [*recipe.plan] * trains
+
+
 def _check_recipe(recipe: Recipe, stages: Collection[str]) -> None:
     """Raise RecipeError for what does not run under a strategy."""
-    if recipe.study is not None:
+    sections = _sections(recipe, stages)
+    if any(getattr(section, "accumulate", 1) > 1 for section in sections):
         raise RecipeError(
-            "A strategy is for one network at a time. "
-            f"Received: a recipe with {recipe.study}. Omit --strategy."
+            "Replicas share a batch already. Received: train.accumulate above 1 under a "
+            "strategy. Set it to 1, or omit --strategy."
         )
-    searches, search = "search" in stages and needs_search(recipe), recipe.search
-    saved = [search.checkpoint_minutes] * searches
-    if "train" in stages:
-        saved += [stage.checkpoint_minutes for stage in recipe.plan]
-        if any(stage.accumulate > 1 for stage in recipe.plan):
-            raise RecipeError(
-                "Replicas share a batch already. Received: train.accumulate above 1 under a "
-                "strategy. Set it to 1, or omit --strategy."
-            )
-    if any(saved):
+    minutes = max(section.checkpoint_minutes for section in sections) if sections else 0
+    if minutes:
         raise RecipeError(
             "Under a strategy, checkpoints are written between epochs. "
-            f"Received: checkpoint_minutes {max(saved):g}. Set it to 0, or omit --strategy."
+            f"Received: checkpoint_minutes {minutes:g}. Set it to 0, or omit --strategy."
         )
-    if not searches:
-        return
-    if search.searcher not in SEARCHERS:
+    if recipe.search in sections and recipe.search.searcher == "tuner":
         raise RecipeError(
-            f"Of the searches, {' and '.join(SEARCHERS)} run under a strategy. "
-            f"Received: search.searcher {search.searcher}. Omit --strategy."
-        )
-    if search.choice != "alpha":
-        raise RecipeError(
-            "Candidates are measured by their absence on one device only. "
-            f"Received: search.choice {search.choice}. Omit --strategy."
+            "Trials of keras-tuner run on one device each, in several workers. "
+            "Received: search.searcher tuner. Omit --strategy."
         )

@@ -25,6 +25,7 @@ from bnas_larq.search.single_path import SinglePath
 from bnas_larq.search.ucb import UcbTable
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import ZEROISE, SearchSpace
+from bnas_larq.strategies import of_chief, scope_of
 from bnas_larq.supernet.architecture import PRUNED
 from bnas_larq.supernet.fixed_choices import FixedPath
 from bnas_larq.supernet.super_net import SuperNet
@@ -53,8 +54,8 @@ class BanditSearch(SupernetSearcher):
     paths before it; measuring does not change them.
 
     Args:
-        settings, num_classes, input_shape, seed, network: see `SupernetSearcher`. Settings of α
-            apply to the finish, where the entropy term and the temperature start.
+        settings, num_classes, input_shape, seed, network, strategy: see `SupernetSearcher`.
+            Settings of α apply to the finish, where the entropy term and the temperature start.
         checkpoint_seconds: see `CHECKPOINT_SECONDS`.
 
     Raises:
@@ -73,6 +74,7 @@ class BanditSearch(SupernetSearcher):
             self.seed,
             network=self.network,
             first_epoch=_first_epoch(self.settings),
+            strategy=self.strategy,
         )
 
     @property
@@ -119,19 +121,18 @@ class BanditSearch(SupernetSearcher):
         """Make all draws, from the newest checkpoint if there is one."""
         table, supernet = self.table, self.supernet
         log = folder / "draws.jsonl"
-        state = TrainingState(
-            supernet,
-            {"optimizer": (supernet.optimizer, supernet.network_variables)},
-            # The finish numbers its checkpoints by epoch.
-            Checkpoints(folder / "checkpoints" / "draws"),
-        )
-        done, record = state.restore()
+        # The finish numbers its checkpoints by epoch.
+        checkpoints = Checkpoints(folder / "checkpoints" / "draws")
+        with scope_of(self.strategy):
+            optimizers = {"optimizer": (supernet.optimizer, supernet.network_variables)}
+            state = TrainingState(supernet, optimizers, checkpoints)
+            done, record = state.restore()
         if record is not None:
             table.restore(record)
         keep_lines_before(log, done, key="draw")
         if table.done:
             return
-        path = SinglePath(supernet, data, self.settings.bandit.credit_examples)
+        path = SinglePath(supernet, data, self.settings.bandit.credit_examples, self.strategy)
         # The first step of each draw.
         starts = [draw * steps // table.planned for draw in range(table.planned + 1)]
         path.start(starts[done])
@@ -142,7 +143,8 @@ class BanditSearch(SupernetSearcher):
             for draw in range(done, table.planned):
                 progress.on_epoch_begin(draw)
                 begin, rounds, chosen = time.monotonic(), table.round, table.path()
-                supernet.relaxation.assign(*self._by_kind(chosen))
+                with scope_of(self.strategy):
+                    supernet.relaxation.assign(*self._by_kind(chosen))
                 results = path.train(starts[draw + 1] - starts[draw], progress)
                 stop_unless_finite("loss", results["loss"], f"draw {draw + 1}")
                 results["credit"] = path.accuracy()
@@ -152,8 +154,11 @@ class BanditSearch(SupernetSearcher):
                 append_line(log, {**row, "seconds": seconds})
                 if table.round > rounds:
                     self._write_table(folder / "ucb.json", draw + 1)
-                if table.done or time.monotonic() - saved >= self.checkpoint_seconds:
-                    state.save(draw + 1, table.state())
+                # All processes save together, when the chief's clock says so.
+                passed = of_chief(self.strategy, lambda since=saved: time.monotonic() - since)
+                if table.done or passed >= self.checkpoint_seconds:
+                    with scope_of(self.strategy):
+                        state.save(draw + 1, table.state())
                     saved = time.monotonic()
                 progress.on_epoch_end(draw, results)
 

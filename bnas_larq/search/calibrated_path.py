@@ -6,6 +6,7 @@ from bnas_larq.backend import keras, tf
 from bnas_larq.fitting.batch_norm_statistics import set_to_averages
 from bnas_larq.search.searcher import SearchData
 from bnas_larq.search.single_path import PathAccuracy
+from bnas_larq.strategies import Strategy
 from bnas_larq.supernet.super_net import SuperNet
 
 #: Training batches that statistics are estimated on, always the same: 1,280 images in batches of
@@ -23,14 +24,17 @@ class CalibratedAccuracy(PathAccuracy):
     Args:
         supernet: of the path.
         data: of the search; `weights` gives the statistics, `credit` the accuracy.
+        strategy: see `PathAccuracy`.
     """
 
-    def __init__(self, supernet: SuperNet, data: SearchData) -> None:
-        super().__init__(supernet, data, None)
+    def __init__(
+        self, supernet: SuperNet, data: SearchData, strategy: Strategy | None = None
+    ) -> None:
+        super().__init__(supernet, data, None, strategy)
         self._batches = data.weights.dataset(0).take(BATCHES)
         self._norms = [
             layer
-            for layer in supernet.submodules
+            for layer in self._supernet.submodules
             if isinstance(layer, keras.layers.BatchNormalization)
         ]
         self._before = [
@@ -41,10 +45,10 @@ class CalibratedAccuracy(PathAccuracy):
         spec = self._batches.element_spec[:1]
         self._train = tf.function(self._trained, input_signature=spec, autograph=False)
 
-    def accuracy(self) -> float:
+    def _measured(self) -> float:
         try:
             set_to_averages(self._norms, self._train, self._batches)
-            return super().accuracy()
+            return super()._measured()
         finally:
             for statistic, value in self._before:
                 statistic.assign(value)

@@ -31,7 +31,7 @@ from bnas_larq.search.perturbation import perturbed_cells
 from bnas_larq.search.searcher import SearchData, SearchResult, SupernetSearcher
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import ZEROISE, SearchSpace
-from bnas_larq.strategies import Strategy, scope_of
+from bnas_larq.strategies import scope_of
 from bnas_larq.supernet.alpha_gradients import FirstOrder, SecondOrder, SingleLevel
 from bnas_larq.supernet.architecture import AnnealedEntropy
 from bnas_larq.supernet.relaxations import (
@@ -143,14 +143,12 @@ class GradientSearch(SupernetSearcher):
     BATS (2003.01711) in several (`ProgressiveSearch`).
 
     Args:
-        settings, num_classes, input_shape, seed, network: see `SupernetSearcher`.
+        settings, num_classes, input_shape, seed, network, strategy: see `SupernetSearcher`.
         first_epoch: number of the settings' epochs that were trained otherwise before. The entropy
             term and the temperature anneal over those that follow, the learning rate over all.
-        strategy: of `tf.distribute`, under which the supernet trains; see `bnas_larq.strategies`.
     """
 
     first_epoch: int = 0
-    strategy: Strategy | None = None
 
     def __post_init__(self) -> None:
         self.space = search_space(self.settings)
@@ -235,6 +233,7 @@ class GradientSearch(SupernetSearcher):
             examples=settings.choice_examples,
             seed=self.seed,
             zeroise_competes=settings.zeroise_competes,
+            strategy=self.strategy,
         )
         facts = {"space": self.space.name, "epoch": settings.epochs, "choice": "perturbation"}
         genotype = Genotype(*cells, provenance={**facts, **provenance})

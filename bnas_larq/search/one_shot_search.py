@@ -30,6 +30,7 @@ from bnas_larq.search.searcher import SearchData, SearchResult, SupernetSearcher
 from bnas_larq.search.tuning.records import TRIALS, best_row, cell_lists, write_front
 from bnas_larq.settings import SearchSettings
 from bnas_larq.spaces import ZEROISE, SearchSpace
+from bnas_larq.strategies import scope_of
 from bnas_larq.supernet.fixed_choices import FixedPath
 from bnas_larq.supernet.path_training import DrawPaths, PathTraining
 
@@ -46,14 +47,15 @@ class OneShotSearch(SupernetSearcher):
        final network, counted honestly, may be bounded.
 
     Args:
-        settings, num_classes, input_shape, seed, network: see `SupernetSearcher`. Settings of α are
-            not read.
+        settings, num_classes, input_shape, seed, network, strategy: see `SupernetSearcher`.
+            Settings of α are not read.
     """
 
     def __post_init__(self) -> None:
         self.path = FixedPath()
         data = self.num_classes, self.input_shape
-        self.supernet = make_supernet(self.settings, self.path, *data, self.seed)
+        with scope_of(self.strategy):
+            self.supernet = make_supernet(self.settings, self.path, *data, self.seed)
         network = self.network or network_of(self.supernet)
         self.evolution = make_evolution(self.settings, network, self.seed)
 
@@ -77,12 +79,21 @@ class OneShotSearch(SupernetSearcher):
             TrainingStopped: the loss is not finite, or no genotype within the bounds is found.
             RunError, BnasLarqError: trials.jsonl is damaged, or of another space.
         """
-        steps = data.weights.steps_per_epoch
-        self.supernet.compile(
-            optimizer=weight_optimizer(self.settings, self.settings.epochs * steps)
-        )
+        with scope_of(self.strategy):
+            done = self._fit(data, folder, callbacks)
+        if done < self.settings.epochs:
+            # What was measured on other weights.
+            keep_lines_before(folder / TRIALS, 0, key="trial")
+        return self._choose(self._evolve(data, folder), provenance)
+
+    def _fit(
+        self, data: SearchData, folder: Path, callbacks: Sequence[keras.callbacks.Callback]
+    ) -> int:
+        """Train the supernet to the last epoch; the number of epochs that were done before."""
         supernet, epochs = self.supernet, self.settings.epochs
-        done = resumable_fit(
+        steps = data.weights.steps_per_epoch
+        supernet.compile(optimizer=weight_optimizer(self.settings, epochs * steps))
+        return resumable_fit(
             PathTraining(supernet),
             data.weights.dataset,
             steps_per_epoch=steps,
@@ -97,10 +108,6 @@ class OneShotSearch(SupernetSearcher):
                 *callbacks,
             ],
         )
-        if done < epochs:
-            # What was measured on other weights.
-            keep_lines_before(folder / TRIALS, 0, key="trial")
-        return self._choose(self._evolve(data, folder), provenance)
 
     def _evolve(self, data: SearchData, folder: Path) -> list[dict[str, Any]]:
         """Measure genotypes, after those that are recorded; the rows of trials.jsonl."""
@@ -109,7 +116,7 @@ class OneShotSearch(SupernetSearcher):
         for row in rows:  # raises if one is of another space
             self.path.assign_genotype(genotype_of(row), self.supernet.space)
         done = len(rows)
-        measure = CalibratedAccuracy(self.supernet, data)
+        measure = CalibratedAccuracy(self.supernet, data, self.strategy)
         size, planned = settings.population, settings.population * settings.generations
         progress = Progress("search", settings.generations, size, ("best",), unit="generation")
         with running(progress):

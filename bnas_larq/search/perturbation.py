@@ -20,6 +20,7 @@ from bnas_larq.run_records import PerturbationRow
 from bnas_larq.search.searcher import SearchData, running
 from bnas_larq.search.single_path import PathAccuracy
 from bnas_larq.spaces import KINDS, ZEROISE, SearchSpace
+from bnas_larq.strategies import Strategy
 from bnas_larq.supernet.fixed_choices import FixedMixture
 from bnas_larq.supernet.super_net import SuperNet
 
@@ -190,11 +191,13 @@ def perturbed_cells(
     examples: int | None = None,
     seed: int = 0,
     zeroise_competes: bool = True,
+    strategy: Strategy | None = None,
 ) -> tuple[Cell, Cell]:
     """The cells that `PerturbationChoice` derives from a compiled supernet, measured on the first
-    `examples` of `data.credit`, with the statistics of each batch; writes perturbation.jsonl."""
+    `examples` of `data.credit` as `PathAccuracy` does, with the statistics of each batch; writes
+    perturbation.jsonl."""
     mixture, relaxation = FixedMixture(), supernet.relaxation
-    measurement = PathAccuracy(supernet, data, examples)
+    measurement = PathAccuracy(supernet, data, examples, strategy)
 
     def measure(normal: np.ndarray, reduce: np.ndarray) -> float:
         mixture.assign(normal, reduce)

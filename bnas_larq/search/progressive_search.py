@@ -22,7 +22,6 @@ from bnas_larq.search.alarms import Alarms
 from bnas_larq.search.gradient_search import RECORD, GradientSearch, check_sizes, search_space
 from bnas_larq.search.searcher import SearchData, SearchResult, SupernetSearcher
 from bnas_larq.settings import SearchSettings
-from bnas_larq.strategies import Strategy
 
 #: Booleans [edges, operations] of normal and reduction cells.
 Alive = tuple[np.ndarray, np.ndarray]
@@ -37,15 +36,12 @@ class ProgressiveSearch(SupernetSearcher):
     edge keeps the candidates with the largest α. The last stage gives the genotype.
 
     Args:
-        settings, num_classes, input_shape, seed, network: see `SupernetSearcher`. The settings'
-            `progressive` says what the stages are; for the seed of each see `stage_seed`.
-        strategy: see `GradientSearch`.
+        settings, num_classes, input_shape, seed, network, strategy: see `SupernetSearcher`. The
+            settings' `progressive` says what the stages are; for the seed of each see `stage_seed`.
 
     Raises:
         RecipeError: see `check_stages`.
     """
-
-    strategy: Strategy | None = None
 
     def __post_init__(self) -> None:
         check_stages(self.settings)

@@ -16,6 +16,7 @@ from bnas_larq.fitting.callbacks import Progress
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import NetworkConfig
 from bnas_larq.settings import SearchSettings
+from bnas_larq.strategies import Strategy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,7 @@ class SupernetSearcher(Searcher):
         num_classes, input_shape: of the data.
         seed: of all draws.
         network: size of the final network, for its cost; None for the supernet's.
+        strategy: of `tf.distribute`, under which the supernet trains; see `bnas_larq.strategies`.
     """
 
     settings: SearchSettings
@@ -103,3 +105,4 @@ class SupernetSearcher(Searcher):
     seed: int = 0
     _: dataclasses.KW_ONLY
     network: NetworkConfig | None = None
+    strategy: Strategy | None = None

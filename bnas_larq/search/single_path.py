@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from bnas_larq.backend import keras, tf
-from bnas_larq.data import EVALUATION_BATCH, EpochPipeline
+from bnas_larq.data import EVALUATION_BATCH, EpochPipeline, distributed
 from bnas_larq.search.searcher import SearchData
+from bnas_larq.strategies import Strategy, of_chief, scope_of
 from bnas_larq.supernet.super_net import SuperNet
 
 
@@ -26,25 +28,49 @@ def equal_batch_size(examples: int) -> int:
 class PathAccuracy:
     """Evaluates the path, or the mixture, that the supernet is set to; traced once.
 
+    Under a strategy a copy of the supernet is evaluated, on one device of the chief's: as without
+    one, and all processes go on with the same figure.
+
     Args:
         supernet: to evaluate.
         data: of the search, whose `credit` is evaluated on.
         credit_examples: only the first ones of it, in equal batches; None for all as they are.
+        strategy: that the supernet was made under; this object is made outside of its scope.
     """
 
-    def __init__(self, supernet: SuperNet, data: SearchData, credit_examples: int | None) -> None:
+    def __init__(
+        self,
+        supernet: SuperNet,
+        data: SearchData,
+        credit_examples: int | None,
+        strategy: Strategy | None = None,
+    ) -> None:
         self._credit = data.credit
         if credit_examples is not None:
             examples = data.credit.unbatch().take(credit_examples)
             count = int(examples.reduce(np.int64(0), lambda number, _: number + 1))
             self._credit = examples.batch(equal_batch_size(count))
-        self._supernet = supernet
+        self._strategy, self._original, self._supernet = strategy, supernet, supernet
+        if strategy is not None:
+            self._supernet = SuperNet.from_config(supernet.get_config())
         self._hits = tf.function(
             self._count_hits, input_signature=self._credit.element_spec, autograph=False
         )
 
     def accuracy(self) -> float:
         """Accuracy on the examples for credit."""
+        return of_chief(self._strategy, self._of_present_weights)
+
+    def _of_present_weights(self) -> float:
+        if self._supernet is not self._original:
+            self._supernet.relaxation = self._original.relaxation
+            for copy, weight in zip(self._supernet.weights, self._original.weights, strict=True):
+                # No measurement reads moving averages, which each replica has of its own.
+                if weight.synchronization != tf.VariableSynchronization.ON_READ:
+                    copy.assign(weight)
+        return self._measured()
+
+    def _measured(self) -> float:
         hits, examples = 0, 0
         for images, labels in self._credit:
             hits += int(self._hits(images, labels))
@@ -66,29 +92,39 @@ class SinglePath(PathAccuracy):
 
     Args:
         supernet: compiled, with its optimizer built.
-        data, credit_examples: see `PathAccuracy`; `weights` train.
+        data, credit_examples, strategy: see `PathAccuracy`; `weights` train.
     """
 
-    def __init__(self, supernet: SuperNet, data: SearchData, credit_examples: int | None) -> None:
-        super().__init__(supernet, data, credit_examples)
+    def __init__(
+        self,
+        supernet: SuperNet,
+        data: SearchData,
+        credit_examples: int | None,
+        strategy: Strategy | None = None,
+    ) -> None:
+        super().__init__(supernet, data, credit_examples, strategy)
         self._pipeline: EpochPipeline = data.weights
         self._batches: Iterator = iter(())
-        spec = data.weights.dataset().element_spec
-        self._step = tf.function(supernet.weight_step, input_signature=spec, autograph=False)
+        self._step = tf.function(self._replicas_step, autograph=False)
 
     def start(self, step: int) -> None:
         """Go to the training stream's batch number `step`."""
         epoch, rest = divmod(step, self._pipeline.steps_per_epoch)
-        self._batches = iter(self._pipeline.dataset(epoch, rest))
+        with scope_of(self._strategy):
+            self._batches = iter(distributed(partial(self._pipeline.dataset, epoch, rest)))
 
     def train(
         self, steps: int, callback: keras.callbacks.Callback | None = None
     ) -> dict[str, float]:
         """Train for some steps; mean loss and accuracy of their batches."""
-        self._supernet.reset_metrics()
-        for step in range(steps):
-            self._step(*next(self._batches))
-            if callback is not None:
-                callback.on_train_batch_end(step)
-        metrics = {metric.name: metric for metric in self._supernet.metrics}
-        return {name: float(metrics[name].result()) for name in ("loss", "accuracy")}
+        with scope_of(self._strategy):
+            self._original.reset_metrics()
+            for step in range(steps):
+                self._step(*next(self._batches))
+                if callback is not None:
+                    callback.on_train_batch_end(step)
+            metrics = {metric.name: metric for metric in self._original.metrics}
+            return {name: float(metrics[name].result()) for name in ("loss", "accuracy")}
+
+    def _replicas_step(self, *batch: tf.Tensor) -> None:
+        tf.distribute.get_strategy().run(self._original.weight_step, args=batch)

@@ -1,4 +1,4 @@
-"""A run in two worker processes on this machine: search and training, killed and started again.
+"""A run and a study in two worker processes on this machine, killed and started again.
 
 Its weights are those of MirroredStrategy on two logical CPUs in one process, which
 tests/test_strategies.py compares with one device: two replicas, each with BatchNorm's statistics of
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from bnas_larq import Run
-from bnas_larq.files import read_lines
+from bnas_larq.files import read_json, read_lines
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = {
@@ -27,7 +27,10 @@ OVERRIDES = {
     "search.zeroise_competes": False,
     "search.cells": 2,
     "search.channels": 2,
-    "search.epochs": 2,
+    # Three draws, then two epochs over two candidates.
+    "search.searcher": "bandit",
+    "search.bandit": {"rounds": 1, "floor": 2, "finish_epochs": 2},
+    "search.epochs": 3,
     "search.batch_size": 16,
     "search.alpha_start_epoch": 1,
     "search.mixed_precision": "float32",
@@ -38,7 +41,7 @@ OVERRIDES = {
     "train.drop_path": 0.2,
     "export.enabled": False,
 }
-SECONDS = 300
+SECONDS = 600
 
 
 def start(out, strategy, stage=None, worker=None, ports=()):
@@ -77,16 +80,27 @@ def two_workers(out, *stages):
 
 
 def results(folder):
-    """Weights, α by epoch, and metrics by epoch without times."""
+    """Weights, what the bandit measured, α by epoch, and metrics by epoch without times."""
     with Run.open(folder) as run:
         assert run.result["finished"]
         weights = {weight.name: weight.numpy() for weight in run.network().weights}
+    search = "search/draws.jsonl", "search/alphas.jsonl", "search/metrics.jsonl"
+    files = [folder / file for file in (*search, "train/metrics.jsonl")]
     rows = [
-        {key: value for key, value in row.items() if key != "seconds"}
-        for file in ("search/alphas.jsonl", "search/metrics.jsonl", "train/metrics.jsonl")
-        for row in read_lines(folder / file)
+        # Not the names of what was drawn.
+        {k: v for k, v in row.items() if k != "seconds" and np.array(v).dtype.kind != "U"}
+        for file in files
+        if file.is_file()
+        for row in read_lines(file)
     ]
     return weights, rows
+
+
+def networks(study):
+    """The folders of a finished study's networks."""
+    record = read_json(study / "layer_study.json")
+    assert record["finished"] is True
+    return [study / network["folder"] for network in record["networks"]]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +119,7 @@ def test_two_workers_reach_the_weights_of_two_replicas_in_one_process(whole, tmp
     assert weights.keys() == others.keys()
     for name, value in weights.items():
         np.testing.assert_allclose(value, others[name], atol=1e-5, err_msg=name)
-    assert len(rows) == len(other_rows) == 6
+    assert len(rows) == len(other_rows) == 3 + 2 + 2 + 2
     for row, other in zip(rows, other_rows, strict=True):
         for key, value in row.items():
             np.testing.assert_allclose(value, other[key], atol=1e-4, err_msg=key)
@@ -118,18 +132,24 @@ def test_only_the_chief_writes_into_the_folder(whole):
 
 
 def test_killed_and_started_again_it_has_the_same_bits(whole, tmp_path):
-    """A worker is killed in the search, then the chief in the training; each time all processes
-    start again."""
+    """A worker is killed in the search, then the chief in a study's second network; each time all
+    processes start again."""
     out = tmp_path / "killed"
     codes, texts = two_workers(out, None, "search")
     assert codes[1] == -9 and codes[0] != 0, texts[0][-2000:]
     assert not (out / "genotype.json").exists()
-    codes, texts = two_workers(out, "train", None)
+    codes, texts = two_workers(out, "study", None)
     assert codes[0] == -9 and codes[1] != 0, texts[1][-2000:]
-    assert (out / "genotype.json").is_file() and not (out / "weights.h5").exists()
+    assert "Received: one of them ended" in texts[1]
+    study = out.with_name("killed-study")
+    assert not read_json(study / "layer_study.json")["finished"]
     codes, texts = two_workers(out)
     assert codes == [0, 0], texts[0][-2000:]
-    (weights, rows), (others, other_rows) = results(whole), results(out)
-    assert rows == other_rows
-    for name, value in weights.items():
-        np.testing.assert_array_equal(value, others[name], err_msg=name)
+    assert "network 1/2, full-conv_3x3: already done" in texts[0]
+    done, again = networks(whole.with_name("whole-study")), networks(study)
+    assert len(done) == 2
+    for folder, other in zip([whole, *done], [out, *again], strict=True):
+        (weights, rows), (others, other_rows) = results(folder), results(other)
+        assert rows == other_rows
+        for name, value in weights.items():
+            np.testing.assert_array_equal(value, others[name], err_msg=name)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from bnas_larq import Run
 from bnas_larq.errors import BnasLarqError, RecipeError
-from bnas_larq.files import read_lines
+from bnas_larq.files import read_json, read_lines
+from bnas_larq.recipe import load_recipe, parse_recipe
+from bnas_larq.run.ablation import Ablation
+from bnas_larq.run.creation import resolve_recipe
+from bnas_larq.run.layer_study import LayerStudy
 from bnas_larq.run.team import Team
 
 TINY = {
@@ -30,14 +36,11 @@ pytestmark = pytest.mark.usefixtures("small_spaces")
 @pytest.mark.parametrize(
     ("recipe", "overrides", "message"),
     [
-        ("bnas-ucb", {}, "search.searcher bandit. Omit --strategy"),
-        ("one-shot", {}, "search.searcher one-shot. Omit --strategy"),
         ("quickstart", {"search.searcher": "tuner"}, "search.searcher tuner. Omit --strategy"),
-        ("quickstart", {"search.choice": "perturbation"}, "search.choice perturbation"),
         ("quickstart", {"train.accumulate": 2}, "train.accumulate above 1"),
         ("quickstart", {"train.checkpoint_minutes": 5}, "checkpoint_minutes 5. Set it to 0"),
         ("quickstart", {"search.checkpoint_minutes": 5}, "checkpoint_minutes 5. Set it to 0"),
-        ("layer-study", {}, "a recipe with layer_study. Omit --strategy"),
+        ("layer-study", {"train.accumulate": 2}, "train.accumulate above 1"),
     ],
 )
 def test_what_does_not_run_under_a_strategy_is_refused(tmp_path, recipe, overrides, message):
@@ -50,10 +53,19 @@ def test_what_does_not_run_under_a_strategy_is_refused(tmp_path, recipe, overrid
 
 def test_a_given_genotype_trains_whatever_its_search_was():
     """Only what is done counts."""
-    from bnas_larq.recipe import load_recipe
-
-    recipe = load_recipe("bnas-ucb", ["genotype=random:1"])
+    recipe = load_recipe("quickstart", ["genotype=random:1", "search.searcher=tuner"])
     assert Team.of("mirrored", recipe, ("search", "train")).is_chief
+
+
+def test_a_row_of_an_ablation_that_does_not_run_under_a_strategy_is_refused(tmp_path):
+    """All rows are looked at before anything is written."""
+    train = {"epochs": 1, "batch_size": 10}
+    rows = [{"name": "one"}, {"name": "parts", "changes": {"train": {"accumulate": 2}}}]
+    recipe = {"genotype": "random:1", "data": {"name": "digits", "limit": 100}, "train": train}
+    recipe = parse_recipe({**recipe, "network": {"cells": 1}, "ablation": {"rows": rows}})
+    with pytest.raises(RecipeError, match="train.accumulate above 1"):
+        Ablation.create(recipe, tmp_path / "study", strategy="mirrored")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_strategy_writes_nothing(tmp_path):
@@ -77,3 +89,16 @@ def test_a_single_replica_ends_with_the_weights_of_no_strategy(tmp_path):
     assert rows == other_rows
     for one, other in zip(alone.weights, network.weights, strict=True):
         assert (one.numpy() == other.numpy()).all()
+
+
+def test_a_study_under_a_strategy_ends_with_the_same_table(tmp_path):
+    study = {"layers": ["conv_3x3"], "precisions": ["binary"]}
+    changes = {"data.name": "digits", "data.limit": 100, "layer_study": study}
+    changes |= {"network.cells": 1, "network.channels": 4, "train.epochs": 1}
+    recipe, tables = resolve_recipe("layer-study", changes), []
+    for name, strategy in (("alone", None), ("mirrored", "mirrored")):
+        with closing(LayerStudy.create(recipe, tmp_path / name, strategy=strategy)) as made:
+            table, path = made.run()
+        tables.append((table, {**read_json(path)["networks"][0], "seconds": None}))
+    assert tables[0] == tables[1]
+    assert tables[0][1]["test_accuracy"] is not None
