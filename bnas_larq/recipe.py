@@ -31,7 +31,7 @@ from bnas_larq.train_settings import (
 )
 
 #: Recipes that extend one another, and sections inside one another: more than any recipe needs.
-_MAX_PARENTS, _MAX_SECTIONS = 20, 4
+_MAX_PARENTS, _MAX_SECTIONS = 20, 10
 
 
 class Recipe(Section):

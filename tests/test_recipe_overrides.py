@@ -33,6 +33,15 @@ def test_overrides(override, key, value):
     assert place == value
 
 
+def test_an_override_reaches_the_stages_of_an_ablations_row():
+    """As the comment in the recipe says."""
+    recipe = load_recipe(
+        "v2-ablation", ["ablation.rows.5.changes.train.stages.0.teacher.model=other"]
+    )
+    stages = recipe.ablation.rows[5].changes["train"]["stages"]
+    assert [stage["teacher"]["model"] for stage in stages] == ["other", "teacher-cifar10"]
+
+
 def test_the_last_override_wins_and_others_stay():
     recipe = load_recipe("quickstart", ["search.epochs=3", "search.cells=2", "search.epochs=4"])
     assert (recipe.search.epochs, recipe.search.cells) == (4, 2)

@@ -146,6 +146,7 @@ def main(folder, names):
     # Cells of two nodes, with all kinds of candidates: others take minutes to trace.
     for space, make in list(SPACES.items()):
         SPACES[space] = functools.partial(dataclasses.replace, make(), nodes=2)
+    folder.mkdir(parents=True, exist_ok=True)
     save_teacher(folder)
     save_people(folder)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
