@@ -1,9 +1,8 @@
 """ReLUs behind binary convolutions, rewritten so that Larq Compute Engine (LCE) fuses them.
 
-LCE (0.16) computes a ReLU together with a binary convolution, and a BatchNorm behind both, too, if
-the convolution pads ones (or nothing) and its kernel is ±1. With a kernel of ±s it leaves all
-three as operations of their own. But relu(s·x) = s·relu(x) for s > 0, and a BatchNorm of s·x is one
-of x with other statistics: its mean divided by s, and its variance and ε by s².
+LCE (0.16) computes a ReLU together with a binary convolution, and a multiplication and an addition
+behind both, too, if the convolution pads ones (or nothing) and its kernel is ±1. With a kernel of
+±s it leaves all of them as operations of their own. But relu(s·x) = s·relu(x) for s > 0.
 """
 
 from __future__ import annotations
@@ -13,60 +12,68 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bnas_larq.backend import keras, lq
+from bnas_larq.backend import keras, lq, tf
 from bnas_larq.costs.multiplications import calls
 from bnas_larq.export.layer_precision import is_scaled_sign
 from bnas_larq.layers.activations import is_relu
 from bnas_larq.layers.binary_convolution import BinaryConv2D, only_convolves
 
 
+class _ScaledReLU(keras.layers.Layer):
+    """A ReLU, multiplied by a number for each channel. Exists during export only.
+
+    Input and output shape: [1, height, width, channels].
+    """
+
+    def __init__(self, scale: np.ndarray, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.nn.relu(inputs) * self.scale
+
+
 def with_fused_relus(model: keras.Model) -> keras.Model:
-    """A copy of a model without nested ones, in which BatchNorms behind a ReLU have the scales of
-    binary kernels; the model itself if there are none to move."""
-    pairs = {conv.name: norm.name for conv, norm in _chains(model)}
+    """A copy of a model without nested ones, in which scales of binary kernels stand behind the
+    ReLUs that read their convolutions; the model itself if there are none to move."""
+    pairs = list(_pairs(model))
     if not pairs:
         return model
+    kernels = {conv.name: _used_kernel(conv) for conv, _ in pairs}
+    scales = {relu.name: np.abs(kernels[conv.name][0, 0, 0]) for conv, relu in pairs}
 
     def replacement(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if layer.name in scales:
+            return _ScaledReLU(scales[layer.name], name=layer.name)
         config = layer.get_config()
-        if layer.name in pairs:
+        if layer.name in kernels:
             config["kernel_quantizer"] = "ste_sign"
         return type(layer).from_config(config)
 
     clone = keras.models.clone_model(model, clone_function=replacement)
     for layer in model.layers:
-        if layer.name not in pairs:
-            clone.get_layer(layer.name).set_weights(layer.get_weights())
-    for conv, norm in pairs.items():
-        kernel = _used_kernel(model.get_layer(conv))
-        scale, own = np.abs(kernel[0, 0, 0]), clone.get_layer(norm)
-        clone.get_layer(conv).set_weights([np.sign(kernel)])
-        own.moving_mean.assign(own.moving_mean / scale)
-        own.moving_variance.assign((own.moving_variance + own.epsilon) / scale**2 - own.epsilon)
+        kernel = kernels.get(layer.name)
+        weights = layer.get_weights() if kernel is None else [np.sign(kernel)]
+        clone.get_layer(layer.name).set_weights(weights)
     return clone
 
 
-def _chains(
+def _pairs(
     model: keras.Model,
-) -> Iterator[tuple[lq.layers.QuantConv2D, keras.layers.BatchNormalization]]:
-    """Binary convolutions with scales that a ReLU alone reads, and the BatchNorm that alone reads
-    that."""
+) -> Iterator[tuple[lq.layers.QuantConv2D, keras.layers.ReLU]]:
+    """Binary convolutions with scales, each with the ReLU that alone reads it."""
     nodes = list(calls(model))
     times = Counter(id(node.layer) for node in nodes)
     readers: dict[int, list] = {id(tensor): [None] for tensor in model.outputs}
     for node in nodes:
         for tensor in node.keras_inputs:
             readers.setdefault(id(tensor), []).append(node)
-    for conv in nodes:
-        chain = [conv]
-        while chain[-1] and times[id(chain[-1].layer)] == 1 and len(chain) < 3:
-            read_by = readers[id(chain[-1].outputs)]
-            chain.append(read_by[0] if len(read_by) == 1 else None)
-        if len(chain) == 3 and all(chain) and times[id(chain[2].layer)] == 1:
-            _, relu, norm = (node.layer for node in chain)
-            is_norm = isinstance(norm, keras.layers.BatchNormalization)
-            if is_norm and is_relu(relu) and _fits(conv.layer):
-                yield conv.layer, norm
+    for node in nodes:
+        if times[id(node.layer)] == 1 and _fits(node.layer):
+            reader, *others = readers[id(node.outputs)]
+            alone = reader and not others and times[id(reader.layer)] == 1
+            if alone and is_relu(reader.layer):
+                yield node.layer, reader.layer
 
 
 def _fits(layer: keras.layers.Layer) -> bool:

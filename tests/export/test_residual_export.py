@@ -77,14 +77,21 @@ def test_a_chain_of_eight_convolutions_takes_what_is_counted(with_statistics, tm
     assert 0.95 * counted < report["bytes"] < 1.15 * counted
 
 
-@pytest.mark.parametrize("transition", ["pool", "blur-conv"])
-def test_padding_with_ones_fuses_relu_and_batch_norm(with_statistics, transition, tmp_path):
+@pytest.mark.parametrize(
+    ("order", "fused"),
+    [
+        # A ReLU, a multiplication and an addition of each.
+        ("sign-conv-act-bn-add", [3, 3, 3]),
+        ("bn-sign-conv-act-add", [3]),
+    ],
+)
+def test_padding_with_ones_fuses_what_follows(with_statistics, order, fused, tmp_path):
     """The same function in a smaller file, whose shortcuts are the only operations behind binary
     convolutions."""
     images = np.random.default_rng(2).normal(size=(8, 8, 8, 3)).astype(np.float32)
     reports, operations = [], []
     for pad_values in (0, 1):
-        settings = {**SMALL, "transition": transition, "pad_values": pad_values}
+        settings = {**SMALL, "block_order": order, "pad_values": pad_values}
         model = with_statistics(build_residual_network(**settings))
         file = tmp_path / f"{pad_values}.tflite"
         reports.append(export_network(model, file, images))
@@ -93,8 +100,7 @@ def test_padding_with_ones_fuses_relu_and_batch_norm(with_statistics, transition
         )
     before, after = operations
     assert after["LceBconv2d"] == 3 and sum((after - before).values()) == 0
-    # A ReLU, a multiplication and an addition of each.
-    assert sorted((before - after).values()) == [3, 3, 3]
+    assert list((before - after).values()) == fused
     assert reports[1]["bytes"] < reports[0]["bytes"]
     assert reports[1]["parity"]["equal_predictions"] == 1.0
     assert reports[1]["parity"]["max_abs_difference"] < 1e-3
