@@ -110,6 +110,9 @@ def overrides_of(name, folder):
         if stage.teacher and stage.teacher.layers:
             pairs = {f"block{part}_0_out": f"block{part}_0_out" for part in range(4)}
             overrides[f"{place}.teacher.layers"] = pairs
+    if recipe.train.teacher:
+        overrides |= {"data.image_size": SIDE, "train.teacher.cache": str(folder / "outputs")}
+        overrides["train.teacher.model"] = str(folder / "teacher.keras")
     for place, stage in of_rows.items():
         overrides[f"{place}.epochs"] = 1
         if stage.get("teacher", {}).get("model", "previous") != "previous":
