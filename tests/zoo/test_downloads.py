@@ -47,9 +47,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if server.status in (301, 302):
             self.send_response(server.status)
             self.send_header("Location", server.location)
+            if server.endless:
+                server.status = 200  # before the client can ask again
             self.end_headers()
             if server.endless:
-                server.status = 200
                 self.write_for_ever()
             return
         if server.status != 200:
