@@ -43,10 +43,9 @@ def weight_memory(layer: keras.layers.Layer, weights: Sequence[tf.Variable]) -> 
         bits, kind = weight_bits(weight), _kind(layer, weight)
         kernel = kind in _FLOAT_KERNELS
         scales = number_of_scales(getattr(weight, "quantizer", None), weight.shape)
-        if isinstance(layer, ABCConv2D) and weight is layer.kernel and not layer.real_kernel:
-            # One bit and one scale for each base.
-            kind, kernel, bits = "binary_kernels", False, layer.bases[0]
-            scales = bits
+        if _has_bases(layer, weight):
+            # One bit and one scale for each.
+            bits = scales = layer.bases[0]
         for storage, kinds in memory.items():
             if kernel:
                 channels = np.prod([weight.shape[axis] for axis in output_axes(weight)])
@@ -84,7 +83,7 @@ def kinds_table(kinds: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 def _kind(layer: keras.layers.Layer, weight: tf.Variable) -> str:
     name = weight.name.rpartition("/")[2].partition(":")[0]
-    if weight_bits(weight) < FULL_PRECISION:
+    if weight_bits(weight) < FULL_PRECISION or _has_bases(layer, weight):
         return "binary_kernels"
     if isinstance(layer, keras.layers.BatchNormalization):
         return "batch_norm"
@@ -98,6 +97,11 @@ def _kind(layer: keras.layers.Layer, weight: tf.Variable) -> str:
         return "shortcut"
     dense = isinstance(layer, keras.layers.Dense)
     return "classifier" if dense or layer.name == CLASSIFIER else "other_kernels"
+
+
+def _has_bases(layer: keras.layers.Layer, weight: tf.Variable) -> bool:
+    """Whether it is a kernel that is deployed as several binary ones."""
+    return isinstance(layer, ABCConv2D) and weight is layer.kernel and not layer.real_kernel
 
 
 def is_float_kernel(layer: keras.layers.Layer, weight: tf.Variable) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.costs.multiplications import calls
-from bnas_larq.export.layer_precision import is_scaled_sign
+from bnas_larq.export.layer_precision import judge
 from bnas_larq.layers.activations import is_relu
 from bnas_larq.layers.binary_convolution import BinaryConv2D, only_convolves
 
@@ -61,29 +61,28 @@ def with_fused_relus(model: keras.Model) -> keras.Model:
 def _pairs(
     model: keras.Model,
 ) -> Iterator[tuple[lq.layers.QuantConv2D, keras.layers.ReLU]]:
-    """Binary convolutions with scales, each with the ReLU that alone reads it."""
+    """Convolutions that become 1-bit, each with the ReLU that alone reads it."""
     nodes = list(calls(model))
     times = Counter(id(node.layer) for node in nodes)
     readers: dict[int, list] = {id(tensor): [None] for tensor in model.outputs}
     for node in nodes:
         for tensor in node.keras_inputs:
             readers.setdefault(id(tensor), []).append(node)
-    for node in nodes:
-        if times[id(node.layer)] == 1 and _fits(node.layer):
-            reader, *others = readers[id(node.outputs)]
-            alone = reader and not others and times[id(reader.layer)] == 1
-            if alone and is_relu(reader.layer):
-                yield node.layer, reader.layer
+    candidates = [node for node in nodes if times[id(node.layer)] == 1 and _fits(node.layer)]
+    verdicts = judge(model) if candidates else {}
+    for node in candidates:
+        reader, *others = readers[id(node.outputs)]
+        alone = reader and not others and times[id(reader.layer)] == 1
+        if alone and is_relu(reader.layer) and verdicts[node.layer.name].binary:
+            yield node.layer, reader.layer
 
 
 def _fits(layer: keras.layers.Layer) -> bool:
-    """Whether LCE fuses what follows once the kernel is ±1."""
+    """Whether LCE fuses what follows once the kernel is ±1, if the convolution is 1-bit."""
     return (
         type(layer) in (lq.layers.QuantConv2D, BinaryConv2D)
         and only_convolves(layer, pad_values=(1.0,) if layer.padding == "same" else (0.0, 1.0))
-        and layer.kernel_quantizer is not None
         and not layer.use_bias
-        and is_scaled_sign(layer.kernel)
     )
 
 

@@ -169,7 +169,7 @@ def _cause(layer: keras.layers.Layer, inputs: list[TensorFacts]) -> tuple[str, s
     reads_signs = all(facts.sign for facts in inputs)
     if all(facts.constant for facts in inputs):
         return "constant", "it reads nothing but Zeroise: it is computed during conversion"
-    if _kernel_quantizer(layer) is None and not (reads_signs and is_scaled_sign(_kernel(layer))):
+    if _kernel_quantizer(layer) is None and not (reads_signs and _is_scaled_sign(_kernel(layer))):
         return (
             "design",
             "full precision by design: it has no kernel quantizer (stem, shortcut, classifier, or "
@@ -210,7 +210,7 @@ def _cause(layer: keras.layers.Layer, inputs: list[TensorFacts]) -> tuple[str, s
     padding = _padding_value(layer)
     if layer.padding == "same" and padding not in (0, 1):
         return "padding", f"it pads with {padding:g}; 0 and 1 export"
-    if (quantizer is not None and not is_sign(quantizer)) or not is_scaled_sign(_kernel(layer)):
+    if (quantizer is not None and not is_sign(quantizer)) or not _is_scaled_sign(_kernel(layer)):
         return (
             "precision",
             "its quantised input is not ±1, or its kernel is not ±scale with one scale per output "
@@ -228,7 +228,7 @@ def _padding_value(layer: keras.layers.Layer) -> float:
     return float(keras.backend.get_value(getattr(layer, "pad_values", 0.0)))
 
 
-def is_scaled_sign(kernel: tf.Variable) -> bool:
+def _is_scaled_sign(kernel: tf.Variable) -> bool:
     """Whether the kernel, as used, has one magnitude above 0 for each output channel."""
     with lq.context.quantized_scope(True):
         magnitude = np.abs(keras.backend.get_value(kernel))

@@ -274,8 +274,9 @@ class BinaryConv2D(MixedPrecisionConv2D):
         self.step_kernels: StepKernels | None = None
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        known = self.pad_values == 0 or None not in inputs.shape[1:3]
-        if training is not True or not self.is_plain or not known:
+        if training is not True or not self.is_plain:
+            return super().call(inputs, training)
+        if self.pad_values and None in inputs.shape[1:3]:
             return super().call(inputs, training)
         inputs, norm = tf.cast(inputs, self.compute), self.norm and self.norm()
         clip_value = self.input_quantizer.clip_value

@@ -57,6 +57,7 @@ def train_embedding(
     normalization: Normalization,
     augmentation: Augmentation | None = None,
     seed: int = 0,
+    float_storage: str = "float32",
 ) -> None:
     """Train an embedding network to tell people apart, from the newest checkpoint in `folder` if
     there is one.
@@ -64,7 +65,7 @@ def train_embedding(
     Args:
         network: from images to embeddings, with drop-path layers if the settings have a rate.
         settings: without mixup, teacher and new estimates of BatchNorm.
-        folder, seed: see `bnas_larq.training.train_network`.
+        folder, seed, float_storage: see `bnas_larq.training.train_network`.
 
     Raises:
         TrainingStopped: the loss is not finite.
@@ -90,6 +91,7 @@ def train_embedding(
         validation_data=None,
         folder=folder,
         seed=seed,
+        float_storage=float_storage,
     )
 
 
@@ -156,6 +158,7 @@ def compare_precisions(
         form = {"features": faces.features, "drop_path": settings.drop_path > 0}
         build = partial(build_embedding_network, genotype, config.replace(**changes), **form)
         how = {"normalization": normalization, "augmentation": augmentation, "seed": seed}
+        how["float_storage"] = float_storage
         with team.working(scope=True):
             network = build()
             train_embedding(network, train, settings, faces, out / name, **how)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from bnas_larq import build_residual_network, count_costs
+from bnas_larq.backend import keras, lq
 from bnas_larq.export.converter import convert
 from bnas_larq.export.exporter import export_network
 from bnas_larq.export.flatbuffer import read_graph
+from bnas_larq.export.fused_relu import with_fused_relus
 from bnas_larq.export.lint import lint
 from bnas_larq.layers.scaling import LearnedScale
 
@@ -104,6 +106,19 @@ def test_padding_with_ones_fuses_what_follows(with_statistics, order, fused, tmp
     assert reports[1]["bytes"] < reports[0]["bytes"]
     assert reports[1]["parity"]["equal_predictions"] == 1.0
     assert reports[1]["parity"]["max_abs_difference"] < 1e-3
+
+
+def test_a_scale_moves_behind_the_relu_of_a_1_bit_convolution_only():
+    """One of real inputs would have a multiplication more."""
+    image = keras.Input((8, 8, 3))
+    binary = {"pad_values": 1.0, "padding": "same", "kernel_quantizer": "magnitude_aware_sign"}
+    binary |= {"kernel_constraint": "weight_clip", "use_bias": False}
+    real = lq.layers.QuantConv2D(4, 3, **binary)(image)
+    model = keras.Model(image, keras.layers.ReLU()(real))
+    assert with_fused_relus(model) is model
+    signs = lq.layers.QuantConv2D(4, 3, input_quantizer="ste_sign", **binary)(image)
+    model = keras.Model(image, keras.layers.ReLU()(signs))
+    assert with_fused_relus(model) is not model
 
 
 def test_lint_counts_a_scale_for_each_channel_and_pixel():
