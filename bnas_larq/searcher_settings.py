@@ -61,7 +61,44 @@ class ProgressiveSettings(Section):
         return self
 
 
-class OneShotSettings(Section):
+class OperationBounds(Section):
+    """Bounds of the operations of the networks that a search may propose.
+
+    Attributes:
+        maximum_ops, minimum_ops: of the final network (size of the section `network`), with
+            full-precision shortcuts counted as such; None for none.
+    """
+
+    maximum_ops: float | None = pydantic.Field(None, gt=0)
+    minimum_ops: float | None = pydantic.Field(None, gt=0)
+
+    @pydantic.model_validator(mode="after")
+    def _least_below_most(self) -> OperationBounds:
+        if None not in (self.minimum_ops, self.maximum_ops) and self.minimum_ops > self.maximum_ops:
+            raise ValueError(
+                f"minimum_ops is at most maximum_ops; they are {self.minimum_ops:g} and "
+                f"{self.maximum_ops:g}"
+            )
+        return self
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a bound."""
+        return self.minimum_ops is not None or self.maximum_ops is not None
+
+    def allow(self, ops: float) -> bool:
+        """Whether a network with these operations is within the bounds.
+
+        Example:
+            >>> bounds = OperationBounds(maximum_ops=2e6)
+            >>> bounds.allow(1.9e6), bounds.allow(2.1e6)
+            (True, False)
+        """
+        least, most = self.minimum_ops, self.maximum_ops
+        return (least is None or least <= ops) and (most is None or ops <= most)
+
+
+class OneShotSettings(OperationBounds):
     """Evolution over the paths of a supernet (SPOS, arXiv 1904.00420), for `searcher: one-shot`.
 
     All of `search.epochs` train the supernet on uniformly drawn paths. Then the path of each
@@ -74,16 +111,13 @@ class OneShotSettings(Section):
         parents: the best genotypes so far, which the next generation comes from.
         examples: images of the validation part, always the same, that a path is measured on; None
             for all.
-        maximum_ops, minimum_ops: bounds of the final network's operations (size of the section
-            `network`, full-precision shortcuts counted as such); None for none.
+        maximum_ops, minimum_ops: see `OperationBounds`.
     """
 
     population: int = pydantic.Field(50, gt=1, le=10**5)
     generations: Annotated[int, pydantic.Field(gt=0, le=10**5)] = 20
     parents: int = pydantic.Field(10, gt=1, le=10**5)
     examples: Large | None = None
-    maximum_ops: float | None = pydantic.Field(None, gt=0)
-    minimum_ops: float | None = pydantic.Field(None, gt=0)
 
     @pydantic.model_validator(mode="after")
     def _ordered(self) -> OneShotSettings:
@@ -91,10 +125,5 @@ class OneShotSettings(Section):
             raise ValueError(
                 f"parents come from the population; parents is {self.parents}, population "
                 f"{self.population}"
-            )
-        if None not in (self.minimum_ops, self.maximum_ops) and self.minimum_ops > self.maximum_ops:
-            raise ValueError(
-                f"minimum_ops is at most maximum_ops; they are {self.minimum_ops:g} and "
-                f"{self.maximum_ops:g}"
             )
         return self

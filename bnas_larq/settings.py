@@ -7,7 +7,12 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from bnas_larq.errors import nearest
-from bnas_larq.searcher_settings import BanditSettings, OneShotSettings, ProgressiveSettings
+from bnas_larq.searcher_settings import (
+    BanditSettings,
+    OneShotSettings,
+    OperationBounds,
+    ProgressiveSettings,
+)
 from bnas_larq.setting_types import (
     BlockOrder,
     Cells,
@@ -30,7 +35,7 @@ from bnas_larq.setting_types import (
 from bnas_larq.train_settings import TrainSettings
 
 
-class TunerSettings(Section):
+class TunerSettings(OperationBounds):
     """Search over discrete genotypes by keras-tuner, for `searcher: tuner`.
 
     A trial trains the final network (sections `network` and `train`) on the training part for
@@ -48,6 +53,7 @@ class TunerSettings(Section):
             maximises accuracy alone.
         workers: processes that run trials at the same time, besides the chief; only with 1 is the
             search repeatable.
+        maximum_ops, minimum_ops: see `OperationBounds`. No network outside of them is trained.
     """
 
     oracle: Literal["random", "bayesian", "hyperband", "evolution"] = "evolution"

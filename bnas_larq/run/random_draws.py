@@ -35,16 +35,15 @@ def random_seeds(
     """
     if random_ops is None:
         return list(range(count))
-    from bnas_larq.costs.cost_walk import planned_costs
+    from bnas_larq.costs.genotype_ops import ops_counter
     from bnas_larq.run.inputs import RunInputs
 
-    config = RunInputs(RunFolder(budget.name), budget, data).network_config
+    ops = ops_counter(RunInputs(RunFolder(budget.name), budget, data).network_config)
     least, most = random_ops
-    cache: dict = {}
     found, counted = [], []
     for seed in range(_TRIED):
         genotype = Genotype.random(SearchSpace.named(space), seed)
-        counted.append(planned_costs(genotype, config, cache=cache).ops_honest)
+        counted.append(ops(genotype))
         if least <= counted[-1] <= most:
             found.append(seed)
             if len(found) == count:

@@ -10,6 +10,7 @@ from typing import Any
 
 from bnas_larq.backend import keras
 from bnas_larq.costs.accounting import count_costs
+from bnas_larq.costs.genotype_ops import ops_counter
 from bnas_larq.costs.expected_cost import ExpectedCost
 from bnas_larq.data import ImageDataset, data_errors
 from bnas_larq.determinism import make_deterministic
@@ -35,6 +36,7 @@ from bnas_larq.search import (
 from bnas_larq.search.bandit_search import check_steps, make_table
 from bnas_larq.search.gradient_search import check_epochs, check_sizes, make_relaxation
 from bnas_larq.search.one_shot_search import drawn_space, make_evolution
+from bnas_larq.search.path_evolution import PROBES
 from bnas_larq.search.progressive_search import check_stages as check_search_stages
 from bnas_larq.search.progressive_search import stage_settings
 from bnas_larq.search.tuning import TrialResult, TunerSearch
@@ -139,6 +141,7 @@ def _check_search(inputs: RunInputs) -> None:
     check_candidates(inputs.network_config, {*space.normal, *space.reduce})
     if not in_supernet(settings):
         NetworkTrial(inputs).check()
+        _check_bounds(inputs)
         return
     check = check_search_stages if settings.searcher == "progressive" else check_sizes
     check(settings)
@@ -156,6 +159,26 @@ def _check_search(inputs: RunInputs) -> None:
         make_evolution(settings, network, inputs.recipe.seed).check()
     if settings.searcher == "bandit":
         check_steps(settings, make_table(settings, inputs.recipe.seed), steps)
+
+
+def _check_bounds(inputs: RunInputs) -> None:
+    """Raise RecipeError if no random genotype is within the bounds of a search by keras-tuner."""
+    bounds = inputs.recipe.search.tuner
+    if not bounds.bounded:
+        return
+    space, ops = drawn_space(inputs.recipe.search), ops_counter(inputs.network_config)
+    counted = []
+    for seed in range(PROBES):
+        counted.append(ops(Genotype.random(space, seed)))
+        if bounds.allow(counted[-1]):
+            return
+    raise RecipeError(
+        "A search by keras-tuner draws networks within its bounds. Received: "
+        f"search.tuner.minimum_ops {bounds.minimum_ops}, maximum_ops {bounds.maximum_ops}, which "
+        f"none of {PROBES} random cells meets; in the size of the section network they have "
+        f"{min(counted):.3g} to {max(counted):.3g} OPs, counted honestly. Change the bounds, or "
+        "the section network."
+    )
 
 
 def _check_held_out(inputs: RunInputs, subject: str) -> None:
@@ -264,6 +287,7 @@ def tuner_search(inputs: RunInputs) -> TunerSearch:
         drawn_space(recipe.search),
         trial,
         seed=recipe.seed,
+        ops=ops_counter(inputs.network_config) if recipe.search.tuner.bounded else None,
         prepare=trial.prepare,
         launch=partial(run_chief_and_workers, command, recipe.search.tuner.workers),
     )

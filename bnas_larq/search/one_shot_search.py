@@ -4,7 +4,6 @@ measures paths on it."""
 from __future__ import annotations
 
 import dataclasses
-import functools
 import random
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Any
 from bnas_larq.backend import keras
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.console import say
-from bnas_larq.costs.cost_walk import planned_costs
+from bnas_larq.costs.genotype_ops import ops_counter
 from bnas_larq.costs.expected_cost import network_of
 from bnas_larq.errors import TrainingStopped
 from bnas_larq.files import append_line, keep_lines_before, read_rows_to_resume
@@ -172,10 +171,4 @@ def drawn_space(settings: SearchSettings) -> SearchSpace:
 
 def make_evolution(settings: SearchSettings, network: NetworkConfig, seed: int) -> PathEvolution:
     """The evolution of a `OneShotSearch`, for final networks of a size."""
-    cache: dict = {}
-
-    @functools.lru_cache(maxsize=100_000)
-    def ops(genotype: Genotype) -> float:
-        return float(planned_costs(genotype, network, cache=cache).ops_honest)
-
-    return PathEvolution(settings.one_shot, drawn_space(settings), ops, seed)
+    return PathEvolution(settings.one_shot, drawn_space(settings), ops_counter(network), seed)

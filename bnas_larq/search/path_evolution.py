@@ -53,7 +53,7 @@ class PathEvolution:
     def check(self) -> None:
         """Raise RecipeError if the first generation is not found within the bounds."""
         settings = self.settings
-        if settings.maximum_ops is None and settings.minimum_ops is None:
+        if not settings.bounded:
             return
         rows: list[dict[str, Any]] = []
         while len(rows) < settings.population:
@@ -104,17 +104,13 @@ class PathEvolution:
             for _ in range(tries):
                 genotype = way()
                 new = genotype.id not in known and carries_signal(genotype)
-                if new and self._within(self.ops(genotype)):
+                if new and self.settings.allow(self.ops(genotype)):
                     return genotype
         return None
 
     def _mutated(self, genotype: Genotype, generator: random.Random) -> Genotype:
         kind = generator.choice([kind for kind in mutations(genotype, self.space) if kind])
         return generator.choice(kind)(genotype, generator)
-
-    def _within(self, ops: float) -> bool:
-        least, most = self.settings.minimum_ops, self.settings.maximum_ops
-        return (least is None or least <= ops) and (most is None or ops <= most)
 
 
 def genotype_of(row: Mapping[str, Any]) -> Genotype:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import shutil
 
 import pytest
 
 from bnas_larq.costs.accounting import count_costs
+from bnas_larq.costs.genotype_ops import ops_counter
 from bnas_larq.errors import DataError, RecipeError
 from bnas_larq.files import read_json, read_lines
 from bnas_larq.genotype import Genotype
@@ -17,7 +19,7 @@ from bnas_larq.recipe import parse_recipe
 from bnas_larq.report.pictures import save_pictures
 from bnas_larq.run.inputs import RunInputs
 from bnas_larq.run.recipe_run import Run
-from bnas_larq.run.searchers import NetworkTrial, tuner_search
+from bnas_larq.run.searchers import NetworkTrial, check_inputs, tuner_search
 from bnas_larq.run_folder import RunFolder
 from bnas_larq.search.tuning import TunerSearch
 from bnas_larq.spaces import SearchSpace
@@ -106,6 +108,22 @@ def test_what_would_stop_every_trial_is_found_before(make_run):
     without = NetworkTrial(make_run(data={**TINY["data"], "validation_fraction": 0}).inputs)
     with pytest.raises(RecipeError, match="Received: data.validation_fraction 0. Use 0.1."):
         without.check()
+
+
+def test_bounds_reach_the_search_and_are_refused_if_no_random_cell_meets_them(make_run, tmp_path):
+    def run(**bounds):
+        tuner = {**TINY["search"]["tuner"], **bounds}
+        return make_run(search={"searcher": "tuner", "space": "bnas-residual", "tuner": tuner})
+
+    met = run(maximum_ops=22100)
+    check_inputs(met.inputs, ("search",))
+    ops, allowed = ops_counter(met.inputs.network_config), tuner_search(met.inputs).encoding.allowed
+    drawn = [Genotype.random(SearchSpace.bnas_residual(), seed) for seed in range(30)]
+    assert {allowed(genotype) for genotype in drawn} == {True, False}
+    assert all(allowed(genotype) == (ops(genotype) <= 22100) for genotype in drawn)
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"maximum_ops 10.0, which none of 100 random cells"):
+        check_inputs(run(maximum_ops=10).inputs, ("search",))
 
 
 def test_where_zeroise_may_not_be_chosen_no_trial_has_it(make_run):

@@ -14,6 +14,9 @@ from bnas_larq.search.tuning.encoding import Encoding
 
 #: keras-tuner's name for the file of an oracle's state.
 STATE = "oracle.json"
+#: How often a proposal that was made before, or is not sensible, is drawn again; keras-tuner's 20
+#: would end a search within narrow bounds.
+DRAWS = 2000
 
 
 class DurableOracle(keras_tuner.Oracle):
@@ -49,6 +52,7 @@ class DurableOracle(keras_tuner.Oracle):
         )
         # Not an argument of every oracle.
         self.max_trials = max_trials
+        self._max_collisions = DRAWS
         self.encoding = encoding
         self.on_end = on_end
         self.verbose = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bnas_larq.errors import GenotypeError
@@ -37,12 +37,17 @@ class Encoding:
         space: the search space of the genotypes.
         hyperparameters: keys of the section `train`, with a list of choices, or `min`, `max` and
             `log`; see `TunerSettings.hyperparameters`.
+        allowed: whether a genotype may be proposed; None if all may.
     """
 
     def __init__(
-        self, space: SearchSpace, hyperparameters: Mapping[str, Any] | None = None
+        self,
+        space: SearchSpace,
+        hyperparameters: Mapping[str, Any] | None = None,
+        allowed: Callable[[Genotype], bool] | None = None,
     ) -> None:
         self.space = space
+        self.allowed = allowed
         self.train = dict(hyperparameters or {})
         self.choices: dict[str, tuple[str, ...]] = {}
         for kind, node in itertools.product(KINDS, range(space.nodes)):
@@ -126,8 +131,10 @@ class Encoding:
         return values
 
     def sensible(self, values: Values) -> bool:
-        """Whether both cells carry a signal, as those of `Genotype.random` do."""
-        return carries_signal(self.genotype(values))
+        """Whether both cells carry a signal, as those of `Genotype.random` do, and the genotype is
+        allowed."""
+        genotype = self.genotype(values)
+        return carries_signal(genotype) and (self.allowed is None or self.allowed(genotype))
 
 
 def _inputs(kind: str, node: int) -> str:

@@ -65,6 +65,7 @@ class TunerSearch(Searcher):
         settings: the recipe's section `search.tuner`.
         space: of the genotypes.
         trial: trains and measures a network.
+        ops: operations of a genotype's network, for the settings' bounds; None without bounds.
         seed: of the oracle and of every trial.
         prepare: called before any trial by the process that owns the search.
         launch: starts the chief and `settings.workers` workers as processes, each of which calls
@@ -81,6 +82,7 @@ class TunerSearch(Searcher):
         trial: TrialFunction,
         *,
         seed: int,
+        ops: Callable[[Genotype], float] | None = None,
         prepare: Callable[[], None] | None = None,
         launch: Callable[[], None] | None = None,
     ) -> None:
@@ -92,7 +94,8 @@ class TunerSearch(Searcher):
             )
         self.settings, self.trial, self.seed = settings, trial, seed
         self.prepare, self.launch = prepare, launch
-        self.encoding = Encoding(space, settings.hyperparameters)
+        allowed = ops and (lambda genotype: settings.allow(ops(genotype)))
+        self.encoding = Encoding(space, settings.hyperparameters, allowed)
 
     def run(
         self,
@@ -172,9 +175,12 @@ class TunerSearch(Searcher):
         best = best_row(rows)
         if best is None:
             reason = rows[-1]["failed"] if rows else "no trial was run"
+            way = "Lower train.learning_rate, or choose another search.tuner.oracle."
+            if not rows and self.settings.bounded:
+                way = "Widen search.tuner.minimum_ops and maximum_ops."
             raise TrainingStopped(
-                f"A search needs a trial that succeeds. Received: none of {len(rows)} "
-                f"({reason}). Lower train.learning_rate, or choose another search.tuner.oracle."
+                "A search needs a trial that succeeds. "
+                f"Received: none of {len(rows)} ({reason}). {way}"
             )
         genotype = Genotype(
             *(best[kind] for kind in KINDS),
