@@ -13,8 +13,8 @@ from typing import Any
 from bnas_larq.backend import keras
 from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.console import say
-from bnas_larq.costs.genotype_ops import ops_counter
 from bnas_larq.costs.expected_cost import network_of
+from bnas_larq.costs.genotype_ops import ops_counter
 from bnas_larq.errors import TrainingStopped
 from bnas_larq.files import append_line, keep_lines_before, read_rows_to_resume
 from bnas_larq.fitting.callbacks import Progress
