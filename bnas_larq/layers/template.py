@@ -51,7 +51,11 @@ class CellPlan:
 
 def resolve_stem(stem: str, input_shape: Sequence[int] | None) -> str:
     """The stem that `"auto"` means for images (height, width, channels); CIFAR's without a size.
-    BnasLarqError if only a part of the size is known."""
+    BnasLarqError if only a part of the shape is known."""
+    if input_shape is not None and len(input_shape) != 3:
+        raise BnasLarqError(
+            f"An input shape is (height, width, channels). Received: {tuple(input_shape)}."
+        )
     if stem != "auto":
         return stem
     if input_shape is not None and None in input_shape[:2]:

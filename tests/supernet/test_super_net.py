@@ -247,6 +247,7 @@ def test_different_candidates_in_normal_and_reduction_cells():
             {"stem": "auto", "input_shape": (None, None, 3)},
             r"Received: input_shape=\(None, None, 3\). Give both, or the stem 'cifar'",
         ),
+        ({"input_shape": (8, 8)}, r"\(height, width, channels\). Received: \(8, 8\)"),
         ({"padding": "symetric"}, "Received: 'symetric'; did you mean 'symmetric'"),
         ({"scheme": "sign-scal"}, "Received: 'sign-scal'; did you mean 'sign-scale'"),
     ],
