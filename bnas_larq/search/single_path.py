@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+import functools
+from collections.abc import Callable
 
 import numpy as np
 
 from bnas_larq.backend import keras, tf
-from bnas_larq.data import EVALUATION_BATCH, EpochPipeline, distributed
+from bnas_larq.data import EVALUATION_BATCH, distributed
 from bnas_larq.search.searcher import SearchData
 from bnas_larq.strategies import Strategy, of_chief, scope_of
 from bnas_larq.supernet.super_net import SuperNet
@@ -33,7 +33,7 @@ class PathAccuracy:
 
     Args:
         supernet: to evaluate.
-        data: of the search, whose `credit` is evaluated on.
+        data: of the search, whose `credit` is evaluated on. For `SinglePath`, `weights` train.
         credit_examples: only the first ones of it, in equal batches; None for all as they are.
         strategy: that the supernet was made under; this object is made outside of its scope.
     """
@@ -45,7 +45,7 @@ class PathAccuracy:
         credit_examples: int | None,
         strategy: Strategy | None = None,
     ) -> None:
-        self._credit = data.credit
+        self._pipeline, self._credit = data.weights, data.credit
         if credit_examples is not None:
             examples = data.credit.unbatch().take(credit_examples)
             count = int(examples.reduce(np.int64(0), lambda number, _: number + 1))
@@ -88,30 +88,20 @@ class PathAccuracy:
 
 
 class SinglePath(PathAccuracy):
-    """Also trains the path.
-
-    Args:
-        supernet: compiled, with its optimizer built.
-        data, credit_examples, strategy: see `PathAccuracy`; `weights` train.
-    """
-
-    def __init__(
-        self,
-        supernet: SuperNet,
-        data: SearchData,
-        credit_examples: int | None,
-        strategy: Strategy | None = None,
-    ) -> None:
-        super().__init__(supernet, data, credit_examples, strategy)
-        self._pipeline: EpochPipeline = data.weights
-        self._batches: Iterator = iter(())
-        self._step = tf.function(self._replicas_step, autograph=False)
+    """Also trains the path of a supernet that is compiled, with its optimizer built."""
 
     def start(self, step: int) -> None:
         """Go to the training stream's batch number `step`."""
         epoch, rest = divmod(step, self._pipeline.steps_per_epoch)
         with scope_of(self._strategy):
-            self._batches = iter(distributed(partial(self._pipeline.dataset, epoch, rest)))
+            self._batches = iter(
+                distributed(functools.partial(self._pipeline.dataset, epoch, rest))
+            )
+
+    @functools.cached_property
+    def _step(self) -> Callable[..., None]:
+        """Traced once."""
+        return tf.function(self._replicas_step, autograph=False)
 
     def train(
         self, steps: int, callback: keras.callbacks.Callback | None = None
