@@ -23,7 +23,7 @@ INSTALL_REQUIRES = [
     "larq-zoo>=2.3.1,<3",
     # larq-zoo's zookeeper breaks with typeguard 4.
     "typeguard<3",
-    # Wheels exist for Linux and macOS only; without it everything but `bnas-larq export` works.
+    # Untried on Windows; without it everything but `bnas-larq export` works.
     'larq-compute-engine>=0.16,<1; platform_system != "Windows"',
     "tensorflow-datasets>=4.9.6,<5",
     # tensorflow-datasets imports it on Python 3.11 without requiring it.

@@ -60,7 +60,10 @@ def list_zoo(variants: bool, as_json: bool) -> None:
         print_result("The zoo is empty. Make an entry with `bnas-larq zoo publish`.")
         return
     rows = [
-        ("name", "variant", "data", "accuracy", "OPs (paper)", "bytes", "file", "RAM", "source")
+        (
+            *("name", "variant", "data", "accuracy", "OPs", "OPs (paper)", "bytes"),
+            *("file", "its accuracy", "RAM", "source"),
+        )
     ]
     for entry in entries:
         cost, file = entry.cost, entry.deployed
@@ -70,17 +73,24 @@ def list_zoo(variants: bool, as_json: bool) -> None:
                 entry.variant or "–",
                 entry.dataset,
                 _number(entry.accuracy, "{:.2%}"),
+                _number(cost.get("ops_honest"), "{:.3g}"),
                 _number(cost.get("ops_paper"), "{:.3g}"),
                 _number(cost.get("bytes"), "{:,}"),
                 _number(file.get("bytes"), "{:,}"),
-                _number(file.get("memory", {}).get("peak_activations"), "{:,}"),
+                _number(file.get("accuracy"), "{:.2%}"),
+                _number(
+                    file.get("memory", {}).get("peak_activations")
+                    or cost.get("peak_activation_bytes"),
+                    "{:,}",
+                ),
                 entry.source if entry.redistributable else f"{entry.source}, not to be passed on",
             )
         )
     print_result("\n".join(align(rows, left=3)))
     print_result(
-        "\nbytes: 1 bit per binary weight, 4 bytes per other number. file, RAM: bytes of the "
-        ".tflite file, and of its activations at most."
+        "\nOPs: 1-bit MACs / 64 plus all others; papers divide those of shortcuts by 64, too. "
+        "bytes: 1 bit\nper binary weight, 4 bytes per other number. file: bytes of the .tflite "
+        "file, whose kernels may be\nint8 or float16. RAM: bytes of activations at most."
     )
 
 

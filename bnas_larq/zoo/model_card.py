@@ -58,7 +58,7 @@ def model_card(
         unusual=unusual(network.config),
         difference=variant and difference(variant, network),
         data=network.data,
-        sizes=", ".join(f"{size:,} for {part}" for part, size in sizes.items() if size),
+        sizes=_sizes(sizes, recipe.train.on == "all"),
         normalization={
             key: [round(float(value), 4) for value in values]
             for key, values in network.normalization.items()
@@ -141,6 +141,14 @@ def _stages(recipe: Recipe) -> list[str]:
     return lines
 
 
+def _sizes(sizes: Mapping[str, int], all_train: bool) -> str:
+    """How many images each part has; `all_train`: the validation part trains, too."""
+    also = {"validation": " (which train, too)"} if all_train else {}
+    return ", ".join(
+        f"{size:,} for {part}{also.get(part, '')}" for part, size in sizes.items() if size
+    )
+
+
 def _augmentation(settings: AugmentationSettings) -> str:
     """What is changed about training images, or `none`."""
     return _pairs(settings.model_dump(exclude_defaults=True)) or "none"
@@ -176,7 +184,7 @@ def _machine(environment: Mapping[str, Any]) -> str:
     facts += [f"{key} {packages[key]}" for key in ("tensorflow", "larq") if packages.get(key)]
     cores, machine = environment.get("cores"), environment.get("machine")
     if cores and machine:
-        facts.append(f"{cores} cores of {machine}")
+        facts.append(f"{cores} core{'s' if cores > 1 else ''} of {machine}")
     return ", ".join(facts) or "versions and machine not recorded"
 
 

@@ -10,6 +10,7 @@ import shutil
 import pytest
 
 from bnas_larq.files import read_json
+from bnas_larq.zoo import find_entry
 from bnas_larq.zoo.literature import LITERATURE
 from bnas_larq.zoo.variants import VARIANTS
 
@@ -82,6 +83,17 @@ def test_it_is_listed_and_shown(commands, finished):
     accuracy = read_json(finished.folder / "result.json")["test_accuracy"]
     (row,) = [line for line in commands["list"].out.splitlines() if line.startswith("tiny-digits")]
     assert row.split()[1:4] == ["bnas-d", "digits", f"{accuracy:.2%}"]
+    (nano,) = [line for line in commands["list"].out.splitlines() if line.startswith("bnas-nano")]
+    shipped = find_entry("bnas-nano")
+    file, cost = shipped.deployed, shipped.cost
+    assert nano.split()[4:10] == [
+        f"{cost['ops_honest']:.3g}",
+        f"{cost['ops_paper']:.3g}",
+        f"{cost['bytes']:,}",
+        f"{file['bytes']:,}",
+        f"{file['accuracy']:.2%}",
+        f"{file['memory']['peak_activations']:,}",
+    ]
     (own,) = [row for row in json.loads(commands["json"].out) if row["name"] == "tiny-digits"]
     assert own["metrics"]["examples"] == 359 and own["description"] == "Tiny."
     card = commands["card"].out

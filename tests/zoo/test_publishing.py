@@ -130,7 +130,7 @@ def test_the_card_says_what_it_is_and_how_little_it_was_trained(original, entry)
     test = read_json(original / "state.json")["evaluate"]["test"]
     right = round(test["accuracy"] * 359)
     for text in (
-        f"**{test['accuracy']:.2%}** ({right} of 359 images right",
+        f"**{test['accuracy']:.2%}** ({right} of 359 images correct",
         'BNASD(weights="my-digits")',
         "1,294 for train",
         "Trained for 20 epochs on 1,294 images, one run with one seed",
