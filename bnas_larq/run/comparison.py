@@ -133,8 +133,10 @@ class Comparison:
                 "Further seeds and random genotypes are for all methods of a comparison. "
                 f"Received: no {', '.join(sorted(missing))}. Add them to METHODS."
             )
-        names = {entry["name"] for entry in planned}
-        started = [run for run in runs if run.name in names and self.run_path(run.name).exists()]
+        seeds = {entry["name"]: entry["seed"] for entry in planned}
+        # A random genotype's seed depends on how many seeds there were when it was planned.
+        runs = [run.with_seed(seeds.get(run.name, run.seed)) for run in runs]
+        started = [run for run in runs if run.name in seeds and self.run_path(run.name).exists()]
         for run in started:
             path = self._recipe_path(run.name)
             if _recipe_in(path) != run.recipe:

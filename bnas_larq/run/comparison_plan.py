@@ -52,6 +52,10 @@ class PlannedRun(NamedTuple):
     #: The method's own values in shared sections, unlike the budget's: `network.cells 20`.
     unused: tuple[str, ...] = ()
 
+    def with_seed(self, seed: int) -> PlannedRun:
+        """The run with another seed of its training."""
+        return self._replace(seed=seed, recipe=self.recipe.model_copy(update={"seed": seed}))
+
     def describe(self) -> dict[str, Any]:
         """Its entry of plan.json: all but the recipe, which has a file of its own."""
         search = self.recipe.search
