@@ -8,7 +8,8 @@ from bnas_larq.errors import BnasLarqError, RunError
 from bnas_larq.files import read_json
 from bnas_larq.recipe import load_recipe
 from bnas_larq.run import comparison_plan, comparison_request
-from bnas_larq.run.comparison import Comparison
+from bnas_larq.run.comparison import Comparison, table_notes
+from bnas_larq.run.comparison_plan import load_budget
 from bnas_larq.run.comparison_request import ComparisonRequest
 
 BUDGET = """\
@@ -80,6 +81,29 @@ def test_a_planned_draw_keeps_its_seed_when_seeds_are_added(
     more = {**first, "random-bnas-2": 0, "random-bnas-3": 1}
     assert planned(seeds=[0, 1], random=4, resume=True) == more
     assert planned(seeds=[0, 1], random=4, resume=True) == more
+
+
+@pytest.mark.parametrize(
+    ("train", "images", "numbers"),
+    [
+        ("{epochs: 5, batch_size: 60}", "", "5 epochs, batch 60"),
+        (
+            "{on: all, epochs: 4, batch_size: 60, stages: [{epochs: 3}, {}]}",
+            " and what was held out from it for validation",
+            "3 + 4 epochs, batch 60",
+        ),
+        (
+            "{epochs: 4, batch_size: 60, stages: [{batch_size: 30}, {}]}",
+            "",
+            "4 + 4 epochs, batch 30 + 60",
+        ),
+    ],
+)
+def test_the_table_tells_how_the_plan_trained(settings, train, images, numbers):
+    path = settings["budget"]
+    path.write_text(BUDGET.replace("{batch_size: 60}", train))
+    (note,) = (note for note in table_notes(load_budget(path)) if note.startswith("Every genotype"))
+    assert f"on the whole training part{images}: 1 cells" in note and f", {numbers}. " in note
 
 
 def test_a_dry_run_checks_the_data_and_writes_nothing(methods, settings, tmp_path):
