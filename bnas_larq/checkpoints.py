@@ -87,7 +87,7 @@ class Checkpoints:
         if numbered and not intact:
             raise CheckpointError(
                 "A resumed run needs one intact checkpoint. Received: only damaged ones in "
-                f"{self.folder}. Delete that folder to start this stage again; "
+                f"{self.folder}. Delete its folders epoch-* to start this stage again; "
                 "other stages are kept."
             )
         return intact

@@ -71,6 +71,18 @@ class Recipe(Section):
         return training_plan(self.train, self.finetune)
 
     @property
+    def crops_originals(self) -> bool:
+        """Whether some training cuts random crops from pictures in their own size: of the recipe,
+        one of its stages, or a row of its ablation."""
+
+        def crops(value: Any) -> bool:
+            if isinstance(value, Mapping):
+                return bool(value.get("random_resized_crop")) or any(map(crops, value.values()))
+            return isinstance(value, list | tuple) and any(map(crops, value))
+
+        return crops(self.model_dump())
+
+    @property
     def has_genotype(self) -> bool:
         """Whether its network is made of a genotype's cells."""
         return self.network.kind == "cells"

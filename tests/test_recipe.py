@@ -109,6 +109,17 @@ def test_a_misspelt_key_in_a_list_of_sections():
         parse_recipe({"ablation": {"rows": rows}})
 
 
+def test_whatever_crops_originals_is_found():
+    augmentation = {"augmentation": {"random_resized_crop": True}}
+    stages = {"train": {"stages": [{}, augmentation]}}
+    rows = {"rows": [{"name": "a"}, {"name": "b", "changes": stages}]}
+    for values in ({"data": augmentation}, stages, {"ablation": rows}):
+        assert parse_recipe(values).crops_originals
+    rows["rows"][1]["changes"] = {"train": {"stages": [{"augmentation": {"flip": True}}]}}
+    for values in ({}, {"data": {"augmentation": {"flip": True}}}, {"ablation": rows}):
+        assert not parse_recipe(values).crops_originals
+
+
 def test_recipes_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         Recipe().seed = 3

@@ -124,11 +124,16 @@ def _warn_of_empty_classes(names: Sequence[str], train: Examples) -> None:
         )
 
 
-def load_described(settings: DataSettings, seed: int) -> ImageDataset:
-    """Load the data set of a recipe's section `data`; see `load_dataset` for errors."""
+def load_described(
+    settings: DataSettings, seed: int, *, keep_originals: bool = False
+) -> ImageDataset:
+    """Load the data set of a recipe's section `data`; see `load_dataset` for errors.
+
+    Originals are also kept if the section's own augmentation cuts from them.
+    """
     return load_dataset(
         seed=seed,
-        keep_originals=settings.augmentation.random_resized_crop,
+        keep_originals=keep_originals or settings.augmentation.random_resized_crop,
         **settings.model_dump(exclude={"augmentation"}),
     )
 

@@ -66,7 +66,8 @@ class SaveInside(keras.callbacks.Callback):
 
 class TakeUp(keras.callbacks.Callback):
     """Adds the metrics' sums at the position to those of the first step from there, which creates
-    the metrics; the sum of two numbers does not depend on their order."""
+    the metrics; the sum of two numbers does not depend on their order, and a step adds one to each,
+    see `bnas_larq.training.accumulation`."""
 
     def __init__(self, position: Position) -> None:
         super().__init__()

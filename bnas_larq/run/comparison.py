@@ -22,7 +22,7 @@ from bnas_larq.console import say
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.files import read_json, read_record, write_atomic, write_json
 from bnas_larq.recipe import Recipe, load_recipe, parse_recipe
-from bnas_larq.run.comparison_plan import PlannedRun, searcher_notes
+from bnas_larq.run.comparison_plan import PlannedRun, searcher_notes, stage_numbers
 from bnas_larq.run.comparison_request import OPTIONS, ComparisonRequest, Options
 from bnas_larq.run.creation import check_same_recipe, environment, one_precision
 from bnas_larq.run.processes import ProcessCrash, run_command, share_gpu_memory
@@ -133,8 +133,10 @@ class Comparison:
                 "Further seeds and random genotypes are for all methods of a comparison. "
                 f"Received: no {', '.join(sorted(missing))}. Add them to METHODS."
             )
-        names = {entry["name"] for entry in planned}
-        started = [run for run in runs if run.name in names and self.run_path(run.name).exists()]
+        seeds = {entry["name"]: entry["seed"] for entry in planned}
+        # A random genotype's seed depends on how many seeds there were when it was planned.
+        runs = [run.with_seed(seeds.get(run.name, run.seed)) for run in runs]
+        started = [run for run in runs if run.name in seeds and self.run_path(run.name).exists()]
         for run in started:
             path = self._recipe_path(run.name)
             if _recipe_in(path) != run.recipe:
@@ -292,8 +294,9 @@ def _recipe_in(path: Path) -> Recipe | None:
 
 def table_notes(budget: Recipe, planned: Sequence[Mapping[str, Any]] = ()) -> list[str]:
     """How the numbers of a comparison's table came about; `planned` are entries of plan.json."""
-    search, network, train = budget.search, budget.network, budget.train
+    search, network, (epochs, batches) = budget.search, budget.network, stage_numbers(budget)
     images = "all images" if search.limit is None else f"{search.limit:,} images"
+    held_out = " and what was held out from it for validation" if budget.train.on == "all" else ""
     return [
         f"Search: {search.epochs} epochs, {search.cells} cells, {search.channels} channels, batch "
         f"{search.batch_size}, on {images} of the training part: one half trains the weights, the "
@@ -301,9 +304,9 @@ def table_notes(budget: Recipe, planned: Sequence[Mapping[str, Any]] = ()) -> li
         "search.select is `best`; methods that search otherwise are named "
         "below. plan.json lists the settings of each method that were scaled to this budget.",
         *searcher_notes(planned),
-        "Every genotype was then trained in the same way on the whole training part: "
+        f"Every genotype was then trained in the same way on the whole training part{held_out}: "
         f"{network.cells} cells, {network.channels} channels, shortcut {network.shortcut}, scheme "
-        f"{network.scheme}, {train.epochs} epochs, batch {train.batch_size}. "
+        f"{network.scheme}, {epochs} epochs, batch {batches}. "
         "Supernets had the same stem, shortcuts and scheme.",
         "The test part was used once for each network, after its training, for the test accuracy.",
         "a ± b: mean and sample standard deviation over the finished runs; OPs, size and shares "

@@ -52,6 +52,10 @@ class PlannedRun(NamedTuple):
     #: The method's own values in shared sections, unlike the budget's: `network.cells 20`.
     unused: tuple[str, ...] = ()
 
+    def with_seed(self, seed: int) -> PlannedRun:
+        """The run with another seed of its training."""
+        return self._replace(seed=seed, recipe=self.recipe.model_copy(update={"seed": seed}))
+
     def describe(self) -> dict[str, Any]:
         """Its entry of plan.json: all but the recipe, which has a file of its own."""
         search = self.recipe.search
@@ -285,12 +289,11 @@ def _shared(budget: Recipe) -> dict[str, Any]:
 def plan_text(budget: Recipe, runs: Sequence[PlannedRun]) -> str:
     """What will be run, and how each method's own settings are scaled to the budget."""
     keys = ", ".join(f"{key} {getattr(budget.search, key)}" for key in BUDGET_KEYS)
-    network, train = budget.network, budget.train
-    epochs = " + ".join(str(stage.epochs) for stage in budget.plan)
+    network, (epochs, batches) = budget.network, stage_numbers(budget)
     lines = [
         f"budget {budget.name}: search: {keys}",
         f"  network: cells {network.cells}, channels {network.channels}, scheme {network.scheme}; "
-        f"train: epochs {epochs}, batch_size {train.batch_size}",
+        f"train: epochs {epochs}, batch_size {batches}",
         "",
     ]
     for method in dict.fromkeys(run.method for run in runs):
@@ -308,6 +311,13 @@ def plan_text(budget: Recipe, runs: Sequence[PlannedRun]) -> str:
             lines.append(f"  not used, the budget's count: {', '.join(own[0].unused)}")
         lines += [f"  {note}" for note in searcher_notes([own[0].describe()])]
     return "\n".join([*lines, "", f"{len(runs)} runs"])
+
+
+def stage_numbers(budget: Recipe) -> tuple[str, str]:
+    """Epochs of all stages of a budget's training, and their batch sizes, as text."""
+    epochs = [str(stage.epochs) for stage in budget.plan]
+    batches = [str(stage.batch_size) for stage in budget.plan]
+    return " + ".join(epochs), " + ".join(batches if len(set(batches)) > 1 else batches[:1])
 
 
 def searcher_notes(planned: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -61,7 +61,8 @@ class RunInputs:
     @cached_property
     def data(self) -> ImageDataset:
         """The recipe's data set."""
-        return load_described(self.recipe.data, self.recipe.seed)
+        recipe = self.recipe
+        return load_described(recipe.data, recipe.seed, keep_originals=recipe.crops_originals)
 
     def load_moved(self, data_dir: str | Path | None) -> None:
         """Take the images of a trained run from where they are now; None: they were not moved.

@@ -10,8 +10,8 @@ from typing import Any
 
 from bnas_larq.backend import keras
 from bnas_larq.costs.accounting import count_costs
-from bnas_larq.costs.genotype_ops import ops_counter
 from bnas_larq.costs.expected_cost import ExpectedCost
+from bnas_larq.costs.genotype_ops import ops_counter
 from bnas_larq.data import ImageDataset, data_errors
 from bnas_larq.determinism import make_deterministic
 from bnas_larq.errors import RecipeError, RunError
@@ -275,7 +275,7 @@ class NetworkTrial:
         largest = sizes["max"] if isinstance(sizes, Mapping) else max(sizes)
         stage = recipe.plan[0].model_copy(update={"batch_size": largest})
         check_stages([stage], self.inputs.network_config)
-        check_batches(self.inputs, stage)
+        check_batches(self.inputs, stage, self.inputs.data.train)
 
 
 def tuner_search(inputs: RunInputs) -> TunerSearch:

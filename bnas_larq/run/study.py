@@ -114,7 +114,9 @@ class Study:
         if recipe.seed == self.recipe.seed:
             return self.study.inputs.data
         if recipe.seed not in self._data:
-            self._data[recipe.seed] = load_described(recipe.data, recipe.seed)
+            crops = self.recipe.crops_originals  # those of any network
+            data = load_described(recipe.data, recipe.seed, keep_originals=crops)
+            self._data[recipe.seed] = data
         return self._data[recipe.seed]
 
     def path(self, name: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bnas_larq.backend import keras
-from bnas_larq.data import Normalization
+from bnas_larq.data import Examples, Normalization
 from bnas_larq.errors import RecipeError
 from bnas_larq.genotype import Edge, Genotype
 from bnas_larq.networks.network import build_network
@@ -16,11 +16,10 @@ from bnas_larq.train_settings import TrainStage
 from bnas_larq.training import check_networks, check_stages, stage_config, stage_pipeline
 
 
-def check_batches(inputs: RunInputs, stage: TrainStage) -> None:
-    """Raise DataError if a stage's batches are larger than the training part."""
-    data = inputs.data
+def check_batches(inputs: RunInputs, stage: TrainStage, examples: Examples) -> None:
+    """Raise DataError if a stage's batches do not fit the examples that it trains on."""
     # Only sizes matter here: a neutral normalisation saves a pass over all images.
-    stage_pipeline(stage, inputs.recipe, data.train, Normalization(), data.num_classes)
+    stage_pipeline(stage, inputs.recipe, examples, Normalization(), inputs.data.num_classes)
 
 
 def check_training(inputs: RunInputs) -> None:
@@ -36,7 +35,7 @@ def check_training(inputs: RunInputs) -> None:
     check_stages(plan, inputs.network_config)
     teachers = {}
     for stage in plan:
-        check_batches(inputs, stage)
+        check_batches(inputs, stage, inputs.data.training_examples(recipe.train.on))
         if stage.learns_elsewhere:
             teachers[stage.name] = inputs.load_teacher(stage.teacher, Normalization())
 

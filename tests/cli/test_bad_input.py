@@ -372,7 +372,7 @@ def broken(in_one_process, finished, tmp_path_factory):
     [
         ("another network", ("Weights must have the network's shapes", "weights.h5")),
         ("cut off", ("Weights must be an intact HDF5 file", "weights.h5")),
-        ("damaged checkpoints", ("needs one intact checkpoint", "Delete that folder")),
+        ("damaged checkpoints", ("needs one intact checkpoint", "Delete its folders epoch-*")),
         ("untrained", ("Train it first",)),
     ],
 )

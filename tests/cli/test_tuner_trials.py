@@ -135,6 +135,7 @@ def test_where_zeroise_may_not_be_chosen_no_trial_has_it(make_run):
     ("train", "hyperparameters"),
     [
         ({"batch_size": 121}, {}),
+        ({"batch_size": 121, "on": "all"}, {}),
         ({}, {"batch_size": [40, 121]}),
         ({}, {"batch_size": {"min": 40, "max": 121}}),
     ],

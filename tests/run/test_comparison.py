@@ -6,8 +6,10 @@ import pytest
 
 from bnas_larq.errors import BnasLarqError, RunError
 from bnas_larq.files import read_json
+from bnas_larq.recipe import load_recipe
 from bnas_larq.run import comparison_plan, comparison_request
-from bnas_larq.run.comparison import Comparison
+from bnas_larq.run.comparison import Comparison, table_notes
+from bnas_larq.run.comparison_plan import load_budget
 from bnas_larq.run.comparison_request import ComparisonRequest
 
 BUDGET = """\
@@ -53,6 +55,55 @@ def test_a_comparison_is_created_extended_and_opened(methods, settings, tmp_path
     assert refused.value.__traceback__ is not None
     with Comparison.open(out) as comparison:
         assert len(comparison.plan()) == 3 and comparison.failures() == {}
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_planned_draw_keeps_its_seed_when_seeds_are_added(
+    methods, settings, tmp_path, monkeypatch, started
+):
+    """Also where more draws than seeds shared the first one."""
+    monkeypatch.setattr(ComparisonRequest, "check", lambda request: None)
+    out = tmp_path / "out"
+
+    def planned(**more):
+        with Comparison.create(methods, out, **{**settings, **more}) as comparison:
+            entries = {run["name"]: run["seed"] for run in comparison.plan()}
+        recipes = {name: load_recipe(out / "recipes" / f"{name}.yaml").seed for name in entries}
+        assert recipes == entries
+        return {name: seed for name, seed in entries.items() if name.startswith("random")}
+
+    first = planned(seeds=[0], random=2)
+    assert first == {"random-bnas-0": 0, "random-bnas-1": 0}
+    if started:
+        (out / "runs" / "random-bnas-1").mkdir(parents=True)
+    assert planned(seeds=[0, 1], random=2, resume=True) == first
+    # Further draws take all seeds in turn.
+    more = {**first, "random-bnas-2": 0, "random-bnas-3": 1}
+    assert planned(seeds=[0, 1], random=4, resume=True) == more
+    assert planned(seeds=[0, 1], random=4, resume=True) == more
+
+
+@pytest.mark.parametrize(
+    ("train", "images", "numbers"),
+    [
+        ("{epochs: 5, batch_size: 60}", "", "5 epochs, batch 60"),
+        (
+            "{on: all, epochs: 4, batch_size: 60, stages: [{epochs: 3}, {}]}",
+            " and what was held out from it for validation",
+            "3 + 4 epochs, batch 60",
+        ),
+        (
+            "{epochs: 4, batch_size: 60, stages: [{batch_size: 30}, {}]}",
+            "",
+            "4 + 4 epochs, batch 30 + 60",
+        ),
+    ],
+)
+def test_the_table_tells_how_the_plan_trained(settings, train, images, numbers):
+    path = settings["budget"]
+    path.write_text(BUDGET.replace("{batch_size: 60}", train))
+    (note,) = (note for note in table_notes(load_budget(path)) if note.startswith("Every genotype"))
+    assert f"on the whole training part{images}: 1 cells" in note and f", {numbers}. " in note
 
 
 def test_a_dry_run_checks_the_data_and_writes_nothing(methods, settings, tmp_path):

@@ -148,6 +148,18 @@ def test_what_cannot_be_run_writes_nothing(tmp_path, overrides, settings, error,
     assert not (tmp_path / "run").exists()
 
 
+def test_batches_fit_the_images_that_train(tmp_path):
+    """With `all` also those that are held out while the search chooses: 100 instead of 90."""
+    overrides = {**TINY, "data.limit": 100, "train.batch_size": 95}
+    with pytest.raises(DataError, match="batch size 95 for 90 examples"):
+        Run.create("quickstart", tmp_path / "run", overrides=overrides)
+    overrides |= {"train.on": "all"}
+    Run.create("quickstart", tmp_path / "run", overrides=overrides).close()
+    overrides |= {"train.batch_size": 101}
+    with pytest.raises(DataError, match="batch size 101 for 100 examples"):
+        Run.create("quickstart", tmp_path / "other", overrides=overrides)
+
+
 def test_a_scheme_without_a_candidate_of_the_search_writes_nothing(tmp_path):
     """The genotype that is drawn for the check has no dilated convolution, but the search may."""
     drawn = Genotype.random(SearchSpace.bnas(), 19).operations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import numpy as np
@@ -14,6 +15,7 @@ from bnas_larq.errors import DataError
 from bnas_larq.files import read_json, read_lines
 from bnas_larq.networks.network_files import StoredNetwork
 from bnas_larq.recipe import parse_recipe
+from bnas_larq.run.ablation import Ablation
 from bnas_larq.run.finetune_source import finetune_recipe
 from bnas_larq.run.searchers import make_searcher
 from bnas_larq.zoo.preprocessing import preprocess_input
@@ -164,6 +166,39 @@ def test_a_small_imagenet_is_searched_with_its_stem(kind, varied_pictures, tmp_p
         supernet = make_searcher(run.inputs, recipe.search).supernet
     assert supernet.get_config()["stem"] == run.inputs.network_config.stem == "imagenet"
     assert run.genotype.provenance["select"] == "final"
+
+
+CROPPED = [{"augmentation": {"random_resized_crop": True}}, {}]
+
+
+@pytest.mark.parametrize("by_row", [False, True], ids=["a stage", "a stage of a row"])
+def test_originals_are_kept_for_whatever_crops_them(varied_pictures, tmp_path, by_row):
+    """A stage's own augmentation stands in place of that of the section `data`; the networks of an
+    ablation share their images."""
+    train = {"epochs": 1, "batch_size": 8, "drop_path": 0.0}
+    values = {
+        "genotype": GENOTYPE,
+        "data": {
+            **varied_pictures.source("folder"),
+            "image_size": SIZE,
+            "limit": 16,
+            "validation_fraction": 0,
+        },
+        "network": {"cells": 1, "channels": 4, "stem": "imagenet"},
+        "train": train if by_row else {**train, "stages": CROPPED},
+        "export": {"enabled": False},
+    }
+    if not by_row:
+        with Run.create(parse_recipe(values), tmp_path / "run") as run:
+            run.train()
+        assert run.inputs.data.train.streamed and run.stages.is_done("train")
+        return
+    rows = [{"name": "plain"}, {"name": "cropped", "changes": {"train": {"stages": CROPPED}}}]
+    recipe = parse_recipe({**values, "ablation": {"seeds": [0, 1], "rows": rows}})
+    with contextlib.closing(Ablation.create(recipe, tmp_path / "study")) as study:
+        # Of the seed 1, the row that does not crop is the first to load them.
+        for name in ("plain-seed1", "cropped-seed1", "cropped-seed0"):
+            assert study._loaded(study.recipe_of(name)).train.streamed
 
 
 def test_a_fine_tuning_evaluates_alike(run):

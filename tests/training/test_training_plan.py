@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from bnas_larq.checkpoints import Checkpoints
 from bnas_larq.costs import float_kernels
 from bnas_larq.costs.float_kernels import int8_codes
 from bnas_larq.determinism import make_deterministic
-from bnas_larq.errors import RecipeError
+from bnas_larq.errors import CheckpointError, RecipeError
 from bnas_larq.files import read_lines
 from bnas_larq.layers.batch_norm import batch_norm
 from bnas_larq.layers.convolutions import convolution
@@ -161,6 +162,23 @@ def test_a_kill_costs_no_bit(whole, tmp_path, kill_at):
         for path in (tmp_path / "metrics.jsonl", folder / "metrics.jsonl")
     )
     assert rows == expected
+
+
+def test_a_last_stage_of_damaged_checkpoints_begins_again_without_the_first(whole, tmp_path):
+    """What the message says to delete is beside the first stage's weights."""
+    folder, model, _ = whole
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    damaged = list((tmp_path / "checkpoints").glob("epoch-*"))
+    for path in damaged:
+        (path / "manifest.json").unlink()
+    message = r"checkpoints\. Delete its folders epoch-\* to start this stage again"
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(CheckpointError, match=message):
+        train(tmp_path, TWO)
+    for path in damaged:
+        shutil.rmtree(path)
+    again, seen = train(tmp_path, TWO)
+    assert set(seen) == {1, 2}
+    assert_same_bits(values(again), values(model))
 
 
 def test_random_weights_of_a_later_stage_follow_the_seed(tmp_path):
