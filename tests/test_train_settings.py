@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from bnas_larq.errors import RecipeError
+from bnas_larq.plan_checks import check_plan
 from bnas_larq.recipe import load_recipe, override_recipe, parse_recipe
-from bnas_larq.recipe_checks import check_keys_are_read, check_plan
+from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.run.creation import override_texts
 from bnas_larq.train_settings import FineTuneSettings, TrainSettings, TrainStage, training_plan
 
