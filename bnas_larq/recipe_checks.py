@@ -13,8 +13,14 @@ from bnas_larq.settings import TunerSettings
 from bnas_larq.train_settings import UNREAD_IN_STAGE, TrainSettings, TrainStage
 
 
+def _stages(recipe: Recipe) -> list[TrainStage]:
+    """The plan, each stage with the kernels that its network has."""
+    default = recipe.network.kernels
+    return [stage.model_copy(update={"kernels": stage.kernels or default}) for stage in recipe.plan]
+
+
 def _no_stage_reads(recipe: Recipe, unread: Callable[[TrainStage], bool]) -> bool:
-    return all(map(unread, recipe.plan))
+    return all(map(unread, _stages(recipe)))
 
 
 def _activations(recipe: Recipe) -> set[str]:
@@ -71,8 +77,12 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         if key in TrainSettings.model_fields
     },
     "train.binary_multiplier": (
-        lambda recipe: recipe.finetune is not None,
-        "A fine-tuning has its own. Remove it, or set finetune.binary_multiplier",
+        lambda recipe: (
+            recipe.finetune is not None
+            or _no_stage_reads(recipe, UNREAD_IN_STAGE["binary_multiplier"][0])
+        ),
+        "A fine-tuning has its own, finetune.binary_multiplier, and real kernels have none. "
+        "Remove it",
     ),
     **{
         key: (
@@ -283,7 +293,9 @@ def check_keys_are_read(recipe: Recipe) -> None:
         raise RecipeError(
             f"A recipe sets only what its run reads. Received: {key} {value}. {_UNREAD[key][1]}."
         )
-    for number, (stage, whole) in enumerate(zip(recipe.train.stages, recipe.plan, strict=False)):
+    for number, (stage, whole) in enumerate(
+        zip(recipe.train.stages, _stages(recipe), strict=False)
+    ):
         for key in stage.own_keys & UNREAD_IN_STAGE.keys():
             unread, remedy = UNREAD_IN_STAGE[key]
             default = TrainStage.model_fields[key].default
