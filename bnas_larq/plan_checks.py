@@ -61,3 +61,11 @@ def check_plan(recipe: Recipe) -> None:
                 "A teacher's outputs are kept for views of single images. "
                 f"Received: teacher.cache with mixup {stage.mixup}. Remove one of them."
             )
+        # Epoch e is mirrored as its view is, e mod N.
+        flip = (stage.augmentation or recipe.data.augmentation).flip
+        if flip == "alternating" and stage.teacher and (stage.teacher.views or 0) % 2:
+            raise RecipeError(
+                "Flips alternate from the last view to the first if there is an even number. "
+                f"Received: teacher.views {stage.teacher.views} with flip alternating. "
+                "Give an even number, or set flip to true."
+            )
