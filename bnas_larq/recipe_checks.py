@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
@@ -11,12 +10,17 @@ from bnas_larq.errors import RecipeError
 from bnas_larq.recipe import Recipe
 from bnas_larq.searcher_settings import OneShotSettings
 from bnas_larq.settings import TunerSettings
-from bnas_larq.teacher_settings import PREVIOUS
-from bnas_larq.train_settings import DECOUPLED, UNREAD_IN_STAGE, TrainSettings, TrainStage
+from bnas_larq.train_settings import UNREAD_IN_STAGE, TrainSettings, TrainStage
+
+
+def _stages(recipe: Recipe) -> list[TrainStage]:
+    """The plan, each stage with the kernels that its network has."""
+    default = recipe.network.kernels
+    return [stage.model_copy(update={"kernels": stage.kernels or default}) for stage in recipe.plan]
 
 
 def _no_stage_reads(recipe: Recipe, unread: Callable[[TrainStage], bool]) -> bool:
-    return all(map(unread, recipe.plan))
+    return all(map(unread, _stages(recipe)))
 
 
 def _activations(recipe: Recipe) -> set[str]:
@@ -73,8 +77,12 @@ _UNREAD: dict[str, tuple[Callable[[Recipe], bool], str]] = {
         if key in TrainSettings.model_fields
     },
     "train.binary_multiplier": (
-        lambda recipe: recipe.finetune is not None,
-        "A fine-tuning has its own. Remove it, or set finetune.binary_multiplier",
+        lambda recipe: (
+            recipe.finetune is not None
+            or _no_stage_reads(recipe, UNREAD_IN_STAGE["binary_multiplier"][0])
+        ),
+        "A fine-tuning has its own, finetune.binary_multiplier, and real kernels have none. "
+        "Remove it",
     ),
     **{
         key: (
@@ -285,7 +293,9 @@ def check_keys_are_read(recipe: Recipe) -> None:
         raise RecipeError(
             f"A recipe sets only what its run reads. Received: {key} {value}. {_UNREAD[key][1]}."
         )
-    for number, (stage, whole) in enumerate(zip(recipe.train.stages, recipe.plan, strict=False)):
+    for number, (stage, whole) in enumerate(
+        zip(recipe.train.stages, _stages(recipe), strict=False)
+    ):
         for key in stage.own_keys & UNREAD_IN_STAGE.keys():
             unread, remedy = UNREAD_IN_STAGE[key]
             default = TrainStage.model_fields[key].default
@@ -294,56 +304,3 @@ def check_keys_are_read(recipe: Recipe) -> None:
                     "A stage sets only what its training reads. "
                     f"Received: train.stages.{number}.{key} {value}. {remedy}."
                 )
-
-
-def _check_decoupling(recipe: Recipe, before: TrainStage, stage: TrainStage) -> None:
-    """Raise RecipeError unless BinaryDuo's network is decoupled where it is to be, and only
-    there."""
-    kind = recipe.network.kind
-    first, second = (one.activations or recipe.network.activations for one in (before, stage))
-    received = f"Received: start {stage.start} in the stage {stage.name!r}, {first} to {second}"
-    if stage.start == DECOUPLED and (kind, first, second) != ("binary-duo", "ternary", "sign"):
-        raise RecipeError(
-            "Only BinaryDuo's network is decoupled, where activations turn from ternary to sign. "
-            f"{received} in a network of the kind {kind}. Remove it, or set network.kind to "
-            "binary-duo and the activations of the stage before to ternary."
-        )
-    of_copies = kind == "binary-duo" and (first == "sign") != (second == "sign")
-    if stage.start == PREVIOUS and of_copies:
-        raise RecipeError(
-            "With the activations sign, BinaryDuo's network has two copies of each tensor, and "
-            f"weights of its own. {received}. Let a stage with ternary activations come before "
-            "it, and set start to decoupled."
-        )
-
-
-def check_plan(recipe: Recipe) -> None:
-    """Raise RecipeError for stages in a recipe that trains otherwise, or that contradict
-    themselves."""
-    searched = recipe.has_genotype and not recipe.genotype and not recipe.finetune
-    tuned = searched and recipe.search.searcher == "tuner"
-    others = {
-        "finetune": (recipe.finetune is not None, "which is a plan of its own"),
-        "layer_study": (recipe.layer_study is not None, "whose rows decide what is binary"),
-        "search.searcher tuner": (tuned, "whose trials train in one stage without a teacher"),
-    }
-    for section, (present, reason) in others.items():
-        key = "stages" if recipe.train.stages or not tuned else "teacher"
-        if present and getattr(recipe.train, key):
-            raise RecipeError(
-                "A recipe trains in stages, or has a section that trains otherwise. "
-                f"Received: train.{key} and {section}, {reason}. Remove one of them."
-            )
-    for before, stage in itertools.pairwise(recipe.plan):
-        _check_decoupling(recipe, before, stage)
-    for stage in recipe.plan:
-        if stage.teacher and stage.crop_size:
-            raise RecipeError(
-                "A teacher looks at whole images. "
-                f"Received: teacher with crop_size {stage.crop_size}. Remove one of them."
-            )
-        if stage.teacher and stage.teacher.cache and stage.mixup:
-            raise RecipeError(
-                "A teacher's outputs are kept for views of single images. "
-                f"Received: teacher.cache with mixup {stage.mixup}. Remove one of them."
-            )

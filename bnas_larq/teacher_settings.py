@@ -32,7 +32,7 @@ class TeacherSettings(Section):
         mean, std: of the images of a saved Keras model, scaled to [0, 1]; None: as the run's own. A
             run or an entry knows its own.
         views: N: epoch e augments images as epoch e mod N does, so that each has N views; None for
-            new ones in each epoch.
+            new ones in each epoch. Even with `flip: alternating`.
         cache: folder where the teacher's outputs for all views are kept, computed once. Several
             runs may share it.
     """

@@ -9,8 +9,9 @@ from bnas_larq.files import read_lines
 from bnas_larq.genotype import Genotype
 from bnas_larq.networks.network import config_of_kind
 from bnas_larq.networks.residual_network import build_residual_network
+from bnas_larq.plan_checks import check_plan
 from bnas_larq.recipe import load_recipe
-from bnas_larq.recipe_checks import check_keys_are_read, check_plan
+from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.resources import recipe_names
 from bnas_larq.run.recipe_run import Run
 from bnas_larq.zoo.literature import LITERATURE

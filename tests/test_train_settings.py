@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from bnas_larq.errors import RecipeError
+from bnas_larq.plan_checks import check_plan
 from bnas_larq.recipe import load_recipe, override_recipe, parse_recipe
-from bnas_larq.recipe_checks import check_keys_are_read, check_plan
+from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.run.creation import override_texts
 from bnas_larq.train_settings import FineTuneSettings, TrainSettings, TrainStage, training_plan
 
@@ -105,6 +106,42 @@ def test_stages_that_make_no_plan_are_refused(stages, message):
 def test_a_key_that_its_stage_does_not_read_is_refused(stages, train, key):
     with pytest.raises(RecipeError, match=f"Received: {key}"):
         check_keys_are_read(plan_of(stages, **train))
+
+
+@pytest.mark.parametrize(
+    ("kernels", "stages", "train", "key"),
+    [
+        ("real", [], {"binary_multiplier": 0.5}, "train.binary_multiplier 0.5"),
+        ("real", [{}, {"kernels": "real"}], {"binary_multiplier": 0.5}, "train.binary_multip"),
+        ("binary", [{"kernels": "real"}], {"binary_multiplier": 0.5}, "train.binary_multiplier"),
+        ("real", [{"binary_multiplier": 0.5}], {}, "train.stages.0.binary_multiplier 0.5"),
+        (
+            "binary",
+            [{"kernels": "real", "binary_multiplier": 0.5}, {}],
+            {},
+            "train.stages.0.binary_multiplier 0.5",
+        ),
+    ],
+)
+def test_real_kernels_have_no_rate_of_binary_ones(kernels, stages, train, key):
+    values = {"network": {"kernels": kernels}, "train": {**train, "stages": stages}}
+    with pytest.raises(RecipeError, match=f"Received: {key}"):
+        check_keys_are_read(parse_recipe(values))
+
+
+@pytest.mark.parametrize(
+    ("kernels", "stages"),
+    [("binary", []), ("real", [{}, {"kernels": "binary"}]), ("binary", [{"kernels": "real"}, {}])],
+)
+def test_binary_kernels_of_one_stage_have_it(kernels, stages):
+    train = {"binary_multiplier": 0.5, "stages": stages}
+    check_keys_are_read(parse_recipe({"network": {"kernels": kernels}, "train": train}))
+
+
+def test_a_fine_tuning_has_a_rate_of_its_own():
+    values = {"train": {"binary_multiplier": 0.5}, "finetune": {"entry": "x"}}
+    with pytest.raises(RecipeError, match="train.binary_multiplier 0.5. A fine-tuning has its"):
+        check_keys_are_read(parse_recipe(values))
 
 
 def test_a_shared_key_is_read_if_one_stage_reads_it():

@@ -220,6 +220,12 @@ class SchemeOptions:
 UNCHANGED = SchemeOptions()
 
 
+def is_sign(quantizer: object) -> bool:
+    """Whether an input quantizer gives the sign of its input: +1 wherever that is not negative."""
+    larqs = lq.quantizers.SteSign, lq.quantizers.ApproxSign, lq.quantizers.SwishSign
+    return isinstance(quantizer, (_EstimatedSign, *larqs))
+
+
 def is_relu(layer: keras.layers.Layer) -> bool:
     """Whether a layer is max(0, x) and nothing else."""
     return (

@@ -76,6 +76,8 @@ def _behind_norms(model: keras.Model) -> list[tuple[BinaryConv2D, BatchNorm2D]]:
     """The binary convolutions that alone read what a BatchNorm in front of them returns."""
     models = [model, *model.submodules]
     ends = [tensor for part in models for tensor in tf.nest.flatten(getattr(part, "outputs", []))]
+    # Of a student, whose loss reads them.
+    ends += getattr(model, "attended", [])
     read = {id(tensor.node.layer) for tensor in ends if hasattr(tensor, "node")}
     pairs = []
     for layer in model.submodules:

@@ -13,10 +13,11 @@ from typing import Any, get_args
 from bnas_larq.backend import keras, tf
 from bnas_larq.errors import BnasLarqError, nearest
 from bnas_larq.layers import template
+from bnas_larq.layers.activations import is_sign
 from bnas_larq.layers.cells import DropPath, DropPathControl
 from bnas_larq.layers.merging import MixedPrecisionAdd
 from bnas_larq.layers.operations import chain
-from bnas_larq.layers.quantizers import get_scheme
+from bnas_larq.layers.quantizers import get_scheme, no_layers
 from bnas_larq.layers.residual_blocks import Part, block, stem, transition
 from bnas_larq.networks.base_config import BaseConfig, functional_model
 from bnas_larq.setting_types import (
@@ -57,7 +58,8 @@ class ResidualConfig(BaseConfig):
             has stride 2 (Bi-Real Net, ResNet).
         block_order: `sign-conv-bn-add-act` (Bi-Real Net, ReActNet; with real convolutions and ReLU
             a ResNet), `sign-conv-act-bn-add` (QuickNet) or `bn-sign-conv-act-add` (Real-to-Binary).
-        nonlinearity: the step `act`: `none`, `relu`, `prelu` or `rprelu` (ReActNet).
+        nonlinearity: the step `act`: `none`, `relu`, `prelu` or `rprelu` (ReActNet). No sign reads
+            a ReLU, behind which it is always +1, unless the scheme shifts it (`react`).
         pad_values: what binary convolutions pad behind the sign, 0 or (QuickNet) 1. With 1 Larq
             Compute Engine computes a ReLU and a BatchNorm behind a convolution together with it.
         stem: `cifar` (3×3), `imagenet` (7×7 with stride 2, max pool) or `quicknet` (3×3, depthwise
@@ -139,6 +141,7 @@ class ResidualConfig(BaseConfig):
                     f"multiple of the one before. {received}. Use pool-conv or blur-conv."
                 )
         self._check_sides(received)
+        self._check_signs()
 
     def _weights(self) -> int:
         """About how many weights it has, before anything is allocated."""
@@ -160,6 +163,30 @@ class ResidualConfig(BaseConfig):
                     "halve. Use larger images or fewer resolutions."
                 )
             sides = [-(-side // 2) for side in sides]
+
+    def _check_signs(self) -> None:
+        """No sign may read what a ReLU returns."""
+        if self.nonlinearity != "relu" or not self.block_order.endswith("act"):
+            return
+        scheme = get_scheme(self.scheme, self._scheme_options())
+        if not is_sign(scheme.input_quantizer()) or scheme.in_front is not no_layers:
+            return
+        # Between the two convolutions of a block there is one, too.
+        positive, constant = False, self.block_convolutions == 2
+        for resolution, blocks in enumerate(self.blocks):
+            if resolution and not self.strided_blocks:
+                constant |= positive and self.transition == "binary-conv"
+                # The other transitions have a BatchNorm.
+                positive &= self.transition == "pool"
+            for _ in range(blocks):
+                constant |= positive
+                positive = True
+        if constant:
+            raise BnasLarqError(
+                "Behind a ReLU every sign is +1, so no sign reads one. Received: block_order="
+                f"{self.block_order!r} with nonlinearity='relu', activations='sign', "
+                f"scheme={self.scheme!r}. Use prelu or rprelu, or another block order."
+            )
 
     @property
     def model_name(self) -> str:

@@ -120,21 +120,23 @@ def sized_rows(inputs: RunInputs) -> Iterator[tuple[str, Recipe, Genotype | None
 def _size(
     name: str, genotype: Genotype | None, config: BaseConfig, budget: float, tolerance: float
 ) -> dict[str, Any]:
-    """The channels, or widths, whose operations differ least from the budget."""
+    """The channels, or all widths, whose operations differ least from the budget."""
     multiple = get_scheme(config.scheme).channel_multiple
     limits = {"convention": "honest", "multiple": multiple, "tolerance": tolerance}
     if genotype is None:
         scaled = scale_widths(config, budget, **limits)
         size, operations = {"widths": scaled.widths}, planned_costs(None, scaled).ops_honest
+        if last_width := getattr(scaled, "last_width", None):  # of BinaryDuo's network
+            size["last_width"] = last_width
     else:
         settings = {k: v for k, v in config.to_dict().items() if k not in ("cells", "channels")}
         (best,) = solve_budget(genotype, budget, cells=config.cells, **limits, **settings)
         size, operations = {"channels": best.channels}, best.ops_honest
     if operations < budget * (1 - tolerance):
-        ((key, value),) = size.items()
+        keys, values = " and ".join(size), " and ".join(map(str, size.values()))
         raise BnasLarqError(
-            f"The rows of an ablation have equal operations. Received: no {key} of row "
-            f"{name!r} within {tolerance:.0%} of {scientific(budget)}; {value} give "
+            f"The rows of an ablation have equal operations. Received: no {keys} of row "
+            f"{name!r} within {tolerance:.0%} of {scientific(budget)}; {values} give "
             f"{scientific(operations)}. Raise ablation.tolerance, or change the size."
         )
     return size
@@ -223,6 +225,7 @@ class Ablation(Study):
             changes = [*_texts(row.changes), *map(" -> ".join, row.operations.items())]
             described = "; ".join(changes) or "the recipe as it is"
             widths = (network.channels,) if network.kind == "cells" else network.widths
+            widths += (network.last_width,) if network.last_width else ()
             notes.append(f"{row.name}: {described}. {', '.join(map(str, widths))} channels.")
         return [
             *notes,

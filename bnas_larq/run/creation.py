@@ -19,8 +19,9 @@ import click
 from bnas_larq.errors import RecipeError, RunError
 from bnas_larq.genotype import Genotype, genotype_file
 from bnas_larq.machine import installed_version, usable_cores
+from bnas_larq.plan_checks import check_plan
 from bnas_larq.recipe import Recipe, load_recipe, override_recipe
-from bnas_larq.recipe_checks import check_keys_are_read, check_plan
+from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.run.targets import STAGE, WEIGHT_KINDS, find_source, find_target
 from bnas_larq.run_folder import RunFolder, recipe_of
 from bnas_larq.setting_types import Section

@@ -77,6 +77,12 @@ class Distilled(keras.Model):
         self.lesson = _Lesson(student, teacher, loss)
 
     @property
+    def attended(self) -> list[tf.Tensor]:
+        """The student's outputs that the loss compares, besides the logits; read by
+        `bnas_larq.networks.fast_training`, which does not see the lesson's models."""
+        return self.lesson.student.outputs[1:]
+
+    @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """Without the compiled loss' own mean: Keras reports the last one of a name, and that one
         is not updated in training."""

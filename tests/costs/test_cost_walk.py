@@ -155,7 +155,10 @@ def test_unknown_settings_are_refused():
     "settings",
     [
         {"transition": "blur-conv", "nonlinearity": "rprelu"},
-        {"transition": "depthwise", "strided_blocks": True, "block_order": "sign-conv-bn-add-act"},
+        {
+            **{"transition": "depthwise", "strided_blocks": True},
+            **{"block_order": "sign-conv-bn-add-act", "nonlinearity": "prelu"},
+        },
         {"stem": "quicknet", "full_precision": ("block1_0_*",), "widths": (4, 8)},
         {"transition": "binary-conv", "strided_blocks": True, "block_convolutions": 2},
         {"transition": "conv-max-pool", "blocks": (0, 1)},

@@ -32,7 +32,7 @@ _ROOMS = (
             "train_settings",
             "settings",
             "study_settings",
-            *("recipe", "recipe_checks"),
+            *("recipe", "recipe_checks", "plan_checks"),
         ),
         *("resources", "run_folder", "checkpoints", "tables", "console", "pages", "machine"),
     ),

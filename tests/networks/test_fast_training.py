@@ -16,6 +16,10 @@ from bnas_larq.layers.quantizers import SignScale
 from bnas_larq.networks.fast_training import fast_training
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.residual_network import build_residual_network
+from bnas_larq.teacher_settings import TeacherSettings
+from bnas_larq.train_settings import TrainSettings
+from bnas_larq.training.teachers import Distilled, Teacher, attention_distance
+from bnas_larq.training.trainer import make_loss
 
 
 def pictures(*shape: int, seed: int = 0) -> tf.Tensor:
@@ -228,6 +232,26 @@ def test_a_sign_with_another_gradient_stands_behind_its_norm():
     with fast_training(model, "bfloat16"):
         assert not any(layer.deferred for layer in model.layers if isinstance(layer, BatchNorm2D))
         assert all(np.isfinite(value).all() for value in losses_and_gradients(model))
+
+
+def test_attention_compares_a_batch_norm_in_front_of_a_sign():
+    """Which nothing else reads but the loss."""
+    size = {"input_shape": (8, 8, 3), "num_classes": 3, "widths": (4,), "blocks": (2,)}
+    order = {"block_order": "bn-sign-conv-act-add"}
+    student, known = (build_residual_network(**size, **order) for _ in range(2))
+    name, x, labels = "block0_1_bn", pictures(4, 8, 8, 3).numpy(), np.array([0, 2, 1, 1])
+    # So that its output has its energy elsewhere than its input.
+    student.get_layer(name).beta.assign([3.0, -2.0, 1.0, 0.0])
+    own, other = (keras.Model(m.inputs, m.get_layer(name).output) for m in (student, known))
+    expected = float(attention_distance(own(x, training=True), other(x)))
+    weights = {"weight": 0.0, "cross_entropy": 0.0, "attention": 1.0}
+    settings = TeacherSettings(model="x", layers={name: name}, **weights)
+    model = Distilled(student, Teacher(known, settings), make_loss(TrainSettings(), 3))
+    model.compile(optimizer=keras.optimizers.SGD(0.0))
+    with fast_training(model, "float32"):
+        assert model.get_layer("block0_0_bn").deferred
+        logs = model.fit(x, labels, verbose=0).history
+    assert logs["loss"] == [pytest.approx(expected, rel=1e-4)]
 
 
 # -- types -----------------------------------------------------------------------------------------

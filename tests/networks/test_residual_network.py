@@ -44,13 +44,13 @@ def test_a_chain_and_its_cost():
 @pytest.mark.parametrize(
     ("order", "expected"),
     [
-        ("sign-conv-act-bn-add", ["BinaryConv2D", "ReLU", "BatchNorm2D", "MixedPrecisionAdd"]),
-        ("sign-conv-bn-add-act", ["BinaryConv2D", "BatchNorm2D", "MixedPrecisionAdd", "ReLU"]),
-        ("bn-sign-conv-act-add", ["BatchNorm2D", "BinaryConv2D", "ReLU", "MixedPrecisionAdd"]),
+        ("sign-conv-act-bn-add", ["BinaryConv2D", "PReLU2D", "BatchNorm2D", "MixedPrecisionAdd"]),
+        ("sign-conv-bn-add-act", ["BinaryConv2D", "BatchNorm2D", "MixedPrecisionAdd", "PReLU2D"]),
+        ("bn-sign-conv-act-add", ["BatchNorm2D", "BinaryConv2D", "PReLU2D", "MixedPrecisionAdd"]),
     ],
 )
 def test_block_orders(order, expected):
-    model = build_residual_network(**SMALL, block_order=order)
+    model = build_residual_network(**SMALL, block_order=order, nonlinearity="prelu")
     assert kinds(model, "block1_1") == expected
     assert model.get_layer("block1_1_out").output_shape == (None, 4, 4, 8)
     assert isinstance(model.get_layer("block1_1_conv").input_quantizer, lq.quantizers.SteSign)
@@ -96,7 +96,8 @@ def test_a_channel_is_repeated_any_number_of_times():
 
 def test_norm_first_networks_normalise_what_shortcuts_read():
     """The sign of a sum of ReLUs would be +1 almost everywhere."""
-    large = {**SMALL, "input_shape": (96, 96, 3), "transition": "binary-conv"}
+    large = {**SMALL, "input_shape": (96, 96, 3), "nonlinearity": "prelu"}
+    large |= {"transition": "binary-conv"}
     first, last = (
         build_residual_network(**large, strided_blocks=True, block_order=order)
         for order in ("bn-sign-conv-act-add", "sign-conv-bn-add-act")
@@ -113,7 +114,8 @@ def test_a_resolution_may_be_a_transition_alone():
     """ResNet-9: residual blocks at the second and the last resolution only."""
     sizes = {"widths": (4, 8, 16, 32), "blocks": (0, 1, 0, 1), "block_convolutions": 2}
     order = {"block_order": "sign-conv-bn-add-act", "transition": "conv-max-pool"}
-    model = build_residual_network(input_shape=(8, 8, 3), kernels="real", **sizes, **order)
+    real = {"activations": "relu", "kernels": "real"}
+    model = build_residual_network(input_shape=(8, 8, 3), **real, **sizes, **order)
     macs = 3 * 4 * 8**2 + 4 * 8 * 8**2 + 2 * 8 * 8 * 4**2 + 8 * 16 * 4**2 + 16 * 32 * 2**2
     macs += 2 * 32 * 32 * 1**2
     assert count_costs(model).full_precision_macs == 9 * macs + 32 * 10
@@ -177,11 +179,12 @@ def test_resnets_with_binary_shortcuts_have_the_published_cost(blocks, ops):
 
 def test_blocks_of_two_convolutions():
     """As in ResNet: the nonlinearity also between the two, one shortcut around both."""
-    order = {"block_order": "sign-conv-bn-add-act", "transition": "conv", "strided_blocks": True}
+    order = {"block_order": "sign-conv-bn-add-act", "nonlinearity": "prelu"}
+    order |= {"transition": "conv", "strided_blocks": True}
     model = build_residual_network(**SMALL, **order, block_convolutions=2)
     assert kinds(model, "block1_0") == [
-        *("BinaryConv2D", "BatchNorm2D", "ReLU"),
-        *("BinaryConv2D", "BatchNorm2D", "MixedPrecisionAdd", "ReLU"),
+        *("BinaryConv2D", "BatchNorm2D", "PReLU2D"),
+        *("BinaryConv2D", "BatchNorm2D", "MixedPrecisionAdd", "PReLU2D"),
     ]
     first, last = (model.get_layer(f"block1_0{part}_conv") for part in ("_first", ""))
     assert (first.strides, last.strides) == ((2, 2), (1, 1))
@@ -211,19 +214,12 @@ def test_quicknet_has_the_published_size(widths, parameters):
 
 
 def test_real_convolutions_and_relu_are_a_resnet():
-    model = build_residual_network(
-        **SMALL,
-        transition="pool-conv",
-        strided_blocks=True,
-        block_order="sign-conv-bn-add-act",
-        activations="relu",
-        kernels="real",
-    )
+    blocks = {"transition": "pool-conv", "strided_blocks": True}
+    blocks |= {"block_order": "sign-conv-bn-add-act", "nonlinearity": "prelu"}
+    model = build_residual_network(**SMALL, **blocks, activations="relu", kernels="real")
     assert count_costs(model).binary_macs == 0
     # Weight files fit the binary network: the last two stages of a training exchange them.
-    binary = build_residual_network(
-        **SMALL, transition="pool-conv", strided_blocks=True, block_order="sign-conv-bn-add-act"
-    )
+    binary = build_residual_network(**SMALL, **blocks)
     assert [w.name for w in model.weights] == [w.name for w in binary.weights]
 
 
@@ -232,6 +228,46 @@ def test_config_round_trip():
     assert ResidualConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert config.replace(widths=[8, 16]).widths == (8, 16)
     assert ResidualConfig(**SMALL).replace(input_shape=(96, 96, 3)).stem == "imagenet"
+
+
+RECTIFIED = {"block_order": "sign-conv-bn-add-act", "nonlinearity": "relu"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"blocks": (1, 2), "transition": "conv"},
+        {"blocks": (1, 1), "transition": "pool"},
+        {"blocks": (1, 1), "transition": "binary-conv"},
+        {"blocks": (1, 1), "transition": "conv", "strided_blocks": True},
+        {"blocks": (0, 1), "transition": "conv", "block_convolutions": 2},
+        *({"blocks": (2, 0), "scheme": scheme} for scheme in ("bi-real", "xnor", "circulant")),
+        {"blocks": (2, 0), "activation_gradient": "annealed"},
+        {"blocks": (2, 0), "kernels": "real"},
+    ],
+)
+def test_no_sign_reads_a_relu(settings):
+    """It would be +1 everywhere."""
+    with pytest.raises(BnasLarqError, match="every sign is .*Use prelu or rprelu, or another bl"):
+        ResidualConfig(**{**SMALL, **RECTIFIED, **settings})
+    build_residual_network(**{**SMALL, **RECTIFIED, **settings, "nonlinearity": "prelu"})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"blocks": (1, 1), "transition": "conv"},
+        {"blocks": (0, 1), "strided_blocks": True},
+        {"blocks": (0, 1), "transition": "pool"},
+        {"activations": "relu", "kernels": "real"},
+        {"activations": "tanh"},
+        # With thresholds at 1/4, at 1/2, at 1/2, and learned ones.
+        {"activations": "ternary"},
+        *({"scheme": scheme} for scheme in ("abc-net", "binary-duo", "react", "full-precision")),
+    ],
+)
+def test_a_relu_in_front_of_anything_else_is_allowed(settings):
+    ResidualConfig(**{**SMALL, **RECTIFIED, **settings})
 
 
 @pytest.mark.parametrize(

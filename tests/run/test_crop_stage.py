@@ -9,8 +9,8 @@ from bnas_larq.data import evaluation_dataset, load_dataset
 from bnas_larq.errors import BnasLarqError, DataError, RecipeError
 from bnas_larq.files import read_lines
 from bnas_larq.networks.residual_network import ResidualConfig
+from bnas_larq.plan_checks import check_plan
 from bnas_larq.recipe import parse_recipe
-from bnas_larq.recipe_checks import check_plan
 from bnas_larq.training.recipe_training import stage_config
 
 

@@ -13,8 +13,9 @@ from bnas_larq.errors import RecipeError
 from bnas_larq.networks.binary_duo import BinaryDuoConfig, decouple
 from bnas_larq.networks.network import build_network
 from bnas_larq.networks.weight_files import load_weights
+from bnas_larq.plan_checks import check_plan
 from bnas_larq.recipe import parse_recipe
-from bnas_larq.recipe_checks import check_keys_are_read, check_plan
+from bnas_larq.recipe_checks import check_keys_are_read
 from bnas_larq.train_settings import TrainSettings, training_plan
 from bnas_larq.training.training_plan import train_plan
 

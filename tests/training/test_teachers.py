@@ -14,8 +14,8 @@ from bnas_larq.layers.batch_norm import batch_norm
 from bnas_larq.networks.network import NetworkConfig, build_network
 from bnas_larq.networks.network_files import WEIGHTS, StoredNetwork
 from bnas_larq.networks.weight_files import load_weights
+from bnas_larq.plan_checks import check_plan
 from bnas_larq.recipe import parse_recipe
-from bnas_larq.recipe_checks import check_plan
 from bnas_larq.teacher_settings import TeacherSettings
 from bnas_larq.train_settings import TrainSettings
 from bnas_larq.training.recipe_training import train_stored
