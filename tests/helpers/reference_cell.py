@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bnas_larq.backend import keras, lq, tf
 from bnas_larq.layers.convolutions import RepeatChannels
-from bnas_larq.layers.operations import PlusInput, chain
+from bnas_larq.layers.operations import FactorizedReduction, PlusInput, chain
 from bnas_larq.supernet.search_cell import SearchCell
 
 
@@ -87,6 +87,9 @@ def on_one_edge(candidate, position, value, training=True, scale_inside=True) ->
             value = tf.nn.depthwise_conv2d(
                 value, kernel, strides, "SAME", dilations=layer.dilation_rate
             )
+        elif isinstance(layer, FactorizedReduction):
+            # Without strides: oneDNN's gradients of 1×1 with strides damage memory, see `pixels_read`.
+            value = layer(value, training=training)
         elif isinstance(layer, RepeatChannels):
             continue
         else:
