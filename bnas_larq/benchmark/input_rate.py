@@ -78,7 +78,7 @@ def input_rate(
         "cpu_seconds_per_image": used / images,
         "open_seconds": opened,
         "first_batch_seconds": first,
-        "memory": {"before_bytes": before, "peak_bytes": peak_memory()},
+        "memory": {"before_bytes": before, "peak_bytes": max(before, peak_memory())},
     }
 
 

@@ -266,7 +266,7 @@ def _measure(
     loop = StepLoop(compiled.model, batches, compiled.before_step)
     with compiled.training:
         timing = loop.run(measuring.steps)
-        peak = peak_memory()
+        peak = max(before, peak_memory())
         inference = compiled.inference and compiled.inference(loop)
     later = matmul_rates(*DTYPES)
     rates = {dtype: rate and max(rate, later[dtype] or 0.0) for dtype, rate in rates.items()}

@@ -145,7 +145,8 @@ def matmul_rates(*dtypes: str) -> dict[str, float | None]:
 
 def peak_memory() -> int:
     """Bytes of main memory that this process held at its peak, read from /proc where there is one:
-    the `ru_maxrss` of a process starts at the size of its parent."""
+    the `ru_maxrss` of a process starts at the size of its parent. Linux adds up its threads' shares
+    only now and then, so a later reading may be some hundred kB smaller."""
     try:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
