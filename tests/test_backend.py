@@ -52,6 +52,14 @@ def test_keras_3_in_front_of_the_package_is_refused():
     assert "or import bnas_larq first" in done.stderr
 
 
+def test_onednn_is_on_unless_it_was_turned_off(monkeypatch):
+    code = "import os, bnas_larq; print(os.environ['TF_ENABLE_ONEDNN_OPTS'])"
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    assert python(code).stdout == "1\n"
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    assert python(code).stdout == "0\n"
+
+
 # -- functions with a gradient of their own ----------------------------------------------------
 
 
