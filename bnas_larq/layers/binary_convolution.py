@@ -21,6 +21,7 @@ from bnas_larq.layers.convolution_kernels import (
     has_dilated_gradients,
     pixels_read,
     same_margins,
+    with_float32_sums,
 )
 from bnas_larq.layers.kernel_groups import StepKernels
 from bnas_larq.layers.normalisation import gradients, passed, signs_of, standardised_signs
@@ -106,6 +107,9 @@ def _traced(
         sizes = zip(inputs.shape[1:3], kernel.shape[:2], strict=True)
         return [same_margins(*size, strides, dilation) for size in sizes]
 
+    def convolve(signs, kernel):
+        return tf.raw_ops.Conv2D(input=signs, filter=kernel, **settings)
+
     def forward(inputs, kernel, norm):
         signs = standardised_signs(inputs, *norm[:3]) if norm else signs_of(inputs)
         if explicit:
@@ -114,23 +118,28 @@ def _traced(
         if signs.dtype != tf.float32:
             # A scale of 8 bits times a sum of ±1 is exact, too.
             kernel = tf.cast(kernel, signs.dtype)
-            return tf.raw_ops.Conv2D(input=signs, filter=kernel, **settings), signs
-        sums = tf.raw_ops.Conv2D(input=signs, filter=lq.math.sign(kernel), **settings)
+            return with_float32_sums(convolve, signs, kernel), signs
+        sums = convolve(signs, lq.math.sign(kernel))
         return scaled(sums, tf.abs(kernel[0, 0, 0])), signs
 
     def backward(upstream, inputs, signs, kernel, norm, clip_value):
-        of_signs = tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(signs),
-            filter=tf.cast(kernel, signs.dtype),
-            out_backprop=upstream,
-            **settings,
+        of_signs = with_float32_sums(
+            lambda kernel, upstream: tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(signs), filter=kernel, out_backprop=upstream, **settings
+            ),
+            tf.cast(kernel, signs.dtype),
+            upstream,
         )
         read, step = pixels_read(signs, kernel.shape, strides)
-        of_kernel = tf.raw_ops.Conv2DBackpropFilter(
-            input=read,
-            filter_sizes=tf.shape(kernel),
-            out_backprop=upstream,
-            **{**settings, "strides": [1, step, step, 1]},
+        of_kernel = with_float32_sums(
+            lambda read, upstream: tf.raw_ops.Conv2DBackpropFilter(
+                input=read,
+                filter_sizes=tf.shape(kernel),
+                out_backprop=upstream,
+                **{**settings, "strides": [1, step, step, 1]},
+            ),
+            read,
+            upstream,
         )
         of_kernel = tf.cast(of_kernel, tf.float32)
         if explicit:
@@ -220,12 +229,10 @@ class MixedPrecisionConv2D(lq.layers.QuantConv2D):
             inputs = self.input_quantizer(inputs)
         with lq.context.quantized_scope(True):
             kernel = tf.convert_to_tensor(self.kernel)
-        outputs = tf.nn.conv2d(
-            tf.cast(inputs, self.compute),
-            tf.cast(kernel, self.compute),
-            self.strides[0],
-            self.padding.upper(),
-            dilations=self.dilation_rate[0],
+        operands = tf.cast(inputs, self.compute), tf.cast(kernel, self.compute)
+        settings = {"padding": self.padding.upper(), "dilations": self.dilation_rate[0]}
+        outputs = with_float32_sums(
+            lambda *pair: tf.nn.conv2d(*pair, self.strides[0], **settings), *operands
         )
         if not self.use_bias:
             return outputs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bnas_larq.backend import keras, tf
 
@@ -33,6 +33,32 @@ def _has_gradients(groups: int, dilation: int) -> bool:
         except tf.errors.OpError:
             return False
     return True
+
+
+def with_float32_sums(operation: Callable[..., tf.Tensor], *operands: tf.Tensor) -> tf.Tensor:
+    """A convolution, or a gradient of one, of operands of one type, which the result has too.
+
+    In bfloat16, TensorFlow's own kernels for CPUs round partial sums to 8 bits. Where oneDNN has
+    none in their place (without AVX-512), the operands, which float32 holds exactly, are convolved
+    in float32, and the result is rounded once.
+    """
+    dtype = operands[0].dtype
+    if dtype == tf.float32 or _sums_in_float32(dtype):
+        return operation(*operands)
+    return tf.cast(operation(*(tf.cast(operand, tf.float32) for operand in operands)), dtype)
+
+
+@functools.cache
+def _sums_in_float32(dtype: tf.DType) -> bool:
+    with tf.init_scope():
+        ones = tf.ones([8, 32, 32, 1], dtype)
+        settings = {"strides": [1] * 4, "padding": "SAME", "filter_sizes": [3, 3, 1, 1]}
+        try:
+            of_kernel = tf.raw_ops.Conv2DBackpropFilter(input=ones, out_backprop=ones, **settings)
+        except tf.errors.OpError:
+            return False
+        # The middle of the kernel meets all pixels. A sum of 8 bits does not get beyond 256.
+        return int(of_kernel[1, 1, 0, 0]) == tf.size(ones)
 
 
 def grouped_convolution(

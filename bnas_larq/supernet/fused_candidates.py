@@ -30,7 +30,11 @@ import numpy as np
 from bnas_larq.backend import keras, lq, tf, with_gradient
 from bnas_larq.layers.batch_norm import PlainBatchNormalization, moving
 from bnas_larq.layers.binary_convolution import scaled
-from bnas_larq.layers.convolution_kernels import has_dilated_gradients, pixels_read
+from bnas_larq.layers.convolution_kernels import (
+    has_dilated_gradients,
+    pixels_read,
+    with_float32_sums,
+)
 from bnas_larq.layers.convolutions import SymmetricQuantConv2D
 from bnas_larq.layers.merging import joined
 from bnas_larq.strategies import own_copy
@@ -324,7 +328,8 @@ class _FusedSum:
         columns = tf.reshape(columns, [len(self.pools), 1, self.edges, 1])
         kernel = columns * np.eye(channels, dtype=np.float32)[None, :, None, :]
         kernel = tf.reshape(kernel, [1, 1, values.shape[-1], self.edges * channels])
-        return tf.nn.conv2d(values, tf.cast(kernel, self.dtype), 1, "VALID")
+        kernel = tf.cast(kernel, self.dtype)
+        return with_float32_sums(lambda *pair: tf.nn.conv2d(*pair, 1, "VALID"), values, kernel)
 
 
 def _sum(terms: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -339,7 +344,7 @@ def _convolve(layer: lq.layers.QuantConv2D, inputs: tf.Tensor, kernel: tf.Tensor
         inputs = tf.pad(inputs, [[0, 0], rows, columns, [0, 0]])
     inputs, strides = pixels_read(inputs, kernel.shape, layer.strides[0])
     settings = {"strides": strides, "padding": padding, "dilations": layer.dilation_rate}
-    if max(layer.dilation_rate) > 1 and not has_dilated_gradients():
-        # As convolutions of sub-images, which have gradients everywhere.
-        return tf.nn.convolution(inputs, kernel, **settings)
-    return tf.nn.conv2d(inputs, kernel, **settings)
+    split = max(layer.dilation_rate) > 1 and not has_dilated_gradients()
+    # Convolutions of sub-images have gradients everywhere.
+    convolution = tf.nn.convolution if split else tf.nn.conv2d
+    return with_float32_sums(lambda *pair: convolution(*pair, **settings), inputs, kernel)
