@@ -15,8 +15,8 @@ from bnas_larq.lazy import lazy_classes, lazy_names
 # importing bnas_larq before `from tensorflow import keras` is enough. `backend` checks it.
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
-# TensorFlow itself uses oneDNN on CPUs with AVX-512 only. Without it dilated and grouped convolutions
-# have no gradients on CPUs and are taken apart, and a step of a search takes 1.7 times as long.
+# TensorFlow itself uses oneDNN only on CPUs with AVX-512. Without it dilated and grouped
+# convolutions have no gradients on CPUs and are taken apart, and a search takes 1.7 times as long.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 _HOMES = {

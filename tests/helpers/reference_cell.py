@@ -88,7 +88,7 @@ def on_one_edge(candidate, position, value, training=True, scale_inside=True) ->
                 value, kernel, strides, "SAME", dilations=layer.dilation_rate
             )
         elif isinstance(layer, FactorizedReduction):
-            # Without strides: oneDNN's gradients of 1×1 with strides damage memory, see `pixels_read`.
+            # oneDNN's gradient of a 1×1 kernel with strides damages memory, see `pixels_read`.
             value = layer(value, training=training)
         elif isinstance(layer, RepeatChannels):
             continue
