@@ -20,6 +20,7 @@ RECIPES = ("quickstart", "bats", "bnas-nano", "real-to-bin18", "binary-duo18")
 #: What a strategy refuses, and the part of its message that says why.
 REFUSED = {
     "search-imagenet": "checkpoint_minutes 15. Set it to 0",
+    "evolution": "search.searcher tuner",
 }
 #: Ways that test_strategies.py and test_multi_worker.py go.
 ELSEWHERE = {"a one-shot search", "a bandit search", "a study"}
