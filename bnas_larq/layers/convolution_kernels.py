@@ -35,7 +35,9 @@ def _has_gradients(groups: int, dilation: int) -> bool:
     return True
 
 
-def with_float32_sums(operation: Callable[..., tf.Tensor], *operands: tf.Tensor) -> tf.Tensor:
+def with_float32_sums(
+    operation: Callable[..., tf.Tensor], *operands: tf.Tensor, depthwise: bool = False
+) -> tf.Tensor:
     """A convolution, or a gradient of one, of operands of one type, which the result has too.
 
     In bfloat16, TensorFlow's own kernels for CPUs round partial sums to 8 bits. Where oneDNN has
@@ -43,18 +45,19 @@ def with_float32_sums(operation: Callable[..., tf.Tensor], *operands: tf.Tensor)
     in float32, and the result is rounded once.
     """
     dtype = operands[0].dtype
-    if dtype == tf.float32 or _sums_in_float32(dtype):
+    if dtype == tf.float32 or _sums_in_float32(dtype, depthwise):
         return operation(*operands)
     return tf.cast(operation(*(tf.cast(operand, tf.float32) for operand in operands)), dtype)
 
 
 @functools.cache
-def _sums_in_float32(dtype: tf.DType) -> bool:
+def _sums_in_float32(dtype: tf.DType, depthwise: bool) -> bool:
+    operations = tf.raw_ops.Conv2DBackpropFilter, tf.raw_ops.DepthwiseConv2dNativeBackpropFilter
     with tf.init_scope():
         ones = tf.ones([8, 32, 32, 1], dtype)
         settings = {"strides": [1] * 4, "padding": "SAME", "filter_sizes": [3, 3, 1, 1]}
         try:
-            of_kernel = tf.raw_ops.Conv2DBackpropFilter(input=ones, out_backprop=ones, **settings)
+            of_kernel = operations[depthwise](input=ones, out_backprop=ones, **settings)
         except tf.errors.OpError:
             return False
         # The middle of the kernel meets all pixels. A sum of 8 bits does not get beyond 256.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bnas_larq.backend import tf
+from bnas_larq.layers.convolution_kernels import with_float32_sums
 
 
 def placed(values: tf.Tensor, live: Sequence[int], edges: int) -> tf.Tensor:
@@ -50,11 +51,16 @@ def sum_of_products(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Σ a·b over batch and positions, [channels]: the filter gradient of a 1×1 depthwise
     convolution, which reads both once."""
     channels = a.shape[-1]
-    total = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
-        input=b,
-        filter_sizes=[1, 1, channels, 1],
-        out_backprop=a,
-        strides=[1, 1, 1, 1],
-        padding="VALID",
+    total = with_float32_sums(
+        lambda a, b: tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+            input=b,
+            filter_sizes=[1, 1, channels, 1],
+            out_backprop=a,
+            strides=[1, 1, 1, 1],
+            padding="VALID",
+        ),
+        a,
+        b,
+        depthwise=True,
     )
     return tf.cast(tf.reshape(total, [channels]), tf.float32)
