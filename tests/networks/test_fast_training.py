@@ -10,7 +10,6 @@ from bnas_larq.errors import BnasLarqError
 from bnas_larq.genotype import Genotype
 from bnas_larq.layers.batch_norm import BatchNorm2D, batch_norm
 from bnas_larq.layers.binary_convolution import BinaryConv2D, MixedPrecisionConv2D
-from bnas_larq.layers.convolution_kernels import has_dilated_gradients
 from bnas_larq.layers.convolutions import convolution
 from bnas_larq.layers.kernel_groups import StepKernels
 from bnas_larq.layers.quantizers import SignScale
@@ -300,7 +299,8 @@ def test_every_network_of_cells_trains_in_bfloat16(shortcut, padding):
 
 
 def test_activations_stay_in_bfloat16_from_stem_to_pool():
-    """Nothing between them reads float32 images."""
+    """Nothing between them reads float32 images, but for convolutions on CPUs whose kernels for
+    bfloat16 round partial sums."""
     model = build_residual_network(input_shape=(16, 16, 3), widths=(16, 32), blocks=(2, 2))
     with fast_training(model, "bfloat16"):
         traced = tf.function(lambda x: model(x, training=True), autograph=False)
@@ -309,7 +309,7 @@ def test_activations_stay_in_bfloat16_from_stem_to_pool():
         op for op in graph.get_operations() if op.type == "Cast" and op.outputs[0].shape.rank == 4
     ]
     wide = [op for op in wide if "pool" not in op.name and op.outputs[0].dtype == tf.float32]
-    assert not wide
+    assert {reader.type for op in wide for reader in op.outputs[0].consumers()} <= {"Conv2D"}
 
 
 def test_kernels_are_quantised_in_groups_in_steps(monkeypatch):
@@ -331,8 +331,7 @@ def test_kernels_are_quantised_in_groups_in_steps(monkeypatch):
         return len(kernels), model.get_weights()
 
     (together, weights), (alone, expected) = trained(True), trained(False)
-    # A CPU without gradients of dilated convolutions leaves those to themselves.
-    assert (3 if has_dilated_gradients() else 1.5) * together < alone
+    assert 3 * together < alone
     # The mean of a channel's latent weights is added up in another order.
     for one, other in zip(weights, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
