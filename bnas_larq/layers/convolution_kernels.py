@@ -61,7 +61,7 @@ def _sums_in_float32(dtype: tf.DType, depthwise: bool) -> bool:
         except tf.errors.OpError:
             return False
         # The middle of the kernel meets all pixels. A sum of 8 bits does not get beyond 256.
-        return int(of_kernel[1, 1, 0, 0]) == tf.size(ones)
+        return int(of_kernel[1, 1, 0, 0]) == ones.shape.num_elements()
 
 
 def grouped_convolution(
